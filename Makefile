@@ -1,0 +1,25 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test slow lint
+
+# Set-up once: a virtual environment with the project and its development tools (about 3 minutes, 7 GB).
+$(VENV)/ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@
+
+# The main job on data that ships with scikit-learn: one table and a report in demo/.
+demo: $(VENV)/ready
+	$(BIN)/umeta run digits_acai_kmeans_protonet digits_acai_kmeans_maml digits_oracle_protonet out=demo --overwrite
+
+test: $(VENV)/ready
+	$(BIN)/python -m pytest
+
+slow: $(VENV)/ready
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/ready
+	$(BIN)/ruff check .
+	$(BIN)/mypy

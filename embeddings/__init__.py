@@ -1,0 +1,1 @@
+"""Embeddings trained without labels. One method, one file."""

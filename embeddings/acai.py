@@ -1,0 +1,182 @@
+"""ACAI: an autoencoder whose interpolations fool a critic."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from annotated_types import Ge, Gt
+from torch import Tensor, nn
+
+from umeta import seeds
+from umeta.context import RunContext, State
+from umeta.data.images import UnlabelledImages
+from umeta.errors import UserError
+
+BATCH = 1000  # images embedded at a time
+
+
+@dataclass
+class ACAI:
+    """Adversarially constrained autoencoder interpolation (ACAI, Berthelot, Raffel, Roy, Goodfellow 2019, 1807.07543).
+
+    With encoder f, decoder g, critic d, and `mix = g(a f(x1) + (1 - a) f(x2))`, a ~ U(0, 1/2) (section 2, equations 1
+    and 2):
+
+        critic:       (d(mix) - a)^2 + d(gamma x + (1 - gamma) g(f(x)))^2
+        autoencoder:  |x - g(f(x))|^2 + weight d(mix)^2
+
+    Networks as in the paper's appendix: 3x3 convolutions in pairs, leaky ReLU 0.2, average pooling and nearest-neighbour
+    upsampling down to 4 x 4; the critic is the encoder averaged. Images are resized to the nearest 4 x 2^n (28 to 32).
+    """
+
+    dimensions: Annotated[int, Gt(0)] = 256
+    """of the embedding, a multiple of 16"""
+    depth: Annotated[int, Gt(0)] = 16
+    """channels at full size, doubled at each halving"""
+    steps: Annotated[int, Gt(0)] = 2000
+    """training steps"""
+    batch: Annotated[int, Gt(1)] = 64
+    """images per step"""
+    lr: Annotated[float, Gt(0)] = 1e-3
+    """Adam's step size; the paper has 1e-4 and some hundred times the steps"""
+    weight: Annotated[float, Ge(0)] = 0.5
+    """of the critic in the autoencoder's loss (lambda)"""
+    gamma: Annotated[float, Ge(0)] = 0.2
+    """share of the image in what the critic should call unmixed"""
+    _nets: nn.ModuleDict = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.dimensions % 16:
+            raise ValueError(f"dimensions: {self.dimensions} is not a multiple of 16")
+
+    def fit(self, images: UnlabelledImages, ctx: RunContext) -> None:
+        """Trains on the images; resumable through `ctx`."""
+        self._build(images.item_shape, seeds.integer(ctx.seed, "acai"))
+        # channels last in memory: about twice as fast on a CPU
+        nets = self._nets.to(ctx.device, memory_format=torch.channels_last).train()
+        coders = [*nets["encoder"].parameters(), *nets["decoder"].parameters()]
+        params = {"coder": coders, "critic": list(nets["critic"].parameters())}
+        optimisers = {name: torch.optim.Adam(p, lr=self.lr) for name, p in params.items()}
+
+        def step(i: int) -> dict[str, float]:
+            generator = seeds.generator(ctx.seed, "acai step", i)
+            index = torch.randint(len(images), (self.batch,), generator=generator).numpy()
+            alpha = torch.rand(self.batch, generator=generator).to(ctx.device) / 2
+            x = self._resize(images.floats(index, ctx.device))
+            z = nets["encoder"](x)
+            rebuilt = nets["decoder"](z)
+            mixed = nets["decoder"](torch.lerp(z.flip(0), z, alpha.view(-1, 1, 1, 1)))
+            losses = self.losses(x, rebuilt, mixed, alpha)
+            for name, loss in losses.items():
+                # each network learns from its own loss alone
+                grads = torch.autograd.grad(loss, params[name], retain_graph=True)
+                for p, g in zip(params[name], grads, strict=True):
+                    p.grad = g
+            for optimiser in optimisers.values():
+                optimiser.step()
+            return {"rebuild": F.mse_loss(rebuilt, x).item(), "critic": losses["critic"].item()}
+
+        def save() -> State:
+            moments = {
+                f"{name}.{i}.{k}": value
+                for name, ps in params.items()
+                for i, p in enumerate(ps)
+                for k, value in optimisers[name].state[p].items()
+            }
+            return {**{f"nets.{n}": v for n, v in nets.state_dict().items()}, **moments}
+
+        def load(state: State) -> None:
+            nets.load_state_dict({n.removeprefix("nets."): v for n, v in state.items() if n.startswith("nets.")})
+            for name, ps in params.items():
+                for i, p in enumerate(ps):
+                    optimisers[name].state[p] = {k: state[f"{name}.{i}.{k}"] for k in ("step", "exp_avg", "exp_avg_sq")}
+
+        ctx.loop("acai", self.steps, step, save, load)
+        nets.cpu().eval()
+
+    def losses(self, x: Tensor, rebuilt: Tensor, mixed: Tensor, alpha: Tensor) -> dict[str, Tensor]:
+        """The two losses of the docstring; x, rebuilt, mixed: [n, C, s, s], alpha: [n]."""
+        judged = self._nets["critic"](mixed)
+        blend = torch.lerp(rebuilt, x, self.gamma).detach()
+        unmixed = self._nets["critic"](blend)
+        return {
+            "coder": F.mse_loss(rebuilt, x) + self.weight * judged.square().mean(),
+            "critic": (judged - alpha).square().mean() + unmixed.square().mean(),
+        }
+
+    def embed(self, images: UnlabelledImages) -> Tensor:
+        """[n, dimensions] float32."""
+        with torch.no_grad():
+            parts = [
+                self._nets["encoder"](self._resize(images.floats(slice(i, i + BATCH)))).flatten(1)
+                for i in range(0, len(images), BATCH)
+            ]
+        return torch.cat(parts)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {**self._nets.state_dict(), "item_shape": torch.tensor(self._shape)}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self._build(tuple(state["item_shape"].tolist()), seed=0)
+        self._nets.load_state_dict({name: value for name, value in state.items() if name != "item_shape"})
+        self._nets.eval()
+
+    def _build(self, item_shape: tuple[int, ...], seed: int) -> None:
+        channels, side = item_shape[0], min(item_shape[1:])
+        if side < 8:
+            raise UserError(f"embedding acai: images of {item_shape[1]}x{item_shape[2]} are too small, 8x8 is the least")
+        halvings = max(1, round(math.log2(side / 4)))
+        self._shape, self._side = item_shape, 4 * 2**halvings
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            latent = self.dimensions // 16
+            self._nets = nn.ModuleDict({
+                "encoder": encoder(channels, halvings, self.depth, latent),
+                "decoder": decoder(channels, halvings, self.depth, latent),
+                "critic": nn.Sequential(encoder(channels, halvings, self.depth, latent), nn.Flatten(), Mean()),
+            })
+
+    def _resize(self, x: Tensor) -> Tensor:
+        if x.shape[-2:] == (self._side, self._side):
+            return x
+        return F.interpolate(x, (self._side, self._side), mode="bilinear", antialias=True)
+
+
+class Mean(nn.Module):
+    """[n, d] to [n]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(1)
+
+
+def conv(inputs: int, outputs: int) -> nn.Sequential:
+    """3x3 convolution, leaky ReLU; weights N(0, 1 / (fan_in * (1 + 0.2^2))), as the paper's code draws them."""
+    layer = nn.Conv2d(inputs, outputs, 3, padding=1)
+    nn.init.normal_(layer.weight, std=1 / math.sqrt(inputs * 9 * (1 + 0.2**2)))
+    nn.init.zeros_(layer.bias)
+    return nn.Sequential(layer, nn.LeakyReLU(0.2, inplace=True))
+
+
+def encoder(channels: int, halvings: int, depth: int, latent: int) -> nn.Sequential:
+    """[n, C, s, s] to [n, latent, 4, 4]."""
+    layers: list[nn.Module] = [nn.Conv2d(channels, depth, 1)]
+    width = depth
+    for h in range(halvings):
+        layers += [conv(width, depth << h), conv(depth << h, depth << h), nn.AvgPool2d(2)]
+        width = depth << h
+    return nn.Sequential(*layers, conv(width, depth << halvings), nn.Conv2d(depth << halvings, latent, 3, padding=1))
+
+
+def decoder(channels: int, halvings: int, depth: int, latent: int) -> nn.Sequential:
+    """[n, latent, 4, 4] to [n, C, s, s]."""
+    layers: list[nn.Module] = []
+    width = latent
+    for h in reversed(range(halvings)):
+        layers += [conv(width, depth << h), conv(depth << h, depth << h), nn.Upsample(scale_factor=2)]
+        width = depth << h
+    return nn.Sequential(*layers, conv(width, depth), nn.Conv2d(depth, channels, 3, padding=1))

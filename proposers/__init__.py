@@ -1,0 +1,1 @@
+"""Task proposers: unlabelled data in, task distribution out. One method, one file."""

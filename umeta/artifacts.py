@@ -1,0 +1,147 @@
+"""Files between the stages: written whole or not at all, and checked when read.
+
+Every artefact is a directory whose `manifest.json` is written last; it lists the size and hash of every other file. A
+directory without it is unfinished. No file holds code (safetensors, npy, json, yaml).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from umeta.errors import UserError
+
+SCHEMA = 1
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place when the block ends well, and vanishes when it does not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        yield temporary
+        if path.is_dir():
+            shutil.rmtree(path)
+        os.replace(temporary, path)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Raises UserError when the file is missing or not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file") from error
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path}: damaged, not readable as JSON ({error}); make it again") from error
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        np.save(file, array, allow_pickle=False)
+
+
+def read_array(path: Path) -> np.ndarray:
+    """A read-only memory map of the array. Raises UserError when it is missing or damaged."""
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path}: missing or damaged ({error}); make it again") from error
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    with replacing(path) as temporary:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Raises UserError when the file is missing or damaged."""
+    from safetensors import SafetensorError
+
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: missing or damaged ({error}); make it again") from error
+
+
+def file_hash(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def value_hash(value: Any) -> str:
+    """Hash of a JSON-like value, whatever the order of its keys."""
+    return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def write_manifest(folder: Path, kind: str, content: Mapping[str, Any], files: list[str]) -> None:
+    """Declares the artefact finished. `content` must not depend on the clock."""
+    listed = {name: {"bytes": (folder / name).stat().st_size, "hash": file_hash(folder / name)} for name in files}
+    write_json(folder / "manifest.json", {"schema": SCHEMA, "kind": kind, **content, "files": listed})
+
+
+def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
+    """The manifest of a finished artefact, its files verified.
+
+    Raises:
+        UserError: the directory is missing, unfinished, of another kind or version, or a file is damaged.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such {kind} directory")
+    if not (folder / "manifest.json").exists():
+        raise UserError(f"{folder}: unfinished {kind} (no manifest.json); finish it with --resume")
+    manifest = read_json(folder / "manifest.json")
+    if not isinstance(manifest, dict) or manifest.get("kind") != kind:
+        found = manifest.get("kind") if isinstance(manifest, dict) else type(manifest).__name__
+        raise UserError(f"{folder}: expected an artefact of kind '{kind}', found '{found}'")
+    if manifest.get("schema") != SCHEMA:
+        raise UserError(f"{folder}: written with schema {manifest.get('schema')}, this version reads {SCHEMA}")
+    for name, expected in manifest["files"].items():
+        path = folder / name
+        if not path.is_file():
+            raise UserError(f"{path}: missing from the {kind}; make it again")
+        if path.stat().st_size != expected["bytes"] or file_hash(path) != expected["hash"]:
+            raise UserError(f"{path}: damaged (its content is not what the manifest records); make it again")
+    return manifest
+
+
+def cache_folder() -> Path:
+    """Where decoded images and finished embeddings are kept: `$UMETA_CACHE`, else the user's cache directory."""
+    root = os.environ.get("UMETA_CACHE")
+    return Path(root) if root else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "umeta"
+
+
+def cached(folder: Path, kind: str, make: Callable[[Path], list[str]]) -> Path:
+    """`folder`, made by `make(temporary folder) -> its files` unless it is there already and undamaged."""
+    try:
+        read_manifest(folder, kind)
+    except UserError:
+        with replacing(folder) as temporary:
+            temporary.mkdir(parents=True)
+            write_manifest(temporary, kind, {}, make(temporary))
+    return folder

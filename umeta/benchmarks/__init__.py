@@ -1,0 +1,1 @@
+"""The only place that reads true labels: labelled test data, oracles, baselines and named protocols."""

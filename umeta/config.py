@@ -1,0 +1,161 @@
+"""A run's configuration: a YAML file with `key=value` overrides, typed and checked before anything long begins."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt
+
+from umeta.errors import UserError, suggest
+from umeta.registry import KINDS, typed
+from umeta.types import EpisodeSpec, Outer
+
+Count = Annotated[int, Gt(0)]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The outer loop: how many meta-steps, on episodes of which size."""
+
+    outer: Outer
+    """who takes the outer step"""
+    steps: Count = 10_000
+    """meta-steps"""
+    way: Annotated[int, Gt(1)] = 20
+    """classes per task"""
+    shot: Count = 1
+    """support items per class"""
+    query: Count = 5
+    """query items per class"""
+    meta_batch: Count = 8
+    """tasks per meta-step"""
+    task_chunk: Count = 8
+    """tasks per backward pass: bounds memory, changes no result beyond rounding"""
+
+    @property
+    def episode(self) -> EpisodeSpec:
+        return EpisodeSpec(self.way, self.shot, self.query)
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """The labelled test: which episodes, how many, and which baselines stand beside the learner."""
+
+    protocol: str = "cactus"
+    """named settings of the episodes, queries and tasks below (umeta/benchmarks/protocols.py)"""
+    episodes: list[tuple[Annotated[int, Gt(1)], Count]] | None = None
+    """(way, shot) pairs; by default the protocol's"""
+    query: Count | None = None
+    """queries per class; by default the protocol's"""
+    tasks: Annotated[int, Gt(1)] | None = None
+    """test tasks per episode; by default the protocol's"""
+    seed: int = 0
+    """of the test tasks: fixed, so that every learner sees the same ones"""
+    split: Literal["val", "test"] = "test"
+    """tune on val; look at test once"""
+    baselines: list[str] = field(default_factory=lambda: ["pixels_knn", "knn", "linear", "scratch"])
+    """rows beside the result; [] for none"""
+    scratch_tasks: Count = 100
+    """tasks for training from scratch, which is slow"""
+    scratch_lr: Annotated[float, Gt(0)] = 0.1
+    """step size of training from scratch"""
+    scratch_steps: Count = 200
+    """gradient steps of training from scratch"""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything a run needs. The parts are built, so a wrong option is found at once."""
+
+    name: str
+    data: Any
+    proposer: Any
+    metalearner: Any
+    train: TrainConfig
+    embedding: Any = None
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    seed: Annotated[int, Ge(0)] = 0
+    tasks: str | None = None
+    """the proposed tasks to meta-train on, `tasks/NAME`; by default those of this run's own name"""
+    out: str = "."
+    """where `tasks/` and `runs/` are written"""
+    title: str = ""
+    """the learner's row in tables; by default the name"""
+    plain: dict[str, Any] = field(default_factory=dict)  # what was read, as plain values; for manifests and re-loading
+
+    @property
+    def tasks_folder(self) -> Path:
+        return Path(self.tasks) if self.tasks else Path(self.out) / "tasks" / self.name
+
+    @property
+    def run_folder(self) -> Path:
+        return Path(self.out) / "runs" / self.name
+
+
+def packaged() -> dict[str, Path]:
+    """The configs that come with the library, by name."""
+    here = Path(__file__).parent
+    folder = here / "configs" if (here / "configs").is_dir() else here.parent / "configs"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def read(reference: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """A config file (a path, or the name of a packaged one) with `a.b=value` overrides, as plain values.
+
+    Raises:
+        UserError: no such config, not YAML, not a mapping, a key twice, or an override without `=`.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    path = Path(reference)
+    if not path.is_file():
+        known = packaged()
+        if str(reference) not in known:
+            raise UserError(f"config '{reference}': no such file or packaged config{suggest(str(reference), known)}")
+        path = known[str(reference)]
+    for override in overrides:
+        if "=" not in override or override.startswith("="):
+            raise UserError(f"override '{override}': expected key=value, such as train.steps=100")
+    try:
+        loaded = OmegaConf.load(path)
+        merged = OmegaConf.to_container(
+            OmegaConf.merge({"name": path.stem}, loaded, OmegaConf.from_dotlist(list(overrides))), resolve=True)
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"config '{path}' {' '.join(overrides)}: {reason}") from error
+    assert isinstance(merged, dict)
+    return {key: {"name": value} if key in KINDS and isinstance(value, str) else value for key, value in merged.items()}
+
+
+def build(plain: Mapping[str, Any]) -> Config:
+    """The typed config.
+
+    Raises:
+        UserError: an unknown key or name (with the nearest), a missing one, a wrong type or value.
+    """
+    keys = [f.name for f in dataclasses.fields(Config) if f.name != "plain"]
+    for key in plain:
+        if key not in keys:
+            raise UserError(f"config: unknown key '{key}'{suggest(str(key), keys)}")
+    name = str(plain.get("name", ""))
+    if not name or name in (".", "..") or any(c in name for c in "/\\\0"):
+        raise UserError(f"name: '{name}' cannot name a directory")
+    return typed(Config, {**plain, "name": name, "plain": dict(plain)}, "")
+
+
+def load(reference: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """`build(read(...))`."""
+    return build(read(reference, overrides))
+
+
+def dump(plain: Mapping[str, Any]) -> str:
+    """Plain values as YAML."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_yaml(OmegaConf.create(dict(plain)))

@@ -1,0 +1,199 @@
+"""What surrounds long work: its seed and device, its progress with time left, its checkpoints, and Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from umeta import artifacts
+from umeta.errors import Interrupted, UserError
+
+State = dict[str, Tensor]
+
+
+@dataclass
+class RunContext:
+    """Handed to everything that takes long. `RunContext()` is fine for library use: seed 0, CPU, silent, no files."""
+
+    seed: int = 0
+    device: torch.device | str = "cpu"
+    folder: Path | None = None
+    """where checkpoints and metrics go; None keeps none"""
+    resume: bool = False
+    """go on from the newest checkpoint in `folder`"""
+    progress: bool = False
+    """print progress and time left to standard error"""
+    checkpoint_seconds: float = 60.0
+
+    def loop(
+        self,
+        name: str,
+        steps: int,
+        step: Callable[[int], dict[str, float]],
+        save: Callable[[], State],
+        load: Callable[[State], None],
+    ) -> float:
+        """Runs `step(0) ... step(steps - 1)`; returns the seconds it took, those before a resume included.
+
+        `step` returns metrics, of which every 10th is kept in `<name>.jsonl`. `save` and `load` move the whole state,
+        as tensors, to and from a checkpoint: randomness must come from the step number (see `umeta.seeds`).
+
+        Raises:
+            Interrupted: after Ctrl-C, when the current step is done and a checkpoint is written.
+            UserError: a metric is not a number; the message names the step and the last good checkpoint.
+        """
+        first, spent = 0, 0.0
+        log = Checkpoints(self.folder, name) if self.folder else None
+        if log and self.resume and (found := log.newest()):
+            state, first, spent = found
+            load(state)
+            log.truncate(first)
+        elif log:
+            log.truncate(0)
+        began = saved = time.monotonic()
+        bar = Progress(name, steps, first, enabled=self.progress)
+        with postponed_interrupt() as pressed:
+            for i in range(first, steps):
+                metrics = step(i)
+                bad = [key for key, value in metrics.items() if value != value or abs(value) == float("inf")]
+                if bad:
+                    kept = log.newest() if log else None
+                    where = f"; the last good checkpoint is at step {kept[1]}" if kept else ""
+                    raise UserError(
+                        f"{name}: {bad[0]} is {metrics[bad[0]]} at step {i}{where}; try a smaller learning rate"
+                    )
+                bar.update(i + 1, metrics)
+                now = time.monotonic()
+                if log:
+                    if i % 10 == 0 or i == steps - 1:
+                        log.append(i, metrics)
+                    if pressed.is_set() or now - saved > self.checkpoint_seconds or i == steps - 1:
+                        log.write(save(), i + 1, spent + now - began)
+                        saved = now
+                if pressed.is_set():
+                    bar.close()
+                    hint = f" in {self.folder}; go on with the same command and --resume" if log else ""
+                    raise Interrupted(f"{name}: stopped after step {i + 1} of {steps}, saved{hint}")
+        bar.close()
+        return spent + time.monotonic() - began
+
+    def note(self, message: str) -> None:
+        """A line for the person watching."""
+        if self.progress:
+            print(message, file=sys.stderr, flush=True)
+
+
+class Checkpoints:
+    """`checkpoints/<name>/step-N/{state.safetensors, meta.json}` and `<name>.jsonl`; the last two steps are kept."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.folder = folder / "checkpoints" / name
+        self.metrics = folder / f"{name}.jsonl"
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def _steps(self) -> list[int]:
+        return sorted(int(path.name[5:]) for path in self.folder.glob("step-*") if path.name[5:].isdigit())
+
+    def write(self, state: State, step: int, seconds: float) -> None:
+        with artifacts.replacing(self.folder / f"step-{step}") as temporary:
+            temporary.mkdir(parents=True)
+            artifacts.write_tensors(temporary / "state.safetensors", state)
+            meta = {"step": step, "seconds": seconds, "hash": artifacts.file_hash(temporary / "state.safetensors")}
+            artifacts.write_json(temporary / "meta.json", meta)
+        for old in self._steps()[:-2]:
+            shutil.rmtree(self.folder / f"step-{old}")
+
+    def newest(self) -> tuple[State, int, float] | None:
+        """State, step and seconds of the newest undamaged checkpoint."""
+        for step in reversed(self._steps()):
+            path = self.folder / f"step-{step}"
+            try:
+                meta = artifacts.read_json(path / "meta.json")
+                if artifacts.file_hash(path / "state.safetensors") == meta["hash"]:
+                    return artifacts.read_tensors(path / "state.safetensors"), meta["step"], meta["seconds"]
+            except (UserError, OSError, KeyError):
+                continue
+        return None
+
+    def append(self, step: int, metrics: dict[str, float]) -> None:
+        with open(self.metrics, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **{k: round(v, 6) for k, v in metrics.items()}}) + "\n")
+
+    def truncate(self, step: int) -> None:
+        """Drops metrics of steps that will be run again."""
+        if step == 0:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        if self.metrics.exists():
+            lines = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+            artifacts.write_text(self.metrics, "".join(line for line in lines if read_step(line) < step))
+
+
+def read_step(line: str) -> float:
+    """The step of a metrics line; infinity for a line cut short by a kill."""
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
+
+
+class Progress:
+    """One line on a terminal, redrawn; a line every ten seconds elsewhere."""
+
+    def __init__(self, name: str, total: int, first: int = 0, *, enabled: bool = True) -> None:
+        self.name, self.total, self.first, self.enabled = name, total, first, enabled
+        self.live = enabled and sys.stderr.isatty()
+        self.began = self.shown = time.monotonic()
+
+    def update(self, done: int, metrics: dict[str, float] | None = None) -> None:
+        now = time.monotonic()
+        if not self.enabled or (now - self.shown < (0.2 if self.live else 10.0) and done < self.total):
+            return
+        self.shown = now
+        left = (now - self.began) / max(done - self.first, 1) * (self.total - done)
+        values = "  ".join(f"{key} {value:.4g}" for key, value in (metrics or {}).items())
+        text = f"{self.name}  {done}/{self.total}  {duration(left)} left  {values}"
+        print(f"\r\033[K{text}" if self.live else text, end="" if self.live else "\n", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self.live:
+            print(file=sys.stderr, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """`75` as `1m15s`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{rest:02}s" if minutes else f"{rest}s"
+
+
+@contextmanager
+def postponed_interrupt() -> Iterator[threading.Event]:
+    """Within the block the first Ctrl-C only sets the event, so that a step is never cut in half; the second stops."""
+    pressed = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield pressed
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def handle(number: int, frame: object) -> None:
+        if pressed.is_set():
+            raise KeyboardInterrupt
+        pressed.set()
+        print("\nstopping after this step (press Ctrl-C again to stop at once)", file=sys.stderr, flush=True)
+
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)

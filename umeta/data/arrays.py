@@ -1,0 +1,58 @@
+"""Images that are already an array: `.npy` or `.npz`."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from umeta.data.images import Items, Split, to_pixels
+from umeta.errors import UserError
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """Images in a `.npy`, or as `images` (and, for testing, `labels`) in a `.npz`.
+
+    Images are [n, H, W], [n, H, W, C] or [n, C, H, W], uint8 or floats in [0, 1]; labels are [n] integers or words.
+    """
+
+    path: str
+    """the unlabelled training images; labels beside them are not read"""
+    test: str | None = None
+    """a .npz with images and labels; read by `evaluate` only"""
+    val: str | None = None
+    """like test, for tuning"""
+
+    def read(self, split: Split) -> Items:
+        if split == "train":
+            return Items(to_pixels(load(Path(self.path), "images")))
+        path = self.test if split == "test" else self.val
+        if path is None:
+            raise UserError(f"data: there is no {split} split: set data.{split}=FILE.npz with images and labels")
+        pixels, labels = to_pixels(load(Path(path), "images")), load(Path(path), "labels")
+        if labels.shape != (len(pixels),):
+            raise UserError(f"{path}: labels must have shape ({len(pixels)},), one per image, got {labels.shape}")
+        names, index = np.unique(labels, return_inverse=True)
+        return Items(pixels, index.astype(np.int64), tuple(str(name) for name in names))
+
+
+def load(path: Path, key: str) -> np.ndarray:
+    """The array of a `.npy`, or one named array of a `.npz`; no pickles.
+
+    Raises:
+        UserError: missing, damaged, or without that array.
+    """
+    try:
+        loaded = np.load(path, allow_pickle=False, mmap_mode="r")
+        if isinstance(loaded, np.ndarray):
+            if key == "labels":
+                raise UserError(f"{path}: expected a .npz with the arrays images and labels")
+            return loaded
+        if key not in loaded:
+            raise UserError(f"{path}: has no array '{key}'; it has {', '.join(loaded.files)}")
+        return loaded[key]
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: not a readable .npy or .npz ({error})") from error

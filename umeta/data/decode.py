@@ -1,0 +1,147 @@
+"""Image files in a folder or a zip, decoded once into one memory-mapped uint8 array."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import stat
+import warnings
+import zipfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+import numpy as np
+
+from umeta import artifacts
+from umeta.errors import UserError
+
+LARGEST_FILE = 256 << 20  # bytes: no photograph is larger, a decompression bomb is
+
+
+@dataclass(frozen=True)
+class File:
+    """A file in a folder or an archive: its place below the root, and how to read it."""
+
+    name: str
+    stamp: tuple[int, int]  # size and modification time, or size and checksum
+    read: Callable[[], bytes]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How an image of any size becomes `size` x `size`: the largest centred square, resized with antialiasing."""
+
+    size: int
+    channels: Literal[1, 3]
+    invert: bool = False
+    """black on white becomes white on black"""
+
+
+def files(root: Path) -> list[File]:
+    """Every file below a folder or in a zip, hidden ones left out, sorted by name.
+
+    Raises:
+        UserError: nothing there, not a folder or zip, or an archive with a member outside its target folder.
+    """
+    if root.is_dir():
+        found = []
+        for path in sorted(root.rglob("*")):
+            name = path.relative_to(root)
+            if path.is_file() and not any(part.startswith(".") for part in name.parts):
+                info = path.stat()
+                found.append(File(name.as_posix(), (info.st_size, info.st_mtime_ns), path.read_bytes))
+    elif root.is_file():
+        found = _members(root)
+    else:
+        raise UserError(f"{root}: no such folder or zip of images")
+    if not found:
+        raise UserError(f"{root}: holds no files; expected images")
+    return found
+
+
+def _members(path: Path) -> list[File]:
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError) as error:
+        raise UserError(f"{path}: expected a folder or a zip of images ({error})") from error
+    found = []
+    for info in sorted(archive.infolist(), key=lambda info: info.filename):
+        place = PurePosixPath(info.filename.replace("\\", "/"))
+        if place.is_absolute() or ".." in place.parts or ":" in place.parts[0:1]:
+            raise UserError(f"{path}: refused, its member '{info.filename}' would leave the target folder")
+        if stat.S_ISLNK(info.external_attr >> 16):
+            raise UserError(f"{path}: refused, its member '{info.filename}' is a symbolic link")
+        if info.file_size > LARGEST_FILE:
+            raise UserError(f"{path}: refused, its member '{info.filename}' unpacks to {info.file_size} bytes")
+        hidden = any(part.startswith(".") or part == "__MACOSX" for part in place.parts)
+        if not info.is_dir() and not hidden:
+            found.append(File(str(place), (info.file_size, info.CRC), lambda info=info: archive.read(info)))
+    return found
+
+
+def image(data: bytes, rule: Rule) -> np.ndarray:
+    """One image file's bytes as uint8 [C, size, size]. Raises ValueError or OSError when it is not an image."""
+    from PIL import Image, ImageOps
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        picture = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+        if picture.mode.startswith("I"):  # 16 bits a pixel
+            picture = Image.fromarray((np.asarray(picture) >> 8).clip(0, 255).astype(np.uint8))
+        elif picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+            picture = picture.convert("RGBA")
+            picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+        picture = picture.convert("L" if rule.channels == 1 else "RGB")
+        side = min(picture.size)
+        if picture.size != (rule.size, rule.size):
+            picture = ImageOps.fit(picture, (rule.size, rule.size), Image.Resampling.LANCZOS if side > rule.size
+                                   else Image.Resampling.BICUBIC)
+    array = np.asarray(picture, dtype=np.uint8).reshape(rule.size, rule.size, rule.channels)
+    array = np.moveaxis(array, -1, 0)
+    return 255 - array if rule.invert else array
+
+
+def decode(found: Sequence[File], rule: Rule, *, root: Path, skip_bad: bool = False) -> tuple[np.ndarray, list[int]]:
+    """All files as uint8 [n, C, size, size], memory-mapped, and which of the files they are (all, unless skipping).
+
+    The result is cached by the files' names, sizes and times (checksums in a zip) and the rule.
+
+    Raises:
+        UserError: a file is not an image, which is named; or none is.
+    """
+    identity = {"files": [(f.name, *f.stamp) for f in found], "rule": asdict(rule), "skip": skip_bad}
+    folder = artifacts.cache_folder() / "images" / artifacts.value_hash(identity)
+
+    def one(file: File) -> np.ndarray | Exception:
+        try:
+            return image(file.read(), rule)
+        except (OSError, ValueError, SyntaxError, zipfile.BadZipFile, Warning, NotImplementedError, RuntimeError) as e:
+            return e  # what Pillow and zipfile raise for bytes that are not the image they claim to be
+        except Exception as e:
+            if type(e).__name__ in ("DecompressionBombError", "error"):  # Pillow's, zlib's
+                return e
+            raise
+
+    def make(folder: Path) -> list[str]:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            results = list(pool.map(one, found, chunksize=64))
+        bad = [(f.name, r) for f, r in zip(found, results, strict=True) if isinstance(r, Exception)]
+        if bad and not skip_bad:
+            name, error = bad[0]
+            raise UserError(
+                f"{root}: '{name}' is not a readable image ({type(error).__name__}: {error}), and {len(bad) - 1} more; "
+                "remove them, or leave them out with --skip-bad")
+        good = [r for r in results if isinstance(r, np.ndarray)]
+        if not good:
+            raise UserError(f"{root}: none of its {len(found)} files is a readable image")
+        artifacts.write_array(folder / "pixels.npy", np.stack(good))
+        kept = [i for i, r in enumerate(results) if isinstance(r, np.ndarray)]
+        artifacts.write_text(folder / "kept.json", json.dumps(kept))
+        return ["pixels.npy", "kept.json"]
+
+    artifacts.cached(folder, "images", make)
+    return artifacts.read_array(folder / "pixels.npy"), artifacts.read_json(folder / "kept.json")

@@ -1,0 +1,92 @@
+"""A folder or zip of images: `photos/*.jpg`, or a folder per class where the labels are wanted for testing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal
+
+import numpy as np
+from annotated_types import Ge
+
+from umeta.data import decode
+from umeta.data.images import Items, Split
+from umeta.errors import UserError, suggest
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Any folder or zip of images, flat or a folder per class.
+
+    Without `splits` every image below `root` is training data, and `test` names the labelled test data, a folder per
+    class. With `splits`, a directory with the class lists `train.txt`, `val.txt` and `test.txt`, `root` holds all.
+    Images become `size` x `size`: the largest centred square, resized with antialiasing.
+    """
+
+    root: str
+    """folder or zip"""
+    test: str | None = None
+    """folder or zip with a folder per class; read by `evaluate` only"""
+    splits: str | None = None
+    """directory of class lists, one class (a folder below root) a line"""
+    size: Annotated[int, Ge(8)] = 84
+    """pixels"""
+    channels: Literal[1, 3] = 3
+    """1 for grey, 3 for colour"""
+    invert: bool = False
+    """for black ink on white paper"""
+    skip_bad: bool = False
+    """leave out files that are not images"""
+
+    def read(self, split: Split) -> Items:
+        root = Path(self.root)
+        if self.splits is None:
+            if split == "train":
+                return self._decode(root, decode.files(root))
+            if split == "val" or self.test is None:
+                raise UserError(
+                    f"data: there is no {split} split: set data.test=DIR (a folder per class), or data.splits=DIR "
+                    "(class lists train.txt, val.txt, test.txt)")
+            return self._decode(Path(self.test), decode.files(Path(self.test)), labelled=True)
+        listed = class_list(Path(self.splits) / f"{split}.txt")
+        found = decode.files(root)
+        present = {class_of(file) for file in found}
+        for name in listed:
+            if name not in present:
+                raise UserError(f"{self.splits}/{split}.txt: class '{name}' is not in {root}{suggest(name, present)}")
+        wanted = set(listed)
+        return self._decode(root, [file for file in found if class_of(file) in wanted], labelled=True)
+
+    def _decode(self, root: Path, found: list[decode.File], labelled: bool = False) -> Items:
+        rule = decode.Rule(self.size, self.channels, self.invert)
+        if labelled and (loose := [file.name for file in found if class_of(file) == "."]):
+            raise UserError(f"{root}: '{loose[0]}' lies in no class folder; expected {root}/CLASS/IMAGE")
+        pixels, kept = decode.decode(found, rule, root=root, skip_bad=self.skip_bad)
+        if not labelled:
+            return Items(pixels)
+        classes = [class_of(found[i]) for i in kept]
+        names, labels = np.unique(classes, return_inverse=True)
+        return Items(pixels, labels.astype(np.int64), tuple(str(name) for name in names))
+
+
+def class_of(file: decode.File) -> str:
+    """The folder a file lies in."""
+    return str(PurePosixPath(file.name).parent)
+
+
+def class_list(path: Path) -> list[str]:
+    """Class names, one a line; empty lines are passed over.
+
+    Raises:
+        UserError: missing, empty, not text, or a name twice.
+    """
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: expected a text file with one class a line ({error})") from error
+    names = [line for line in lines if line]
+    if not names:
+        raise UserError(f"{path}: lists no class")
+    if len(set(names)) < len(names):
+        raise UserError(f"{path}: lists '{next(n for n in names if names.count(n) > 1)}' twice")
+    return names

@@ -1,0 +1,103 @@
+"""What a source yields, and `UnlabelledImages`: all that `propose` and `metatrain` ever see of it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from umeta.errors import UserError
+
+Split = Literal["train", "val", "test"]
+
+
+@dataclass(frozen=True)
+class Items:
+    """What a source holds in one split, in the source's own order."""
+
+    pixels: np.ndarray  # [n, C, H, W] uint8
+    labels: np.ndarray | None = None  # [n] int64 index into names; None where the source has no classes
+    names: tuple[str, ...] = ()
+
+
+class Source(Protocol):
+    """A data set: a dataclass whose fields are its options."""
+
+    def read(self, split: Split) -> Items: ...
+
+
+@dataclass(frozen=True)
+class UnlabelledImages:
+    """Images without labels, names or paths, ordered by a hash of their content.
+
+    The order of a source often gives its classes away (files lie in class folders), so it is not kept.
+    """
+
+    pixels: np.ndarray  # [n, C, H, W] uint8
+    rows: np.ndarray  # [n] position of each item in the source's own order, to align vectors computed elsewhere
+
+    @classmethod
+    def of(cls, pixels: np.ndarray) -> UnlabelledImages:
+        """From an array [n, H, W], [n, H, W, C] or [n, C, H, W], uint8 or float in [0, 1].
+
+        Raises:
+            UserError: another shape, type or range, or no images.
+        """
+        pixels = to_pixels(pixels)
+        if len(pixels) == 0:
+            raise UserError("no images: the data is empty")
+        flat = np.ascontiguousarray(pixels).reshape(len(pixels), -1)
+        hashes = [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in flat]
+        rows = np.array(sorted(range(len(flat)), key=hashes.__getitem__), dtype=np.int64)
+        return cls(pixels[rows], rows)
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    @property
+    def item_shape(self) -> tuple[int, ...]:
+        return tuple(self.pixels.shape[1:])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of all pixels and their shape; the order of the source does not matter to it."""
+        digest = hashlib.blake2b(repr(self.pixels.shape).encode(), digest_size=16)
+        digest.update(np.ascontiguousarray(self.pixels).data)
+        return digest.hexdigest()
+
+    def floats(self, index: slice | np.ndarray, device: torch.device | str = "cpu") -> Tensor:
+        """Some of the images as float32 in [0, 1]: [m, C, H, W]."""
+        return to_float(torch.from_numpy(np.ascontiguousarray(self.pixels[index])).to(device))
+
+
+def to_float(pixels: Tensor) -> Tensor:
+    """uint8 in [0, 255] to float32 in [0, 1]; floats pass."""
+    return pixels.float().div_(255) if pixels.dtype == torch.uint8 else pixels
+
+
+def to_pixels(array: np.ndarray) -> np.ndarray:
+    """Any usual image array as uint8 [n, C, H, W].
+
+    Raises:
+        UserError: not images.
+    """
+    array = np.asarray(array)
+    if array.ndim == 3:
+        array = array[:, None]
+    elif array.ndim == 4 and array.shape[-1] in (1, 3) and array.shape[1] not in (1, 3):
+        array = np.moveaxis(array, -1, 1)
+    if array.ndim != 4 or array.shape[1] not in (1, 3):
+        raise UserError(f"images: expected shape [n, H, W], [n, H, W, C] or [n, C, H, W] with C 1 or 3, got {array.shape}")
+    if array.dtype == np.uint8:
+        return array
+    if not np.issubdtype(array.dtype, np.number):
+        raise UserError(f"images: expected uint8, or floats in [0, 1], got {array.dtype}")
+    low, high = (float(array.min()), float(array.max())) if array.size else (0.0, 0.0)
+    if np.issubdtype(array.dtype, np.floating) and low >= 0 and high <= 1:
+        return np.rint(array * 255).astype(np.uint8)
+    raise UserError(f"images: expected uint8, or floats in [0, 1], got {array.dtype} from {low:g} to {high:g}")

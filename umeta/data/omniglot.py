@@ -1,0 +1,101 @@
+"""Omniglot: 1,623 characters of 50 alphabets, 20 drawings each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from annotated_types import Ge
+
+from umeta import seeds
+from umeta.data import decode
+from umeta.data.folder import class_list, class_of
+from umeta.data.images import Items, Split
+from umeta.errors import UserError
+
+
+@dataclass(frozen=True)
+class Omniglot:
+    """Omniglot handwritten characters (Lake, Salakhutdinov, Tenenbaum, Science 2015).
+
+    `root` holds `omniglot-py/images_background` and `images_evaluation`, as folders or as the published zips (read in
+    place); `download=true` fetches them with torchvision. Ink is 1, paper 0.
+
+    Splits of the characters into train / val / test:
+    `cactus`: a seeded random 1100 / 100 / 423 (sizes of CACTUs, Hsu et al. 2019);
+    `vinyals`: the class lists 1028 / 172 / 423 (Vinyals et al. 2016, as used by Snell et al. 2017);
+    `alphabets`: the data set's own 30 background / 20 evaluation alphabets, 964 / - / 659.
+    """
+
+    root: str = "data"
+    """the directory that holds omniglot-py"""
+    split: Literal["cactus", "vinyals", "alphabets"] = "cactus"
+    """which characters to learn from and which to test on"""
+    split_seed: int = 0
+    """of the random split"""
+    size: Annotated[int, Ge(8)] = 28
+    """pixels"""
+    download: bool = False
+    """fetch the published files into root"""
+    skip_bad: bool = False
+    """leave out files that are not images"""
+
+    def read(self, split: Split) -> Items:
+        pixels, labels, names, background = self._all()
+        rank = np.array(self._classes(split, names, background))
+        if not len(rank):
+            raise UserError(f"data: the '{self.split}' split of Omniglot has no {split} characters")
+        keep = np.flatnonzero(np.isin(labels, rank))
+        order = np.full(len(names), -1, dtype=np.int64)
+        order[rank] = np.arange(len(rank))
+        return Items(np.asarray(pixels)[keep], order[labels[keep]], tuple(names[i] for i in rank))
+
+    def _classes(self, split: Split, names: list[str], background: int) -> list[int]:
+        """Indices of the split's characters, in order of name; the first `background` are the background set's."""
+        if self.split == "alphabets":
+            ranges = {"train": range(background), "val": range(0), "test": range(background, len(names))}
+            return list(ranges[split])
+        if self.split == "vinyals":
+            index = {name: i for i, name in enumerate(names)}
+            listed = class_list(Path(__file__).parent / "splits" / f"omniglot-vinyals-{split}.txt")
+            if missing := [name for name in listed if name not in index]:
+                raise UserError(f"{self.root}: character '{missing[0]}' and {len(missing) - 1} more are missing")
+            return sorted(index[name] for name in listed)
+        order = seeds.choose(seeds.key(self.split_seed, "omniglot split"), len(names), len(names))
+        bounds = {"train": slice(0, 1100), "val": slice(1100, 1200), "test": slice(1200, None)}
+        return sorted(order[bounds[split]].tolist())
+
+    def _all(self) -> tuple[np.ndarray, np.ndarray, list[str], int]:
+        """All images, their classes, the classes' names, and how many classes are the background set's."""
+        found, names = [], []
+        background = 0
+        for part in ("images_background", "images_evaluation"):
+            root = self._part(part)
+            # the archive holds the folder of its own name, the unpacked tree is that folder
+            part_files = [decode.File(f.name.removeprefix(f"{part}/"), f.stamp, f.read) for f in decode.files(root)]
+            found += part_files
+            names += sorted({class_of(file) for file in part_files})
+            background = background or len(names)
+        pixels, kept = decode.decode(
+            found, decode.Rule(self.size, 1, invert=True), root=Path(self.root), skip_bad=self.skip_bad)
+        index = {name: i for i, name in enumerate(names)}
+        return pixels, np.array([index[class_of(found[i])] for i in kept]), names, background
+
+    def _part(self, part: str) -> Path:
+        base = Path(self.root)
+        for place in (base / "omniglot-py" / part, base / part):
+            for path in (place, place.with_suffix(".zip")):
+                if path.exists():
+                    return path
+        if self.download:
+            from torchvision.datasets import Omniglot as Published
+
+            try:
+                Published(self.root, background=part == "images_background", download=True)
+            except (OSError, RuntimeError) as error:
+                raise UserError(f"{self.root}: Omniglot could not be downloaded ({error})") from error
+            return base / "omniglot-py" / part
+        raise UserError(
+            f"{base}: holds neither omniglot-py/{part} nor omniglot-py/{part}.zip; set data.root, or data.download=true")

@@ -1,0 +1,200 @@
+"""Evaluation: adapt to tasks with true labels, and answer their queries."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import umeta
+from umeta import artifacts, report
+from umeta.benchmarks import baselines
+from umeta.benchmarks.labelled import LabelledImages
+from umeta.benchmarks.protocols import resolve
+from umeta.context import Progress, postponed_interrupt
+from umeta.errors import Interrupted, UserError
+from umeta.objectives import accuracy
+from umeta.stages import Run, load_run
+from umeta.tasks.partition import PartitionTasks
+from umeta.types import EpisodeSpec, MetaLearner, Theta, to_device
+
+CHUNK = 8  # test tasks adapted at a time
+
+
+def evaluate(learner: MetaLearner, theta: Theta, tasks: PartitionTasks, episode: EpisodeSpec, *, count: int = 1000,
+             seed: int = 0, steps: int | None = None, label: str = "") -> np.ndarray:
+    """Accuracy on each of `count` tasks [count], by the same `adapt` and `predict` as in meta-training.
+
+    steps: inner steps, where the learner takes any; by default its own.
+    """
+    found = []
+    bar = Progress(label, count, enabled=bool(label))
+    with torch.no_grad():
+        for start in range(0, count, CHUNK):
+            batch = tasks.sample(np.arange(start, min(start + CHUNK, count)), episode=episode, seed=seed)
+            query = batch.query()
+            adapted = learner.adapt(theta, batch.support(), steps=steps)
+            found.append(accuracy(learner.predict(theta, adapted, query.x), query).cpu())
+            bar.update(min(start + CHUNK, count))
+    bar.close()
+    return torch.cat(found).numpy()
+
+
+def interval(accuracies: np.ndarray) -> dict[str, float]:
+    """Mean and half width of its 95 % interval over tasks, 1.96 * std / sqrt(n), in percent."""
+    return {"mean": 100 * float(accuracies.mean()), "interval": 196 * float(accuracies.std()) / len(accuracies) ** 0.5,
+            "tasks": len(accuracies)}
+
+
+def evaluate_run(folder: Path | str, overrides: dict[str, Any] | None = None, *, device: str = "auto",
+                 record: Path | None = None) -> dict[str, Any]:
+    """Evaluates a run on the labelled split of its data, beside the baselines; writes `report.{md,json}` and pictures.
+
+    Every finished row is kept in `evaluation.json`, so that an interrupted evaluation goes on where it stopped.
+    `record` names a results file to append to.
+
+    Raises:
+        UserError: the run or the labelled data is missing, or the data cannot give the episodes.
+    """
+    run = load_run(folder, overrides, device)
+    settings = run.config.evaluate
+    episodes, count = resolve(settings)
+    test = LabelledImages.load(run.config.data, settings.split)
+    shape = tuple(artifacts.read_json(run.folder / "manifest.json")["item_shape"])
+    if test.images.item_shape != shape:
+        raise UserError(f"data: the {settings.split} images are {test.images.item_shape}, the learner takes {shape}")
+    for episode in episodes:  # too few classes or images: say so before the first row is computed
+        test.tasks().sample(np.zeros(1), episode=episode, seed=settings.seed)
+    rows = methods(run, test, device)
+
+    asked = {**asdict(settings), "episodes": [asdict(e) for e in episodes], "count": count,
+             "data": test.images.fingerprint, "model": artifacts.file_hash(run.folder / "model.safetensors")}
+    asked.pop("baselines")
+    kept = run.folder / "evaluation.json"
+    before = artifacts.read_json(kept) if kept.exists() else {}
+    done = before.get("rows", {}) if before.get("asked") == json.loads(json.dumps(asked)) else {}
+    seconds = before.get("seconds", 0.0) if done else 0.0
+    with postponed_interrupt() as pressed:
+        for name, method in rows.items():
+            for episode in episodes:
+                if str(episode) in done.get(name, {}):
+                    continue
+                began = time.monotonic()
+                done.setdefault(name, {})[str(episode)] = interval(method(episode))
+                seconds += time.monotonic() - began
+                artifacts.write_json(kept, {"asked": asked, "rows": done, "seconds": seconds})
+                if pressed.is_set():
+                    raise Interrupted(f"evaluate: stopped, finished rows are kept in {kept}; go on with the same command")
+    minutes = {name: round(value / 60, 2) for name, value in {**run.tasks_seconds(), "evaluate": seconds}.items()}
+    result = {
+        "name": run.config.name,
+        "title": run.config.title or run.config.name,
+        "rows": {name: done[name] for name in rows},
+        "protocol": {
+            "name": settings.protocol, "split": f"{run.config.plain['data'].get('split', '')} {settings.split}".strip(),
+            "classes": len(test.names), "queries": episodes[0].query, "tasks": count, "seed": settings.seed,
+            "normalisation": getattr(run.learner, "normalisation", "none"),
+            "inference": "transductive" if getattr(run.learner, "normalisation", "") == "batch" else "inductive",
+            "proposed_with": "true labels" if run.true_labels else "no labels",
+        },
+        "minutes": minutes, "seed": run.config.seed, "hardware": hardware(run.theta), "umeta": umeta.__version__,
+        "commit": commit(), "date": datetime.now(UTC).strftime("%Y-%m-%d"), "config": run.config.plain,
+    }
+    report.write(run, test, result, episodes[0])
+    if record is not None:
+        append(record, result)
+    return result
+
+
+def methods(run: Run, test: LabelledImages, device: str) -> dict[str, Callable[[EpisodeSpec], np.ndarray]]:
+    """The rows of the table: a function from episode to accuracies per task, by name."""
+    settings = run.config.evaluate
+    count = resolve(settings)[1]
+    seed = settings.seed
+    images = test.tasks(device=str(to_device(device)))
+    learners: dict[str, Callable[[EpisodeSpec], np.ndarray]] = {
+        "chance": lambda episode: np.full(count, 1 / episode.way)}
+    known = ("pixels_knn", "knn", "linear", "scratch")
+    if unknown := [name for name in settings.baselines if name not in known]:
+        raise UserError(f"evaluate.baselines: no baseline is named '{unknown[0]}'; known: {', '.join(known)}")
+    if "pixels_knn" in settings.baselines:
+        flat = test.images.pixels.reshape(len(test.images), -1)
+        learners["raw pixels, 1-NN"] = lambda e: baselines.nearest_neighbour(test.tasks(flat), e, count, seed)
+    saved = run.config.tasks_folder / "embedder.safetensors"
+    if run.config.embedding is not None and saved.exists() and {"knn", "linear"} & set(settings.baselines):
+        run.config.embedding.load_state_dict(artifacts.read_tensors(saved))
+        try:
+            vectors = test.tasks(run.config.embedding.embed(test.images).cpu().numpy())
+        except UserError as error:
+            report.note(f"baselines knn and linear left out: {error}")
+        else:
+            title = run.config.plain["embedding"]["name"]
+            if "knn" in settings.baselines:
+                learners[f"{title}, 1-NN"] = lambda e: baselines.nearest_neighbour(vectors, e, count, seed)
+            if "linear" in settings.baselines:
+                learners[f"{title}, linear"] = lambda e: baselines.linear(vectors, e, count, seed)
+    if "scratch" in settings.baselines and (model := getattr(run.learner, "model", None)):
+        learners["from scratch"] = lambda e: scratch(run, images, model, e)
+    learners[run.config.title or run.config.name] = lambda e: evaluate(
+        run.learner, run.theta, images, e, count=count, seed=seed, steps=getattr(run.learner, "test_steps", None),
+        label=f"evaluate {e}")
+    return learners
+
+
+def scratch(run: Run, tasks: PartitionTasks, model: Any, episode: EpisodeSpec) -> np.ndarray:
+    """Training from scratch on each task's support, on the first `scratch_tasks` test tasks."""
+    settings = run.config.evaluate
+    learner = baselines.from_scratch(model, settings.scratch_lr, settings.scratch_steps)
+    fresh = learner.init(tasks.spec, episode, seed=settings.seed)
+    theta = Theta({name: value.to(tasks.items.device) for name, value in fresh.params.items()})
+    return evaluate(learner, theta, tasks, episode, count=min(settings.scratch_tasks, resolve(settings)[1]),
+                    seed=settings.seed, label=f"from scratch {episode}")
+
+
+def hardware(theta: Theta) -> str:
+    """The machine in a few words."""
+    if (device := next(iter(theta.params.values())).device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpu = Path("/proc/cpuinfo")
+    names = [line.partition(":")[2].strip() for line in cpu.read_text().splitlines() if line.startswith("model name")] \
+        if cpu.exists() else []
+    return f"{torch.get_num_threads()} threads of {names[0] if names else platform.machine()}"
+
+
+def commit() -> str | None:
+    """The commit of the checkout this runs from, `+` when it has changes; None for an installed package."""
+    here = Path(__file__).parent.parent
+    if not (here / ".git").exists():
+        return None
+    try:
+        head = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=here, capture_output=True, text=True)
+        dirty = subprocess.run(["git", "status", "--porcelain", "--", "umeta", "proposers", "embeddings", "configs"],
+                               cwd=here, capture_output=True, text=True)
+    except OSError:
+        return None
+    return (head.stdout.strip() + ("+" if dirty.stdout.strip() else "")) or None
+
+
+def append(path: Path, result: dict[str, Any]) -> None:
+    """Adds a result to a results file, in place of an earlier one of the same name, seed and protocol.
+
+    Raises:
+        UserError: the file is there and is not a list of results.
+    """
+    rows = artifacts.read_json(path) if path.exists() else []
+    if not isinstance(rows, list):
+        raise UserError(f"{path}: expected a list of results")
+
+    def identity(row: dict[str, Any]) -> tuple[Any, ...]:
+        return row["name"], row["seed"], row["protocol"]["name"], row["protocol"]["split"]
+
+    artifacts.write_json(path, [row for row in rows if identity(row) != identity(result)] + [result])

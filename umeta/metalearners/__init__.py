@@ -1,0 +1,1 @@
+"""Meta-learners: one method, one file."""

@@ -1,0 +1,95 @@
+"""MAML: learn an initialisation from which a few gradient steps on the support fit the query."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+import torch
+from annotated_types import Gt
+from torch import Tensor
+
+from umeta.errors import UserError
+from umeta.models.pure import Normalisation, Pure
+from umeta.objectives import OBJECTIVES
+from umeta.types import Adapted, Batch, Model, Stats, TaskSpec, Theta, EpisodeSpec
+
+
+@dataclass
+class MAML:
+    """Model-agnostic meta-learning (MAML, Finn, Abbeel, Levine 2017, arXiv 1703.03400, algorithm 2).
+
+    Inner loop, per task: `phi <- phi - inner_lr * grad L_support(phi)`, from phi = theta, `steps` times, where L is the
+    mean loss over the support. Outer loop: the gradient of `L_query(phi)` with respect to theta, through the inner loop
+    (second order) or taking the inner gradients as constants (first order, section 5.2 of the paper).
+
+    Published inner rates for Omniglot are for a loss `way` times larger: 0.4 at 5 ways is 2.0 here.
+    """
+
+    model: Model
+    """the network below the linear head"""
+    inner_lr: Annotated[float, Gt(0)] = 0.5
+    """inner step size, for the mean loss"""
+    steps: Annotated[int, Gt(0)] = 5
+    """inner steps in meta-training"""
+    test_steps: Annotated[int, Gt(0)] | None = None
+    """inner steps at evaluation; by default those of meta-training"""
+    first_order: bool = False
+    """leave out second derivatives"""
+    head: Literal["shared", "fixed"] = "shared"
+    """`shared`: one learnt row, copied to every class, so any way can be asked for (UNICORN-MAML, Ye and Chao 2022);
+    `fixed`: a row per class, for tasks of the way it was meta-trained on"""
+    normalisation: Normalisation = "support"
+    """what batch normalisation normalises by (umeta/models/pure.py); `batch` is transductive"""
+    _net: Pure = field(init=False, repr=False, compare=False)
+
+    def init(self, spec: TaskSpec, episode: EpisodeSpec, seed: int) -> Theta:
+        """Random weights, drawn from `seed`."""
+        self._net = Pure.build(self.model, spec.item_shape, self.normalisation, seed)
+        self._loss = OBJECTIVES[spec.objective]
+        width = self._net.features(spec.item_shape)
+        rows = episode.way if self.head == "fixed" else 1
+        head = torch.empty(rows, width).uniform_(-1, 1, generator=torch.Generator().manual_seed(seed)) / width**0.5
+        return Theta({**self._net.params(), "head.weight": head, "head.bias": torch.zeros(rows)})
+
+    def adapt(
+        self, theta: Theta, support: Batch, *, start: Adapted | None = None, steps: int | None = None
+    ) -> Adapted:
+        """Fast weights [T, ...] after `steps` inner steps, from theta or from `start`.
+
+        Differentiable with respect to theta where autograd is on.
+        """
+        differentiable = torch.is_grad_enabled()
+        fast = start.params if start else self._expand(theta, len(support), support.way)
+        frozen = theta.running if self.normalisation == "running" else None
+        with torch.enable_grad():
+            for _ in range(self.steps if steps is None else steps):
+                if not differentiable:
+                    fast = {name: value.detach().requires_grad_() for name, value in fast.items()}
+                logits, _ = self._forward(fast, support.x, frozen)
+                loss = self._loss(logits, support).sum()  # tasks do not interact, so each gets its own gradient
+                grads = torch.autograd.grad(loss, list(fast.values()), create_graph=differentiable and not self.first_order)
+                fast = {n: p - self.inner_lr * g for (n, p), g in zip(fast.items(), grads, strict=True)}
+        if not differentiable:
+            fast = {name: value.detach() for name, value in fast.items()}
+        if self.normalisation in ("batch", "group"):
+            return Adapted(fast)
+        return Adapted(fast, frozen or self._forward(fast, support.x, None)[1])
+
+    def predict(self, theta: Theta, adapted: Adapted, x: Tensor) -> Tensor:
+        """Logits [T, N, way] of x [T, N, ...]."""
+        # In meta-training `running` is normalised by the batch at hand, which for queries is the query batch.
+        stats = None if self.normalisation == "running" and theta.running is None else adapted.stats or None
+        return self._forward(adapted.params, x, stats)[0]
+
+    def _expand(self, theta: Theta, tasks: int, way: int) -> dict[str, Tensor]:
+        rows = theta.params["head.bias"].shape[0]
+        if self.head == "fixed" and rows != way:
+            raise UserError(f"maml: its head was meta-trained for {rows} ways, not {way}; meta-train with head: shared")
+        shape = {n: (way, *p.shape[1:]) if n.startswith("head.") else p.shape for n, p in theta.params.items()}
+        return {name: value.expand(tasks, *shape[name]) for name, value in theta.params.items()}
+
+    def _forward(self, fast: dict[str, Tensor], x: Tensor, stats: Stats | None) -> tuple[Tensor, Stats]:
+        body = {name: value for name, value in fast.items() if not name.startswith("head.")}
+        features, used = self._net.per_task(body, x, stats)
+        return torch.baddbmm(fast["head.bias"][:, None], features, fast["head.weight"].mT), used

@@ -1,0 +1,44 @@
+"""Conv4, the four-block network of few-shot learning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from annotated_types import Gt
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Conv4:
+    """Four blocks of 3x3 convolution, normalisation, ReLU, halving (Vinyals et al. 2016; MAML, Finn et al. 2017).
+
+    `pool` halves by max-pooling and flattens (64 features for 28x28 and 64 filters); `stride` halves by striding and
+    averages over positions, as MAML and CACTUs do for Omniglot.
+    """
+
+    filters: Annotated[int, Gt(0)] = 64
+    """channels of each block"""
+    down: Literal["pool", "stride"] = "pool"
+    """how a block halves the picture"""
+
+    def build(self, item_shape: tuple[int, ...]) -> nn.Module:
+        if len(item_shape) != 3:
+            raise ValueError(f"Conv4 takes images [C, H, W], not items of shape {item_shape}")
+        if self.down == "pool" and min(item_shape[1:]) < 16:
+            raise ValueError(f"Conv4 halves four times: {item_shape[1]}x{item_shape[2]} is too small, resize to 16 or more")
+        blocks: list[nn.Module] = []
+        channels = item_shape[0]
+        for _ in range(4):
+            # No bias: normalisation would subtract it. Pooling before the ReLU is the same function (both are
+            # monotone) on a quarter of the elements.
+            stride = 2 if self.down == "stride" else 1
+            blocks.append(nn.Conv2d(channels, self.filters, 3, stride=stride, padding=1, bias=False))
+            blocks.append(nn.BatchNorm2d(self.filters))
+            if self.down == "pool":
+                blocks.append(nn.MaxPool2d(2))
+            blocks.append(nn.ReLU())
+            channels = self.filters
+        if self.down == "stride":
+            blocks.append(nn.AdaptiveAvgPool2d(1))
+        return nn.Sequential(*blocks, nn.Flatten())

@@ -1,0 +1,1 @@
+"""Outer steps: how the meta-gradient moves theta."""

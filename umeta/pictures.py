@@ -1,0 +1,72 @@
+"""Pictures as arrays: mosaics of images with coloured frames, and plots."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from umeta import artifacts, seeds
+from umeta.tasks.partition import PartitionTasks
+
+RIGHT, WRONG, PLAIN = (34, 160, 80), (214, 50, 50), (255, 255, 255)
+TILE = 56  # pixels of one image in a mosaic
+
+
+def save(array: np.ndarray, path: Path) -> None:
+    """[H, W, 3] uint8 as PNG."""
+    from PIL import Image
+
+    with artifacts.replacing(path) as temporary:
+        Image.fromarray(array).save(temporary, format="PNG")
+
+
+def tile(pixels: np.ndarray, frame: tuple[int, int, int] = PLAIN, size: int = TILE) -> np.ndarray:
+    """One image [C, H, W] uint8 enlarged or reduced to [size, size, 3] with a frame."""
+    from PIL import Image
+
+    array = np.moveaxis(np.broadcast_to(pixels, (3, *pixels.shape[1:])), 0, -1)
+    out = np.empty((size, size, 3), dtype=np.uint8)
+    out[:] = frame
+    out[3:-3, 3:-3] = np.asarray(Image.fromarray(np.ascontiguousarray(array)).resize((size - 6, size - 6)))
+    return out
+
+
+def mosaic(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
+    """Rows of tiles, padded with white to the longest."""
+    width = max(len(row) for row in rows)
+    blank = np.full_like(rows[0][0], 255)
+    return np.concatenate([np.concatenate([*row, *[blank] * (width - len(row))], axis=1) for row in rows])
+
+
+def clusters(tasks: PartitionTasks, most: int = 12, each: int = 12) -> np.ndarray:
+    """Samples of clusters of partition 0, one cluster a row: a seeded choice among those with members."""
+    present = np.flatnonzero(tasks.sizes[0])
+    count = min(most, len(present))
+    chosen = present[np.sort(seeds.choose(seeds.key("preview"), len(present), count))]
+    rows = []
+    for c in chosen:
+        members = tasks.order[0, tasks.starts[0, c] : tasks.starts[0, c] + tasks.sizes[0, c]]
+        shown = members[seeds.choose(seeds.key("preview", int(c)), len(members), min(each, len(members)))]
+        rows.append([tile(tasks.items[int(i)].cpu().numpy()) for i in shown])
+    return mosaic(rows)
+
+
+def curve(path: Path, steps: Sequence[float], values: dict[str, Sequence[float]], xlabel: str) -> None:
+    """Lines over steps, one panel each, smoothed over a twentieth of their length."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, len(values), figsize=(4 * len(values), 2.6), squeeze=False, layout="constrained")
+    for axis, (name, ys) in zip(axes[0], values.items(), strict=True):
+        window = max(1, len(ys) // 20)
+        smooth = np.convolve(ys, np.ones(window) / window, mode="valid")
+        axis.plot(steps, ys, color="#bcd", linewidth=0.8)
+        axis.plot(list(steps)[window - 1 :], smooth, color="#05a")
+        axis.set(xlabel=xlabel, title=name)
+    with artifacts.replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110, metadata={"Software": None})
+    plt.close(figure)

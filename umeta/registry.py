@@ -1,0 +1,194 @@
+"""Finding a part by name and building it from options: a new method is one file.
+
+Every part is one dataclass; its fields are its options, the string under a field is that option's help, and the first
+line of its docstring names the method and its paper. `kmeans` is looked up as
+
+1. `path/to/file.py:Class` or `package.module:Class`, when the name has that form;
+2. the built-in file of that name (nothing else is imported): `proposers/kmeans.py`, class `KMeans`;
+3. the entry point of that name in the group `umeta.proposers` (`umeta.embeddings`, `umeta.metalearners`, ...).
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib
+import importlib.util
+import inspect
+import sys
+import textwrap
+import typing
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from umeta.errors import UserError, suggest
+
+KINDS = {  # kind of part -> the package its built-in files live in
+    "data": "umeta.data",
+    "embedding": "embeddings",
+    "proposer": "proposers",
+    "metalearner": "umeta.metalearners",
+    "model": "umeta.models",
+    "outer": "umeta.outer",
+}
+
+
+def folder(kind: str) -> Path:
+    """Where the built-in parts of a kind live."""
+    spec = importlib.util.find_spec(KINDS[kind])
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def built_in(kind: str) -> dict[str, ast.ClassDef]:
+    """The built-in parts of a kind, read and not imported: name -> class definition."""
+    found = {}
+    for path in sorted(folder(kind).glob("*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and _is_part(path.stem, node.name):
+                found[path.stem] = node
+    return found
+
+
+def _is_part(stem: str, class_name: str) -> bool:
+    """The part of `random_labels.py` is the class `RandomLabels`, whatever its capitals."""
+    return class_name.lower() == stem.replace("_", "")
+
+
+def find(kind: str, name: str, where: str = "") -> type:
+    """The class of a part.
+
+    Raises:
+        UserError: nothing has that name; the message suggests the nearest.
+    """
+    where = where or kind
+    if ":" in name or name.endswith(".py"):
+        return _from_path(name, where)
+    if (folder(kind) / f"{name}.py").exists() and name in built_in(kind):
+        module = importlib.import_module(f"{KINDS[kind]}.{name}")
+        return next(value for key, value in vars(module).items() if inspect.isclass(value) and _is_part(name, key))
+    plugins = {point.name: point for point in entry_points(group=f"umeta.{kind}s")}
+    if name in plugins:
+        return plugins[name].load()
+    raise UserError(f"{where}: no {kind} is named '{name}'{suggest(name, {*built_in(kind), *plugins})}")
+
+
+def _from_path(name: str, where: str) -> type:
+    source, _, class_name = name.rpartition(":") if ":" in name else (name, "", "")
+    try:
+        if source.endswith(".py"):
+            path = Path(source)
+            if not path.exists():
+                raise UserError(f"{where}: plug-in file '{path}' does not exist")
+            class_name = class_name or next(
+                (n.name for n in ast.parse(path.read_text()).body
+                 if isinstance(n, ast.ClassDef) and _is_part(path.stem, n.name)), "")
+            spec = importlib.util.spec_from_file_location(f"umeta_plugin_{path.stem}", path)
+            assert spec is not None
+            assert spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            sys.modules[spec.name] = module  # dataclasses look their module up
+            spec.loader.exec_module(module)
+        else:
+            module = importlib.import_module(source)
+    except (ImportError, SyntaxError) as error:
+        raise UserError(f"{where}: cannot import plug-in '{name}': {error}") from error
+    if not hasattr(module, class_name):
+        raise UserError(f"{where}: '{source}' has no class '{class_name or 'named like the file'}'; name it after ':'")
+    return getattr(module, class_name)
+
+
+def component(kind: str, value: Any, where: str = "") -> Any:
+    """Builds the part that `{name: kmeans, k: 500}` or `kmeans` describes.
+
+    Raises:
+        UserError: unknown name or option, or a value of the wrong type.
+    """
+    where = where or kind
+    if isinstance(value, str):
+        value = {"name": value}
+    if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
+        raise UserError(f"{where}: expected a name or a mapping with a name, such as {{name: ...}}, got {value!r}")
+    options = {key: option for key, option in value.items() if key != "name"}
+    return typed(find(kind, value["name"], where), options, where)
+
+
+def typed(cls: Any, options: Mapping[str, Any], where: str) -> Any:
+    """Builds a dataclass from plain values, checking names and types (`'1e-4'` passes for a number).
+
+    A field named like a kind of part (`model`, `outer`) is built with `component`.
+
+    Raises:
+        UserError: names the option in question and what it should be.
+    """
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
+    for key in options:
+        if key not in fields:
+            raise UserError(f"{where}: unknown option '{key}'{suggest(str(key), fields)}")
+    hints = _hints(cls)
+    values: dict[str, Any] = {}
+    for name, f in fields.items():
+        spot = f"{where}.{name}" if where else name
+        if name not in options:
+            if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
+                raise UserError(f"{spot}: missing, and it has no default")
+            continue
+        value = options[name]
+        if name in KINDS and value is not None:
+            value = component(name, value, spot)
+        elif dataclasses.is_dataclass(hints[name]) and isinstance(value, Mapping):
+            value = typed(hints[name], value, spot)
+        else:
+            plain = not dataclasses.is_dataclass(hints[name])
+            config = ConfigDict(arbitrary_types_allowed=True) if plain else None
+            try:
+                value = TypeAdapter(hints[name], config=config).validate_python(value)
+            except ValidationError as error:
+                problem = error.errors()[0]
+                inside = "".join(f"[{part}]" for part in problem["loc"] if isinstance(part, int))
+                message = problem["msg"]
+                raise UserError(f"{spot}{inside}: {message}, got {problem['input']!r}") from error
+        values[name] = value
+    try:
+        return cls(**values)
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from error
+
+
+@cache
+def _hints(cls: Any) -> dict[str, Any]:
+    return typing.get_type_hints(cls, include_extras=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """One option of a part, as `umeta list NAME` prints it."""
+
+    name: str
+    type: str
+    default: str
+    help: str
+
+
+def describe(node: ast.ClassDef) -> tuple[str, list[Option]]:
+    """A part's docstring and its options, read from the source without importing it."""
+    options: list[Option] = []
+    for i, item in enumerate(node.body):
+        if not isinstance(item, ast.AnnAssign) or not isinstance(item.target, ast.Name):
+            continue
+        kind = ast.unparse(item.annotation)
+        if kind.startswith("ClassVar") or "init=False" in (ast.unparse(item.value) if item.value else ""):
+            continue
+        after = node.body[i + 1] if i + 1 < len(node.body) else None
+        text = ""
+        if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) and isinstance(after.value.value, str):
+            text = " ".join(after.value.value.split())
+        default = ast.unparse(item.value) if item.value else "required"
+        options.append(Option(item.target.id, kind, default, text))
+    return textwrap.dedent(ast.get_docstring(node) or ""), options

@@ -1,0 +1,267 @@
+"""The two stages that never see a label, as files: `propose` writes `tasks/NAME`, `metatrain` writes `runs/NAME`.
+
+Nothing here imports `umeta.benchmarks`, except for an oracle that the config names; that is stamped on its artefact.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import umeta
+from umeta import artifacts, pictures
+from umeta.config import Config, build, dump
+from umeta.context import RunContext, duration
+from umeta.data.images import UnlabelledImages
+from umeta.errors import UserError
+from umeta.tasks.partition import PartitionTasks
+from umeta.train import metatrain as train
+from umeta.train import part
+from umeta.types import Embedder, MetaLearner, TaskSpec, Theta, to_device
+
+
+def context(config: Config, folder: Path | None, *, device: str = "auto", resume: bool = False) -> RunContext:
+    """What a stage of this config runs in."""
+    return RunContext(config.seed, to_device(device), folder, resume, progress=True)
+
+
+def begin(folder: Path, kind: str, plain: Mapping[str, Any], resume: bool) -> bool:
+    """Makes ready to write an artefact; False when it is finished already and `resume` asks for nothing more.
+
+    Raises:
+        UserError: the directory exists and `resume` is not set, or it was begun with another configuration.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        finished = (folder / "manifest.json").exists()
+        if not resume:
+            way_out = "go on with --resume, or " if not finished else ""
+            raise UserError(f"{folder} exists{'' if finished else ', unfinished'}: {way_out}choose another name=NAME")
+        if (folder / "begun.json").exists():
+            before = artifacts.read_json(folder / "begun.json")
+            if changed := differences(before, dict(plain)):
+                raise UserError(f"{folder} was begun with another configuration ({changed}); choose another name=NAME")
+        if finished:
+            artifacts.read_manifest(folder, kind)
+            return False
+    try:
+        artifacts.write_json(folder / "begun.json", dict(plain))
+    except OSError as error:
+        raise UserError(f"{folder}: cannot write there ({error})") from error
+    return True
+
+
+def differences(a: Any, b: Any, where: str = "") -> str:
+    """The first keys in which two plain configurations differ, as text."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        found = [differences(a.get(k), b.get(k), f"{where}.{k}".strip(".")) for k in sorted({*a, *b})]
+        return ", ".join([text for text in found if text][:3])
+    return "" if a == b else f"{where}: {a} before, {b} now"
+
+
+def unlabelled(config: Config) -> UnlabelledImages:
+    """The training images, without labels."""
+    return UnlabelledImages.of(config.data.read("train").pixels)
+
+
+@dataclass
+class Embedded:
+    """An embedder together with the vectors it has already computed for the training images."""
+
+    embedder: Embedder
+    fingerprint: str
+    vectors: Tensor  # [n, d]
+
+    def embed(self, images: UnlabelledImages) -> Tensor:
+        return self.vectors if images.fingerprint == self.fingerprint else self.embedder.embed(images)
+
+
+def embed(config: Config, images: UnlabelledImages, ctx: RunContext) -> tuple[Embedded, float]:
+    """The fitted embedding of the images and the seconds its training took, from the cache where it is there.
+
+    The cache key is the embedding's options, the data's fingerprint and the seed.
+    """
+    embedder = config.embedding
+    key = artifacts.value_hash([config.plain["embedding"], images.fingerprint, config.seed, umeta.__version__])
+    folder = artifacts.cache_folder() / "embeddings" / key
+    try:
+        artifacts.read_manifest(folder, "embedding")
+        ctx.note(f"embedding: from the cache ({folder})")
+    except UserError:
+        began = time.monotonic()
+        embedder.fit(images, ctx)
+        vectors = embedder.embed(images).cpu()
+        with artifacts.replacing(folder) as temporary:
+            temporary.mkdir(parents=True)
+            artifacts.write_tensors(temporary / "embedder.safetensors", embedder.state_dict())
+            artifacts.write_array(temporary / "embeddings.npy", vectors.numpy())
+            artifacts.write_json(temporary / "seconds.json", time.monotonic() - began)
+            files = ["embedder.safetensors", "embeddings.npy"]
+            artifacts.write_manifest(temporary, "embedding", {}, files)
+    embedder.load_state_dict(artifacts.read_tensors(folder / "embedder.safetensors"))
+    vectors = torch.from_numpy(np.array(artifacts.read_array(folder / "embeddings.npy")))
+    return Embedded(embedder, images.fingerprint, vectors), artifacts.read_json(folder / "seconds.json")
+
+
+def propose(config: Config, *, device: str = "auto", resume: bool = False) -> Path:
+    """Proposes tasks on the unlabelled training images and writes them to `tasks/NAME`.
+
+    Raises:
+        UserError: bad data or options, or the directory exists.
+    """
+    folder = config.tasks_folder
+    asked = {key: config.plain.get(key) for key in ("data", "embedding", "proposer", "seed")}
+    if not begin(folder, "tasks", asked, resume):
+        return folder
+    ctx = context(config, folder, device=device, resume=resume)
+    oracle = config.proposer.sees_labels
+    if oracle:
+        from umeta.benchmarks.labelled import LabelledImages
+
+        source: Any = LabelledImages.load(config.data, "train")
+        images = source.images
+    else:
+        source = images = unlabelled(config)
+    ctx.note(f"images: {len(images)} of {'x'.join(map(str, images.item_shape))}{', with true labels' if oracle else ''}")
+    seconds = {}
+    embedded = None
+    if config.embedding is not None and not oracle:
+        embedded, seconds["embedding"] = embed(config, images, ctx)
+    began = time.monotonic()
+    tasks = config.proposer.propose(source, ctx, embedded)
+    seconds["propose"] = time.monotonic() - began
+    check_usable(tasks, config)
+
+    files = ["partitions.npy", "summary.md", "preview.png"]
+    artifacts.write_array(folder / "partitions.npy", tasks.partitions)
+    if embedded is not None:
+        artifacts.write_tensors(folder / "embedder.safetensors", embedded.embedder.state_dict())
+        artifacts.write_array(folder / "embeddings.npy", embedded.vectors.numpy())
+        files += ["embedder.safetensors", "embeddings.npy"]
+    artifacts.write_text(folder / "summary.md", summary(tasks, config))
+    pictures.save(pictures.clusters(tasks), folder / "preview.png")
+    artifacts.write_json(folder / "seconds.json", seconds)
+    content = {**asked, "umeta": umeta.__version__, "fingerprint": images.fingerprint, "true_labels": oracle}
+    artifacts.write_manifest(folder, "tasks", content, files)
+    (folder / "begun.json").unlink()
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    ctx.note(f"tasks: {folder} ({duration(sum(seconds.values()))})")
+    return folder
+
+
+def check_usable(tasks: PartitionTasks, config: Config) -> None:
+    """Raises UserError when no partition can give meta-training's episodes; better now than after `metatrain` began."""
+    tasks.sample(np.zeros(1, dtype=np.int64), episode=config.train.episode, seed=0)
+
+
+def summary(tasks: PartitionTasks, config: Config) -> str:
+    """What was proposed, in numbers."""
+    episode = config.train.episode
+    need = episode.shot + episode.query
+    usable = tasks.usable(episode.way, need)
+    sizes = tasks.sizes[tasks.sizes > 0]
+    low, middle, high = np.percentile(sizes, [0, 50, 100])
+    used = (tasks.partitions >= 0).mean()
+    return "\n".join([
+        f"# Proposed tasks: {config.name}",
+        "",
+        f"- partitions: {len(tasks.partitions)}, of which {int((usable >= episode.way).sum())} can give {episode} tasks",
+        f"- clusters with at least {need} items (shot + query): {usable.mean():.1f} a partition on average, "
+        f"{usable.min()} to {usable.max()}",
+        f"- items a kept cluster: {low:.0f} to {high:.0f}, median {middle:.0f}",
+        f"- share of the {tasks.partitions.shape[1]} items in a kept cluster: {used:.1%}",
+        "",
+        "![samples of each cluster](preview.png)",
+        "",
+    ])
+
+
+def load_tasks(config: Config) -> tuple[PartitionTasks, dict[str, Any]]:
+    """The proposed tasks that the config names, on their images, and their manifest.
+
+    Raises:
+        UserError: missing, damaged, or proposed on other images.
+    """
+    manifest = artifacts.read_manifest(config.tasks_folder, "tasks")
+    images = unlabelled(config)
+    if images.fingerprint != manifest["fingerprint"]:
+        raise UserError(
+            f"{config.tasks_folder}: proposed on other images than those of data (fingerprint {manifest['fingerprint']}, "
+            f"found {images.fingerprint}); use the data it was proposed on, or propose again")
+    return PartitionTasks(images.pixels, artifacts.read_array(config.tasks_folder / "partitions.npy")), manifest
+
+
+def metatrain(config: Config, *, device: str = "auto", resume: bool = False) -> Path:
+    """Meta-trains on the proposed tasks and writes the learner to `runs/NAME`.
+
+    Raises:
+        UserError: tasks that do not fit the data or the episodes, or the directory exists.
+    """
+    folder = config.run_folder
+    plain = {**config.plain, "tasks": str(config.tasks_folder)}
+    trains = {key: value for key, value in plain.items() if key not in ("evaluate", "title", "out")}
+    if (config.tasks_folder / "manifest.json").exists():
+        tasks, manifest = load_tasks(config)
+    else:
+        artifacts.read_manifest(config.tasks_folder, "tasks")
+    if not begin(folder, "run", trains, resume):
+        return folder
+    check_usable(tasks, config)
+    ctx = context(config, folder, device=device, resume=resume)
+    tasks.items = tasks.items.to(ctx.device)
+    began = time.monotonic()
+    theta = train(config.metalearner, tasks, config.train, ctx)
+    state = {**{f"params.{n}": v for n, v in theta.params.items()},
+             **{f"running.{n}": v for n, v in (theta.running or {}).items()}}
+    artifacts.write_tensors(folder / "model.safetensors", state)
+    artifacts.write_text(folder / "config.yaml", dump(plain))
+    artifacts.write_json(folder / "tasks.json", {"hash": artifacts.value_hash(manifest), "manifest": manifest})
+    artifacts.write_json(folder / "seconds.json", {"metatrain": time.monotonic() - began})
+    content = {"umeta": umeta.__version__, "true_labels": manifest["true_labels"], "item_shape": list(tasks.spec.item_shape)}
+    artifacts.write_manifest(folder, "run", content, ["model.safetensors", "config.yaml", "tasks.json"])
+    (folder / "begun.json").unlink()
+    ctx.note(f"run: {folder}")
+    return folder
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run, loaded: the learner and what it learnt."""
+
+    folder: Path
+    config: Config
+    learner: MetaLearner
+    theta: Theta
+    true_labels: bool
+
+    def tasks_seconds(self) -> dict[str, float]:
+        """Seconds each stage took, as far as it is still known."""
+        files = [self.config.tasks_folder / "seconds.json", self.folder / "seconds.json"]
+        return {k: v for file in files if file.exists() for k, v in json.loads(file.read_text()).items()}
+
+
+def load_run(folder: Path | str, overrides: Mapping[str, Any] | None = None, device: str = "auto") -> Run:
+    """A run's learner, ready to adapt. `overrides` replace parts of its config, such as `{"evaluate": {...}}`.
+
+    Raises:
+        UserError: missing, unfinished or damaged.
+    """
+    from omegaconf import OmegaConf
+
+    folder = Path(folder)
+    manifest = artifacts.read_manifest(folder, "run")
+    merged = OmegaConf.merge(OmegaConf.load(folder / "config.yaml"), OmegaConf.create(dict(overrides or {})))
+    plain: Any = OmegaConf.to_container(merged)
+    config = build(plain)
+    state = {name: value.to(to_device(device)) for name, value in artifacts.read_tensors(folder / "model.safetensors").items()}
+    config.metalearner.init(TaskSpec(tuple(manifest["item_shape"])), config.train.episode, seed=0)
+    theta = Theta(part(state, "params."), part(state, "running.") or None)
+    return Run(folder, config, config.metalearner, theta, manifest["true_labels"])

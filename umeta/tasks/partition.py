@@ -1,0 +1,129 @@
+"""Tasks from partitions: whatever divides items into classes (clusters, true labels) gives N-way K-shot tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from umeta import seeds
+from umeta.data.images import to_float
+from umeta.errors import UserError
+from umeta.types import Batch, EpisodeSpec, TaskSpec
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """T sampled tasks as item numbers, and the items they point to."""
+
+    items: Tensor  # [n, *item_shape] uint8 or float
+    support_index: Tensor  # [T, way * shot] int64
+    support_label: Tensor  # [T, way * shot] int64
+    query_index: Tensor  # [T, way * query]
+    query_label: Tensor
+    way: int
+
+    def support(self, act: Callable | None = None, round: int = 0) -> Batch:
+        return self._batch(self.support_index, self.support_label)
+
+    def query(self, act: Callable | None = None) -> Batch:
+        return self._batch(self.query_index, self.query_label)
+
+    def _batch(self, index: Tensor, label: Tensor) -> Batch:
+        device = self.items.device
+        x = to_float(self.items[index.to(device)])
+        return Batch(x, label.to(device), torch.ones(label.shape, dtype=torch.bool, device=device), self.way)
+
+
+class PartitionTasks:
+    """CACTUs' task construction (Hsu, Levine, Finn 2019, algorithm 1) over any partitions of any items.
+
+    A task takes a partition uniformly, `way` of its classes without replacement, and `shot + query` items of each
+    without replacement; label ids and the order of the queries are random. Classes with fewer items are never drawn, and
+    partitions with fewer than `way` large enough classes are passed over.
+    """
+
+    def __init__(self, items: Tensor | np.ndarray, partitions: np.ndarray, names: Sequence[str] = (),
+                 device: torch.device | str = "cpu") -> None:
+        """items: [n, *item_shape], uint8 pixels or floats; partitions: [P, n] integers, -1 where an item is unused.
+
+        Raises:
+            UserError: the partitions are not of these items.
+        """
+        partitions = np.atleast_2d(partitions)
+        if partitions.shape[1] != len(items):
+            raise UserError(f"partitions of {partitions.shape[1]} items cannot belong to data of {len(items)} items")
+        self.items = torch.as_tensor(np.ascontiguousarray(items) if isinstance(items, np.ndarray) else items, device=device)
+        self.partitions, self.names = partitions, names
+        self.spec = TaskSpec(tuple(items.shape[1:]))
+        # Items of a partition sorted by class; class c of partition p begins at starts[p, c] and has sizes[p, c] items.
+        self.order = np.argsort(partitions, axis=1, kind="stable").astype(np.int32)
+        classes = int(partitions.max(initial=-1)) + 1
+        self.sizes = np.stack([np.bincount(row[row >= 0], minlength=classes) for row in partitions])
+        unused = (partitions < 0).sum(1)
+        self.starts = unused[:, None] + np.cumsum(self.sizes, axis=1) - self.sizes
+        self._usable: dict[tuple[int, int], tuple[np.ndarray, ...]] = {}
+
+    def sample(self, indices: Tensor | np.ndarray, *, episode: EpisodeSpec, seed: int) -> Episodes:
+        """The tasks of these numbers; task i depends on (seed, i) only.
+
+        Raises:
+            UserError: no partition has `way` classes with `shot + query` items.
+        """
+        need = episode.shot + episode.query
+        partitions, counts, classes = self._large_enough(episode.way, need)
+        keys = seeds.key(seed, "task", np.asarray(indices))
+        drawn = seeds.below(seeds.key(keys, "partition"), len(partitions))
+        partition = partitions[drawn]  # [T]
+        pick = seeds.choose(seeds.key(keys, "classes"), counts[drawn], episode.way)
+        chosen = np.take_along_axis(classes[drawn], pick, axis=1)  # [T, way] in random order: position is label id
+        sizes = self.sizes[partition[:, None], chosen]
+        member = seeds.choose(seeds.key(keys[:, None], "items", np.arange(episode.way)), sizes, need)  # [T, way, need]
+        item = self.order[partition[:, None, None], self.starts[partition[:, None], chosen][..., None] + member]
+        label = np.broadcast_to(np.arange(episode.way)[:, None], item.shape[1:])
+        label = np.broadcast_to(label, item.shape)
+        query_item = item[..., episode.shot:].reshape(len(keys), -1)
+        query_label = label[..., episode.shot:].reshape(len(keys), -1)
+        shuffle = np.argsort(seeds.key(keys[:, None], "order", np.arange(query_item.shape[1])), axis=1)
+        return Episodes(
+            self.items,
+            _tensor(item[..., : episode.shot].reshape(len(keys), -1)),
+            _tensor(label[..., : episode.shot].reshape(len(keys), -1)),
+            _tensor(np.take_along_axis(query_item, shuffle, axis=1)),
+            _tensor(np.take_along_axis(query_label, shuffle, axis=1)),
+            episode.way,
+        )
+
+    def usable(self, way: int, need: int) -> np.ndarray:
+        """How many classes of each partition have `need` items: [P]; those below `way` cannot give a task."""
+        return (self.sizes >= need).sum(1)
+
+    def _large_enough(self, way: int, need: int) -> tuple[np.ndarray, ...]:
+        """Usable partitions [U], how many classes each offers [U], and which: [U, most] padded at the end."""
+        if (way, need) not in self._usable:
+            counts = self.usable(way, need)
+            partitions = np.flatnonzero(counts >= way)
+            if not len(partitions):
+                raise UserError(self._too_few(way, need))
+            # stable sort puts the large enough classes first, in order
+            classes = np.argsort(self.sizes[partitions] < need, axis=1, kind="stable")[:, : counts[partitions].max()]
+            self._usable[way, need] = partitions, counts[partitions], classes
+        return self._usable[way, need]
+
+    def _too_few(self, way: int, need: int) -> str:
+        counts = self.usable(way, need)
+        best = int(counts.argmax())
+        sizes = self.sizes[best]
+        present = np.flatnonzero(sizes)
+        small = [c for c in present[np.argsort(-sizes[present], kind="stable")] if sizes[c] < need][:3]
+        listed = ", ".join(f"'{self.names[c] if len(self.names) else f'cluster {c}'}' has {sizes[c]}" for c in small)
+        return (f"{way}-way tasks with {need} items a class (shot + query) need {way} such classes, but "
+                f"{'the best of the partitions has' if len(counts) > 1 else 'there are'} {counts[best]} of "
+                f"{len(present)}" + (f" ({listed})" if listed else "") + "; lower way, shot or query")
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.array(array, dtype=np.int64, order="C"))
