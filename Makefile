@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test slow lint
+.PHONY: demo test slow lint tables
 
 # Set-up once: a virtual environment with the project and its development tools (about 3 minutes, 7 GB).
 $(VENV)/ready: pyproject.toml
@@ -12,7 +12,8 @@ $(VENV)/ready: pyproject.toml
 
 # The main job on data that ships with scikit-learn: one table and a report in demo/.
 demo: $(VENV)/ready
-	$(BIN)/umeta run digits_acai_kmeans_protonet digits_acai_kmeans_maml digits_oracle_protonet out=demo --overwrite
+	rm -rf demo
+	$(BIN)/umeta run digits_acai_kmeans_protonet digits_acai_kmeans_maml digits_oracle_protonet out=demo
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest
@@ -23,3 +24,7 @@ slow: $(VENV)/ready
 lint: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# The README's tables, from the results files.
+tables: $(VENV)/ready
+	$(BIN)/python -m umeta.benchmarks.tables README.md

@@ -30,8 +30,8 @@ class ACAI:
         critic:       (d(mix) - a)^2 + d(gamma x + (1 - gamma) g(f(x)))^2
         autoencoder:  |x - g(f(x))|^2 + weight d(mix)^2
 
-    Networks as in the paper's appendix: 3x3 convolutions in pairs, leaky ReLU 0.2, average pooling and nearest-neighbour
-    upsampling down to 4 x 4; the critic is the encoder averaged. Images are resized to the nearest 4 x 2^n (28 to 32).
+    Networks as in the paper's appendix: 3x3 convolutions in pairs, leaky ReLU 0.2, average pooling down to 4 x 4 and
+    nearest-neighbour upsampling; the critic is the encoder averaged. Images are resized to the nearest 4 x 2^n.
     """
 
     dimensions: Annotated[int, Gt(0)] = 256
@@ -58,7 +58,7 @@ class ACAI:
         """Trains on the images; resumable through `ctx`."""
         self._build(images.item_shape, seeds.integer(ctx.seed, "acai"))
         # channels last in memory: about twice as fast on a CPU
-        nets = self._nets.to(ctx.device, memory_format=torch.channels_last).train()
+        nets = self._nets.to(ctx.device).to(memory_format=torch.channels_last).train()
         coders = [*nets["encoder"].parameters(), *nets["decoder"].parameters()]
         params = {"coder": coders, "critic": list(nets["critic"].parameters())}
         optimisers = {name: torch.optim.Adam(p, lr=self.lr) for name, p in params.items()}
@@ -129,17 +129,21 @@ class ACAI:
     def _build(self, item_shape: tuple[int, ...], seed: int) -> None:
         channels, side = item_shape[0], min(item_shape[1:])
         if side < 8:
-            raise UserError(f"embedding acai: images of {item_shape[1]}x{item_shape[2]} are too small, 8x8 is the least")
+            raise UserError(
+                f"embedding acai: images of {item_shape[1]}x{item_shape[2]} are too small, 8x8 is the least"
+            )
         halvings = max(1, round(math.log2(side / 4)))
         self._shape, self._side = item_shape, 4 * 2**halvings
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             latent = self.dimensions // 16
-            self._nets = nn.ModuleDict({
-                "encoder": encoder(channels, halvings, self.depth, latent),
-                "decoder": decoder(channels, halvings, self.depth, latent),
-                "critic": nn.Sequential(encoder(channels, halvings, self.depth, latent), nn.Flatten(), Mean()),
-            })
+            self._nets = nn.ModuleDict(
+                {
+                    "encoder": encoder(channels, halvings, self.depth, latent),
+                    "decoder": decoder(channels, halvings, self.depth, latent),
+                    "critic": nn.Sequential(encoder(channels, halvings, self.depth, latent), nn.Flatten(), Mean()),
+                }
+            )
 
     def _resize(self, x: Tensor) -> Tensor:
         if x.shape[-2:] == (self._side, self._side):
@@ -158,6 +162,7 @@ def conv(inputs: int, outputs: int) -> nn.Sequential:
     """3x3 convolution, leaky ReLU; weights N(0, 1 / (fan_in * (1 + 0.2^2))), as the paper's code draws them."""
     layer = nn.Conv2d(inputs, outputs, 3, padding=1)
     nn.init.normal_(layer.weight, std=1 / math.sqrt(inputs * 9 * (1 + 0.2**2)))
+    assert layer.bias is not None
     nn.init.zeros_(layer.bias)
     return nn.Sequential(layer, nn.LeakyReLU(0.2, inplace=True))
 

@@ -18,7 +18,7 @@ from umeta.errors import UserError
 
 @dataclass
 class Pixels:
-    """Raw pixels in [0, 1], or their leading principal components scaled to unit variance (PCA whitening, Kessy 2018)."""
+    """Raw pixels in [0, 1], or PCA-whitened: leading components at unit variance (Kessy, Lewin, Strimmer 2018)."""
 
     whiten: Annotated[int, Gt(0)] | None = None
     """principal components to keep; by default the pixels as they are"""
@@ -32,7 +32,9 @@ class Pixels:
 
         flat = flatten(images)
         if self.whiten > min(flat.shape):
-            raise UserError(f"embedding.whiten: {self.whiten} components need as many images and pixels, got {flat.shape}")
+            raise UserError(
+                f"embedding.whiten: {self.whiten} components need as many images and pixels, got {flat.shape}"
+            )
         pca = PCA(self.whiten, whiten=True, svd_solver="covariance_eigh").fit(flat)
         scaled = pca.components_ / np.sqrt(np.maximum(pca.explained_variance_, 1e-8))[:, None]
         self._state = {"mean": torch.from_numpy(pca.mean_).float(), "components": torch.from_numpy(scaled).float()}

@@ -33,10 +33,14 @@ class Precomputed:
         """Reads the vectors and ties each to its image; raises UserError when their number or shape is off."""
         vectors = np.asarray(load(Path(self.path), "vectors"))
         if vectors.ndim != 2 or len(vectors) != len(images) or not np.issubdtype(vectors.dtype, np.floating):
-            raise UserError(f"{self.path}: expected floats [{len(images)}, d], one row per training image, "
-                            f"got {vectors.dtype} {vectors.shape}")
-        self._state = {"vectors": torch.from_numpy(vectors[images.rows].astype(np.float32)),
-                       "keys": torch.from_numpy(content_keys(images))}
+            raise UserError(
+                f"{self.path}: expected floats [{len(images)}, d], one row per training image, "
+                f"got {vectors.dtype} {vectors.shape}"
+            )
+        self._state = {
+            "vectors": torch.from_numpy(vectors[images.rows].astype(np.float32)),
+            "keys": torch.from_numpy(content_keys(images)),
+        }
 
     def embed(self, images: UnlabelledImages) -> Tensor:
         """[n, d] float32; raises UserError for images whose vectors were not given."""

@@ -21,9 +21,10 @@ from umeta.types import Embedder
 class KMeans:
     """k-means over a randomly scaled embedding (CACTUs, Hsu, Levine, Finn 2019, arXiv 1810.02334, section 2.2).
 
-    Partition 0 clusters the embedding Z as it is; each other one clusters `Z * w` with `w ~ U(0, 1)^d` of its own, which
-    makes other dimensions matter. Clusters with fewer than `smallest` members are dropped and their items unused in that
-    partition. A partition in which `keep` of the clusters are not large enough is drawn again, at most `retries` times.
+    Partition 0 clusters the embedding Z as it is; each other one clusters `Z * w` with `w ~ U(0, 1)^d` of its own,
+    which makes other dimensions matter. Clusters with fewer than `smallest` members are dropped and their items unused
+    in that partition. A partition that keeps less than the share `keep` of its clusters is drawn again, at most
+    `retries` times.
     """
 
     domain: ClassVar[Literal["image", "env"]] = "image"
@@ -80,11 +81,16 @@ class KMeans:
         """One clustering: labels [n], -1 for members of dropped clusters, and how many clusters were kept."""
         import faiss
 
-        scale = 1 if p == 0 else np.random.default_rng(seed).random(z.shape[1], dtype=np.float32)
-        scaled = np.ascontiguousarray(z * scale)
+        scaled = z if p == 0 else z * np.random.default_rng(seed).random(z.shape[1], dtype=np.float32)
         # Every image takes part (faiss would subsample above 256 per centroid, and warn below 39).
-        means = faiss.Kmeans(z.shape[1], self.k, niter=self.iterations, seed=seed, min_points_per_centroid=1,
-                             max_points_per_centroid=len(z))
+        means = faiss.Kmeans(
+            z.shape[1],
+            self.k,
+            niter=self.iterations,
+            seed=seed,
+            min_points_per_centroid=1,
+            max_points_per_centroid=len(z),
+        )
         means.train(scaled)
         labels = means.index.search(scaled, 1)[1][:, 0].astype(np.int32)
         large = np.bincount(labels, minlength=self.k) >= self.smallest

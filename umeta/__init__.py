@@ -1,3 +1,72 @@
-"""umeta: learn to learn without labels."""
+"""umeta: learn to learn without labels.
+
+The library's public names; each is imported when it is first used, so that the command line answers at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from umeta.config import TrainConfig
+    from umeta.context import RunContext
+    from umeta.data.images import UnlabelledImages
+    from umeta.errors import UserError
+    from umeta.evaluation import evaluate
+    from umeta.memory import keep_buffers
+    from umeta.metalearners.maml import MAML
+    from umeta.metalearners.protonet import ProtoNet
+    from umeta.models.conv4 import Conv4
+    from umeta.outer.adam import Adam
+    from umeta.stages import load_run
+    from umeta.tasks.partition import PartitionTasks
+    from umeta.train import metatrain
+    from umeta.types import Batch, EpisodeSpec, TaskSpec, Theta
+
+_HOME = {
+    "Adam": "umeta.outer.adam",
+    "Batch": "umeta.types",
+    "Conv4": "umeta.models.conv4",
+    "EpisodeSpec": "umeta.types",
+    "MAML": "umeta.metalearners.maml",
+    "PartitionTasks": "umeta.tasks.partition",
+    "ProtoNet": "umeta.metalearners.protonet",
+    "RunContext": "umeta.context",
+    "TaskSpec": "umeta.types",
+    "Theta": "umeta.types",
+    "TrainConfig": "umeta.config",
+    "UnlabelledImages": "umeta.data.images",
+    "UserError": "umeta.errors",
+    "evaluate": "umeta.evaluation",
+    "keep_buffers": "umeta.memory",
+    "load_run": "umeta.stages",
+    "metatrain": "umeta.train",
+}
+__all__ = [
+    "MAML",
+    "Adam",
+    "Batch",
+    "Conv4",
+    "EpisodeSpec",
+    "PartitionTasks",
+    "ProtoNet",
+    "RunContext",
+    "TaskSpec",
+    "Theta",
+    "TrainConfig",
+    "UnlabelledImages",
+    "UserError",
+    "evaluate",
+    "keep_buffers",
+    "load_run",
+    "metatrain",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'umeta' has no attribute '{name}'")
+    return getattr(importlib.import_module(_HOME[name]), name)

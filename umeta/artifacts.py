@@ -1,7 +1,7 @@
 """Files between the stages: written whole or not at all, and checked when read.
 
-Every artefact is a directory whose `manifest.json` is written last; it lists the size and hash of every other file. A
-directory without it is unfinished. No file holds code (safetensors, npy, json, yaml).
+Every artefact is a directory whose `manifest.json` is written last; it lists the size and hash of every other file, and
+its own. A directory without it is unfinished. No file holds code (safetensors, npy, json, yaml).
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def read_array(path: Path) -> np.ndarray:
     """A read-only memory map of the array. Raises UserError when it is missing or damaged."""
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # numpy parses the header as Python text and lets through what that raises
         raise UserError(f"{path}: missing or damaged ({error}); make it again") from error
 
 
@@ -102,25 +102,30 @@ def value_hash(value: Any) -> str:
 def write_manifest(folder: Path, kind: str, content: Mapping[str, Any], files: list[str]) -> None:
     """Declares the artefact finished. `content` must not depend on the clock."""
     listed = {name: {"bytes": (folder / name).stat().st_size, "hash": file_hash(folder / name)} for name in files}
-    write_json(folder / "manifest.json", {"schema": SCHEMA, "kind": kind, **content, "files": listed})
+    manifest = {"schema": SCHEMA, "kind": kind, **content, "files": listed}
+    write_json(folder / "manifest.json", {**manifest, "hash": value_hash(manifest)})
 
 
-def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
-    """The manifest of a finished artefact, its files verified.
+def read_manifest(folder: Path, *kinds: str) -> dict[str, Any]:
+    """The manifest of a finished artefact of one of these kinds, its files verified.
 
     Raises:
         UserError: the directory is missing, unfinished, of another kind or version, or a file is damaged.
     """
+    kind = " or ".join(kinds)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such {kind} directory")
     if not (folder / "manifest.json").exists():
         raise UserError(f"{folder}: unfinished {kind} (no manifest.json); finish it with --resume")
     manifest = read_json(folder / "manifest.json")
-    if not isinstance(manifest, dict) or manifest.get("kind") != kind:
-        found = manifest.get("kind") if isinstance(manifest, dict) else type(manifest).__name__
-        raise UserError(f"{folder}: expected an artefact of kind '{kind}', found '{found}'")
+    if not isinstance(manifest, dict):
+        raise UserError(f"{folder / 'manifest.json'}: damaged, it holds no mapping; make the {kind} again")
+    if manifest.get("kind") not in kinds:
+        raise UserError(f"{folder}: expected an artefact of kind '{kind}', found '{manifest.get('kind')}'")
     if manifest.get("schema") != SCHEMA:
         raise UserError(f"{folder}: written with schema {manifest.get('schema')}, this version reads {SCHEMA}")
+    if manifest.get("hash") != value_hash({key: value for key, value in manifest.items() if key != "hash"}):
+        raise UserError(f"{folder / 'manifest.json'}: damaged (it does not match its own hash); make the {kind} again")
     for name, expected in manifest["files"].items():
         path = folder / name
         if not path.is_file():

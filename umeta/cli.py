@@ -24,16 +24,20 @@ EPILOG = """examples:
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="umeta", description="Learn to learn without labels.", epilog=EPILOG,
-                                  formatter_class=argparse.RawDescriptionHelpFormatter)
+    top = argparse.ArgumentParser(
+        prog="umeta",
+        description="Learn to learn without labels.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--json", action="store_true", help="print one JSON object as the last line of standard output")
     work = argparse.ArgumentParser(add_help=False, parents=[common])
     work.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    work.add_argument("--skip-bad", action="store_true", help="leave out files that are not images")
     train = argparse.ArgumentParser(add_help=False, parents=[work])
     train.add_argument("--seed", type=int, help="the same as seed=N")
     train.add_argument("--resume", action="store_true", help="go on where an interrupted run stopped")
-    train.add_argument("--skip-bad", action="store_true", help="leave out files that are not images")
     overrides = "key=value changes the config, such as train.steps=100 or proposer.k=50"
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -69,6 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         takes.append(word)
     try:
         result = COMMANDS[options.command](options)
+        if options.json:
+            print(json.dumps(result))
+        sys.stdout.flush()
     except UserError as error:
         print(f"umeta: {error}", file=sys.stderr)
         return 2
@@ -86,8 +93,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"umeta: {error.strerror or error}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
         return 2
-    if options.json:
-        print(json.dumps(result))
     return 0
 
 
@@ -97,9 +102,13 @@ def prepared(reference: str, changes: Sequence[str], options: argparse.Namespace
     from umeta.memory import keep_buffers
 
     keep_buffers()
-    changes = [*changes, *([f"seed={options.seed}"] if options.seed is not None else []),
-               *(["data.skip_bad=true"] if options.skip_bad else [])]
-    return config.load(reference, changes)
+    seed = [f"seed={options.seed}"] if options.seed is not None else []
+    return config.load(reference, [*changes, *seed, *skip_bad(options)])
+
+
+def skip_bad(options: argparse.Namespace) -> list[str]:
+    """The override that `--skip-bad` stands for."""
+    return ["data.skip_bad=true"] if options.skip_bad else []
 
 
 def propose(options: argparse.Namespace) -> dict[str, Any]:
@@ -129,15 +138,16 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def evaluated(folder: Path, changes: Sequence[str], options: argparse.Namespace) -> dict[str, Any]:
+    for change in changes:
+        if not change.startswith(("evaluate.", "data.")):
+            raise UserError(f"'{change}': evaluate takes evaluate.KEY=value and data.KEY=value; the rest is the run's")
     from omegaconf import OmegaConf
 
-    for change in changes:
-        if not change.startswith(("evaluate.", "data.")) or "=" not in change:
-            raise UserError(f"'{change}': evaluate takes evaluate.KEY=value and data.KEY=value; the rest is the run's")
-    from umeta.evaluate import evaluate_run
+    from umeta import config
+    from umeta.evaluation import evaluate_run
     from umeta.report import aligned, facts, table
 
-    plain: Any = OmegaConf.to_container(OmegaConf.from_dotlist(list(changes)))
+    plain: Any = OmegaConf.to_container(config.parse([*changes, *skip_bad(options)]))
     result = evaluate_run(folder, plain, device=options.device, record=options.record)
     print(aligned(table([result])), *facts(result), f"{folder / 'report.md'}", sep="\n")
     return result
@@ -149,10 +159,14 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     if not names:
         raise UserError("run: name at least one config (see umeta list)")
     if len(names) > 1 and any(word.startswith(("name=", "tasks=")) for word in changes):
-        raise UserError("run: name= and tasks= are for a single config; several keep their own names, out=DIR moves them")
+        raise UserError(
+            "run: name= and tasks= are for a single config; several keep their own names, out=DIR moves them"
+        )
     configs = [prepared(name, changes, options) for name in names]  # all are checked before the first begins
+    if len({config.name for config in configs}) < len(configs):
+        raise UserError(f"run: two of {', '.join(names)} are named the same; each needs a name of its own")
     from umeta import report, stages
-    from umeta.evaluate import evaluate_run
+    from umeta.evaluation import evaluate_run
 
     results = []
     for config in configs:
@@ -164,7 +178,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         results.append({**result, "folder": str(folder), "tasks": str(config.tasks_folder)})
     print(report.aligned(report.table(results)))
     print(*report.facts(results[-1]), sep="\n")
-    page = report.together(results, Path(configs[0].out)) if len(results) > 1 else Path(results[0]["folder"]) / "report.md"
+    page = (
+        report.together(results, Path(configs[0].out)) if len(results) > 1 else Path(results[0]["folder"]) / "report.md"
+    )
     print(page)
     return {"report": str(page), "results": results}
 
@@ -206,9 +222,8 @@ def inspect(options: argparse.Namespace) -> dict[str, Any]:
     from umeta import artifacts
 
     path = options.path
-    kind = (artifacts.read_json(path / "manifest.json").get("kind") if (path / "manifest.json").exists() else "artefact")
-    manifest = artifacts.read_manifest(path, kind if kind in ("tasks", "run") else "tasks or run")
-    if kind == "tasks":
+    manifest = artifacts.read_manifest(path, "tasks", "run")
+    if manifest["kind"] == "tasks":
         print((path / "summary.md").read_text(encoding="utf-8").partition("![")[0].strip())
         partitions = artifacts.read_array(path / "partitions.npy")
         print(f"picture: {path / 'preview.png'}")
@@ -226,4 +241,11 @@ def inspect(options: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-COMMANDS = {"propose": propose, "metatrain": metatrain, "evaluate": evaluate, "run": run, "list": listing, "inspect": inspect}
+COMMANDS = {
+    "propose": propose,
+    "metatrain": metatrain,
+    "evaluate": evaluate,
+    "run": run,
+    "list": listing,
+    "inspect": inspect,
+}

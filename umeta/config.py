@@ -6,15 +6,19 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Lt
 
 from umeta.errors import UserError, suggest
 from umeta.registry import KINDS, typed
 from umeta.types import EpisodeSpec, Outer
 
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
 Count = Annotated[int, Gt(0)]
+Seed = Annotated[int, Ge(0), Lt(2**63)]
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ class EvaluateConfig:
     """queries per class; by default the protocol's"""
     tasks: Annotated[int, Gt(1)] | None = None
     """test tasks per episode; by default the protocol's"""
-    seed: int = 0
+    seed: Seed = 0
     """of the test tasks: fixed, so that every learner sees the same ones"""
     split: Literal["val", "test"] = "test"
     """tune on val; look at test once"""
@@ -78,7 +82,7 @@ class Config:
     train: TrainConfig
     embedding: Any = None
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
-    seed: Annotated[int, Ge(0)] = 0
+    seed: Seed = 0
     tasks: str | None = None
     """the proposed tasks to meta-train on, `tasks/NAME`; by default those of this run's own name"""
     out: str = "."
@@ -107,11 +111,9 @@ def read(reference: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]
     """A config file (a path, or the name of a packaged one) with `a.b=value` overrides, as plain values.
 
     Raises:
-        UserError: no such config, not YAML, not a mapping, a key twice, or an override without `=`.
+        UserError: no such config, not YAML, not a mapping, a key twice, or a bad override.
     """
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
+    from omegaconf import DictConfig, OmegaConf
 
     path = Path(reference)
     if not path.is_file():
@@ -119,18 +121,36 @@ def read(reference: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]
         if str(reference) not in known:
             raise UserError(f"config '{reference}': no such file or packaged config{suggest(str(reference), known)}")
         path = known[str(reference)]
-    for override in overrides:
-        if "=" not in override or override.startswith("="):
-            raise UserError(f"override '{override}': expected key=value, such as train.steps=100")
+    changes = parse(overrides)
     try:
         loaded = OmegaConf.load(path)
-        merged = OmegaConf.to_container(
-            OmegaConf.merge({"name": path.stem}, loaded, OmegaConf.from_dotlist(list(overrides))), resolve=True)
-    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, ValueError, TypeError) as error:
+        if not isinstance(loaded, DictConfig):
+            raise ValueError("expected a mapping of keys to values, found a list")
+        merged: Any = OmegaConf.to_container(OmegaConf.merge({"name": path.stem}, loaded, changes), resolve=True)
+    except Exception as error:  # a YAML constructor raises nearly anything for text that is not what its tag says
         reason = " ".join(str(error).split())
-        raise UserError(f"config '{path}' {' '.join(overrides)}: {reason}") from error
-    assert isinstance(merged, dict)
+        raise UserError(f"config '{path}'{' with ' if overrides else ''}{' '.join(overrides)}: {reason}") from error
     return {key: {"name": value} if key in KINDS and isinstance(value, str) else value for key, value in merged.items()}
+
+
+def parse(overrides: Sequence[str]) -> DictConfig:
+    """`a.b=value` overrides as one nested mapping; values are YAML.
+
+    Raises:
+        UserError: no `=`, an empty key, or a value that is not YAML.
+    """
+    from omegaconf import OmegaConf
+
+    parsed = OmegaConf.create()
+    for override in overrides:
+        key, equals, _ = override.partition("=")
+        if not equals or not all(key.split(".")):
+            raise UserError(f"override '{override}': expected key=value, such as train.steps=100")
+        try:
+            parsed.merge_with_dotlist([override])
+        except Exception as error:  # as in `read`
+            raise UserError(f"override '{override}': {' '.join(str(error).split())}") from error
+    return parsed
 
 
 def build(plain: Mapping[str, Any]) -> Config:
@@ -143,9 +163,9 @@ def build(plain: Mapping[str, Any]) -> Config:
     for key in plain:
         if key not in keys:
             raise UserError(f"config: unknown key '{key}'{suggest(str(key), keys)}")
-    name = str(plain.get("name", ""))
+    name = str(plain["name"]) if isinstance(plain.get("name"), str | int | float) else ""
     if not name or name in (".", "..") or any(c in name for c in "/\\\0"):
-        raise UserError(f"name: '{name}' cannot name a directory")
+        raise UserError(f"name: {plain.get('name')!r} cannot name a directory")
     return typed(Config, {**plain, "name": name, "plain": dict(plain)}, "")
 
 

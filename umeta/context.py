@@ -83,8 +83,8 @@ class RunContext:
                         saved = now
                 if pressed.is_set():
                     bar.close()
-                    hint = f" in {self.folder}; go on with the same command and --resume" if log else ""
-                    raise Interrupted(f"{name}: stopped after step {i + 1} of {steps}, saved{hint}")
+                    hint = f", saved in {self.folder}; go on with the same command and --resume" if log else ""
+                    raise Interrupted(f"{name}: stopped after step {i + 1} of {steps}{hint}")
         bar.close()
         return spent + time.monotonic() - began
 
@@ -122,7 +122,7 @@ class Checkpoints:
                 meta = artifacts.read_json(path / "meta.json")
                 if artifacts.file_hash(path / "state.safetensors") == meta["hash"]:
                     return artifacts.read_tensors(path / "state.safetensors"), meta["step"], meta["seconds"]
-            except (UserError, OSError, KeyError):
+            except (UserError, OSError, KeyError, TypeError):
                 continue
         return None
 
@@ -131,12 +131,13 @@ class Checkpoints:
             file.write(json.dumps({"step": step, **{k: round(v, 6) for k, v in metrics.items()}}) + "\n")
 
     def truncate(self, step: int) -> None:
-        """Drops metrics of steps that will be run again."""
-        if step == 0:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        """Drops checkpoints (damaged ones) and metrics of steps that will be run again."""
+        for later in self._steps():
+            if later > step:
+                shutil.rmtree(self.folder / f"step-{later}")
         if self.metrics.exists():
-            lines = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
-            artifacts.write_text(self.metrics, "".join(line for line in lines if read_step(line) < step))
+            lines = self.metrics.read_text(encoding="utf-8").splitlines()
+            artifacts.write_text(self.metrics, "".join(f"{line}\n" for line in lines if read_step(line) < step))
 
 
 def read_step(line: str) -> float:

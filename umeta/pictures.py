@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +53,7 @@ def clusters(tasks: PartitionTasks, most: int = 12, each: int = 12) -> np.ndarra
     return mosaic(rows)
 
 
-def curve(path: Path, steps: Sequence[float], values: dict[str, Sequence[float]], xlabel: str) -> None:
+def curve(path: Path, steps: Sequence[float], values: Mapping[str, Sequence[float]], xlabel: str) -> None:
     """Lines over steps, one panel each, smoothed over a twentieth of their length."""
     import matplotlib
 

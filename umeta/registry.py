@@ -63,9 +63,16 @@ def find(kind: str, name: str, where: str = "") -> type:
     """The class of a part.
 
     Raises:
-        UserError: nothing has that name; the message suggests the nearest.
+        UserError: nothing has that name (the message suggests the nearest), it cannot be imported, or is no dataclass.
     """
     where = where or kind
+    found = _find(kind, name, where)
+    if not (inspect.isclass(found) and dataclasses.is_dataclass(found)):
+        raise UserError(f"{where}: '{name}' is not a dataclass; a part is a dataclass whose fields are its options")
+    return found
+
+
+def _find(kind: str, name: str, where: str) -> Any:
     if ":" in name or name.endswith(".py"):
         return _from_path(name, where)
     if (folder(kind) / f"{name}.py").exists() and name in built_in(kind):
@@ -73,29 +80,33 @@ def find(kind: str, name: str, where: str = "") -> type:
         return next(value for key, value in vars(module).items() if inspect.isclass(value) and _is_part(name, key))
     plugins = {point.name: point for point in entry_points(group=f"umeta.{kind}s")}
     if name in plugins:
-        return plugins[name].load()
+        try:
+            return plugins[name].load()
+        except (ImportError, AttributeError) as error:
+            raise UserError(f"{where}: cannot import plug-in '{name}' ({plugins[name].value}): {error}") from error
     raise UserError(f"{where}: no {kind} is named '{name}'{suggest(name, {*built_in(kind), *plugins})}")
 
 
-def _from_path(name: str, where: str) -> type:
+def _from_path(name: str, where: str) -> Any:
     source, _, class_name = name.rpartition(":") if ":" in name else (name, "", "")
     try:
         if source.endswith(".py"):
             path = Path(source)
-            if not path.exists():
+            if not path.is_file():
                 raise UserError(f"{where}: plug-in file '{path}' does not exist")
-            class_name = class_name or next(
-                (n.name for n in ast.parse(path.read_text()).body
-                 if isinstance(n, ast.ClassDef) and _is_part(path.stem, n.name)), "")
+            classes = [node.name for node in ast.parse(path.read_bytes()).body if isinstance(node, ast.ClassDef)]
+            class_name = class_name or next((c for c in classes if _is_part(path.stem, c)), "")
             spec = importlib.util.spec_from_file_location(f"umeta_plugin_{path.stem}", path)
             assert spec is not None
             assert spec.loader is not None
             module = importlib.util.module_from_spec(spec)
             sys.modules[spec.name] = module  # dataclasses look their module up
             spec.loader.exec_module(module)
-        else:
+        elif all(part.isidentifier() for part in source.split(".")):
             module = importlib.import_module(source)
-    except (ImportError, SyntaxError) as error:
+        else:
+            raise UserError(f"{where}: '{name}' is neither path/to/file.py:Class nor package.module:Class")
+    except (ImportError, SyntaxError, ValueError, OSError) as error:
         raise UserError(f"{where}: cannot import plug-in '{name}': {error}") from error
     if not hasattr(module, class_name):
         raise UserError(f"{where}: '{source}' has no class '{class_name or 'named like the file'}'; name it after ':'")
@@ -127,6 +138,7 @@ def typed(cls: Any, options: Mapping[str, Any], where: str) -> Any:
     """
     from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+    config = ConfigDict(arbitrary_types_allowed=True)
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
     for key in options:
         if key not in fields:
@@ -140,13 +152,13 @@ def typed(cls: Any, options: Mapping[str, Any], where: str) -> Any:
                 raise UserError(f"{spot}: missing, and it has no default")
             continue
         value = options[name]
-        if name in KINDS and value is not None:
+        if name in KINDS and not (value is None and f.default is None):
             value = component(name, value, spot)
-        elif dataclasses.is_dataclass(hints[name]) and isinstance(value, Mapping):
+        elif dataclasses.is_dataclass(hints[name]):
+            if not isinstance(value, Mapping):
+                raise UserError(f"{spot}: expected a mapping of options, got {value!r}")
             value = typed(hints[name], value, spot)
         else:
-            plain = not dataclasses.is_dataclass(hints[name])
-            config = ConfigDict(arbitrary_types_allowed=True) if plain else None
             try:
                 value = TypeAdapter(hints[name], config=config).validate_python(value)
             except ValidationError as error:

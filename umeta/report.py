@@ -24,7 +24,7 @@ def note(message: str) -> None:
 
 def write(run: Run, test: LabelledImages, result: dict[str, Any], episode: EpisodeSpec) -> None:
     """Writes `report.md`, `report.json`, `test_tasks.png` and `training.png` into the run's folder."""
-    pictures.save(test_tasks(run, test, episode, result["protocol"]["seed"]), run.folder / "test_tasks.png")
+    pictures.save(task_pictures(run, test, episode, result["protocol"]["seed"]), run.folder / "test_tasks.png")
     log = run.folder / "metatrain.jsonl"
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
     if lines:
@@ -41,14 +41,34 @@ def page(run: Run, result: dict[str, Any], curve: bool) -> str:
     tasks = run.config.tasks_folder
     preview = tasks / "preview.png"
     parts = [f"# {result['title']}", "", markdown(table([result])), "", *(f"- {line}" for line in facts(result)), ""]
-    parts += ["## Test tasks", "", "One task a row: its support left of the gap, queries right of it, framed green where the "
-              "prediction is right and red where it is wrong.", "", "![test tasks](test_tasks.png)", ""]
+    parts += [
+        "## Test tasks",
+        "",
+        "One task a row: its support left of the gap, queries right of it, framed green where the "
+        "prediction is right and red where it is wrong.",
+        "",
+        "![test tasks](test_tasks.png)",
+        "",
+    ]
     if curve:
-        parts += ["## Meta-training", "", "Query loss and accuracy on proposed tasks.", "", "![training](training.png)", ""]
+        parts += [
+            "## Meta-training",
+            "",
+            "Query loss and accuracy on proposed tasks.",
+            "",
+            "![training](training.png)",
+            "",
+        ]
     if preview.exists():
         place = os.path.relpath(preview, run.folder)
-        parts += ["## Proposed classes", "", "Samples of classes that were proposed, one a row.", "",
-                  f"![proposed classes]({place})", ""]
+        parts += [
+            "## Proposed classes",
+            "",
+            "Samples of classes that were proposed, one a row.",
+            "",
+            f"![proposed classes]({place})",
+            "",
+        ]
     return "\n".join(parts)
 
 
@@ -95,8 +115,10 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
 def aligned(rows: Sequence[Sequence[str]]) -> str:
     """A table for the terminal."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join("  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
-                     for row in rows)
+    return "\n".join(
+        "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+        for row in rows
+    )
 
 
 def together(results: Sequence[dict[str, Any]], folder: Path) -> Path:
@@ -108,14 +130,25 @@ def together(results: Sequence[dict[str, Any]], folder: Path) -> Path:
         run = Path(result["folder"])
         place = os.path.relpath(run, folder)
         tasks = os.path.relpath(Path(result["tasks"]), folder)
-        parts += [f"## {result['title']}", "", *(f"- {line}" for line in facts(result)), "",
-                  f"Test tasks with predictions ([report]({place}/report.md)):", "", f"![test tasks]({place}/test_tasks.png)", "",
-                  f"Proposed classes ([numbers]({tasks}/summary.md)):", "", f"![proposed classes]({tasks}/preview.png)", ""]
+        parts += [
+            f"## {result['title']}",
+            "",
+            *(f"- {line}" for line in facts(result)),
+            "",
+            f"Test tasks with predictions ([report]({place}/report.md)):",
+            "",
+            f"![test tasks]({place}/test_tasks.png)",
+            "",
+            f"Proposed classes ([numbers]({tasks}/summary.md)):",
+            "",
+            f"![proposed classes]({tasks}/preview.png)",
+            "",
+        ]
     artifacts.write_text(folder / "report.md", "\n".join(parts))
     return folder / "report.md"
 
 
-def test_tasks(run: Run, test: LabelledImages, episode: EpisodeSpec, seed: int, count: int = 4) -> np.ndarray:
+def task_pictures(run: Run, test: LabelledImages, episode: EpisodeSpec, seed: int, count: int = 4) -> np.ndarray:
     """Pictures of the first test tasks: support, a gap, up to 15 queries framed by whether they were answered right."""
     device = next(iter(run.theta.params.values())).device
     images = test.tasks(device=str(device))

@@ -1,7 +1,7 @@
 """Randomness by counter: a value depends on what it is for, never on what was drawn before it.
 
-A *key* is a 64-bit hash of integers and words, such as `key(seed, "tasks", indices)`. Keys are numpy uint64 arrays, so a
-whole meta-batch is drawn at once, in any order, in any process, with the same result.
+A *key* is a 64-bit hash of integers and words, such as `key(seed, "tasks", indices)`. Keys are numpy uint64 arrays, so
+a whole meta-batch is drawn at once, in any order, in any process, with the same result.
 """
 
 from __future__ import annotations

@@ -45,15 +45,16 @@ def begin(folder: Path, kind: str, plain: Mapping[str, Any], resume: bool) -> bo
         if not resume:
             way_out = "go on with --resume, or " if not finished else ""
             raise UserError(f"{folder} exists{'' if finished else ', unfinished'}: {way_out}choose another name=NAME")
-        if (folder / "begun.json").exists():
-            before = artifacts.read_json(folder / "begun.json")
+        if finished:
+            artifacts.read_manifest(folder, kind)
+        if (folder / "asked.json").exists():
+            before = artifacts.read_json(folder / "asked.json")
             if changed := differences(before, dict(plain)):
                 raise UserError(f"{folder} was begun with another configuration ({changed}); choose another name=NAME")
         if finished:
-            artifacts.read_manifest(folder, kind)
             return False
     try:
-        artifacts.write_json(folder / "begun.json", dict(plain))
+        artifacts.write_json(folder / "asked.json", dict(plain))
     except OSError as error:
         raise UserError(f"{folder}: cannot write there ({error})") from error
     return True
@@ -130,7 +131,9 @@ def propose(config: Config, *, device: str = "auto", resume: bool = False) -> Pa
         images = source.images
     else:
         source = images = unlabelled(config)
-    ctx.note(f"images: {len(images)} of {'x'.join(map(str, images.item_shape))}{', with true labels' if oracle else ''}")
+    ctx.note(
+        f"images: {len(images)} of {'x'.join(map(str, images.item_shape))}{', with true labels' if oracle else ''}"
+    )
     seconds = {}
     embedded = None
     if config.embedding is not None and not oracle:
@@ -140,7 +143,7 @@ def propose(config: Config, *, device: str = "auto", resume: bool = False) -> Pa
     seconds["propose"] = time.monotonic() - began
     check_usable(tasks, config)
 
-    files = ["partitions.npy", "summary.md", "preview.png"]
+    files = ["asked.json", "partitions.npy", "summary.md", "preview.png"]
     artifacts.write_array(folder / "partitions.npy", tasks.partitions)
     if embedded is not None:
         artifacts.write_tensors(folder / "embedder.safetensors", embedded.embedder.state_dict())
@@ -149,9 +152,8 @@ def propose(config: Config, *, device: str = "auto", resume: bool = False) -> Pa
     artifacts.write_text(folder / "summary.md", summary(tasks, config))
     pictures.save(pictures.clusters(tasks), folder / "preview.png")
     artifacts.write_json(folder / "seconds.json", seconds)
-    content = {**asked, "umeta": umeta.__version__, "fingerprint": images.fingerprint, "true_labels": oracle}
+    content = {"umeta": umeta.__version__, "fingerprint": images.fingerprint, "true_labels": oracle}
     artifacts.write_manifest(folder, "tasks", content, files)
-    (folder / "begun.json").unlink()
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     ctx.note(f"tasks: {folder} ({duration(sum(seconds.values()))})")
     return folder
@@ -169,19 +171,22 @@ def summary(tasks: PartitionTasks, config: Config) -> str:
     usable = tasks.usable(episode.way, need)
     sizes = tasks.sizes[tasks.sizes > 0]
     low, middle, high = np.percentile(sizes, [0, 50, 100])
+    able = int((usable >= episode.way).sum())
     used = (tasks.partitions >= 0).mean()
-    return "\n".join([
-        f"# Proposed tasks: {config.name}",
-        "",
-        f"- partitions: {len(tasks.partitions)}, of which {int((usable >= episode.way).sum())} can give {episode} tasks",
-        f"- clusters with at least {need} items (shot + query): {usable.mean():.1f} a partition on average, "
-        f"{usable.min()} to {usable.max()}",
-        f"- items a kept cluster: {low:.0f} to {high:.0f}, median {middle:.0f}",
-        f"- share of the {tasks.partitions.shape[1]} items in a kept cluster: {used:.1%}",
-        "",
-        "![samples of each cluster](preview.png)",
-        "",
-    ])
+    return "\n".join(
+        [
+            f"# Proposed tasks: {config.name}",
+            "",
+            f"- partitions: {len(tasks.partitions)}, {able} of them can give {episode} tasks",
+            f"- clusters with at least {need} items (shot + query): {usable.mean():.1f} a partition on average, "
+            f"{usable.min()} to {usable.max()}",
+            f"- items a kept cluster: {low:.0f} to {high:.0f}, median {middle:.0f}",
+            f"- share of the {tasks.partitions.shape[1]} items in a kept cluster: {used:.1%}",
+            "",
+            "![samples of each cluster](preview.png)",
+            "",
+        ]
+    )
 
 
 def load_tasks(config: Config) -> tuple[PartitionTasks, dict[str, Any]]:
@@ -194,8 +199,9 @@ def load_tasks(config: Config) -> tuple[PartitionTasks, dict[str, Any]]:
     images = unlabelled(config)
     if images.fingerprint != manifest["fingerprint"]:
         raise UserError(
-            f"{config.tasks_folder}: proposed on other images than those of data (fingerprint {manifest['fingerprint']}, "
-            f"found {images.fingerprint}); use the data it was proposed on, or propose again")
+            f"{config.tasks_folder}: proposed on other images than those of data (fingerprint {images.fingerprint} "
+            f"instead of {manifest['fingerprint']}); use the data it was proposed on, or propose again"
+        )
     return PartitionTasks(images.pixels, artifacts.read_array(config.tasks_folder / "partitions.npy")), manifest
 
 
@@ -208,10 +214,7 @@ def metatrain(config: Config, *, device: str = "auto", resume: bool = False) -> 
     folder = config.run_folder
     plain = {**config.plain, "tasks": str(config.tasks_folder)}
     trains = {key: value for key, value in plain.items() if key not in ("evaluate", "title", "out")}
-    if (config.tasks_folder / "manifest.json").exists():
-        tasks, manifest = load_tasks(config)
-    else:
-        artifacts.read_manifest(config.tasks_folder, "tasks")
+    tasks, manifest = load_tasks(config)
     if not begin(folder, "run", trains, resume):
         return folder
     check_usable(tasks, config)
@@ -219,15 +222,20 @@ def metatrain(config: Config, *, device: str = "auto", resume: bool = False) -> 
     tasks.items = tasks.items.to(ctx.device)
     began = time.monotonic()
     theta = train(config.metalearner, tasks, config.train, ctx)
-    state = {**{f"params.{n}": v for n, v in theta.params.items()},
-             **{f"running.{n}": v for n, v in (theta.running or {}).items()}}
+    state = {
+        **{f"params.{n}": v for n, v in theta.params.items()},
+        **{f"running.{n}": v for n, v in (theta.running or {}).items()},
+    }
     artifacts.write_tensors(folder / "model.safetensors", state)
     artifacts.write_text(folder / "config.yaml", dump(plain))
     artifacts.write_json(folder / "tasks.json", {"hash": artifacts.value_hash(manifest), "manifest": manifest})
     artifacts.write_json(folder / "seconds.json", {"metatrain": time.monotonic() - began})
-    content = {"umeta": umeta.__version__, "true_labels": manifest["true_labels"], "item_shape": list(tasks.spec.item_shape)}
-    artifacts.write_manifest(folder, "run", content, ["model.safetensors", "config.yaml", "tasks.json"])
-    (folder / "begun.json").unlink()
+    content = {
+        "umeta": umeta.__version__,
+        "true_labels": manifest["true_labels"],
+        "item_shape": list(tasks.spec.item_shape),
+    }
+    artifacts.write_manifest(folder, "run", content, ["asked.json", "model.safetensors", "config.yaml", "tasks.json"])
     ctx.note(f"run: {folder}")
     return folder
 
@@ -242,7 +250,7 @@ class Run:
     theta: Theta
     true_labels: bool
 
-    def tasks_seconds(self) -> dict[str, float]:
+    def seconds(self) -> dict[str, float]:
         """Seconds each stage took, as far as it is still known."""
         files = [self.config.tasks_folder / "seconds.json", self.folder / "seconds.json"]
         return {k: v for file in files if file.exists() for k, v in json.loads(file.read_text()).items()}
@@ -261,7 +269,10 @@ def load_run(folder: Path | str, overrides: Mapping[str, Any] | None = None, dev
     merged = OmegaConf.merge(OmegaConf.load(folder / "config.yaml"), OmegaConf.create(dict(overrides or {})))
     plain: Any = OmegaConf.to_container(merged)
     config = build(plain)
-    state = {name: value.to(to_device(device)) for name, value in artifacts.read_tensors(folder / "model.safetensors").items()}
+    state = {
+        name: value.to(to_device(device))
+        for name, value in artifacts.read_tensors(folder / "model.safetensors").items()
+    }
     config.metalearner.init(TaskSpec(tuple(manifest["item_shape"])), config.train.episode, seed=0)
     theta = Theta(part(state, "params."), part(state, "running.") or None)
     return Run(folder, config, config.metalearner, theta, manifest["true_labels"])

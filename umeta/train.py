@@ -23,16 +23,19 @@ class BatchProblem:
     Tasks are worked on in chunks with a backward pass each, so that memory is bounded by the chunk.
     """
 
-    def __init__(self, learner: MetaLearner, theta: Theta, spec: TaskSpec, support: Batch, query: Batch, chunk: int) -> None:
+    def __init__(
+        self, learner: MetaLearner, theta: Theta, spec: TaskSpec, support: Batch, query: Batch, chunk: int
+    ) -> None:
         self.learner, self.theta, self.support, self.query, self.chunk = learner, theta, support, query, chunk
         self.loss = OBJECTIVES[spec.objective]
-        self.stats: Stats = {}  # the supports' normalisation statistics, averaged over the chunks
+        self.stats: Stats = {}  # the supports' normalisation statistics, averaged over the tasks
 
     def loss_and_grad(self) -> tuple[dict[str, float], dict[str, Tensor]]:
         """Query loss and accuracy (means over tasks), and the meta-gradient by parameter name."""
         names, leaves = list(self.theta.params), list(self.theta.params.values())
         grads = [torch.zeros_like(leaf) for leaf in leaves]
         total, right = 0.0, 0.0
+        stats: Stats = {}
         in_training = replace(self.theta, running=None)  # normalise by the batch at hand
         for start in range(0, len(self.support), self.chunk):
             support, query = (b.chunk(start, start + self.chunk) for b in (self.support, self.query))
@@ -40,13 +43,13 @@ class BatchProblem:
             adapted = self.learner.adapt(in_training, support)
             output = self.learner.predict(in_training, adapted, query.x)
             loss = self.loss(output, query).mean() * share
-            for total_grad, grad in zip(grads, torch.autograd.grad(loss, leaves), strict=True):
+            for total_grad, grad in zip(grads, torch.autograd.grad(loss, leaves, materialize_grads=True), strict=True):
                 total_grad += grad
             total += loss.item()
             right += accuracy(output.detach(), query).mean().item() * share
             for name, value in adapted.stats.items():
-                value = (value.mean(0) if value.dim() == 2 else value).detach() * share
-                self.stats[name] = self.stats[name] + value if name in self.stats else value
+                stats[name] = stats.get(name, 0) + value.detach().mean(0) * share
+        self.stats = stats
         return {"loss": total, "accuracy": right}, dict(zip(names, grads, strict=True))
 
 
@@ -72,8 +75,7 @@ def metatrain(
         nonlocal running
         indices = np.arange(i * config.meta_batch, (i + 1) * config.meta_batch)
         batch = tasks.sample(indices, episode=config.episode, seed=ctx.seed)
-        problem = BatchProblem(
-            learner, Theta(params), tasks.spec, batch.support(), batch.query(), config.task_chunk)
+        problem = BatchProblem(learner, Theta(params), tasks.spec, batch.support(), batch.query(), config.task_chunk)
         metrics = outer.step(problem, i / config.steps)
         running = average(running, problem.stats)
         return metrics

@@ -42,5 +42,5 @@ def linear(tasks: PartitionTasks, episode: EpisodeSpec, count: int, seed: int) -
 
 
 def from_scratch(model: Model, lr: float, steps: int) -> MAML:
-    """Training a network on the support alone, from random weights, by gradient descent: MAML that never meta-trained."""
+    """Gradient descent on the support alone, from random weights: MAML that never meta-trained."""
     return MAML(model, inner_lr=lr, steps=steps, head="fixed", normalisation="support")

@@ -35,7 +35,9 @@ def resolve(config: EvaluateConfig) -> tuple[list[EpisodeSpec], int]:
         UserError: no protocol has that name.
     """
     if config.protocol not in PROTOCOLS:
-        raise UserError(f"evaluate.protocol: no protocol is named '{config.protocol}'{suggest(config.protocol, PROTOCOLS)}")
+        raise UserError(
+            f"evaluate.protocol: no protocol is named '{config.protocol}'{suggest(config.protocol, PROTOCOLS)}"
+        )
     protocol = PROTOCOLS[config.protocol]
     query = config.query or protocol.query
     episodes = [EpisodeSpec(way, shot, query) for way, shot in config.episodes or protocol.episodes]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,12 +46,12 @@ def load(path: Path, key: str) -> np.ndarray:
     """
     try:
         loaded = np.load(path, allow_pickle=False, mmap_mode="r")
-        if isinstance(loaded, np.ndarray):
-            if key == "labels":
-                raise UserError(f"{path}: expected a .npz with the arrays images and labels")
-            return loaded
-        if key not in loaded:
-            raise UserError(f"{path}: has no array '{key}'; it has {', '.join(loaded.files)}")
-        return loaded[key]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        single = isinstance(loaded, np.ndarray)
+        array = loaded if single else loaded.get(key)
+    except Exception as error:  # numpy, zipfile and zlib raise nearly anything for damaged bytes
         raise UserError(f"{path}: not a readable .npy or .npz ({error})") from error
+    if single and key == "labels":
+        raise UserError(f"{path}: expected a .npz with the arrays images and labels")
+    if array is None:
+        raise UserError(f"{path}: has no array '{key}'; it has {', '.join(loaded.files)}")
+    return array

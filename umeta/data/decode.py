@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Literal
 
 import numpy as np
@@ -27,7 +27,7 @@ class File:
     """A file in a folder or an archive: its place below the root, and how to read it."""
 
     name: str
-    stamp: tuple[int, int]  # size and modification time, or size and checksum
+    stamp: tuple[int, ...]  # size and times of change, or size and checksum
     read: Callable[[], bytes]
 
 
@@ -49,29 +49,30 @@ def files(root: Path) -> list[File]:
     """
     if root.is_dir():
         found = []
-        for path in sorted(root.rglob("*")):
+        for path in root.rglob("*"):
             name = path.relative_to(root)
             if path.is_file() and not any(part.startswith(".") for part in name.parts):
                 info = path.stat()
-                found.append(File(name.as_posix(), (info.st_size, info.st_mtime_ns), path.read_bytes))
+                stamp = (info.st_size, info.st_mtime_ns, info.st_ctime_ns)
+                found.append(File(name.as_posix(), stamp, path.read_bytes))
     elif root.is_file():
         found = _members(root)
     else:
         raise UserError(f"{root}: no such folder or zip of images")
     if not found:
         raise UserError(f"{root}: holds no files; expected images")
-    return found
+    return sorted(found, key=lambda file: file.name)
 
 
 def _members(path: Path) -> list[File]:
     try:
         archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError) as error:
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise UserError(f"{path}: expected a folder or a zip of images ({error})") from error
     found = []
-    for info in sorted(archive.infolist(), key=lambda info: info.filename):
+    for info in archive.infolist():
         place = PurePosixPath(info.filename.replace("\\", "/"))
-        if place.is_absolute() or ".." in place.parts or ":" in place.parts[0:1]:
+        if place.is_absolute() or ".." in place.parts or PureWindowsPath(info.filename).drive:
             raise UserError(f"{path}: refused, its member '{info.filename}' would leave the target folder")
         if stat.S_ISLNK(info.external_attr >> 16):
             raise UserError(f"{path}: refused, its member '{info.filename}' is a symbolic link")
@@ -84,22 +85,21 @@ def _members(path: Path) -> list[File]:
 
 
 def image(data: bytes, rule: Rule) -> np.ndarray:
-    """One image file's bytes as uint8 [C, size, size]. Raises ValueError or OSError when it is not an image."""
+    """One image file's bytes as uint8 [C, size, size]. Pillow raises nearly anything when it is not an image."""
     from PIL import Image, ImageOps
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        picture = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
-        if picture.mode.startswith("I"):  # 16 bits a pixel
-            picture = Image.fromarray((np.asarray(picture) >> 8).clip(0, 255).astype(np.uint8))
-        elif picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-            picture = picture.convert("RGBA")
-            picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-        picture = picture.convert("L" if rule.channels == 1 else "RGB")
-        side = min(picture.size)
-        if picture.size != (rule.size, rule.size):
-            picture = ImageOps.fit(picture, (rule.size, rule.size), Image.Resampling.LANCZOS if side > rule.size
-                                   else Image.Resampling.BICUBIC)
+    picture = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    if picture.mode.startswith("I"):  # 16 bits a pixel
+        picture = Image.fromarray((np.asarray(picture) >> 8).clip(0, 255).astype(np.uint8))
+    elif picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    picture = picture.convert("L" if rule.channels == 1 else "RGB")
+    side = min(picture.size)
+    if picture.size != (rule.size, rule.size):
+        picture = ImageOps.fit(
+            picture, (rule.size, rule.size), Image.Resampling.LANCZOS if side > rule.size else Image.Resampling.BICUBIC
+        )
     array = np.asarray(picture, dtype=np.uint8).reshape(rule.size, rule.size, rule.channels)
     array = np.moveaxis(array, -1, 0)
     return 255 - array if rule.invert else array
@@ -108,33 +108,39 @@ def image(data: bytes, rule: Rule) -> np.ndarray:
 def decode(found: Sequence[File], rule: Rule, *, root: Path, skip_bad: bool = False) -> tuple[np.ndarray, list[int]]:
     """All files as uint8 [n, C, size, size], memory-mapped, and which of the files they are (all, unless skipping).
 
-    The result is cached by the files' names, sizes and times (checksums in a zip) and the rule.
+    The result is cached by the place, the files' names, sizes and times (checksums in a zip) and the rule.
 
     Raises:
         UserError: a file is not an image, which is named; or none is.
     """
-    identity = {"files": [(f.name, *f.stamp) for f in found], "rule": asdict(rule), "skip": skip_bad}
+    from PIL import Image
+
+    identity = {
+        "root": str(root.resolve()),
+        "files": [(f.name, *f.stamp) for f in found],
+        "rule": asdict(rule),
+        "skip": skip_bad,
+    }
     folder = artifacts.cache_folder() / "images" / artifacts.value_hash(identity)
 
     def one(file: File) -> np.ndarray | Exception:
         try:
             return image(file.read(), rule)
-        except (OSError, ValueError, SyntaxError, zipfile.BadZipFile, Warning, NotImplementedError, RuntimeError) as e:
-            return e  # what Pillow and zipfile raise for bytes that are not the image they claim to be
-        except Exception as e:
-            if type(e).__name__ in ("DecompressionBombError", "error"):  # Pillow's, zlib's
-                return e
-            raise
+        except Exception as error:  # Pillow, zipfile and zlib raise nearly anything for damaged bytes
+            return error
 
     def make(folder: Path) -> list[str]:
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            results = list(pool.map(one, found, chunksize=64))
+        with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            results = list(pool.map(one, found))
         bad = [(f.name, r) for f, r in zip(found, results, strict=True) if isinstance(r, Exception)]
         if bad and not skip_bad:
             name, error = bad[0]
             raise UserError(
                 f"{root}: '{name}' is not a readable image ({type(error).__name__}: {error}), and {len(bad) - 1} more; "
-                "remove them, or leave them out with --skip-bad")
+                "remove them, or leave them out with --skip-bad"
+            )
         good = [r for r in results if isinstance(r, np.ndarray)]
         if not good:
             raise UserError(f"{root}: none of its {len(found)} files is a readable image")

@@ -46,7 +46,8 @@ class Folder:
             if split == "val" or self.test is None:
                 raise UserError(
                     f"data: there is no {split} split: set data.test=DIR (a folder per class), or data.splits=DIR "
-                    "(class lists train.txt, val.txt, test.txt)")
+                    "(class lists train.txt, val.txt, test.txt)"
+                )
             return self._decode(Path(self.test), decode.files(Path(self.test)), labelled=True)
         listed = class_list(Path(self.splits) / f"{split}.txt")
         found = decode.files(root)

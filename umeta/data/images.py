@@ -91,8 +91,10 @@ def to_pixels(array: np.ndarray) -> np.ndarray:
         array = array[:, None]
     elif array.ndim == 4 and array.shape[-1] in (1, 3) and array.shape[1] not in (1, 3):
         array = np.moveaxis(array, -1, 1)
-    if array.ndim != 4 or array.shape[1] not in (1, 3):
-        raise UserError(f"images: expected shape [n, H, W], [n, H, W, C] or [n, C, H, W] with C 1 or 3, got {array.shape}")
+    if array.ndim != 4 or array.shape[1] not in (1, 3) or 0 in array.shape[1:]:
+        raise UserError(
+            f"images: expected shape [n, H, W], [n, H, W, C] or [n, C, H, W] with C 1 or 3, got {array.shape}"
+        )
     if array.dtype == np.uint8:
         return array
     if not np.issubdtype(array.dtype, np.number):

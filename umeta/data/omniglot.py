@@ -79,7 +79,8 @@ class Omniglot:
             names += sorted({class_of(file) for file in part_files})
             background = background or len(names)
         pixels, kept = decode.decode(
-            found, decode.Rule(self.size, 1, invert=True), root=Path(self.root), skip_bad=self.skip_bad)
+            found, decode.Rule(self.size, 1, invert=True), root=Path(self.root), skip_bad=self.skip_bad
+        )
         index = {name: i for i, name in enumerate(names)}
         return pixels, np.array([index[class_of(found[i])] for i in kept]), names, background
 
@@ -98,4 +99,5 @@ class Omniglot:
                 raise UserError(f"{self.root}: Omniglot could not be downloaded ({error})") from error
             return base / "omniglot-py" / part
         raise UserError(
-            f"{base}: holds neither omniglot-py/{part} nor omniglot-py/{part}.zip; set data.root, or data.download=true")
+            f"{base}: holds neither omniglot-py/{part} nor omniglot-py/{part}.zip; set data.root, or data.download=true"
+        )

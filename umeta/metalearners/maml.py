@@ -12,7 +12,9 @@ from torch import Tensor
 from umeta.errors import UserError
 from umeta.models.pure import Normalisation, Pure
 from umeta.objectives import OBJECTIVES
-from umeta.types import Adapted, Batch, Model, Stats, TaskSpec, Theta, EpisodeSpec
+from umeta.types import Adapted, Batch, EpisodeSpec, Model, Stats, TaskSpec, Theta
+
+HEAD = ("head.weight", "head.bias")
 
 
 @dataclass
@@ -50,17 +52,15 @@ class MAML:
         width = self._net.features(spec.item_shape)
         rows = episode.way if self.head == "fixed" else 1
         head = torch.empty(rows, width).uniform_(-1, 1, generator=torch.Generator().manual_seed(seed)) / width**0.5
-        return Theta({**self._net.params(), "head.weight": head, "head.bias": torch.zeros(rows)})
+        return Theta(self._net.params({"head.weight": head, "head.bias": torch.zeros(rows)}))
 
-    def adapt(
-        self, theta: Theta, support: Batch, *, start: Adapted | None = None, steps: int | None = None
-    ) -> Adapted:
+    def adapt(self, theta: Theta, support: Batch, *, start: Adapted | None = None, steps: int | None = None) -> Adapted:
         """Fast weights [T, ...] after `steps` inner steps, from theta or from `start`.
 
         Differentiable with respect to theta where autograd is on.
         """
-        differentiable = torch.is_grad_enabled()
         fast = start.params if start else self._expand(theta, len(support), support.way)
+        differentiable = torch.is_grad_enabled() and any(value.requires_grad for value in fast.values())
         frozen = theta.running if self.normalisation == "running" else None
         with torch.enable_grad():
             for _ in range(self.steps if steps is None else steps):
@@ -68,7 +68,10 @@ class MAML:
                     fast = {name: value.detach().requires_grad_() for name, value in fast.items()}
                 logits, _ = self._forward(fast, support.x, frozen)
                 loss = self._loss(logits, support).sum()  # tasks do not interact, so each gets its own gradient
-                grads = torch.autograd.grad(loss, list(fast.values()), create_graph=differentiable and not self.first_order)
+                second_order = differentiable and not self.first_order
+                grads = torch.autograd.grad(
+                    loss, list(fast.values()), create_graph=second_order, materialize_grads=True
+                )
                 fast = {n: p - self.inner_lr * g for (n, p), g in zip(fast.items(), grads, strict=True)}
         if not differentiable:
             fast = {name: value.detach() for name, value in fast.items()}
@@ -86,10 +89,9 @@ class MAML:
         rows = theta.params["head.bias"].shape[0]
         if self.head == "fixed" and rows != way:
             raise UserError(f"maml: its head was meta-trained for {rows} ways, not {way}; meta-train with head: shared")
-        shape = {n: (way, *p.shape[1:]) if n.startswith("head.") else p.shape for n, p in theta.params.items()}
+        shape = {n: (way, *p.shape[1:]) if n in HEAD else p.shape for n, p in theta.params.items()}
         return {name: value.expand(tasks, *shape[name]) for name, value in theta.params.items()}
 
     def _forward(self, fast: dict[str, Tensor], x: Tensor, stats: Stats | None) -> tuple[Tensor, Stats]:
-        body = {name: value for name, value in fast.items() if not name.startswith("head.")}
-        features, used = self._net.per_task(body, x, stats)
+        features, used = self._net.per_task(fast, x, stats)
         return torch.baddbmm(fast["head.bias"][:, None], features, fast["head.weight"].mT), used

@@ -34,11 +34,9 @@ class ProtoNet:
         """Random weights, drawn from `seed`."""
         self._net = Pure.build(self.model, spec.item_shape, self.normalisation, seed)
         scale = {"scale": torch.tensor(10.0)} if self.distance == "cosine" else {}
-        return Theta({**self._net.params(), **scale})
+        return Theta(self._net.params(scale))
 
-    def adapt(
-        self, theta: Theta, support: Batch, *, start: Adapted | None = None, steps: int | None = None
-    ) -> Adapted:
+    def adapt(self, theta: Theta, support: Batch, *, start: Adapted | None = None, steps: int | None = None) -> Adapted:
         """Prototypes [T, way, features]; there is nothing to iterate, so `start` and `steps` change nothing."""
         z, stats = self._embed(theta, support.x, None)
         member = F.one_hot(support.y, support.way).to(z.dtype) * support.mask[..., None]  # [T, N, way]
@@ -55,10 +53,13 @@ class ProtoNet:
         return 2 * z @ prototypes.mT - prototypes.square().sum(-1)[:, None]
 
     def _embed(self, theta: Theta, x: Tensor, stats: Stats | None) -> tuple[Tensor, Stats]:
-        """Embeddings [T, N, features] of x [T, N, ...] and the statistics they were normalised by."""
-        params = {name: value for name, value in theta.params.items() if name != "scale"}
-        if self.normalisation in ("batch", "support"):  # each task by its own statistics
-            params = {name: value.expand(x.shape[0], *value.shape) for name, value in params.items()}
+        """Embeddings [T, N, features] of x [T, N, ...] and the statistics they were normalised by, each task its own."""
+        if self.normalisation in ("batch", "support"):
+            params = {name: value.expand(x.shape[0], *value.shape) for name, value in theta.params.items()}
             return self._net.per_task(params, x, stats)
-        z, used = self._net.shared(params, x.flatten(0, 1), theta.running)
+        if self.normalisation == "running" and theta.running is None:
+            tasks = [self._net.shared(theta.params, task) for task in x]
+            stacked = {name: torch.stack([used[name] for _, used in tasks]) for name in tasks[0][1]}
+            return torch.stack([z for z, _ in tasks]), stacked
+        z, used = self._net.shared(theta.params, x.flatten(0, 1), theta.running)
         return z.unflatten(0, x.shape[:2]), used

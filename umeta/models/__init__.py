@@ -1,1 +1,1 @@
-"""Feature extractors (one file each): options with `build((C, H, W)) -> nn.Module` from [n, C, H, W] to [n, features]."""
+"""Feature extractors, one a file: options with `build((C, H, W)) -> nn.Module` from [n, C, H, W] to [n, features]."""

@@ -25,8 +25,9 @@ class Conv4:
     def build(self, item_shape: tuple[int, ...]) -> nn.Module:
         if len(item_shape) != 3:
             raise ValueError(f"Conv4 takes images [C, H, W], not items of shape {item_shape}")
-        if self.down == "pool" and min(item_shape[1:]) < 16:
-            raise ValueError(f"Conv4 halves four times: {item_shape[1]}x{item_shape[2]} is too small, resize to 16 or more")
+        height, width = item_shape[1:]
+        if self.down == "pool" and min(height, width) < 16:
+            raise ValueError(f"Conv4 halves four times: {height}x{width} is too small, resize to 16 or more")
         blocks: list[nn.Module] = []
         channels = item_shape[0]
         for _ in range(4):

@@ -13,6 +13,7 @@ are exchanged for `StatNorm`, whose statistics are an explicit input and output.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import torch
@@ -20,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from umeta.errors import UserError
 from umeta.types import Model, Stats
 
 Normalisation = Literal["batch", "support", "running", "group"]
@@ -83,12 +85,8 @@ class Pure:
 
     def __init__(self, module: nn.Module, normalisation: Normalisation) -> None:
         self.normalisation = normalisation
-        self.module = copy.deepcopy(module).eval()
-        for name, layer in list(self.module.named_modules()):
-            if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-                new = GroupNorm(layer) if normalisation == "group" else StatNorm(layer)
-                parent = self.module.get_submodule(name.rpartition(".")[0])
-                setattr(parent, name.rpartition(".")[2], new)
+        self.module = exchanged(copy.deepcopy(module).eval(), GroupNorm if normalisation == "group" else StatNorm)
+        self.names = [name for name, _ in self.module.named_parameters()]
         self.layers = {name: layer for name, layer in self.module.named_modules() if isinstance(layer, StatNorm)}
 
     @classmethod
@@ -98,9 +96,16 @@ class Pure:
             torch.manual_seed(seed)
             return cls(model.build(item_shape), normalisation)
 
-    def params(self) -> dict[str, Tensor]:
-        """The initial parameters, copied."""
-        return {name: value.detach().clone() for name, value in self.module.named_parameters()}
+    def params(self, own: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """The initial parameters, copied, and beside them the learner's `own`.
+
+        Raises:
+            UserError: both have a parameter of the same name.
+        """
+        own = own or {}
+        if shared := [name for name in self.names if name in own]:
+            raise UserError(f"model: its parameter '{shared[0]}' has the name of one of the learner's own; rename it")
+        return {**{name: value.detach().clone() for name, value in self.module.named_parameters()}, **own}
 
     def features(self, item_shape: tuple[int, ...]) -> int:
         """Length of the feature vector."""
@@ -108,29 +113,51 @@ class Pure:
             return self.shared(self.params(), torch.zeros(2, *item_shape))[0].shape[1]
 
     def shared(self, params: dict[str, Tensor], x: Tensor, stats: Stats | None = None) -> tuple[Tensor, Stats]:
-        """One set of weights for all of x [n, ...]: ([n, features], the statistics used)."""
+        """One set of weights for all of x [n, ...]: ([n, features], the statistics used).
+
+        Entries of `params` that are not the module's own are passed over, here and in `per_task`.
+        """
         return self._call(params, channels_last(x), stats, written_out=False)
 
     def per_task(self, params: dict[str, Tensor], x: Tensor, stats: Stats | None = None) -> tuple[Tensor, Stats]:
         """Weights [T, ...] and x [T, N, ...], statistics of each task's own: ([T, N, features], statistics [T, ...]).
 
-        `stats` are given as [T, channels], or as [channels] for all tasks.
+        `stats` are given as [T, channels], or as [channels] for all tasks. The module runs under `torch.func.vmap`, so
+        it may not branch on values.
         """
         dims = {name: 0 if value.dim() == 2 else None for name, value in (stats or {}).items()}
         call = vmap(lambda p, x, s: self._call(p, x, s, written_out=True), in_dims=(0, 0, dims if stats else None))
         return call(params, x, stats)
 
-    def _call(self, params: dict[str, Tensor], x: Tensor, stats: Stats | None, written_out: bool) -> tuple[Tensor, Stats]:
+    def _call(
+        self, params: dict[str, Tensor], x: Tensor, stats: Stats | None, written_out: bool
+    ) -> tuple[Tensor, Stats]:
         try:
             for name, layer in self.layers.items():
-                layer.given = (stats[f"{name}.mean"], stats[f"{name}.var"]) if stats else None
+                found = stats and f"{name}.mean" in stats
+                layer.given = (stats[f"{name}.mean"], stats[f"{name}.var"]) if found else None
                 layer.written_out = written_out
-            out = functional_call(self.module, params, (x,))
+            own = {name: params[name] for name in self.names}
+            buffers = {name: value.to(x.device) for name, value in self.module.named_buffers()}
+            out = functional_call(self.module, {**own, **buffers}, (x,))
             used = {name: layer.used or layer.given for name, layer in self.layers.items()}
-            return out.flatten(1), {f"{n}.{k}": v[i] for n, v in used.items() if v for i, k in enumerate(("mean", "var"))}
+            named = {
+                f"{n}.{k}": v for n, pair in used.items() if pair for k, v in zip(("mean", "var"), pair, strict=True)
+            }
+            return out.flatten(1), named
         finally:
             for layer in self.layers.values():
                 layer.given = layer.used = None
+
+
+def exchanged(module: nn.Module, new: Callable[[nn.Module], nn.Module]) -> nn.Module:
+    """The module, with every `BatchNorm` layer in it, or the module itself if it is one, replaced by `new(layer)`."""
+    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        return new(module)
+    for name, child in module._modules.items():  # `named_children` leaves out a layer's second place
+        if child is not None:
+            setattr(module, name, exchanged(child, new))
+    return module
 
 
 def channels_last(x: Tensor) -> Tensor:

@@ -37,12 +37,11 @@ class Adam:
         metrics, grads = problem.loss_and_grad()
         for name, param in self._params.items():
             param.grad = grads[name]
-        if self.clip is not None:
-            torch.nn.utils.clip_grad_norm_(list(self._params.values()), self.clip)
+        norm = torch.nn.utils.clip_grad_norm_(list(self._params.values()), self.clip or math.inf)
         if self.schedule == "cosine":
             self._optimiser.param_groups[0]["lr"] = self.lr * (1 + math.cos(math.pi * progress)) / 2
         self._optimiser.step()
-        return metrics
+        return {**metrics, "gradient": norm.item()}  # so that a step that breaks the weights is noticed at once
 
     def state_dict(self) -> dict[str, Tensor]:
         """Moments and step counts, by parameter."""
@@ -55,4 +54,5 @@ class Adam:
             moments = {k: state[prefix + k] for k in ("step", "exp_avg", "exp_avg_sq") if prefix + k in state}
             if moments:
                 self._optimiser.state[param] = {
-                    k: v.clone() if k == "step" else v.to(param.device, copy=True) for k, v in moments.items()}
+                    k: v.clone() if k == "step" else v.to(param.device, copy=True) for k, v in moments.items()
+                }

@@ -42,12 +42,17 @@ class PartitionTasks:
     """CACTUs' task construction (Hsu, Levine, Finn 2019, algorithm 1) over any partitions of any items.
 
     A task takes a partition uniformly, `way` of its classes without replacement, and `shot + query` items of each
-    without replacement; label ids and the order of the queries are random. Classes with fewer items are never drawn, and
-    partitions with fewer than `way` large enough classes are passed over.
+    without replacement; label ids and the order of the queries are random. Classes with fewer items are never drawn,
+    and partitions with fewer than `way` large enough classes are passed over.
     """
 
-    def __init__(self, items: Tensor | np.ndarray, partitions: np.ndarray, names: Sequence[str] = (),
-                 device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        items: Tensor | np.ndarray,
+        partitions: np.ndarray,
+        names: Sequence[str] = (),
+        device: torch.device | str = "cpu",
+    ) -> None:
         """items: [n, *item_shape], uint8 pixels or floats; partitions: [P, n] integers, -1 where an item is unused.
 
         Raises:
@@ -56,7 +61,9 @@ class PartitionTasks:
         partitions = np.atleast_2d(partitions)
         if partitions.shape[1] != len(items):
             raise UserError(f"partitions of {partitions.shape[1]} items cannot belong to data of {len(items)} items")
-        self.items = torch.as_tensor(np.ascontiguousarray(items) if isinstance(items, np.ndarray) else items, device=device)
+        self.items = torch.as_tensor(
+            np.ascontiguousarray(items) if isinstance(items, np.ndarray) else items, device=device
+        )
         self.partitions, self.names = partitions, names
         self.spec = TaskSpec(tuple(items.shape[1:]))
         # Items of a partition sorted by class; class c of partition p begins at starts[p, c] and has sizes[p, c] items.
@@ -85,8 +92,8 @@ class PartitionTasks:
         item = self.order[partition[:, None, None], self.starts[partition[:, None], chosen][..., None] + member]
         label = np.broadcast_to(np.arange(episode.way)[:, None], item.shape[1:])
         label = np.broadcast_to(label, item.shape)
-        query_item = item[..., episode.shot:].reshape(len(keys), -1)
-        query_label = label[..., episode.shot:].reshape(len(keys), -1)
+        query_item = item[..., episode.shot :].reshape(len(keys), -1)
+        query_label = label[..., episode.shot :].reshape(len(keys), -1)
         shuffle = np.argsort(seeds.key(keys[:, None], "order", np.arange(query_item.shape[1])), axis=1)
         return Episodes(
             self.items,
@@ -120,9 +127,11 @@ class PartitionTasks:
         present = np.flatnonzero(sizes)
         small = [c for c in present[np.argsort(-sizes[present], kind="stable")] if sizes[c] < need][:3]
         listed = ", ".join(f"'{self.names[c] if len(self.names) else f'cluster {c}'}' has {sizes[c]}" for c in small)
-        return (f"{way}-way tasks with {need} items a class (shot + query) need {way} such classes, but "
-                f"{'the best of the partitions has' if len(counts) > 1 else 'there are'} {counts[best]} of "
-                f"{len(present)}" + (f" ({listed})" if listed else "") + "; lower way, shot or query")
+        return (
+            f"{way}-way tasks with {need} items a class (shot + query) need {way} such classes, but "
+            f"{'the best of the partitions has' if len(counts) > 1 else 'there are'} {counts[best]} of "
+            f"{len(present)}" + (f" ({listed})" if listed else "") + "; lower way, shot or query"
+        )
 
 
 def _tensor(array: np.ndarray) -> Tensor:

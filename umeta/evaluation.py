@@ -30,8 +30,17 @@ from umeta.types import EpisodeSpec, MetaLearner, Theta, to_device
 CHUNK = 8  # test tasks adapted at a time
 
 
-def evaluate(learner: MetaLearner, theta: Theta, tasks: PartitionTasks, episode: EpisodeSpec, *, count: int = 1000,
-             seed: int = 0, steps: int | None = None, label: str = "") -> np.ndarray:
+def evaluate(
+    learner: MetaLearner,
+    theta: Theta,
+    tasks: PartitionTasks,
+    episode: EpisodeSpec,
+    *,
+    count: int = 1000,
+    seed: int = 0,
+    steps: int | None = None,
+    label: str = "",
+) -> np.ndarray:
     """Accuracy on each of `count` tasks [count], by the same `adapt` and `predict` as in meta-training.
 
     steps: inner steps, where the learner takes any; by default its own.
@@ -51,12 +60,16 @@ def evaluate(learner: MetaLearner, theta: Theta, tasks: PartitionTasks, episode:
 
 def interval(accuracies: np.ndarray) -> dict[str, float]:
     """Mean and half width of its 95 % interval over tasks, 1.96 * std / sqrt(n), in percent."""
-    return {"mean": 100 * float(accuracies.mean()), "interval": 196 * float(accuracies.std()) / len(accuracies) ** 0.5,
-            "tasks": len(accuracies)}
+    return {
+        "mean": 100 * float(accuracies.mean()),
+        "interval": 196 * float(accuracies.std()) / len(accuracies) ** 0.5,
+        "tasks": len(accuracies),
+    }
 
 
-def evaluate_run(folder: Path | str, overrides: dict[str, Any] | None = None, *, device: str = "auto",
-                 record: Path | None = None) -> dict[str, Any]:
+def evaluate_run(
+    folder: Path | str, overrides: dict[str, Any] | None = None, *, device: str = "auto", record: Path | None = None
+) -> dict[str, Any]:
     """Evaluates a run on the labelled split of its data, beside the baselines; writes `report.{md,json}` and pictures.
 
     Every finished row is kept in `evaluation.json`, so that an interrupted evaluation goes on where it stopped.
@@ -76,8 +89,13 @@ def evaluate_run(folder: Path | str, overrides: dict[str, Any] | None = None, *,
         test.tasks().sample(np.zeros(1), episode=episode, seed=settings.seed)
     rows = methods(run, test, device)
 
-    asked = {**asdict(settings), "episodes": [asdict(e) for e in episodes], "count": count,
-             "data": test.images.fingerprint, "model": artifacts.file_hash(run.folder / "model.safetensors")}
+    asked = {
+        **asdict(settings),
+        "episodes": [asdict(e) for e in episodes],
+        "count": count,
+        "data": test.images.fingerprint,
+        "model": artifacts.file_hash(run.folder / "model.safetensors"),
+    }
     asked.pop("baselines")
     kept = run.folder / "evaluation.json"
     before = artifacts.read_json(kept) if kept.exists() else {}
@@ -93,21 +111,32 @@ def evaluate_run(folder: Path | str, overrides: dict[str, Any] | None = None, *,
                 seconds += time.monotonic() - began
                 artifacts.write_json(kept, {"asked": asked, "rows": done, "seconds": seconds})
                 if pressed.is_set():
-                    raise Interrupted(f"evaluate: stopped, finished rows are kept in {kept}; go on with the same command")
-    minutes = {name: round(value / 60, 2) for name, value in {**run.tasks_seconds(), "evaluate": seconds}.items()}
+                    raise Interrupted(
+                        f"evaluate: stopped, finished rows are kept in {kept}; go on with the same command"
+                    )
+    minutes = {name: round(value / 60, 2) for name, value in {**run.seconds(), "evaluate": seconds}.items()}
     result = {
         "name": run.config.name,
         "title": run.config.title or run.config.name,
         "rows": {name: done[name] for name in rows},
         "protocol": {
-            "name": settings.protocol, "split": f"{run.config.plain['data'].get('split', '')} {settings.split}".strip(),
-            "classes": len(test.names), "queries": episodes[0].query, "tasks": count, "seed": settings.seed,
+            "name": settings.protocol,
+            "split": f"{run.config.plain['data'].get('split', '')} {settings.split}".strip(),
+            "classes": len(test.names),
+            "queries": episodes[0].query,
+            "tasks": count,
+            "seed": settings.seed,
             "normalisation": getattr(run.learner, "normalisation", "none"),
             "inference": "transductive" if getattr(run.learner, "normalisation", "") == "batch" else "inductive",
             "proposed_with": "true labels" if run.true_labels else "no labels",
         },
-        "minutes": minutes, "seed": run.config.seed, "hardware": hardware(run.theta), "umeta": umeta.__version__,
-        "commit": commit(), "date": datetime.now(UTC).strftime("%Y-%m-%d"), "config": run.config.plain,
+        "minutes": minutes,
+        "seed": run.config.seed,
+        "hardware": hardware(run.theta),
+        "umeta": umeta.__version__,
+        "commit": commit(),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "config": run.config.plain,
     }
     report.write(run, test, result, episodes[0])
     if record is not None:
@@ -122,7 +151,8 @@ def methods(run: Run, test: LabelledImages, device: str) -> dict[str, Callable[[
     seed = settings.seed
     images = test.tasks(device=str(to_device(device)))
     learners: dict[str, Callable[[EpisodeSpec], np.ndarray]] = {
-        "chance": lambda episode: np.full(count, 1 / episode.way)}
+        "chance": lambda episode: np.full(count, 1 / episode.way)
+    }
     known = ("pixels_knn", "knn", "linear", "scratch")
     if unknown := [name for name in settings.baselines if name not in known]:
         raise UserError(f"evaluate.baselines: no baseline is named '{unknown[0]}'; known: {', '.join(known)}")
@@ -145,8 +175,15 @@ def methods(run: Run, test: LabelledImages, device: str) -> dict[str, Callable[[
     if "scratch" in settings.baselines and (model := getattr(run.learner, "model", None)):
         learners["from scratch"] = lambda e: scratch(run, images, model, e)
     learners[run.config.title or run.config.name] = lambda e: evaluate(
-        run.learner, run.theta, images, e, count=count, seed=seed, steps=getattr(run.learner, "test_steps", None),
-        label=f"evaluate {e}")
+        run.learner,
+        run.theta,
+        images,
+        e,
+        count=count,
+        seed=seed,
+        steps=getattr(run.learner, "test_steps", None),
+        label=f"evaluate {e}",
+    )
     return learners
 
 
@@ -156,8 +193,15 @@ def scratch(run: Run, tasks: PartitionTasks, model: Any, episode: EpisodeSpec) -
     learner = baselines.from_scratch(model, settings.scratch_lr, settings.scratch_steps)
     fresh = learner.init(tasks.spec, episode, seed=settings.seed)
     theta = Theta({name: value.to(tasks.items.device) for name, value in fresh.params.items()})
-    return evaluate(learner, theta, tasks, episode, count=min(settings.scratch_tasks, resolve(settings)[1]),
-                    seed=settings.seed, label=f"from scratch {episode}")
+    return evaluate(
+        learner,
+        theta,
+        tasks,
+        episode,
+        count=min(settings.scratch_tasks, resolve(settings)[1]),
+        seed=settings.seed,
+        label=f"from scratch {episode}",
+    )
 
 
 def hardware(theta: Theta) -> str:
@@ -165,8 +209,11 @@ def hardware(theta: Theta) -> str:
     if (device := next(iter(theta.params.values())).device).type == "cuda":
         return torch.cuda.get_device_name(device)
     cpu = Path("/proc/cpuinfo")
-    names = [line.partition(":")[2].strip() for line in cpu.read_text().splitlines() if line.startswith("model name")] \
-        if cpu.exists() else []
+    names = (
+        [line.partition(":")[2].strip() for line in cpu.read_text().splitlines() if line.startswith("model name")]
+        if cpu.exists()
+        else []
+    )
     return f"{torch.get_num_threads()} threads of {names[0] if names else platform.machine()}"
 
 
@@ -177,8 +224,12 @@ def commit() -> str | None:
         return None
     try:
         head = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=here, capture_output=True, text=True)
-        dirty = subprocess.run(["git", "status", "--porcelain", "--", "umeta", "proposers", "embeddings", "configs"],
-                               cwd=here, capture_output=True, text=True)
+        dirty = subprocess.run(
+            ["git", "status", "--porcelain", "--", "umeta", "proposers", "embeddings", "configs"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+        )
     except OSError:
         return None
     return (head.stdout.strip() + ("+" if dirty.stdout.strip() else "")) or None

@@ -1,0 +1,205 @@
+"""Evaluation, baselines and reports against values worked by hand and reference libraries."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from umeta import config, stages
+from umeta.benchmarks import baselines
+from umeta.benchmarks.labelled import LabelledImages
+from umeta.benchmarks.protocols import PROTOCOLS, resolve
+from umeta.benchmarks.tables import rewrite
+from umeta.config import EvaluateConfig
+from umeta.data.digits import Digits
+from umeta.errors import UserError
+from umeta.evaluation import append, evaluate, evaluate_run, interval
+from umeta.report import aligned, markdown, table
+from umeta.tasks.partition import PartitionTasks
+from umeta.types import Adapted, EpisodeSpec, Theta
+
+EPISODE = EpisodeSpec(3, 2, 4)
+
+
+def vectors(noise):
+    labels = np.arange(60) % 4
+    z = np.eye(4)[labels] + np.random.default_rng(0).normal(0, noise, (60, 4))
+    return PartitionTasks(z.astype(np.float32), labels[None])
+
+
+def test_interval_is_the_published_formula():
+    values = np.array([0.5, 0.7, 0.9, 0.7])
+    found = interval(values)
+    assert found["mean"] == pytest.approx(70)
+    assert found["interval"] == pytest.approx(100 * 1.96 * math.sqrt(0.02) / 2)
+
+
+class Constant:
+    """A learner that always answers class 0."""
+
+    def adapt(self, theta, support, *, start=None, steps=None):
+        return Adapted({})
+
+    def predict(self, theta, adapted, x):
+        out = torch.zeros(*x.shape[:2], 3)
+        out[..., 0] = 1
+        return out
+
+
+def test_a_constant_answer_scores_exactly_chance():
+    found = evaluate(Constant(), Theta({}), vectors(0.1), EPISODE, count=21)
+    assert found.shape == (21,)
+    assert np.allclose(found, 1 / 3)
+
+
+def test_nearest_neighbour_equals_scikit_learn():
+    from sklearn.neighbors import KNeighborsClassifier
+
+    tasks = vectors(0.6)
+    batch = tasks.sample(np.arange(10), episode=EPISODE, seed=1)
+    expected = [
+        KNeighborsClassifier(1)
+        .fit(tasks.items[batch.support_index[i]], batch.support_label[i])
+        .score(tasks.items[batch.query_index[i]], batch.query_label[i])
+        for i in range(10)
+    ]
+    found = baselines.nearest_neighbour(tasks, EPISODE, 10, seed=1)
+    assert np.allclose(found, expected)
+    assert 0.3 < found.mean() < 1
+
+
+def test_linear_separates_what_is_separable():
+    assert baselines.linear(vectors(0.01), EPISODE, 5, seed=0).tolist() == [1] * 5
+
+
+def test_from_scratch_learns_a_task():
+    from umeta.models.conv4 import Conv4
+
+    digits = LabelledImages.load(Digits(), "test")
+    learner = baselines.from_scratch(Conv4(filters=8, down="stride"), lr=0.1, steps=60)
+    theta = learner.init(digits.tasks().spec, EpisodeSpec(5, 5, 5), seed=0)
+    assert evaluate(learner, theta, digits.tasks(), EpisodeSpec(5, 5, 5), count=8).mean() > 0.4
+
+
+def test_protocols_are_the_published_ones_and_options_replace_their_parts():
+    assert PROTOCOLS["cactus"].query == 5
+    assert PROTOCOLS["cactus"].tasks == 1000
+    episodes, count = resolve(EvaluateConfig(protocol="cactus", episodes=[(3, 2)], tasks=7))
+    assert (episodes, count) == ([EpisodeSpec(3, 2, 5)], 7)
+    with pytest.raises(UserError, match="did you mean 'cactus'"):
+        resolve(EvaluateConfig(protocol="cactos"))
+
+
+TINY = """
+title: tiny
+data: digits
+embedding: pixels
+proposer: {name: kmeans, k: 10, partitions: 2, smallest: 6}
+metalearner: {name: protonet, model: {name: conv4, filters: 8, down: stride}}
+train: {outer: adam, steps: 3, way: 5, shot: 1, query: 5, meta_batch: 2}
+evaluate: {protocol: small, tasks: 8, scratch_tasks: 2, scratch_steps: 2}
+"""
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "tiny.yaml").write_text(TINY)
+    plain = config.read(folder / "tiny.yaml", [f"out={folder}"])
+    stages.propose(config.build(plain), device="cpu")
+    return stages.metatrain(config.build(plain), device="cpu")
+
+
+def test_a_run_is_evaluated_beside_its_baselines_and_reported(run_folder):
+    result = evaluate_run(run_folder, device="cpu")
+    assert list(result["rows"]) == [
+        "chance",
+        "raw pixels, 1-NN",
+        "pixels, 1-NN",
+        "pixels, linear",
+        "from scratch",
+        "tiny",
+    ]
+    assert result["rows"]["chance"]["5-way 1-shot"]["mean"] == pytest.approx(20)
+    assert result["rows"]["raw pixels, 1-NN"] == result["rows"]["pixels, 1-NN"]
+    assert result["protocol"]["inference"] == "inductive"
+    assert result["protocol"]["proposed_with"] == "no labels"
+    for name in ("report.md", "report.json", "test_tasks.png", "training.png"):
+        assert (run_folder / name).stat().st_size > 100
+    page = (run_folder / "report.md").read_text()
+    for fact in ("5 classes of the split `test`", "5 queries", "8 tasks", "95 % interval", "inductive", "no labels"):
+        assert fact in page
+
+
+def test_finished_rows_are_kept_and_not_computed_again(run_folder, monkeypatch):
+    first = evaluate_run(run_folder, device="cpu")
+    monkeypatch.setattr(baselines, "nearest_neighbour", lambda *a, **k: pytest.fail("computed again"))
+    assert evaluate_run(run_folder, device="cpu")["rows"] == first["rows"]
+    monkeypatch.undo()
+    other = evaluate_run(run_folder, {"evaluate": {"seed": 5}}, device="cpu")
+    assert other["rows"]["tiny"] != first["rows"]["tiny"]
+
+
+def test_transductive_runs_are_stamped(tmp_path):
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    plain = config.read(
+        tmp_path / "tiny.yaml", [f"out={tmp_path}", "metalearner.normalisation=batch", "evaluate.baselines=[]"]
+    )
+    stages.propose(config.build(plain), device="cpu")
+    result = evaluate_run(stages.metatrain(config.build(plain), device="cpu"), device="cpu")
+    assert result["protocol"]["inference"] == "transductive"
+    assert "transductive" in (tmp_path / "runs/tiny/report.md").read_text()
+
+
+def test_an_oracle_is_stamped(tmp_path):
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    plain = config.read(
+        tmp_path / "tiny.yaml", [f"out={tmp_path}", "proposer=umeta.benchmarks.oracle:Oracle", "evaluate.baselines=[]"]
+    )
+    stages.propose(config.build(plain), device="cpu")
+    result = evaluate_run(stages.metatrain(config.build(plain), device="cpu"), device="cpu")
+    assert result["protocol"]["proposed_with"] == "true labels"
+
+
+def test_results_are_appended_once_per_name_seed_and_protocol(tmp_path):
+    path = tmp_path / "results.json"
+    result = {"name": "a", "seed": 0, "protocol": {"name": "cactus", "split": "test"}, "rows": 1}
+    append(path, result)
+    append(path, {**result, "seed": 1})
+    append(path, {**result, "rows": 2})
+    assert [(row["seed"], row["rows"]) for row in json.loads(path.read_text())] == [(1, 1), (0, 2)]
+    path.write_text("{}")
+    with pytest.raises(UserError, match=r"results\.json"):
+        append(path, result)
+
+
+def row(title, **cells):
+    return {"title": title, "rows": {"chance": {"5w": {"mean": 20, "interval": 0}}, title: cells}}
+
+
+def test_tables_name_what_was_not_run():
+    rows = table(
+        [row("A", **{"5w": {"mean": 50.125, "interval": 0.5}}), row("B", **{"20w": {"mean": 9, "interval": 1}})]
+    )
+    assert rows == [
+        ["", "5w", "20w"],
+        ["chance", "20.00", "not run"],
+        ["A", "50.12 ± 0.50", "not run"],
+        ["B", "not run", "9.00 ± 1.00"],
+    ]
+    assert markdown(rows).splitlines()[1] == "|---|---:|---:|"
+    assert len({len(line) for line in aligned(rows).splitlines()}) == 1
+
+
+def test_marked_tables_are_rewritten_from_results_files(tmp_path):
+    published = [{"title": "P", "rows": {"P": {"5w": {"mean": 1, "interval": 0}}}, "source": "someone 2019"}]
+    (tmp_path / "r.json").write_text(json.dumps(published))
+    text = "before\n<!-- results: r.json -->\nold\n<!-- end -->\nafter"
+    new = rewrite(text, tmp_path)
+    assert "| P | 1.00 |  | someone 2019 |" in new
+    assert "old" not in new
+    assert new.startswith("before")
+    assert new.endswith("after")
+    assert rewrite(new, tmp_path) == new
