@@ -126,11 +126,20 @@ def read(reference: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]
         loaded = OmegaConf.load(path)
         if not isinstance(loaded, DictConfig):
             raise ValueError("expected a mapping of keys to values, found a list")
-        merged: Any = OmegaConf.to_container(OmegaConf.merge({"name": path.stem}, loaded, changes), resolve=True)
+        merged: Any = OmegaConf.to_container(
+            OmegaConf.merge({"name": path.stem}, named(OmegaConf.to_container(loaded)), changes), resolve=True
+        )
     except Exception as error:  # a YAML constructor raises nearly anything for text that is not what its tag says
         reason = " ".join(str(error).split())
         raise UserError(f"config '{path}'{' with ' if overrides else ''}{' '.join(overrides)}: {reason}") from error
-    return {key: {"name": value} if key in KINDS and isinstance(value, str) else value for key, value in merged.items()}
+    return named(merged)
+
+
+def named(plain: Any) -> Any:
+    """With every part that is given by its name alone, such as `outer: adam`, as a mapping that options can join."""
+    if not isinstance(plain, dict):
+        return plain
+    return {key: {"name": v} if key in KINDS and isinstance(v, str) else named(v) for key, v in plain.items()}
 
 
 def parse(overrides: Sequence[str]) -> DictConfig:

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from umeta import artifacts, seeds
-from umeta.tasks.partition import PartitionTasks
+from umeta import artifacts
+from umeta.types import EpisodeSpec, TaskDistribution
 
 RIGHT, WRONG, PLAIN = (34, 160, 80), (214, 50, 50), (255, 255, 255)
 TILE = 56  # pixels of one image in a mosaic
@@ -40,17 +41,14 @@ def mosaic(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
     return np.concatenate([np.concatenate([*row, *[blank] * (width - len(row))], axis=1) for row in rows])
 
 
-def clusters(tasks: PartitionTasks, most: int = 12, each: int = 12) -> np.ndarray:
-    """Samples of clusters of partition 0, one cluster a row: a seeded choice among those with members."""
-    present = np.flatnonzero(tasks.sizes[0])
-    count = min(most, len(present))
-    chosen = present[np.sort(seeds.choose(seeds.key("preview"), len(present), count))]
-    rows = []
-    for c in chosen:
-        members = tasks.order[0, tasks.starts[0, c] : tasks.starts[0, c] + tasks.sizes[0, c]]
-        shown = members[seeds.choose(seeds.key("preview", int(c)), len(members), min(each, len(members)))]
-        rows.append([tile(tasks.items[int(i)].cpu().numpy()) for i in shown])
-    return mosaic(rows)
+def proposed(tasks: TaskDistribution, episode: EpisodeSpec, most: int = 12) -> np.ndarray:
+    """Items of proposed classes, one class a row, from the first tasks."""
+    batch = tasks.sample(np.arange(-(-most // episode.way)), episode=episode, seed=0)
+    support, query = batch.support(), batch.query()
+    x = torch.cat([support.x, query.x], dim=1).mul(255).byte().cpu().numpy()
+    y = torch.cat([support.y, query.y], dim=1).cpu().numpy()
+    rows = [[tile(image) for image in x[t][y[t] == label][:most]] for t in range(len(x)) for label in range(episode.way)]
+    return mosaic(rows[:most])
 
 
 def curve(path: Path, steps: Sequence[float], values: Mapping[str, Sequence[float]], xlabel: str) -> None:

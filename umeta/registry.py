@@ -31,6 +31,7 @@ KINDS = {  # kind of part -> the package its built-in files live in
     "embedding": "embeddings",
     "proposer": "proposers",
     "metalearner": "umeta.metalearners",
+    "augment": "umeta.augment",
     "model": "umeta.models",
     "outer": "umeta.outer",
 }
@@ -49,9 +50,13 @@ def built_in(kind: str) -> dict[str, ast.ClassDef]:
     found = {}
     for path in sorted(folder(kind).glob("*.py")):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.ClassDef) and _is_part(path.stem, node.name):
+            if isinstance(node, ast.ClassDef) and _is_part(path.stem, node.name) and _is_dataclass(node):
                 found[path.stem] = node
     return found
+
+
+def _is_dataclass(node: ast.ClassDef) -> bool:
+    return any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list)
 
 
 def _is_part(stem: str, class_name: str) -> bool:
@@ -111,6 +116,12 @@ def _from_path(name: str, where: str) -> Any:
     if not hasattr(module, class_name):
         raise UserError(f"{where}: '{source}' has no class '{class_name or 'named like the file'}'; name it after ':'")
     return getattr(module, class_name)
+
+
+def name_of(kind: str, part: Any) -> str:
+    """The name by which `find` finds a part's class again."""
+    module = type(part).__module__
+    return module.rpartition(".")[2] if module.startswith(f"{KINDS[kind]}.") else f"{module}:{type(part).__name__}"
 
 
 def component(kind: str, value: Any, where: str = "") -> Any:

@@ -139,7 +139,7 @@ def together(results: Sequence[dict[str, Any]], folder: Path) -> Path:
             "",
             f"![test tasks]({place}/test_tasks.png)",
             "",
-            f"Proposed classes ([numbers]({tasks}/summary.md)):",
+            f"Proposed classes, one a row ([numbers]({tasks}/summary.md)):",
             "",
             f"![proposed classes]({tasks}/preview.png)",
             "",

@@ -40,6 +40,11 @@ def below(keys: np.ndarray, n: np.ndarray | int) -> np.ndarray:
         return (((keys >> np.uint64(32)) * np.asarray(n).astype(np.uint64)) >> np.uint64(32)).astype(np.int64)
 
 
+def uniform(keys: np.ndarray) -> np.ndarray:
+    """A uniform number in [0, 1) for each key, in steps of 2^-24. Returns float32."""
+    return (keys >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)
+
+
 def choose(keys: np.ndarray, n: np.ndarray | int, size: int) -> np.ndarray:
     """`size` distinct integers in [0, n) for each key, in uniformly random order: [*keys.shape, size] int64.
 

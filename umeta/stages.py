@@ -23,10 +23,10 @@ from umeta.config import Config, build, dump
 from umeta.context import RunContext, duration
 from umeta.data.images import UnlabelledImages
 from umeta.errors import UserError
-from umeta.tasks.partition import PartitionTasks
+from umeta.tasks import store
 from umeta.train import metatrain as train
 from umeta.train import part
-from umeta.types import Embedder, MetaLearner, TaskSpec, Theta, to_device
+from umeta.types import Embedder, MetaLearner, TaskDistribution, TaskSpec, Theta, to_device
 
 
 def context(config: Config, folder: Path | None, *, device: str = "auto", resume: bool = False) -> RunContext:
@@ -143,53 +143,39 @@ def propose(config: Config, *, device: str = "auto", resume: bool = False) -> Pa
     seconds["propose"] = time.monotonic() - began
     check_usable(tasks, config)
 
-    files = ["asked.json", "partitions.npy", "summary.md", "preview.png"]
-    artifacts.write_array(folder / "partitions.npy", tasks.partitions)
+    description = store.save(tasks, folder)
+    files = ["asked.json", "summary.md", "preview.png", *store.files(description)]
     if embedded is not None:
         artifacts.write_tensors(folder / "embedder.safetensors", embedded.embedder.state_dict())
         artifacts.write_array(folder / "embeddings.npy", embedded.vectors.numpy())
         files += ["embedder.safetensors", "embeddings.npy"]
     artifacts.write_text(folder / "summary.md", summary(tasks, config))
-    pictures.save(pictures.clusters(tasks), folder / "preview.png")
+    pictures.save(pictures.proposed(tasks, config.train.episode), folder / "preview.png")
     artifacts.write_json(folder / "seconds.json", seconds)
-    content = {"umeta": umeta.__version__, "fingerprint": images.fingerprint, "true_labels": oracle}
+    content = {
+        "umeta": umeta.__version__,
+        "fingerprint": images.fingerprint,
+        "true_labels": oracle,
+        "tasks": description,
+    }
     artifacts.write_manifest(folder, "tasks", content, files)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     ctx.note(f"tasks: {folder} ({duration(sum(seconds.values()))})")
     return folder
 
 
-def check_usable(tasks: PartitionTasks, config: Config) -> None:
-    """Raises UserError when no partition can give meta-training's episodes; better now than after `metatrain` began."""
-    tasks.sample(np.zeros(1, dtype=np.int64), episode=config.train.episode, seed=0)
+def check_usable(tasks: TaskDistribution, config: Config) -> None:
+    """Raises UserError when the tasks cannot give meta-training's episodes: better now than after hours of work."""
+    tasks.sample(np.arange(32), episode=config.train.episode, seed=0)
 
 
-def summary(tasks: PartitionTasks, config: Config) -> str:
+def summary(tasks: TaskDistribution, config: Config) -> str:
     """What was proposed, in numbers."""
-    episode = config.train.episode
-    need = episode.shot + episode.query
-    usable = tasks.usable(episode.way, need)
-    sizes = tasks.sizes[tasks.sizes > 0]
-    low, middle, high = np.percentile(sizes, [0, 50, 100])
-    able = int((usable >= episode.way).sum())
-    used = (tasks.partitions >= 0).mean()
-    return "\n".join(
-        [
-            f"# Proposed tasks: {config.name}",
-            "",
-            f"- partitions: {len(tasks.partitions)}, {able} of them can give {episode} tasks",
-            f"- clusters with at least {need} items (shot + query): {usable.mean():.1f} a partition on average, "
-            f"{usable.min()} to {usable.max()}",
-            f"- items a kept cluster: {low:.0f} to {high:.0f}, median {middle:.0f}",
-            f"- share of the {tasks.partitions.shape[1]} items in a kept cluster: {used:.1%}",
-            "",
-            "![samples of each cluster](preview.png)",
-            "",
-        ]
-    )
+    lines = [f"- {line}" for line in tasks.describe(config.train.episode)]
+    return "\n".join([f"# Proposed tasks: {config.name}", "", *lines, "", "![samples of proposed classes](preview.png)", ""])
 
 
-def load_tasks(config: Config) -> tuple[PartitionTasks, dict[str, Any]]:
+def load_tasks(config: Config) -> tuple[TaskDistribution, dict[str, Any]]:
     """The proposed tasks that the config names, on their images, and their manifest.
 
     Raises:
@@ -202,7 +188,7 @@ def load_tasks(config: Config) -> tuple[PartitionTasks, dict[str, Any]]:
             f"{config.tasks_folder}: proposed on other images than those of data (fingerprint {images.fingerprint} "
             f"instead of {manifest['fingerprint']}); use the data it was proposed on, or propose again"
         )
-    return PartitionTasks(images.pixels, artifacts.read_array(config.tasks_folder / "partitions.npy")), manifest
+    return store.load(manifest["tasks"], config.tasks_folder, images), manifest
 
 
 def metatrain(config: Config, *, device: str = "auto", resume: bool = False) -> Path:
@@ -219,9 +205,8 @@ def metatrain(config: Config, *, device: str = "auto", resume: bool = False) -> 
         return folder
     check_usable(tasks, config)
     ctx = context(config, folder, device=device, resume=resume)
-    tasks.items = tasks.items.to(ctx.device)
     began = time.monotonic()
-    theta = train(config.metalearner, tasks, config.train, ctx)
+    theta = train(config.metalearner, tasks.to(ctx.device), config.train, ctx)
     state = {
         **{f"params.{n}": v for n, v in theta.params.items()},
         **{f"running.{n}": v for n, v in (theta.running or {}).items()},

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -69,9 +70,14 @@ class TaskBatch(Protocol):
 class TaskDistribution(Protocol):
     """Task i depends on (seed, i) alone, so any number of processes sees the same tasks and none is stored."""
 
-    spec: TaskSpec
+    @property
+    def spec(self) -> TaskSpec: ...
 
-    def sample(self, indices: Tensor, *, episode: EpisodeSpec, seed: int) -> TaskBatch: ...
+    def sample(self, indices: Tensor | np.ndarray, *, episode: EpisodeSpec, seed: int) -> TaskBatch: ...
+
+    def to(self, device: torch.device | str) -> TaskDistribution: ...
+
+    def describe(self, episode: EpisodeSpec) -> list[str]: ...  # what there is to draw such episodes from, in numbers
 
 
 class Embedder(Protocol):
@@ -100,6 +106,16 @@ class Model(Protocol):
     """Options of a feature extractor: `build((C, H, W))` gives a module from [n, C, H, W] to [n, features]."""
 
     def build(self, item_shape: tuple[int, ...]) -> nn.Module: ...
+
+
+@runtime_checkable
+class Augment(Protocol):
+    """Makes views of images: a pure function of [m, C, H, W] in [0, 1] and of [m, randoms] uniform numbers."""
+
+    @property
+    def randoms(self) -> int: ...
+
+    def __call__(self, x: Tensor, u: Tensor) -> Tensor: ...
 
 
 Stats = dict[str, Tensor]  # normalisation statistics by layer: "<layer>.mean", "<layer>.var"

@@ -96,10 +96,11 @@ def image(data: bytes, rule: Rule) -> np.ndarray:
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
     picture = picture.convert("L" if rule.channels == 1 else "RGB")
     side = min(picture.size)
-    if picture.size != (rule.size, rule.size):
-        picture = ImageOps.fit(
-            picture, (rule.size, rule.size), Image.Resampling.LANCZOS if side > rule.size else Image.Resampling.BICUBIC
-        )
+    left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    picture = picture.crop((left, top, left + side, top + side))
+    if side != rule.size:
+        filter = Image.Resampling.LANCZOS if side > rule.size else Image.Resampling.BICUBIC
+        picture = picture.resize((rule.size, rule.size), filter)
     array = np.asarray(picture, dtype=np.uint8).reshape(rule.size, rule.size, rule.channels)
     array = np.moveaxis(array, -1, 0)
     return 255 - array if rule.invert else array

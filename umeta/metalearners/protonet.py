@@ -53,7 +53,8 @@ class ProtoNet:
         return 2 * z @ prototypes.mT - prototypes.square().sum(-1)[:, None]
 
     def _embed(self, theta: Theta, x: Tensor, stats: Stats | None) -> tuple[Tensor, Stats]:
-        """Embeddings [T, N, features] of x [T, N, ...] and the statistics they were normalised by, each task its own."""
+        """Embeddings [T, N, features] of x [T, N, ...] and the statistics they were normalised by."""
+        # Statistics are each task's own, so that what a task gives does not depend on the tasks beside it.
         if self.normalisation in ("batch", "support"):
             params = {name: value.expand(x.shape[0], *value.shape) for name, value in theta.params.items()}
             return self._net.per_task(params, x, stats)

@@ -6,7 +6,7 @@ are exchanged for `StatNorm`, whose statistics are an explicit input and output.
 
 - `batch`: statistics of whatever is passed. Transductive on queries; how MAML's and CACTUs' numbers were made.
 - `support`: statistics of the task's support set, at the adapted weights, also used for its queries. Inductive.
-- `running`: statistics of the batch in meta-training; their running average, frozen, at evaluation. Inductive.
+- `running`: statistics of the task's batch in meta-training; their running average, frozen, at evaluation. Inductive.
 - `group`: group normalisation (Wu and He 2018), which has no statistics beyond the single item. Inductive.
 """
 
@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from umeta.errors import UserError
 from umeta.types import Model, Stats
@@ -31,14 +32,17 @@ MOMENTUM = 0.05  # of the running average, per meta-step
 class StatNorm(nn.Module):
     """Batch normalisation whose statistics are handed in (`given`) or taken from the input, and handed out (`used`).
 
-    With `written_out` the formula is spelt in elementary operations. Under `torch.func.vmap` that is a must: vmap of
-    the native kernel gives wrong second derivatives when weight and bias are adapted (tests/test_pure.py pins it).
+    With `written_out` the formula is spelt in elementary operations, for `torch.func.vmap`: there the native kernel
+    cannot hand out each task's statistics, and some versions of torch (2.13, but not 2.15) silently gave wrong second
+    derivatives of it when weight and bias are adapted. tests/test_pure.py holds this path against a plain loop.
     """
 
+    weight: Tensor | None
+    bias: Tensor | None
     given: tuple[Tensor, Tensor] | None
     used: tuple[Tensor, Tensor] | None
 
-    def __init__(self, layer: nn.Module) -> None:
+    def __init__(self, layer: _BatchNorm) -> None:
         super().__init__()
         self.weight, self.bias, self.eps = layer.weight, layer.bias, layer.eps
         self.given, self.used, self.written_out = None, None, False
@@ -63,12 +67,18 @@ class StatNorm(nn.Module):
 
 
 class GroupNorm(nn.Module):
-    """Group normalisation in place of a batch normalisation layer, at most 8 groups, written out (see `StatNorm`)."""
+    """Group normalisation in place of a batch normalisation layer, written out (see `StatNorm`).
 
-    def __init__(self, layer: nn.Module) -> None:
+    At most 8 groups, of at least 4 channels: a single value normalised by itself says nothing.
+    """
+
+    weight: Tensor | None
+    bias: Tensor | None
+
+    def __init__(self, layer: _BatchNorm) -> None:
         super().__init__()
         self.weight, self.bias, self.eps = layer.weight, layer.bias, layer.eps
-        self.groups = next(g for g in (8, 4, 2, 1) if layer.num_features % g == 0)
+        self.groups = next((g for g in (8, 4, 2) if layer.num_features % g == 0 and layer.num_features >= 4 * g), 1)
 
     def forward(self, x: Tensor) -> Tensor:
         grouped = x.reshape(x.shape[0], self.groups, -1)
@@ -134,8 +144,8 @@ class Pure:
     ) -> tuple[Tensor, Stats]:
         try:
             for name, layer in self.layers.items():
-                found = stats and f"{name}.mean" in stats
-                layer.given = (stats[f"{name}.mean"], stats[f"{name}.var"]) if found else None
+                mean, var = f"{name}.mean", f"{name}.var"
+                layer.given = (stats[mean], stats[var]) if stats and mean in stats else None
                 layer.written_out = written_out
             own = {name: params[name] for name in self.names}
             buffers = {name: value.to(x.device) for name, value in self.module.named_buffers()}
@@ -150,9 +160,9 @@ class Pure:
                 layer.given = layer.used = None
 
 
-def exchanged(module: nn.Module, new: Callable[[nn.Module], nn.Module]) -> nn.Module:
+def exchanged(module: nn.Module, new: Callable[[_BatchNorm], nn.Module]) -> nn.Module:
     """The module, with every `BatchNorm` layer in it, or the module itself if it is one, replaced by `new(layer)`."""
-    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+    if isinstance(module, _BatchNorm):
         return new(module)
     for name, child in module._modules.items():  # `named_children` leaves out a layer's second place
         if child is not None:
@@ -168,8 +178,7 @@ def channels_last(x: Tensor) -> Tensor:
 
 
 def average(running: Stats | None, new: Stats) -> Stats:
-    """The running average after one more meta-step; statistics per task [T, channels] count as one."""
-    new = {name: (value.mean(0) if value.dim() == 2 else value).detach() for name, value in new.items()}
+    """The running average after one more meta-step, whose statistics are `new`."""
     if not running:
         return new
     return {name: torch.lerp(running[name], value, MOMENTUM) for name, value in new.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -61,9 +62,9 @@ class PartitionTasks:
         partitions = np.atleast_2d(partitions)
         if partitions.shape[1] != len(items):
             raise UserError(f"partitions of {partitions.shape[1]} items cannot belong to data of {len(items)} items")
-        self.items = torch.as_tensor(
-            np.ascontiguousarray(items) if isinstance(items, np.ndarray) else items, device=device
-        )
+        if isinstance(items, np.ndarray):
+            items = torch.from_numpy(np.require(items, requirements=("C", "W")))
+        self.items = items.to(device)
         self.partitions, self.names = partitions, names
         self.spec = TaskSpec(tuple(items.shape[1:]))
         # Items of a partition sorted by class; class c of partition p begins at starts[p, c] and has sizes[p, c] items.
@@ -103,6 +104,25 @@ class PartitionTasks:
             _tensor(np.take_along_axis(query_label, shuffle, axis=1)),
             episode.way,
         )
+
+    def to(self, device: torch.device | str) -> PartitionTasks:
+        """The same tasks with their items on a device."""
+        moved = copy.copy(self)
+        moved.items = self.items.to(device)
+        return moved
+
+    def describe(self, episode: EpisodeSpec) -> list[str]:
+        """In numbers: partitions, their large enough clusters, and how many items are in use."""
+        need = episode.shot + episode.query
+        usable = self.usable(episode.way, need)
+        low, middle, high = np.percentile(self.sizes[self.sizes > 0], [0, 50, 100])
+        return [
+            f"partitions: {len(self.partitions)}, {int((usable >= episode.way).sum())} of them can give {episode} tasks",
+            f"clusters with at least {need} items (shot + query): {usable.mean():.1f} a partition on average, "
+            f"{usable.min()} to {usable.max()}",
+            f"items a kept cluster: {low:.0f} to {high:.0f}, median {middle:.0f}",
+            f"share of the {self.partitions.shape[1]} items in a kept cluster: {(self.partitions >= 0).mean():.1%}",
+        ]
 
     def usable(self, way: int, need: int) -> np.ndarray:
         """How many classes of each partition have `need` items: [P]; those below `way` cannot give a task."""

@@ -1,0 +1,29 @@
+"""Every image is a class of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from umeta.augment.drawing import Drawing
+from umeta.context import RunContext
+from umeta.data.images import UnlabelledImages
+from umeta.tasks.instances import Augmented, InstanceTasks
+from umeta.types import Augment, Embedder
+
+
+@dataclass(frozen=True)
+class Instances:
+    """Each image its own class, through augmentation (UMTRA, Khodadadeh et al. 2019; ProtoCLR, Medina et al. 2020)."""
+
+    domain: ClassVar[Literal["image", "env"]] = "image"
+    sees_labels: ClassVar[bool] = False
+
+    augment: Augment = field(default_factory=Drawing)
+    """what makes a view: `drawing` or `photo`, with their options"""
+    rotations: bool = False
+    """an image turned by 90, 180 or 270 degrees is another class (for drawings, whose meaning turns with them)"""
+
+    def propose(self, source: UnlabelledImages, ctx: RunContext, embedder: Embedder | None = None) -> Augmented:
+        """Needs no embedding, and takes no time."""
+        return Augmented(InstanceTasks(source.pixels, self.rotations), self.augment)

@@ -1,0 +1,113 @@
+"""Instance tasks and mixtures: a class is one image, views differ, and each distribution gets its share of the tasks."""
+
+import numpy as np
+import pytest
+import torch
+
+from proposers.instances import Instances
+from proposers.kmeans import KMeans
+from proposers.mixture import Mixture
+from umeta.augment.drawing import Drawing
+from umeta.context import RunContext
+from umeta.data.images import UnlabelledImages
+from umeta.errors import UserError
+from umeta.tasks import mixture, store
+from umeta.tasks.instances import Augmented, InstanceTasks
+from umeta.tasks.partition import PartitionTasks
+from umeta.types import EpisodeSpec
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (30, 1, 8, 8), dtype=np.uint8)
+IMAGES = UnlabelledImages.of(PIXELS)
+EPISODE = EpisodeSpec(4, 2, 3)
+
+
+def batch(tasks, indices=range(6), seed=0):
+    drawn = tasks.sample(np.array(indices), episode=EPISODE, seed=seed)
+    return drawn.support(), drawn.query()
+
+
+def test_every_class_is_one_image_and_support_and_query_agree():
+    support, query = batch(InstanceTasks(PIXELS))
+    assert support.x.shape == (6, 8, 1, 8, 8)
+    assert query.x.shape == (6, 12, 1, 8, 8)
+    for t in range(6):
+        seen = {}
+        for x, y in [*zip(support.x[t], support.y[t], strict=True), *zip(query.x[t], query.y[t], strict=True)]:
+            assert torch.equal(seen.setdefault(y.item(), x), x)
+        assert len(seen) == 4
+        assert len({x.numpy().tobytes() for x in seen.values()}) == 4
+
+
+def test_rotations_are_classes_of_their_own():
+    tasks = InstanceTasks(PIXELS, rotations=True)
+    assert len(tasks.items) == 120
+    assert torch.equal(tasks.items[30], torch.from_numpy(np.rot90(PIXELS[0], 1, (1, 2)).copy()))
+    with pytest.raises(UserError, match="8x6"):
+        InstanceTasks(PIXELS[..., :6], rotations=True)
+
+
+def test_too_few_images_are_named():
+    with pytest.raises(UserError, match="4-way tasks need as many images, there are 3"):
+        batch(InstanceTasks(PIXELS[:3]))
+
+
+def test_views_differ_within_a_class_and_depend_on_seed_and_task_alone():
+    tasks = Augmented(InstanceTasks(PIXELS), Drawing())
+    support, query = batch(tasks)
+    assert not torch.equal(support.x[0, 0], support.x[0, 1])
+    assert not torch.equal(support.x[0, 0], query.x[0, 0])
+    alone = batch(tasks, [4])[1]
+    assert torch.allclose(alone.x[0], query.x[4], atol=1e-6)
+    assert torch.equal(batch(tasks)[0].x, support.x)
+    assert not torch.equal(batch(tasks, seed=1)[0].x, support.x)
+
+
+def two():
+    """Tasks whose images say where they come from: black from the first distribution, white from the second."""
+    labels = (np.arange(30) // 6)[None]
+    black = PartitionTasks(np.zeros_like(PIXELS), labels)
+    white = PartitionTasks(np.full_like(PIXELS, 255), labels)
+    return mixture.Mixture((3.0, 1.0), (black, white))
+
+
+def test_a_mixture_draws_each_part_by_its_weight():
+    support, query = batch(two(), range(2000))
+    white = support.x.flatten(1).amax(1) == 1
+    assert torch.equal(white, query.x.flatten(1).amin(1) == 1)
+    assert white.float().mean().item() == pytest.approx(0.25, abs=0.03)
+
+
+def test_a_mixture_gives_each_task_alone_as_in_a_batch():
+    tasks = mixture.Mixture((1.0, 1.0), (InstanceTasks(PIXELS), PartitionTasks(PIXELS, (np.arange(30) // 6)[None])))
+    support, query = batch(tasks, range(20))
+    for i in (0, 7, 13):
+        one = batch(tasks, [i])
+        assert torch.equal(one[0].x[0], support.x[i])
+        assert torch.equal(one[1].y[0], query.y[i])
+
+
+class Identity:
+    def embed(self, images):
+        return torch.from_numpy(images.pixels.reshape(len(images), -1).astype(np.float32))
+
+
+@pytest.mark.parametrize("proposer", [
+    Instances(rotations=True),
+    Mixture([Instances(), KMeans(k=3, partitions=2, smallest=5, keep=0)], [1.0, 2.0]),
+], ids=["instances", "mixture"])
+def test_what_is_saved_gives_the_same_tasks(proposer, tmp_path):
+    tasks = proposer.propose(IMAGES, RunContext(), Identity())
+    description = store.save(tasks, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(store.files(description))
+    again = store.load(description, tmp_path, IMAGES)
+    episode = EpisodeSpec(2, 1, 2)
+    for role in ("support", "query"):
+        a, b = (getattr(t.sample(np.arange(8), episode=episode, seed=0), role)() for t in (tasks, again))
+        assert torch.equal(a.x, b.x)
+        assert torch.equal(a.y, b.y)
+
+
+@pytest.mark.parametrize("weights", [[1.0], [0.0, 0.0], [-1.0, 2.0]])
+def test_bad_weights_are_named(weights):
+    with pytest.raises(ValueError, match="2 proposers need as many weights"):
+        Mixture([Instances(), Instances()], weights)

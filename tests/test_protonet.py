@@ -1,0 +1,209 @@
+"""ProtoNet against the formula, and what it promises beyond the contract."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from umeta.config import TrainConfig
+from umeta.errors import UserError
+from umeta.metalearners.protonet import ProtoNet
+from umeta.models.conv4 import Conv4
+from umeta.objectives import accuracy
+from umeta.outer.adam import Adam
+from umeta.tasks.partition import PartitionTasks
+from umeta.train import BatchProblem, metatrain
+from umeta.types import Batch, EpisodeSpec, TaskSpec, Theta
+
+NORMALISATIONS = ("batch", "support", "running", "group")
+
+
+@dataclass(frozen=True)
+class Itself:
+    """Items are their own embedding, times a learnt matrix that starts as the identity."""
+
+    def build(self, item_shape: tuple[int, ...]) -> nn.Module:
+        layer = nn.Linear(item_shape[0], item_shape[0], bias=False)
+        nn.init.eye_(layer.weight)
+        return layer
+
+
+def batch(x: Tensor, y: list[list[int]], way: int, mask: Tensor | None = None) -> Batch:
+    label = torch.tensor(y)
+    return Batch(x, label, torch.ones(label.shape, dtype=torch.bool) if mask is None else mask, way)
+
+
+def rand(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def learner_of(d: int, **options: object) -> tuple[ProtoNet, Theta]:
+    learner = ProtoNet(Itself(), **options)
+    return learner, learner.init(TaskSpec((d,)), EpisodeSpec(2, 1, 1), 0)
+
+
+def test_euclidean_logits_by_hand() -> None:
+    """Minus squared distances to the class means, up to what is the same for all classes of a query."""
+    learner, theta = learner_of(3)
+    x, query = rand(2, 5, 3), rand(2, 4, 3, seed=1)
+    support = batch(x, [[0, 0, 1, 1, 1], [1, 0, 0, 0, 1]], way=2)
+    log_p = learner.predict(theta, learner.adapt(theta, support), query).log_softmax(-1)
+    members = [[[0, 1], [2, 3, 4]], [[1, 2, 3], [0, 4]]]
+    for t in range(2):
+        for q in range(4):
+            distances = [((query[t, q] - x[t, members[t][c]].mean(0)) ** 2).sum() for c in range(2)]
+            torch.testing.assert_close(log_p[t, q], (-torch.stack(distances)).log_softmax(0), atol=1e-5, rtol=1e-5)
+
+
+def test_cosine_logits_by_hand() -> None:
+    learner, theta = learner_of(3, distance="cosine")
+    theta = Theta({**theta.params, "scale": torch.tensor(4.0)})
+    x, query = rand(1, 4, 3), rand(1, 3, 3, seed=1)
+    logits = learner.predict(theta, learner.adapt(theta, batch(x, [[0, 1, 1, 0]], way=2)), query)
+    means = torch.stack([x[0, [0, 3]].mean(0), x[0, [1, 2]].mean(0)])
+    expected = 4 * torch.stack([F.cosine_similarity(query[0], mean[None], dim=1) for mean in means], dim=1)
+    torch.testing.assert_close(logits[0], expected)
+
+
+@pytest.mark.parametrize("distance", ["euclidean", "cosine"])
+@pytest.mark.parametrize("normalisation", NORMALISATIONS)
+def test_label_permutation_permutes_the_answers(distance: str, normalisation: str) -> None:
+    learner = ProtoNet(Conv4(filters=4), distance=distance, normalisation=normalisation)
+    theta = learner.init(TaskSpec((1, 16, 16)), EpisodeSpec(3, 2, 1), 0)
+    x, query = rand(2, 6, 1, 16, 16), rand(2, 4, 1, 16, 16, seed=1)
+    support = batch(x, [[0, 0, 1, 1, 2, 2]] * 2, way=3)
+    order = torch.tensor([2, 0, 1])
+    logits = learner.predict(theta, learner.adapt(theta, support), query)
+    permuted = learner.predict(theta, learner.adapt(theta, replace(support, y=order[support.y])), query)
+    torch.testing.assert_close(permuted[..., order], logits)
+
+
+def test_the_cosines_scale_starts_at_ten_and_is_learnt() -> None:
+    learner, theta = learner_of(4, distance="cosine")
+    assert theta.params["scale"].item() == 10
+    params = {name: p.requires_grad_() for name, p in theta.params.items()}
+    support, query = batch(rand(1, 4, 4), [[0, 1, 0, 1]], 2), batch(rand(1, 4, 4, seed=1), [[0, 1, 0, 1]], 2)
+    _, grads = BatchProblem(learner, Theta(params), TaskSpec((4,)), support, query, 1).loss_and_grad()
+    assert grads["scale"] != 0
+
+
+def test_unscaled_cosines_cannot_fit_20_ways() -> None:
+    """At scale 1 even perfect embeddings give the right class an eighth; at 10 they are sure."""
+    learner, theta = learner_of(20, distance="cosine")
+    x = torch.eye(20)[None]
+    support = batch(x, [list(range(20))], 20)
+    sure = {}
+    for scale in (1.0, 10.0):
+        scaled = Theta({**theta.params, "scale": torch.tensor(scale)})
+        log_p = learner.predict(scaled, learner.adapt(scaled, support), x).log_softmax(-1)
+        sure[scale] = log_p[0].diagonal().exp().max().item()
+    assert sure[1.0] == pytest.approx(np.e / (np.e + 19))
+    assert sure[1.0] < 1 / 7
+    assert sure[10.0] > 0.99
+
+
+def test_masked_items_are_in_no_prototype() -> None:
+    learner, theta = learner_of(3)
+    x, query = rand(2, 5, 3), rand(2, 4, 3, seed=1)
+    x[0, 4], x[1, 0] = 1e3, 1e3
+    mask = torch.tensor([[True] * 4 + [False], [False] + [True] * 4])
+    support = batch(x, [[0, 1, 1, 0, 1], [0, 1, 0, 1, 0]], 2, mask)
+    logits = learner.predict(theta, learner.adapt(theta, support), query)
+    for t, kept in enumerate((slice(0, 4), slice(1, 5))):
+        short = batch(x[t : t + 1, kept], [support.y[t, kept].tolist()], 2)
+        alone = learner.predict(theta, learner.adapt(theta, short), query[t : t + 1])
+        torch.testing.assert_close(alone, logits[t : t + 1])
+
+
+def test_a_class_without_support_is_no_reason_to_fail() -> None:
+    learner, theta = learner_of(3)
+    logits = learner.predict(theta, learner.adapt(theta, batch(rand(1, 2, 3), [[0, 2]], 3)), rand(1, 4, 3))
+    assert logits.isfinite().all()
+
+
+def test_steps_change_nothing() -> None:
+    learner, theta = learner_of(3)
+    support = batch(rand(1, 2, 3), [[0, 1]], 2)
+    first = learner.adapt(theta, support)
+    again = learner.adapt(theta, support, start=first, steps=7)
+    assert torch.equal(first.params["prototypes"], again.params["prototypes"])
+
+
+@pytest.mark.parametrize("normalisation", ["batch", "support", "running"])
+def test_in_training_each_task_is_normalised_by_itself(normalisation: str) -> None:
+    learner = ProtoNet(Conv4(filters=4), normalisation=normalisation)
+    theta = learner.init(TaskSpec((1, 16, 16)), EpisodeSpec(2, 1, 1), 0)
+    support = batch(rand(2, 4, 1, 16, 16), [[0, 0, 1, 1]] * 2, 2)
+    net = learner.model.build((1, 16, 16))
+    net.load_state_dict(theta.params, strict=False)
+    adapted = learner.adapt(theta, support)
+    for t in range(2):
+        z = net.train()(support.x[t])
+        torch.testing.assert_close(adapted.params["prototypes"][t], torch.stack([z[:2].mean(0), z[2:].mean(0)]))
+
+
+def test_at_evaluation_running_statistics_are_used_as_torch_does() -> None:
+    learner = ProtoNet(Conv4(filters=4), normalisation="running")
+    theta = learner.init(TaskSpec((1, 16, 16)), EpisodeSpec(2, 1, 1), 0)
+    net = learner.model.build((1, 16, 16))
+    net.load_state_dict(theta.params, strict=False)
+    for _ in range(3):
+        net(rand(5, 1, 16, 16))
+    running = {n.replace("running_", ""): b for n, b in net.named_buffers() if "running" in n}
+    support, query = batch(rand(1, 2, 1, 16, 16), [[0, 1]], 2), rand(1, 3, 1, 16, 16, seed=1)
+    trained = Theta(theta.params, running)
+    logits = learner.predict(trained, learner.adapt(trained, support), query)
+    expected = -(torch.cdist(net.eval()(query[0]), net(support.x[0])) ** 2)
+    torch.testing.assert_close(logits[0].log_softmax(-1), expected.log_softmax(-1), atol=1e-4, rtol=1e-4)
+
+
+def test_a_models_own_scale_is_trained_or_refused() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.scale * x
+
+    @dataclass(frozen=True)
+    class Model:
+        def build(self, item_shape: tuple[int, ...]) -> nn.Module:
+            return Scaled()
+
+    spec, episode = TaskSpec((3,)), EpisodeSpec(2, 1, 1)
+    learner = ProtoNet(Model())
+    theta = learner.init(spec, episode, 0)
+    x = rand(1, 2, 3)
+    twice = Theta({"scale": torch.tensor([2.0])})
+    support = batch(x, [[0, 1]], 2)
+    torch.testing.assert_close(learner.adapt(theta, support).params["prototypes"], x)
+    torch.testing.assert_close(learner.adapt(twice, support).params["prototypes"], 2 * x)
+    with pytest.raises(UserError, match="'scale' has the name of one of the learner's own"):
+        ProtoNet(Model(), distance="cosine").init(spec, episode, 0)
+
+
+@pytest.mark.parametrize("distance", ["euclidean", "cosine"])
+def test_it_learns_which_coordinates_matter(distance: str) -> None:
+    def tasks(seed: int) -> PartitionTasks:
+        draw = np.random.default_rng(seed)
+        labels = np.arange(16).repeat(30)
+        corners = np.stack(np.meshgrid(*[[-1.0, 1.0]] * 4), axis=-1).reshape(16, 4)
+        x = np.concatenate([corners[labels], 2 * draw.standard_normal((480, 12))], axis=1)
+        return PartitionTasks(x.astype(np.float32), labels)
+
+    learner = ProtoNet(Itself(), distance=distance)
+    config = TrainConfig(Adam(lr=0.03), steps=100, way=5, shot=1, query=5, meta_batch=4)
+    trained = metatrain(learner, tasks(0), config)
+    test = tasks(1).sample(np.arange(100), episode=config.episode, seed=1)
+    right = []
+    for theta in (trained, learner.init(TaskSpec((16,)), config.episode, 0)):
+        logits = learner.predict(theta, learner.adapt(theta, test.support()), test.query().x)
+        right.append(accuracy(logits, test.query()).mean().item())
+    assert right[0] > 0.95
+    assert right[1] < 0.6

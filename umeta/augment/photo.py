@@ -1,0 +1,48 @@
+"""Another photograph of the same thing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from annotated_types import Ge, Gt, Le
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Photo:
+    """Random resized crop, flip and colour jitter, as in SimCLR (Chen, Kornblith, Norouzi, Hinton 2020, appendix A)."""
+
+    smallest: Annotated[float, Gt(0), Le(1)] = 0.3
+    """least share of the area that a crop keeps"""
+    flip: bool = True
+    """mirror half of the views"""
+    colour: Annotated[float, Ge(0)] = 0.4
+    """largest relative change of brightness, contrast and saturation"""
+    grey: Annotated[float, Ge(0), Le(1)] = 0.2
+    """share of the views without colour"""
+
+    @property
+    def randoms(self) -> int:
+        """Uniform numbers a view needs."""
+        return 9
+
+    def __call__(self, x: Tensor, u: Tensor) -> Tensor:
+        """x: [m, C, H, W] in [0, 1]; u: [m, randoms] in [0, 1)."""
+        area = self.smallest + (1 - self.smallest) * u[:, 0]
+        ratio = (4 / 3) ** (2 * u[:, 1] - 1)
+        wide, high = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
+        left, top = (2 * u[:, 2] - 1) * (1 - wide), (2 * u[:, 3] - 1) * (1 - high)
+        side = torch.where(u[:, 4] < 0.5, -1.0, 1.0) if self.flip else torch.ones_like(wide)
+        none = torch.zeros_like(wide)
+        rows = [torch.stack([wide * side, none, left], dim=1), torch.stack([none, high, top], dim=1)]
+        grid = F.affine_grid(torch.stack(rows, dim=1), list(x.shape), align_corners=False)
+        x = F.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
+        brightness, contrast, saturation = (1 + self.colour * (2 * u[:, 5:8] - 1)).T.reshape(3, -1, 1, 1, 1)
+        x = x * brightness
+        x = torch.lerp(x.mean((1, 2, 3), keepdim=True), x, contrast)
+        dull = x.mean(1, keepdim=True)
+        saturation = torch.where((u[:, 8] < self.grey).view(-1, 1, 1, 1), 0.0, saturation)
+        return torch.lerp(dull.expand_as(x), x, saturation).clamp(0, 1)

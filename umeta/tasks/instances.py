@@ -1,0 +1,109 @@
+"""Tasks in which every image is a class of its own, told apart through augmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from umeta import seeds
+from umeta.errors import UserError
+from umeta.tasks.partition import Episodes
+from umeta.types import Augment, Batch, EpisodeSpec, TaskBatch, TaskDistribution, TaskSpec
+
+
+class InstanceTasks:
+    """Each class is one image (UMTRA, Khodadadeh, Bölöni, Shah 2019): support and query show it again and again.
+
+    Only augmentation makes such a task worth solving, see `Augmented`. With `rotations` an image turned by 90, 180 or
+    270 degrees is another class.
+    """
+
+    def __init__(self, pixels: np.ndarray | Tensor, rotations: bool = False) -> None:
+        """pixels: [n, C, H, W] uint8. Raises UserError when rotated images would not have the same shape."""
+        self.items = torch.as_tensor(pixels)
+        self.rotations = rotations
+        self.spec = TaskSpec(tuple(self.items.shape[1:]))
+        if rotations and self.items.shape[2] != self.items.shape[3]:
+            raise UserError(f"rotations need square images, these are {self.items.shape[2]}x{self.items.shape[3]}")
+        if rotations:
+            self.items = torch.cat([self.items.rot90(turn, (2, 3)) for turn in range(4)])
+
+    def sample(self, indices: Tensor | np.ndarray, *, episode: EpisodeSpec, seed: int) -> Episodes:
+        """The tasks of these numbers; task i depends on (seed, i) only. Raises UserError when images are too few."""
+        if len(self.items) < episode.way:
+            raise UserError(f"{episode.way}-way tasks need as many images, there are {len(self.items)}; lower way")
+        keys = seeds.key(seed, "instances", np.asarray(indices))
+        image = torch.from_numpy(seeds.choose(keys, len(self.items), episode.way))
+        label = torch.arange(episode.way).expand_as(image)
+        shot, query = episode.shot, episode.query
+        # All queries of a class show the same image, so their order tells nothing that shuffling could hide.
+        return Episodes(
+            self.items,
+            image.repeat_interleave(shot, 1),
+            label.repeat_interleave(shot, 1),
+            image.repeat_interleave(query, 1),
+            label.repeat_interleave(query, 1),
+            episode.way,
+        )
+
+    def to(self, device: torch.device | str) -> InstanceTasks:
+        """The same tasks with their images on a device."""
+        moved = InstanceTasks(self.items[:0])
+        moved.items, moved.rotations, moved.spec = self.items.to(device), self.rotations, self.spec
+        return moved
+
+    def describe(self, episode: EpisodeSpec) -> list[str]:
+        """In numbers."""
+        turned = ", four rotations of each image" if self.rotations else ""
+        return [f"classes: {len(self.items)}, each a single image{turned}"]
+
+
+@dataclass(frozen=True)
+class Views:
+    """T tasks whose items are seen through an augmentation."""
+
+    tasks: TaskBatch
+    augment: Augment
+    keys: np.ndarray  # [T] uint64
+
+    def support(self, act: Callable | None = None, round: int = 0) -> Batch:
+        return self._augmented(self.tasks.support(act, round), "support")
+
+    def query(self, act: Callable | None = None) -> Batch:
+        return self._augmented(self.tasks.query(act), "query")
+
+    def _augmented(self, batch: Batch, role: str) -> Batch:
+        count = batch.x.shape[1]
+        keys = seeds.key(self.keys[:, None], role, np.arange(count * self.augment.randoms))
+        u = torch.from_numpy(seeds.uniform(keys)).to(batch.x.device)
+        x = self.augment(batch.x.flatten(0, 1), u.view(-1, self.augment.randoms))
+        return replace(batch, x=x.view_as(batch.x))
+
+
+@dataclass(frozen=True)
+class Augmented:
+    """Any task distribution, each item of it an augmented view of its own."""
+
+    tasks: TaskDistribution
+    augment: Augment
+
+    @property
+    def spec(self) -> TaskSpec:
+        return self.tasks.spec
+
+    def sample(self, indices: Tensor | np.ndarray, *, episode: EpisodeSpec, seed: int) -> Views:
+        """The tasks of these numbers; task i and its views depend on (seed, i) only."""
+        keys = seeds.key(seed, "views", np.asarray(indices))
+        return Views(self.tasks.sample(indices, episode=episode, seed=seed), self.augment, keys)
+
+    def to(self, device: torch.device | str) -> Augmented:
+        """The same tasks with their images on a device."""
+        return Augmented(self.tasks.to(device), self.augment)
+
+    def describe(self, episode: EpisodeSpec) -> list[str]:
+        """In numbers."""
+        return [*self.tasks.describe(episode), f"views: {self.augment}"]

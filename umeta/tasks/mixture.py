@@ -1,0 +1,70 @@
+"""Tasks from several distributions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from umeta import seeds
+from umeta.types import Batch, EpisodeSpec, TaskBatch, TaskDistribution, TaskSpec
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """T tasks of a mixture: each distribution's own, and the order that puts them back in theirs."""
+
+    batches: Sequence[TaskBatch]
+    order: Tensor  # [T] int64
+
+    def support(self, act: Callable | None = None, round: int = 0) -> Batch:
+        return self._joined([batch.support(act, round) for batch in self.batches])
+
+    def query(self, act: Callable | None = None) -> Batch:
+        return self._joined([batch.query(act) for batch in self.batches])
+
+    def _joined(self, parts: list[Batch]) -> Batch:
+        x, y, mask = (torch.cat([getattr(part, name) for part in parts]) for name in ("x", "y", "mask"))
+        order = self.order.to(x.device)
+        return Batch(x[order], y[order], mask[order], parts[0].way)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Each task comes from one of several distributions, drawn with the given weights."""
+
+    weights: tuple[float, ...]
+    parts: tuple[TaskDistribution, ...]
+
+    @property
+    def spec(self) -> TaskSpec:
+        return self.parts[0].spec
+
+    def sample(self, indices: Tensor | np.ndarray, *, episode: EpisodeSpec, seed: int) -> Mixed:
+        """The tasks of these numbers; task i depends on (seed, i) only."""
+        indices = np.asarray(indices)
+        bounds = np.cumsum(self.weights)[:-1] / sum(self.weights)
+        drawn = np.searchsorted(bounds, seeds.uniform(seeds.key(seed, "mixture", indices)), side="right")
+        order = np.argsort(np.argsort(drawn, kind="stable"), kind="stable")
+        batches = [
+            part.sample(indices[drawn == i], episode=episode, seed=seed)
+            for i, part in enumerate(self.parts)
+            if (drawn == i).any()
+        ]
+        return Mixed(batches, torch.from_numpy(order))
+
+    def to(self, device: torch.device | str) -> Mixture:
+        """The same tasks with their images on a device."""
+        return Mixture(self.weights, tuple(part.to(device) for part in self.parts))
+
+    def describe(self, episode: EpisodeSpec) -> list[str]:
+        """In numbers."""
+        shares = [weight / sum(self.weights) for weight in self.weights]
+        return [
+            f"{share:.0%} of the tasks: {line}"
+            for share, part in zip(shares, self.parts, strict=True)
+            for line in part.describe(episode)
+        ]

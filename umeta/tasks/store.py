@@ -1,0 +1,54 @@
+"""Task distributions as files: what cannot be made again from the images goes into arrays, the rest into a description."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from umeta import artifacts, registry
+from umeta.data.images import UnlabelledImages
+from umeta.errors import UserError
+from umeta.tasks.instances import Augmented, InstanceTasks
+from umeta.tasks.mixture import Mixture
+from umeta.tasks.partition import PartitionTasks
+from umeta.types import TaskDistribution
+
+
+def save(tasks: TaskDistribution, folder: Path, name: str = "partitions") -> dict[str, Any]:
+    """Writes the arrays of the distribution below `folder` and returns its description, plain values."""
+    if isinstance(tasks, PartitionTasks):
+        artifacts.write_array(folder / f"{name}.npy", tasks.partitions)
+        return {"kind": "partitions", "file": f"{name}.npy"}
+    if isinstance(tasks, InstanceTasks):
+        return {"kind": "instances", "rotations": tasks.rotations}
+    if isinstance(tasks, Augmented):
+        augment = {"name": registry.name_of("augment", tasks.augment), **asdict(tasks.augment)}
+        return {"kind": "augmented", "augment": augment, "of": save(tasks.tasks, folder, name)}
+    if isinstance(tasks, Mixture):
+        parts = [save(part, folder, f"{name}{i}") for i, part in enumerate(tasks.parts)]
+        return {"kind": "mixture", "weights": list(tasks.weights), "of": parts}
+    raise UserError(f"proposer: tasks of type {type(tasks).__name__} cannot be saved; return one of umeta.tasks")
+
+
+def files(description: dict[str, Any]) -> list[str]:
+    """The arrays a description refers to."""
+    inner = description.get("of", [])
+    found = [file for part in (inner if isinstance(inner, list) else [inner]) for file in files(part)]
+    return [*found, description["file"]] if "file" in description else found
+
+
+def load(description: dict[str, Any], folder: Path, images: UnlabelledImages) -> TaskDistribution:
+    """The distribution of a description, on the images it was proposed for."""
+    kind = description["kind"]
+    if kind == "partitions":
+        return PartitionTasks(images.pixels, artifacts.read_array(folder / description["file"]))
+    if kind == "instances":
+        return InstanceTasks(images.pixels, description["rotations"])
+    if kind == "augmented":
+        augment = registry.component("augment", description["augment"])
+        return Augmented(load(description["of"], folder, images), augment)
+    if kind == "mixture":
+        parts = tuple(load(part, folder, images) for part in description["of"])
+        return Mixture(tuple(description["weights"]), parts)
+    raise UserError(f"{folder}: tasks of the unknown kind '{kind}'; written by another version")
