@@ -81,10 +81,12 @@ class KMeans:
         """One clustering: labels [n], -1 for members of dropped clusters, and how many clusters were kept."""
         import faiss
 
-        scaled = z if p == 0 else z * np.random.default_rng(seed).random(z.shape[1], dtype=np.float32)
+        width = z.shape[1]
+        scale = np.ones(width) if p == 0 else np.random.default_rng(seed).random(width, dtype=np.float32)
+        scaled = (z * scale).astype(np.float32)
         # Every image takes part (faiss would subsample above 256 per centroid, and warn below 39).
         means = faiss.Kmeans(
-            z.shape[1],
+            width,
             self.k,
             niter=self.iterations,
             seed=seed,

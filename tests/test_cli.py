@@ -264,7 +264,9 @@ def test_help_imports_nothing_heavy(arguments):
 def test_a_reader_that_goes_away_is_no_error():
     read, write = os.pipe()
     os.close(read)
-    done = subprocess.run([sys.executable, "-m", "umeta", "list"], stdout=write, stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "umeta", "list", "conv4"]  # short enough to wait in the buffer until the end
+    buffered = {**os.environ, "PYTHONUNBUFFERED": ""}
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, env=buffered)
     os.close(write)
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -462,3 +464,20 @@ def test_tasks_do_not_fit_changed_images(images, umeta, refused):
     assert umeta("propose", "folder.yaml")[0] == 0
     shutil.copy(images / "cat" / "00.png", images / "dog" / "00.png")
     refused("metatrain", "folder.yaml", says=["tasks/folder", "fingerprint"])
+
+
+def test_a_run_that_names_a_plug_in_is_followed_only_when_trusted(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(
+        "from dataclasses import dataclass\nfrom umeta.metalearners.protonet import ProtoNet\n"
+        "@dataclass\nclass Mine(ProtoNet):\n    '''Mine (2026).'''\n"
+    )
+    (tmp_path / "tiny.yaml").write_text(
+        "data: digits\nembedding: pixels\nproposer: {name: kmeans, k: 5, partitions: 1}\n"
+        "metalearner: {name: 'mine.py:Mine', model: {name: conv4, filters: 4}}\n"
+        "train: {outer: adam, steps: 2, way: 3, query: 2}\nevaluate: {protocol: small, tasks: 4, baselines: []}\n"
+    )
+    assert main(["run", "tiny.yaml", "--device", "cpu"]) == 0
+    assert main(["evaluate", "runs/tiny", "--device", "cpu"]) == 2
+    assert "runs/tiny: asks to run the code of 'mine.py:Mine'" in capsys.readouterr().err
+    assert main(["evaluate", "runs/tiny", "--device", "cpu", "--allow-plugin"]) == 0

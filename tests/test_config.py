@@ -192,7 +192,7 @@ words |= st.sampled_from(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.text() | st.lists(words, max_size=12).map("".join) | st.binary(max_size=30))
 @example("a: !!timestamp x")
 @example("a: !!int ''")
@@ -208,7 +208,7 @@ def test_any_text_is_read_or_is_a_user_error(tmp_path_factory, text):
         assert isinstance(plain, dict)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.text() | st.lists(words, max_size=8).map("".join))
 def test_any_override_is_read_or_is_a_user_error(text):
     try:

@@ -255,6 +255,11 @@ class FitOnGlobal(Pixels):
         self._state = {"mean": torch.rand(256), "components": torch.eye(256)}
 
 
+class FitOnNumpy(Pixels):
+    def fit(self, images: UnlabelledImages, ctx: RunContext) -> None:
+        np.random.rand()
+
+
 class FitOnClock(Pixels):
     calls = 0
 
@@ -296,6 +301,7 @@ class Graphed(Pixels):
         (OnClock(), "asked again"),
         (Fitted(), "state_dict"),
         (FitOnGlobal(), "global random state"),
+        (FitOnNumpy(), "global random state"),
         (FitOnClock(), "same seed"),
         (ChangesImages(), "leave the images"),
         (Doubles(), "float32"),

@@ -1,4 +1,4 @@
-"""Instance tasks and mixtures: a class is one image, views differ, and each distribution gets its share of the tasks."""
+"""Instance tasks and mixtures: a class is one image, views differ, and each distribution gets its share of tasks."""
 
 import numpy as np
 import pytest
@@ -91,10 +91,14 @@ class Identity:
         return torch.from_numpy(images.pixels.reshape(len(images), -1).astype(np.float32))
 
 
-@pytest.mark.parametrize("proposer", [
-    Instances(rotations=True),
-    Mixture([Instances(), KMeans(k=3, partitions=2, smallest=5, keep=0)], [1.0, 2.0]),
-], ids=["instances", "mixture"])
+@pytest.mark.parametrize(
+    "proposer",
+    [
+        Instances(rotations=True),
+        Mixture([Instances(), KMeans(k=3, partitions=2, smallest=5, keep=0)], [1.0, 2.0]),
+    ],
+    ids=["instances", "mixture"],
+)
 def test_what_is_saved_gives_the_same_tasks(proposer, tmp_path):
     tasks = proposer.propose(IMAGES, RunContext(), Identity())
     description = store.save(tasks, tmp_path)

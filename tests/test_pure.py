@@ -150,6 +150,18 @@ def test_a_batch_norm_may_be_the_module_itself(normalisation: str) -> None:
     torch.testing.assert_close(pure.shared({}, x[0])[0], expected[0])
 
 
+@pytest.mark.parametrize("normalisation", ["support", "group"])
+def test_a_batch_norm_may_have_a_weight_and_no_bias(normalisation: str) -> None:
+    layer = nn.BatchNorm1d(4)
+    layer.register_parameter("bias", None)
+    pure = Pure(layer, normalisation)
+    x, weight = torch.rand(2, 5, 4), torch.rand(2, 4)
+    out, _ = pure.per_task({"weight": weight}, x)
+    unweighted, _ = Pure(nn.BatchNorm1d(4, affine=False), normalisation).per_task({}, x)
+    torch.testing.assert_close(out, unweighted * weight[:, None])
+    torch.testing.assert_close(pure.shared({"weight": weight[0]}, x[0])[0], out[0])
+
+
 def test_a_layer_may_be_used_in_two_places() -> None:
     layer = nn.BatchNorm1d(3)
     pure = Pure(nn.Sequential(layer, nn.Linear(3, 3), layer), "batch")

@@ -53,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
     sub = commands.add_parser("evaluate", help=text, description=text, parents=[work])
     sub.add_argument("run", type=Path, help="runs/NAME")
     sub.add_argument("overrides", nargs="*", metavar="key=value", help="evaluate.KEY=value or data.KEY=value")
+    sub.add_argument("--allow-plugin", action="store_true", help="run code that the run's own config names")
     sub.add_argument("--record", type=Path, metavar="FILE", help="append the result to this results file")
     text = "list the parts and configs, or show one in full"
     sub = commands.add_parser("list", help=text, description=text, parents=[common])
@@ -143,12 +144,13 @@ def evaluated(folder: Path, changes: Sequence[str], options: argparse.Namespace)
             raise UserError(f"'{change}': evaluate takes evaluate.KEY=value and data.KEY=value; the rest is the run's")
     from omegaconf import OmegaConf
 
-    from umeta import config
+    from umeta import config, registry
     from umeta.evaluation import evaluate_run
     from umeta.report import aligned, facts, table
 
     plain: Any = OmegaConf.to_container(config.parse([*changes, *skip_bad(options)]))
-    result = evaluate_run(folder, plain, device=options.device, record=options.record)
+    trusted = None if options.allow_plugin else registry.plugins(plain)
+    result = evaluate_run(folder, plain, device=options.device, record=options.record, trusted=trusted)
     print(aligned(table([result])), *facts(result), f"{folder / 'report.md'}", sep="\n")
     return result
 
@@ -165,7 +167,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     configs = [prepared(name, changes, options) for name in names]  # all are checked before the first begins
     if len({config.name for config in configs}) < len(configs):
         raise UserError(f"run: two of {', '.join(names)} are named the same; each needs a name of its own")
-    from umeta import report, stages
+    from umeta import registry, report, stages
     from umeta.evaluation import evaluate_run
 
     results = []
@@ -174,7 +176,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         if config.tasks is None:
             stages.propose(config, device=options.device, resume=options.resume)
         folder = stages.metatrain(config, device=options.device, resume=options.resume)
-        result = evaluate_run(folder, device=options.device, record=options.record)
+        # a finished run that is resumed is evaluated as this command's config says, not as its own did
+        changed = {"evaluate": config.plain.get("evaluate", {})}
+        known = registry.plugins(config.plain)
+        result = evaluate_run(folder, changed, device=options.device, record=options.record, trusted=known)
         results.append({**result, "folder": str(folder), "tasks": str(config.tasks_folder)})
     print(report.aligned(report.table(results)))
     print(*report.facts(results[-1]), sep="\n")

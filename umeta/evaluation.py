@@ -6,7 +6,7 @@ import json
 import platform
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -68,17 +68,22 @@ def interval(accuracies: np.ndarray) -> dict[str, float]:
 
 
 def evaluate_run(
-    folder: Path | str, overrides: dict[str, Any] | None = None, *, device: str = "auto", record: Path | None = None
+    folder: Path | str,
+    overrides: dict[str, Any] | None = None,
+    *,
+    device: str = "auto",
+    record: Path | None = None,
+    trusted: Collection[str] | None = (),
 ) -> dict[str, Any]:
     """Evaluates a run on the labelled split of its data, beside the baselines; writes `report.{md,json}` and pictures.
 
     Every finished row is kept in `evaluation.json`, so that an interrupted evaluation goes on where it stopped.
-    `record` names a results file to append to.
+    `record` names a results file to append to; `overrides` and `trusted` are those of `load_run`.
 
     Raises:
         UserError: the run or the labelled data is missing, or the data cannot give the episodes.
     """
-    run = load_run(folder, overrides, device)
+    run = load_run(folder, overrides, device=device, trusted=trusted)
     settings = run.config.evaluate
     episodes, count = resolve(settings)
     test = LabelledImages.load(run.config.data, settings.split)
@@ -242,10 +247,12 @@ def append(path: Path, result: dict[str, Any]) -> None:
         UserError: the file is there and is not a list of results.
     """
     rows = artifacts.read_json(path) if path.exists() else []
-    if not isinstance(rows, list):
-        raise UserError(f"{path}: expected a list of results")
 
     def identity(row: dict[str, Any]) -> tuple[Any, ...]:
         return row["name"], row["seed"], row["protocol"]["name"], row["protocol"]["split"]
 
-    artifacts.write_json(path, [row for row in rows if identity(row) != identity(result)] + [result])
+    if not isinstance(rows, list) or not all(
+        isinstance(row, dict) and {"name", "seed", "protocol"} <= row.keys() for row in rows
+    ):
+        raise UserError(f"{path}: expected a list of results, as --record writes it")
+    artifacts.write_json(path, [*(row for row in rows if identity(row) != identity(result)), result])

@@ -47,8 +47,8 @@ def proposed(tasks: TaskDistribution, episode: EpisodeSpec, most: int = 12) -> n
     support, query = batch.support(), batch.query()
     x = torch.cat([support.x, query.x], dim=1).mul(255).byte().cpu().numpy()
     y = torch.cat([support.y, query.y], dim=1).cpu().numpy()
-    rows = [[tile(image) for image in x[t][y[t] == label][:most]] for t in range(len(x)) for label in range(episode.way)]
-    return mosaic(rows[:most])
+    classes = [x[t][y[t] == label] for t in range(len(x)) for label in range(episode.way)]
+    return mosaic([[tile(image) for image in images[:most]] for images in classes[:most]])
 
 
 def curve(path: Path, steps: Sequence[float], values: Mapping[str, Sequence[float]], xlabel: str) -> None:

@@ -18,7 +18,7 @@ import inspect
 import sys
 import textwrap
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -74,7 +74,39 @@ def find(kind: str, name: str, where: str = "") -> type:
     found = _find(kind, name, where)
     if not (inspect.isclass(found) and dataclasses.is_dataclass(found)):
         raise UserError(f"{where}: '{name}' is not a dataclass; a part is a dataclass whose fields are its options")
+    _names[found] = name
     return found
+
+
+_names: dict[type, str] = {}  # classes that were found, and by which name
+
+
+def name_of(kind: str, part: Any) -> str:
+    """The name by which `find` finds a part's class again."""
+    module = type(part).__module__
+    default = module.rpartition(".")[2] if module.startswith(f"{KINDS[kind]}.") else f"{module}:{type(part).__name__}"
+    return _names.get(type(part), default)
+
+
+def plugins(value: Any) -> set[str]:
+    """The names in a plain configuration that lead to code outside the library: files and other modules."""
+    if isinstance(value, Mapping):
+        name = value.get("name")
+        own = isinstance(name, str) and (":" in name or name.endswith(".py")) and not name.startswith("umeta.")
+        inside = set().union(*(plugins(part) for part in value.values()))
+        return inside | {str(name)} if own else inside
+    if isinstance(value, list):
+        return set().union(*(plugins(part) for part in value))
+    return set()
+
+
+def refuse_plugins(value: Any, trusted: Collection[str] | None, where: str) -> None:
+    """Raises UserError when a stored configuration names a plug-in that the person's own command or config did not.
+
+    trusted: those that are wanted; None for any.
+    """
+    if trusted is not None and (foreign := sorted(plugins(value) - set(trusted))):
+        raise UserError(f"{where}: asks to run the code of '{foreign[0]}'; if you trust it, add --allow-plugin")
 
 
 def _find(kind: str, name: str, where: str) -> Any:
@@ -116,12 +148,6 @@ def _from_path(name: str, where: str) -> Any:
     if not hasattr(module, class_name):
         raise UserError(f"{where}: '{source}' has no class '{class_name or 'named like the file'}'; name it after ':'")
     return getattr(module, class_name)
-
-
-def name_of(kind: str, part: Any) -> str:
-    """The name by which `find` finds a part's class again."""
-    module = type(part).__module__
-    return module.rpartition(".")[2] if module.startswith(f"{KINDS[kind]}.") else f"{module}:{type(part).__name__}"
 
 
 def component(kind: str, value: Any, where: str = "") -> Any:

@@ -27,7 +27,9 @@ def key(*parts: int | str | np.ndarray) -> np.ndarray:
         out = np.asarray(0, dtype=np.uint64)
         for part in parts:
             if isinstance(part, str):
-                word = np.uint64(int.from_bytes(hashlib.blake2b(part.encode(), digest_size=8).digest(), "little"))
+                word = np.asarray(
+                    int.from_bytes(hashlib.blake2b(part.encode(), digest_size=8).digest(), "little"), np.uint64
+                )
             else:
                 word = np.asarray(part).astype(np.uint64)
             out = _mix(out + _GOLDEN + _mix(word + _GOLDEN))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 import umeta
-from umeta import artifacts, pictures
+from umeta import artifacts, pictures, registry
 from umeta.config import Config, build, dump
 from umeta.context import RunContext, duration
 from umeta.data.images import UnlabelledImages
@@ -40,7 +40,7 @@ def begin(folder: Path, kind: str, plain: Mapping[str, Any], resume: bool) -> bo
     Raises:
         UserError: the directory exists and `resume` is not set, or it was begun with another configuration.
     """
-    if folder.exists() and any(folder.iterdir()):
+    if folder.exists() and any(path.name != "asked.json" for path in folder.iterdir()):
         finished = (folder / "manifest.json").exists()
         if not resume:
             way_out = "go on with --resume, or " if not finished else ""
@@ -171,8 +171,8 @@ def check_usable(tasks: TaskDistribution, config: Config) -> None:
 
 def summary(tasks: TaskDistribution, config: Config) -> str:
     """What was proposed, in numbers."""
-    lines = [f"- {line}" for line in tasks.describe(config.train.episode)]
-    return "\n".join([f"# Proposed tasks: {config.name}", "", *lines, "", "![samples of proposed classes](preview.png)", ""])
+    lines = "\n".join(f"- {line}" for line in tasks.describe(config.train.episode))
+    return f"# Proposed tasks: {config.name}\n\n{lines}\n\n![samples of proposed classes](preview.png)\n"
 
 
 def load_tasks(config: Config) -> tuple[TaskDistribution, dict[str, Any]]:
@@ -188,6 +188,7 @@ def load_tasks(config: Config) -> tuple[TaskDistribution, dict[str, Any]]:
             f"{config.tasks_folder}: proposed on other images than those of data (fingerprint {images.fingerprint} "
             f"instead of {manifest['fingerprint']}); use the data it was proposed on, or propose again"
         )
+    registry.refuse_plugins(manifest["tasks"], registry.plugins(config.plain), str(config.tasks_folder))
     return store.load(manifest["tasks"], config.tasks_folder, images), manifest
 
 
@@ -241,11 +242,20 @@ class Run:
         return {k: v for file in files if file.exists() for k, v in json.loads(file.read_text()).items()}
 
 
-def load_run(folder: Path | str, overrides: Mapping[str, Any] | None = None, device: str = "auto") -> Run:
-    """A run's learner, ready to adapt. `overrides` replace parts of its config, such as `{"evaluate": {...}}`.
+def load_run(
+    folder: Path | str,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    device: str = "auto",
+    trusted: Collection[str] | None = (),
+) -> Run:
+    """A run's learner, ready to adapt.
+
+    overrides: replace parts of its config, such as `{"evaluate": {...}}`.
+    trusted: plug-ins that its config may name (files and modules whose code is then run); None for any.
 
     Raises:
-        UserError: missing, unfinished or damaged.
+        UserError: missing, unfinished or damaged, or it names a plug-in that is not trusted.
     """
     from omegaconf import OmegaConf
 
@@ -253,6 +263,7 @@ def load_run(folder: Path | str, overrides: Mapping[str, Any] | None = None, dev
     manifest = artifacts.read_manifest(folder, "run")
     merged = OmegaConf.merge(OmegaConf.load(folder / "config.yaml"), OmegaConf.create(dict(overrides or {})))
     plain: Any = OmegaConf.to_container(merged)
+    registry.refuse_plugins(plain, trusted, str(folder))
     config = build(plain)
     state = {
         name: value.to(to_device(device))

@@ -15,7 +15,7 @@ import copy
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +121,7 @@ def check_proposer(
 def check_tasks(
     tasks: TaskDistribution, images: UnlabelledImages, episode: EpisodeSpec = EPISODE, seed: int = 0, count: int = 64
 ) -> None:
-    """Checks the tasks themselves, for classification of distinct images; clusters are known from `tasks.partitions`.
+    """Checks the tasks themselves; where they have `partitions`, against these clusters of the (distinct) images too.
 
     Raises:
         AssertionError: names the promise that is broken.
@@ -151,20 +151,22 @@ def check_tasks(
     if episode.query * episode.way > 2:
         require(not torch.equal(query.y, ordered), "queries are shuffled, not in the order of their classes")
 
-    rows = {bytes(image): row for row, image in enumerate(images.pixels.reshape(len(images), -1))}
-    found = [[rows.get(bytes(image)) for image in pixels_of(batch)] for batch in (support, query)]
-    require(None not in found[0] + found[1], "every item of a task is one of the images")
-    items = np.concatenate([np.reshape(f, b.y.shape) for f, b in zip(found, (support, query), strict=True)], axis=1)
-    labels = np.concatenate([support.y.cpu().numpy(), query.y.cpu().numpy()], axis=1)
-    distinct = all(len(set(row)) == len(row) for row in items)
-    require(distinct, "no item is twice in a task: support and query are disjoint")
     partitions = getattr(tasks, "partitions", None)
     if partitions is not None:
-        _check_clusters(np.asarray(partitions), items.astype(np.int64), labels, episode.way)
+        _check_clusters(np.asarray(partitions), images, support, query)
 
 
-def _check_clusters(partitions: np.ndarray, items: np.ndarray, labels: np.ndarray, way: int) -> None:
-    """Each task's classes are clusters of one partition, numbered in no fixed order. items, labels: [T, N]."""
+def _check_clusters(partitions: np.ndarray, images: UnlabelledImages, support: Batch, query: Batch) -> None:
+    """Each task's items are distinct images, its classes clusters of one partition, numbered in no fixed order."""
+    rows = {bytes(image): row for row, image in enumerate(images.pixels.reshape(len(images), -1))}
+    x = torch.cat([support.x, query.x], dim=1)
+    drawn = (x * 255).round().to(torch.uint8).flatten(0, 1).flatten(1).cpu().numpy()
+    found = [rows.get(bytes(image), -1) for image in drawn]
+    require(min(found) >= 0, "every item of a task is one of the images")
+    items = np.reshape(found, x.shape[:2])
+    labels, way = torch.cat([support.y, query.y], dim=1).cpu().numpy(), support.way
+    distinct = all(len(set(row)) == len(row) for row in items)
+    require(distinct, "no item is twice in a task: support and query are disjoint")
     ascending = 0
     for item, label in zip(items, labels, strict=True):
         clusters = partitions[:, item]  # [P, N]
@@ -277,10 +279,9 @@ def _check_chunks(learner: MetaLearner, theta: Theta, tasks: TaskDistribution, e
     for chunk in (3, 1, 2):
         problem = BatchProblem(learner, Theta(params), tasks.spec, support, query, chunk)
         metrics, grads = problem.loss_and_grad()
-        found.append(({k: torch.tensor(v) for k, v in metrics.items()}, grads, problem.stats))
-    require(
-        all(same(found[0], other, exact=False) for other in found[1:]), "task_chunk changes no loss, gradient, stats"
-    )
+        found.append(({name: torch.tensor(value) for name, value in metrics.items()}, grads, problem.stats))
+    alike = all(same(found[0], other, exact=False) for other in found[1:])
+    require(alike, "task_chunk changes no loss, gradient or statistics beyond rounding")
 
 
 class RawPixels:
@@ -302,21 +303,22 @@ class RawPixels:
 @contextmanager
 def unchanged_randomness(what: str) -> Iterator[None]:
     """Asserts that the block leaves the global random states alone: randomness comes from the seed that is given."""
-    state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
+    before = random_states()
     yield
-    alone = torch.equal(state, torch.get_rng_state()) and np.array_equal(numpy_state, np.random.get_state()[1])
+    alone = before == random_states()
     require(alone, f"{what} leaves the global random state alone and draws from the seed it is given")
+
+
+def random_states() -> tuple[list[int], list[int], int]:
+    """torch's, and numpy's: what it draws from and how much of that is used up."""
+    state: Any = np.random.get_state(legacy=False)
+    return torch.get_rng_state().tolist(), state["state"]["key"].tolist(), state["state"]["pos"]
 
 
 def sampled(tasks: TaskDistribution, numbers: np.ndarray, episode: EpisodeSpec, seed: int) -> tuple[Batch, Batch]:
     """Support and query of the tasks of these numbers."""
     batch = tasks.sample(torch.from_numpy(numbers), episode=episode, seed=seed)
     return batch.support(), batch.query()
-
-
-def pixels_of(batch: Batch) -> np.ndarray:
-    """The batch's images, one a row, [T * N, pixels] uint8."""
-    return (batch.x * 255).round().to(torch.uint8).flatten(0, 1).flatten(1).cpu().numpy()
 
 
 def through_file(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -343,9 +345,9 @@ def same(a: Any, b: Any, exact: bool = True) -> bool:
     if isinstance(a, Tensor):
         return torch.equal(a, b) if exact else close(a, b)
     if isinstance(a, Mapping):
-        return isinstance(b, Mapping) and a.keys() == b.keys() and all(same(a[key], b[key], exact) for key in a)
+        return a.keys() == b.keys() and all(same(value, b[key], exact) for key, value in a.items())
     if isinstance(a, tuple):
-        return isinstance(b, tuple) and len(a) == len(b) and all(same(x, y, exact) for x, y in zip(a, b, strict=True))
+        return len(a) == len(b) and all(same(x, y, exact) for x, y in zip(a, b, strict=True))
     if is_dataclass(a):
-        return type(a) is type(b) and all(same(getattr(a, f.name), getattr(b, f.name), exact) for f in fields(a))
-    return a == b
+        return same(vars(a), vars(b), exact)
+    return bool(a == b)

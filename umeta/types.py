@@ -48,7 +48,7 @@ class Batch:
 
     x: Tensor  # [T, N, *item_shape] float
     y: Tensor  # [T, N] int64 class, below `way`
-    mask: Tensor  # [T, N] bool; False marks padding, which no loss, statistic or prototype may see
+    mask: Tensor  # [T, N] bool; False marks padding: no loss, metric or prototype sees it, statistics over a batch do
     way: int  # classes in each task
 
     def __len__(self) -> int:
@@ -134,7 +134,7 @@ class Theta:
 
 @dataclass(frozen=True)
 class Adapted:
-    """A learner adapted to T tasks: fast weights or prototypes [T, ...], and the support's statistics."""
+    """A learner adapted to T tasks: fast weights or prototypes [T, ...], and the support's statistics [T, channels]."""
 
     params: dict[str, Tensor]
     stats: Stats = field(default_factory=dict)
@@ -183,8 +183,10 @@ def to_device(spec: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(spec)
-    except RuntimeError as error:
-        raise UserError(f"device '{spec}': expected auto, cpu, cuda or cuda:N") from error
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise UserError(f"device '{spec}': expected auto, cpu, cuda or cuda:N")
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
         raise UserError(f"device '{spec}': this machine has {torch.cuda.device_count()} usable GPUs; use --device cpu")
     return device

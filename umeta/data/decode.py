@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Literal
 
@@ -80,7 +81,7 @@ def _members(path: Path) -> list[File]:
             raise UserError(f"{path}: refused, its member '{info.filename}' unpacks to {info.file_size} bytes")
         hidden = any(part.startswith(".") or part == "__MACOSX" for part in place.parts)
         if not info.is_dir() and not hidden:
-            found.append(File(str(place), (info.file_size, info.CRC), lambda info=info: archive.read(info)))
+            found.append(File(str(place), (info.file_size, info.CRC), partial(archive.read, info)))
     return found
 
 

@@ -60,10 +60,10 @@ class StatNorm(nn.Module):
         mean, var = self.given or (x.mean(over), x.var(over, correction=0))
         self.used = (mean, var)
         scale = (var + self.eps).rsqrt()
-        if self.weight is None:
-            return (x - mean.view(shape)) * scale.view(shape)
-        scale = scale * self.weight
-        return x * scale.view(shape) + (self.bias - mean * scale).view(shape)
+        scale = scale if self.weight is None else scale * self.weight
+        scaled = x * scale.view(shape)
+        shift = -mean * scale if self.bias is None else self.bias - mean * scale
+        return scaled + shift.view(shape)
 
 
 class GroupNorm(nn.Module):
@@ -84,10 +84,9 @@ class GroupNorm(nn.Module):
         grouped = x.reshape(x.shape[0], self.groups, -1)
         mean, var = grouped.mean(-1, keepdim=True), grouped.var(-1, keepdim=True, correction=0)
         x = ((grouped - mean) * (var + self.eps).rsqrt()).reshape(x.shape)
-        if self.weight is None:
-            return x
         shape = [1, -1] + [1] * (x.dim() - 2)
-        return x * self.weight.view(shape) + self.bias.view(shape)
+        x = x if self.weight is None else x * self.weight.view(shape)
+        return x if self.bias is None else x + self.bias.view(shape)
 
 
 class Pure:

@@ -116,8 +116,9 @@ class PartitionTasks:
         need = episode.shot + episode.query
         usable = self.usable(episode.way, need)
         low, middle, high = np.percentile(self.sizes[self.sizes > 0], [0, 50, 100])
+        able = int((usable >= episode.way).sum())
         return [
-            f"partitions: {len(self.partitions)}, {int((usable >= episode.way).sum())} of them can give {episode} tasks",
+            f"partitions: {len(self.partitions)}, {able} of them can give {episode} tasks",
             f"clusters with at least {need} items (shot + query): {usable.mean():.1f} a partition on average, "
             f"{usable.min()} to {usable.max()}",
             f"items a kept cluster: {low:.0f} to {high:.0f}, median {middle:.0f}",

@@ -1,4 +1,4 @@
-"""Task distributions as files: what cannot be made again from the images goes into arrays, the rest into a description."""
+"""Task distributions as files: arrays for what cannot be made again from the images, a description for the rest."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ def save(tasks: TaskDistribution, folder: Path, name: str = "partitions") -> dic
     if isinstance(tasks, InstanceTasks):
         return {"kind": "instances", "rotations": tasks.rotations}
     if isinstance(tasks, Augmented):
-        augment = {"name": registry.name_of("augment", tasks.augment), **asdict(tasks.augment)}
+        options: Any = tasks.augment
+        augment = {"name": registry.name_of("augment", options), **asdict(options)}
         return {"kind": "augmented", "augment": augment, "of": save(tasks.tasks, folder, name)}
     if isinstance(tasks, Mixture):
         parts = [save(part, folder, f"{name}{i}") for i, part in enumerate(tasks.parts)]
