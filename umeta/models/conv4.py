@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from annotated_types import Gt
+from annotated_types import Ge, Gt, Le
 from torch import nn
 
 
@@ -21,22 +21,26 @@ class Conv4:
     """channels of each block"""
     down: Literal["pool", "stride"] = "pool"
     """how a block halves the picture"""
+    halvings: Annotated[int, Ge(1), Le(4)] = 4
+    """how many of the blocks halve, the first ones: 3 leaves 3x3 positions of a 28x28 picture, 9 times the features"""
 
     def build(self, item_shape: tuple[int, ...]) -> nn.Module:
         if len(item_shape) != 3:
             raise ValueError(f"Conv4 takes images [C, H, W], not items of shape {item_shape}")
         height, width = item_shape[1:]
-        if self.down == "pool" and min(height, width) < 16:
-            raise ValueError(f"Conv4 halves four times: {height}x{width} is too small, resize to 16 or more")
+        if self.down == "pool" and min(height, width) < 2**self.halvings:
+            least = 2**self.halvings
+            raise ValueError(f"Conv4 halves {self.halvings} times: {height}x{width} is too small, resize to {least}")
         blocks: list[nn.Module] = []
         channels = item_shape[0]
-        for _ in range(4):
+        for block in range(4):
             # No bias: normalisation would subtract it. Pooling before the ReLU is the same function (both are
             # monotone) on a quarter of the elements.
-            stride = 2 if self.down == "stride" else 1
+            halves = block < self.halvings
+            stride = 2 if halves and self.down == "stride" else 1
             blocks.append(nn.Conv2d(channels, self.filters, 3, stride=stride, padding=1, bias=False))
             blocks.append(nn.BatchNorm2d(self.filters))
-            if self.down == "pool":
+            if halves and self.down == "pool":
                 blocks.append(nn.MaxPool2d(2))
             blocks.append(nn.ReLU())
             channels = self.filters
