@@ -11,6 +11,7 @@ from umeta.augment.drawing import Drawing
 from umeta.context import RunContext
 from umeta.data.images import UnlabelledImages
 from umeta.errors import UserError
+from umeta.registry import component
 from umeta.tasks import mixture, store
 from umeta.tasks.instances import Augmented, InstanceTasks
 from umeta.tasks.partition import PartitionTasks
@@ -115,3 +116,11 @@ def test_what_is_saved_gives_the_same_tasks(proposer, tmp_path):
 def test_bad_weights_are_named(weights):
     with pytest.raises(ValueError, match="2 proposers need as many weights"):
         Mixture([Instances(), Instances()], weights)
+
+
+def test_a_mixture_is_built_from_a_config_and_its_parts_are_checked():
+    plain = {"name": "mixture", "proposers": ["instances", {"name": "kmeans", "k": "7"}], "weights": [1, 3]}
+    built = component("proposer", plain)
+    assert built == Mixture([Instances(), KMeans(k=7)], [1.0, 3.0])
+    with pytest.raises(UserError, match=r"proposers\[1\]: unknown option 'kk'; did you mean 'k'"):
+        component("proposer", {"name": "mixture", "proposers": ["instances", {"name": "kmeans", "kk": 7}]})

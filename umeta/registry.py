@@ -15,6 +15,7 @@ import dataclasses
 import importlib
 import importlib.util
 import inspect
+import re
 import sys
 import textwrap
 import typing
@@ -168,7 +169,7 @@ def component(kind: str, value: Any, where: str = "") -> Any:
 def typed(cls: Any, options: Mapping[str, Any], where: str) -> Any:
     """Builds a dataclass from plain values, checking names and types (`'1e-4'` passes for a number).
 
-    A field named like a kind of part (`model`, `outer`) is built with `component`.
+    A field named like a kind of part (`model`, `outer`), or like several (`proposers`), is built with `component`.
 
     Raises:
         UserError: names the option in question and what it should be.
@@ -191,6 +192,8 @@ def typed(cls: Any, options: Mapping[str, Any], where: str) -> Any:
         value = options[name]
         if name in KINDS and not (value is None and f.default is None):
             value = component(name, value, spot)
+        elif name.removesuffix("s") in KINDS and isinstance(value, list):
+            value = [component(name.removesuffix("s"), one, f"{spot}[{i}]") for i, one in enumerate(value)]
         elif dataclasses.is_dataclass(hints[name]):
             if not isinstance(value, Mapping):
                 raise UserError(f"{spot}: expected a mapping of options, got {value!r}")
@@ -239,5 +242,12 @@ def describe(node: ast.ClassDef) -> tuple[str, list[Option]]:
         if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) and isinstance(after.value.value, str):
             text = " ".join(after.value.value.split())
         default = ast.unparse(item.value) if item.value else "required"
-        options.append(Option(item.target.id, kind, default, text))
+        options.append(Option(item.target.id, _readable(kind), default, text))
     return textwrap.dedent(ast.get_docstring(node) or ""), options
+
+
+def _readable(annotation: str) -> str:
+    """`Annotated[int, Gt(0)] | None` as `int > 0 | None`."""
+    for name, sign in (("Gt", ">"), ("Ge", ">="), ("Lt", "<"), ("Le", "<=")):
+        annotation = re.sub(rf", {name}\(([^)]*)\)", rf" {sign} \1", annotation)
+    return re.sub(r"Annotated\[([^\]]*)\]", r"\1", annotation)
