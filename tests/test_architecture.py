@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 
 # A module may import modules of its own layer's row or of rows above it, never below.
 LAYERS = [
-    {"errors", "memory", "types", "seeds", "objectives", "registry", "artifacts"},
+    {"errors", "memory", "version", "augment", "types", "seeds", "objectives", "registry", "artifacts"},
     {"config", "context", "data"},
     {"tasks", "models"},
     {"metalearners", "outer", "pictures"},
@@ -82,7 +82,7 @@ def test_there_is_no_import_cycle():
 
 @pytest.mark.parametrize("name", [name for name in modules() if name.split(".")[0] in ("proposers", "embeddings")])
 def test_parts_import_leaf_modules_only_and_never_each_other(name):
-    leaves = {"errors", "types", "seeds", "context", "data", "tasks", "models"}
+    leaves = {"errors", "types", "seeds", "context", "data", "augment", "tasks", "models"}
     for imported in imports(modules()[name]):
         assert imported.split(".")[0] not in ("proposers", "embeddings") or imported == name, (
             f"{name} imports {imported}"

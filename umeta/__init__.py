@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from umeta.version import __version__
 
 if TYPE_CHECKING:
     from umeta.config import TrainConfig
@@ -59,6 +59,7 @@ __all__ = [
     "TrainConfig",
     "UnlabelledImages",
     "UserError",
+    "__version__",
     "evaluate",
     "keep_buffers",
     "load_run",

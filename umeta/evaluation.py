@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 
-import umeta
 from umeta import artifacts, report
 from umeta.benchmarks import baselines
 from umeta.benchmarks.labelled import LabelledImages
@@ -26,6 +25,7 @@ from umeta.objectives import accuracy
 from umeta.stages import Run, load_run
 from umeta.tasks.partition import PartitionTasks
 from umeta.types import EpisodeSpec, MetaLearner, Theta, to_device
+from umeta.version import __version__
 
 CHUNK = 8  # test tasks adapted at a time
 
@@ -138,7 +138,7 @@ def evaluate_run(
         "minutes": minutes,
         "seed": run.config.seed,
         "hardware": hardware(run.theta),
-        "umeta": umeta.__version__,
+        "umeta": __version__,
         "commit": commit(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "config": run.config.plain,

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import umeta
 from umeta import artifacts, pictures, registry
 from umeta.config import Config, build, dump
 from umeta.context import RunContext, duration
@@ -27,6 +26,7 @@ from umeta.tasks import store
 from umeta.train import metatrain as train
 from umeta.train import part
 from umeta.types import Embedder, MetaLearner, TaskDistribution, TaskSpec, Theta, to_device
+from umeta.version import __version__
 
 
 def context(config: Config, folder: Path | None, *, device: str = "auto", resume: bool = False) -> RunContext:
@@ -91,7 +91,7 @@ def embed(config: Config, images: UnlabelledImages, ctx: RunContext) -> tuple[Em
     The cache key is the embedding's options, the data's fingerprint and the seed.
     """
     embedder = config.embedding
-    key = artifacts.value_hash([config.plain["embedding"], images.fingerprint, config.seed, umeta.__version__])
+    key = artifacts.value_hash([config.plain["embedding"], images.fingerprint, config.seed, __version__])
     folder = artifacts.cache_folder() / "embeddings" / key
     try:
         artifacts.read_manifest(folder, "embedding")
@@ -153,7 +153,7 @@ def propose(config: Config, *, device: str = "auto", resume: bool = False) -> Pa
     pictures.save(pictures.proposed(tasks, config.train.episode), folder / "preview.png")
     artifacts.write_json(folder / "seconds.json", seconds)
     content = {
-        "umeta": umeta.__version__,
+        "umeta": __version__,
         "fingerprint": images.fingerprint,
         "true_labels": oracle,
         "tasks": description,
@@ -217,7 +217,7 @@ def metatrain(config: Config, *, device: str = "auto", resume: bool = False) -> 
     artifacts.write_json(folder / "tasks.json", {"hash": artifacts.value_hash(manifest), "manifest": manifest})
     artifacts.write_json(folder / "seconds.json", {"metatrain": time.monotonic() - began})
     content = {
-        "umeta": umeta.__version__,
+        "umeta": __version__,
         "true_labels": manifest["true_labels"],
         "item_shape": list(tasks.spec.item_shape),
     }
