@@ -27,4 +27,4 @@ lint: $(VENV)/ready
 
 # The README's tables, from the results files.
 tables: $(VENV)/ready
-	$(BIN)/python -m umeta.benchmarks.tables README.md
+	$(BIN)/python -m umeta.tables README.md

@@ -15,7 +15,9 @@ LAYERS = [
     {"metalearners", "outer", "pictures"},
     {"train"},
     {"stages", "testing"},
-    {"benchmarks", "report", "evaluation"},
+    {"benchmarks"},
+    {"report"},
+    {"evaluation", "tables"},
     {"cli", "__main__"},
 ]
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}

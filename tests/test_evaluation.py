@@ -11,7 +11,7 @@ from umeta import config, stages
 from umeta.benchmarks import baselines
 from umeta.benchmarks.labelled import LabelledImages
 from umeta.benchmarks.protocols import PROTOCOLS, resolve
-from umeta.benchmarks.tables import rewrite
+from umeta.tables import rewrite
 from umeta.config import EvaluateConfig
 from umeta.data.digits import Digits
 from umeta.errors import UserError

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from umeta import config
-from umeta.benchmarks.tables import rewrite
+from umeta.tables import rewrite
 from umeta.cli import main, parser
 from umeta.data.digits import Digits
 

@@ -1,4 +1,4 @@
-"""Results files as tables: `python -m umeta.benchmarks.tables README.md` rewrites the tables between its markers.
+"""Results files as tables: `python -m umeta.tables README.md` rewrites the tables between its markers.
 
 A marker names the files, own results and published numbers alike:
 
