@@ -11,12 +11,12 @@ from umeta import config, stages
 from umeta.benchmarks import baselines
 from umeta.benchmarks.labelled import LabelledImages
 from umeta.benchmarks.protocols import PROTOCOLS, resolve
-from umeta.tables import rewrite
 from umeta.config import EvaluateConfig
 from umeta.data.digits import Digits
 from umeta.errors import UserError
 from umeta.evaluation import append, evaluate, evaluate_run, interval
 from umeta.report import aligned, markdown, table
+from umeta.tables import rewrite
 from umeta.tasks.partition import PartitionTasks
 from umeta.types import Adapted, EpisodeSpec, Theta
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from umeta import config
-from umeta.tables import rewrite
 from umeta.cli import main, parser
 from umeta.data.digits import Digits
+from umeta.tables import rewrite
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
