@@ -156,7 +156,7 @@ def test_list_shows_each_part_with_its_line(umeta):
 
 def test_list_shows_the_options_of_a_part(umeta):
     out = umeta("list", "kmeans")[1]
-    assert "k: Annotated[int, Gt(1)] = 500\n      clusters per partition" in out
+    assert "k: int > 1 = 500\n      clusters per partition" in out
     assert "arXiv 1810.02334" in out
 
 

@@ -34,19 +34,18 @@ def parser() -> argparse.ArgumentParser:
     common.add_argument("--json", action="store_true", help="print one JSON object as the last line of standard output")
     work = argparse.ArgumentParser(add_help=False, parents=[common])
     work.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    work.add_argument("--seed", type=int, help="the same as seed=N; of the test tasks for evaluate")
+    work.add_argument("--resume", action="store_true", help="go on where an interrupted run stopped")
     work.add_argument("--skip-bad", action="store_true", help="leave out files that are not images")
-    train = argparse.ArgumentParser(add_help=False, parents=[work])
-    train.add_argument("--seed", type=int, help="the same as seed=N")
-    train.add_argument("--resume", action="store_true", help="go on where an interrupted run stopped")
     overrides = "key=value changes the config, such as train.steps=100 or proposer.k=50"
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     for name, text in (("propose", "propose tasks on unlabelled data"), ("metatrain", "meta-train on proposed tasks")):
-        sub = commands.add_parser(name, help=text, description=text, parents=[train])
+        sub = commands.add_parser(name, help=text, description=text, parents=[work])
         sub.add_argument("config", help="a file, or the name of a packaged config (see umeta list)")
         sub.add_argument("overrides", nargs="*", metavar="key=value", help=overrides)
     text = "propose, meta-train and evaluate, for one config or several in one table"
-    sub = commands.add_parser("run", help=text, description=text, parents=[train])
+    sub = commands.add_parser("run", help=text, description=text, parents=[work])
     sub.add_argument("config", nargs="+", help=f"files or names of packaged configs, and overrides: {overrides}")
     sub.add_argument("--record", type=Path, metavar="FILE", help="append the result to this results file")
     text = "evaluate a run on labelled test data, beside baselines"
@@ -103,13 +102,13 @@ def prepared(reference: str, changes: Sequence[str], options: argparse.Namespace
     from umeta.memory import keep_buffers
 
     keep_buffers()
-    seed = [f"seed={options.seed}"] if options.seed is not None else []
-    return config.load(reference, [*changes, *seed, *skip_bad(options)])
+    return config.load(reference, [*changes, *as_overrides(options, "seed")])
 
 
-def skip_bad(options: argparse.Namespace) -> list[str]:
-    """The override that `--skip-bad` stands for."""
-    return ["data.skip_bad=true"] if options.skip_bad else []
+def as_overrides(options: argparse.Namespace, seed: str) -> list[str]:
+    """The overrides that `--seed` and `--skip-bad` stand for."""
+    seeds = [f"{seed}={options.seed}"] if options.seed is not None else []
+    return [*seeds, *(["data.skip_bad=true"] if options.skip_bad else [])]
 
 
 def propose(options: argparse.Namespace) -> dict[str, Any]:
@@ -118,7 +117,8 @@ def propose(options: argparse.Namespace) -> dict[str, Any]:
 
     folder = stages.propose(config, device=options.device, resume=options.resume)
     print((folder / "summary.md").read_text(encoding="utf-8").partition("![")[0].strip())
-    print(f"\n{folder}: look at {folder / 'preview.png'}, then: umeta metatrain {options.config} tasks={folder}")
+    again = " ".join([options.config, *options.overrides, f"tasks={folder}"])
+    print(f"\n{folder}: look at {folder / 'preview.png'}, then: umeta metatrain {again}")
     return {"tasks": str(folder)}
 
 
@@ -132,26 +132,21 @@ def metatrain(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def evaluate(options: argparse.Namespace) -> dict[str, Any]:
-    from umeta.memory import keep_buffers
-
-    keep_buffers()
-    return evaluated(options.run, options.overrides, options)
-
-
-def evaluated(folder: Path, changes: Sequence[str], options: argparse.Namespace) -> dict[str, Any]:
-    for change in changes:
+    for change in options.overrides:
         if not change.startswith(("evaluate.", "data.")):
             raise UserError(f"'{change}': evaluate takes evaluate.KEY=value and data.KEY=value; the rest is the run's")
     from omegaconf import OmegaConf
 
     from umeta import config, registry
     from umeta.evaluation import evaluate_run
+    from umeta.memory import keep_buffers
     from umeta.report import aligned, facts, table
 
-    plain: Any = OmegaConf.to_container(config.parse([*changes, *skip_bad(options)]))
+    keep_buffers()
+    plain: Any = OmegaConf.to_container(config.parse([*options.overrides, *as_overrides(options, "evaluate.seed")]))
     trusted = None if options.allow_plugin else registry.plugins(plain)
-    result = evaluate_run(folder, plain, device=options.device, record=options.record, trusted=trusted)
-    print(aligned(table([result])), *facts(result), f"{folder / 'report.md'}", sep="\n")
+    result = evaluate_run(options.run, plain, device=options.device, record=options.record, trusted=trusted)
+    print(aligned(table([result])), *facts(result), f"{options.run / 'report.md'}", sep="\n")
     return result
 
 
