@@ -187,3 +187,16 @@ def test_suggestions_are_near_or_complete():
     assert suggest("kmean", ["kmeans", "maml"]) == "; did you mean 'kmeans'?"
     assert suggest("zzz", ["maml", "kmeans"]) == "; known: kmeans, maml"
     assert suggest("zzz", []) == "; known: none"
+
+
+def test_plug_ins_in_stored_configurations_are_found_and_refused_unless_trusted():
+    plain = {
+        "metalearner": {"name": "mine.py:Mine", "model": {"name": "conv4"}},
+        "proposer": {"name": "mixture", "proposers": ["instances", {"name": "pkg.mod:Other"}]},
+        "oracle": {"name": "umeta.benchmarks.oracle:Oracle"},
+    }
+    assert registry.plugins(plain) == {"mine.py:Mine", "pkg.mod:Other"}
+    registry.refuse_plugins(plain, None, "runs/x")
+    registry.refuse_plugins(plain, {"mine.py:Mine", "pkg.mod:Other"}, "runs/x")
+    with pytest.raises(UserError, match=r"runs/x: asks to run the code of 'pkg.mod:Other'.*--allow-plugin"):
+        registry.refuse_plugins(plain, {"mine.py:Mine"}, "runs/x")
