@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from umeta.augment.drawing import Drawing
+from umeta.augment.photo import Photo
 from umeta.context import RunContext
 from umeta.data.images import UnlabelledImages
 from umeta.tasks.instances import Augmented, InstanceTasks
@@ -19,11 +20,12 @@ class Instances:
     domain: ClassVar[Literal["image", "env"]] = "image"
     sees_labels: ClassVar[bool] = False
 
-    augment: Augment = field(default_factory=Drawing)
-    """what makes a view: `drawing` or `photo`, with their options"""
+    augment: Augment | None = None
+    """what makes a view, `drawing` or `photo`; by default drawing for grey images and photo for colour"""
     rotations: bool = False
     """an image turned by 90, 180 or 270 degrees is another class (for drawings, whose meaning turns with them)"""
 
     def propose(self, source: UnlabelledImages, ctx: RunContext, embedder: Embedder | None = None) -> Augmented:
         """Needs no embedding, and takes no time."""
-        return Augmented(InstanceTasks(source.pixels, self.rotations), self.augment)
+        augment = self.augment or (Drawing() if source.item_shape[0] == 1 else Photo())
+        return Augmented(InstanceTasks(source.pixels, self.rotations), augment)

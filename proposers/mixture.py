@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
+from umeta import seeds
 from umeta.context import RunContext
 from umeta.data.images import UnlabelledImages
 from umeta.errors import UserError
@@ -26,7 +28,8 @@ class Mixture:
 
     def __post_init__(self) -> None:
         weights = self.weights or [1.0] * len(self.proposers)
-        if not self.proposers or len(weights) != len(self.proposers) or min(weights) < 0 or sum(weights) <= 0:
+        sound = all(weight >= 0 for weight in weights) and 0 < sum(weights) < math.inf
+        if len(weights) != len(self.proposers) or not sound:
             raise ValueError(f"{len(self.proposers)} proposers need as many weights, not negative, got {self.weights}")
 
     def propose(self, source: UnlabelledImages, ctx: RunContext, embedder: Embedder | None = None) -> mixture.Mixture:
@@ -34,5 +37,8 @@ class Mixture:
         for proposer in self.proposers:
             if proposer.sees_labels:
                 raise UserError("proposer mixture: an oracle cannot be mixed with proposers that see no labels")
-        parts = tuple(proposer.propose(source, ctx, embedder) for proposer in self.proposers)
+        parts = tuple(
+            proposer.propose(source, replace(ctx, label=f"{ctx.label}{i}-", seed=seeds.integer(ctx.seed, i)), embedder)
+            for i, proposer in enumerate(self.proposers)
+        )
         return mixture.Mixture(tuple(self.weights or [1.0] * len(parts)), parts)

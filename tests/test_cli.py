@@ -131,7 +131,7 @@ def test_the_stages_one_by_one_give_the_same_learner_and_numbers(place, umeta):
         (["list"], {"data", "embedding", "proposer", "metalearner", "model", "outer", "configs"}),
         (["list", "kmeans"], {"kind", "name", "help", "options"}),
         (["list", "digits_acai_kmeans_maml"], {"config"}),
-        (["inspect", "tasks/tiny"], {"manifest", "partitions", "picture"}),
+        (["inspect", "tasks/tiny"], {"manifest", "arrays", "picture"}),
         (["inspect", "runs/tiny"], {"manifest", "report"}),
     ],
 )
@@ -165,7 +165,7 @@ def test_inspect_gives_the_numbers_of_the_files(place, umeta):
     partitions = np.load("tasks/tiny/partitions.npy")
     sizes = [np.sum(row == c) for row in partitions for c in np.unique(row[row >= 0])]
     result = json.loads(out.splitlines()[-1])
-    assert result["partitions"] == list(partitions.shape) == [2, 901]
+    assert result["arrays"]["partitions.npy"] == list(partitions.shape) == [2, 901]
     assert Path(result["picture"]).read_bytes().startswith(b"\x89PNG")
     assert f"items a kept cluster: {min(sizes)} to {max(sizes)}, median {np.median(sizes):.0f}" in out
     out = umeta("inspect", "runs/tiny")[1]
@@ -481,3 +481,27 @@ def test_a_run_that_names_a_plug_in_is_followed_only_when_trusted(tmp_path, monk
     assert main(["evaluate", "runs/tiny", "--device", "cpu"]) == 2
     assert "runs/tiny: asks to run the code of 'mine.py:Mine'" in capsys.readouterr().err
     assert main(["evaluate", "runs/tiny", "--device", "cpu", "--allow-plugin"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("evaluate.protocol=smal", "did you mean 'small'"),
+        ("evaluate.baselines=[knnn]", "did you mean 'knn'"),
+        ("evaluate.episodes=[[20,1]]", "20-way"),
+        ("metalearner={name: maml, head: fixed, model: {name: conv4, filters: 4}}", "head: fixed"),
+    ],
+)
+def test_run_finds_what_would_stop_its_evaluation_before_it_begins(change, says, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "digits_acai_kmeans_protonet", change, "--device", "cpu"]) == 2
+    assert says in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_that_only_looks_like_the_librarys_is_a_plug_in():
+    from umeta.registry import plugins
+
+    names = ["umeta.dl/evil.py", "umeta.dl/evil.py:Umeta", "umeta.py:X", "umeta/x.py", "umetax.mod:X"]
+    assert plugins([{"name": name} for name in names]) == set(names)
+    assert plugins({"name": "umeta.benchmarks.oracle:Oracle"}) == set()

@@ -215,3 +215,14 @@ def test_any_override_is_read_or_is_a_user_error(text):
         config.build(config.read("digits_acai_kmeans_protonet", [text, f"train.{text}"]))
     except UserError as error:
         assert str(error)  # noqa: PT017
+
+
+def test_a_part_that_changes_its_name_drops_its_old_options_in_whatever_order_overrides_come():
+    base = "digits_acai_kmeans_protonet"
+    learner = config.load(base, ["metalearner=maml", "metalearner.model=conv4", "metalearner.normalisation=batch"])
+    assert type(learner.metalearner).__name__ == "MAML"
+    assert learner.metalearner.normalisation == "batch"
+    assert config.load(base, ["proposer=instances", "proposer.rotations=true"]).proposer.rotations
+    assert config.load(base, ["embedding={name: pixels, whiten: 3}"]).embedding.whiten == 3
+    same = config.load(base, ["embedding={name: acai, steps: 7}"]).embedding
+    assert (same.steps, same.depth) == (7, 8)

@@ -203,3 +203,59 @@ def test_marked_tables_are_rewritten_from_results_files(tmp_path):
     assert new.startswith("before")
     assert new.endswith("after")
     assert rewrite(new, tmp_path) == new
+
+
+def test_a_run_records_what_its_tasks_were_made_with(tmp_path, capsys):
+    """Meta-training with another embedding in the config than the tasks' does not relabel them."""
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    common = [f"out={tmp_path}", "evaluate.baselines=[knn]"]
+    stages.propose(config.load(tmp_path / "tiny.yaml", [*common, "embedding.whiten=8"]), device="cpu")
+    acai = config.load(tmp_path / "tiny.yaml", [*common, "embedding={name: acai, steps: 1}", "proposer.k=7"])
+    folder = stages.metatrain(acai, device="cpu")
+    result = evaluate_run(folder, device="cpu")
+    assert result["config"]["embedding"] == {"name": "pixels", "whiten": 8}
+    assert result["config"]["proposer"]["k"] == 10
+    assert "pixels, 1-NN" in result["rows"]
+    (tmp_path / "tasks/tiny").rename(tmp_path / "tasks/gone")
+    again = evaluate_run(folder, device="cpu")
+    assert "pixels, 1-NN" not in again["rows"]
+    assert "left out" in capsys.readouterr().err
+
+
+def test_the_embedding_cache_looks_into_the_files_that_options_name(tmp_path, monkeypatch):
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    vectors = np.random.default_rng(0).normal(size=(901, 4)).astype(np.float32)
+    found = []
+    for scale in (1, 2):
+        np.save(tmp_path / "vectors.npy", vectors * scale)
+        changes = [f"out={tmp_path / str(scale)}", f"embedding={{name: precomputed, path: {tmp_path / 'vectors.npy'}}}"]
+        folder = stages.propose(config.load(tmp_path / "tiny.yaml", changes), device="cpu")
+        found.append(np.load(folder / "embeddings.npy"))
+    assert np.array_equal(found[0] * 2, found[1])
+
+
+def test_other_inner_steps_at_test(tmp_path):
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    learner = "metalearner={name: maml, model: {name: conv4, filters: 4, down: stride}, steps: 1}"
+    plain = config.load(tmp_path / "tiny.yaml", [f"out={tmp_path}", learner, "evaluate.baselines=[]"])
+    stages.propose(plain, device="cpu")
+    folder = stages.metatrain(plain, device="cpu")
+    few, many = (evaluate_run(folder, {"evaluate": {"steps": n}}, device="cpu") for n in (None, 20))
+    assert few["protocol"]["steps"] == 1
+    assert many["protocol"]["steps"] == 20
+    assert few["rows"]["tiny"] != many["rows"]["tiny"]
+
+
+def test_baselines_on_different_data_stand_apart_in_a_table():
+    def result(name, mean):
+        cell = {"5w": {"mean": mean, "interval": 0}}
+        return {"title": name, "name": name, "rows": {"kNN": cell, name: cell}}
+
+    assert [row[0] for row in table([result("A", 1), result("B", 1)])] == ["", "kNN", "A", "B"]
+    assert [row[0] for row in table([result("A", 1), result("B", 2)])] == ["", "kNN", "kNN (B)", "A", "B"]
+
+
+def test_a_damaged_record_of_finished_rows_is_passed_over(run_folder):
+    for text in ("[]", "{", "null"):
+        (run_folder / "evaluation.json").write_text(text)
+        assert evaluate_run(run_folder, {"evaluate": {"baselines": []}}, device="cpu")["rows"]["tiny"]

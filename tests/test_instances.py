@@ -124,3 +124,18 @@ def test_a_mixture_is_built_from_a_config_and_its_parts_are_checked():
     assert built == Mixture([Instances(), KMeans(k=7)], [1.0, 3.0])
     with pytest.raises(UserError, match=r"proposers\[1\]: unknown option 'kk'; did you mean 'k'"):
         component("proposer", {"name": "mixture", "proposers": ["instances", {"name": "kmeans", "kk": 7}]})
+
+
+def test_a_resumed_mixture_of_two_of_a_kind_keeps_them_apart(tmp_path):
+    two_kmeans = Mixture([KMeans(k=6, partitions=2, smallest=1), KMeans(k=3, partitions=2, smallest=1)])
+    first = two_kmeans.propose(IMAGES, RunContext(folder=tmp_path), Identity())
+    again = two_kmeans.propose(IMAGES, RunContext(folder=tmp_path, resume=True), Identity())
+    assert [part.partitions.max() + 1 for part in again.parts] == [6, 3]
+    for a, b in zip(first.parts, again.parts, strict=True):
+        assert np.array_equal(a.partitions, b.partitions)
+
+
+def test_drawings_are_distorted_as_drawings_and_photographs_as_photographs():
+    colour = UnlabelledImages.of(np.repeat(PIXELS, 3, axis=1))
+    assert type(Instances().propose(IMAGES, RunContext()).augment).__name__ == "Drawing"
+    assert type(Instances().propose(colour, RunContext()).augment).__name__ == "Photo"

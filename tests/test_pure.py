@@ -237,9 +237,9 @@ def test_conv4(down: str, features: int) -> None:
 
 
 def test_conv4_says_what_it_takes() -> None:
-    with pytest.raises(ValueError, match="15x28 is too small"):
+    with pytest.raises(UserError, match="15x28 is too small"):
         Conv4().build((1, 15, 28))
-    with pytest.raises(ValueError, match="takes images"):
+    with pytest.raises(UserError, match="takes images"):
         Conv4().build((10,))
     Conv4(filters=4, down="stride").build((1, 8, 8))
 
@@ -249,5 +249,5 @@ def test_conv4_halves_as_often_as_asked(halvings, features):
     assert Pure(Conv4(4, halvings=halvings).build((1, 28, 28)), "running").features((1, 28, 28)) == 4 * features
     strided = Pure(Conv4(4, "stride", halvings).build((1, 28, 28)), "running")
     assert strided.features((1, 28, 28)) == 4  # averaged over positions
-    with pytest.raises(ValueError, match=f"halves {halvings} times"):
+    with pytest.raises(UserError, match=f"halves {halvings} times"):
         Conv4(4, halvings=halvings).build((1, 3, 3))

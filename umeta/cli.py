@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +119,8 @@ def propose(options: argparse.Namespace) -> dict[str, Any]:
 
     folder = stages.propose(config, device=options.device, resume=options.resume)
     print((folder / "summary.md").read_text(encoding="utf-8").partition("![")[0].strip())
-    again = " ".join([options.config, *options.overrides, f"tasks={folder}"])
+    flags = ["--skip-bad"] if options.skip_bad else []
+    again = shlex.join([options.config, *options.overrides, f"tasks={folder}", *flags])
     print(f"\n{folder}: look at {folder / 'preview.png'}, then: umeta metatrain {again}")
     return {"tasks": str(folder)}
 
@@ -135,15 +138,13 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     for change in options.overrides:
         if not change.startswith(("evaluate.", "data.")):
             raise UserError(f"'{change}': evaluate takes evaluate.KEY=value and data.KEY=value; the rest is the run's")
-    from omegaconf import OmegaConf
-
     from umeta import config, registry
     from umeta.evaluation import evaluate_run
     from umeta.memory import keep_buffers
     from umeta.report import aligned, facts, table
 
     keep_buffers()
-    plain: Any = OmegaConf.to_container(config.parse([*options.overrides, *as_overrides(options, "evaluate.seed")]))
+    plain = config.parse([*options.overrides, *as_overrides(options, "evaluate.seed")])
     trusted = None if options.allow_plugin else registry.plugins(plain)
     result = evaluate_run(options.run, plain, device=options.device, record=options.record, trusted=trusted)
     print(aligned(table([result])), *facts(result), f"{options.run / 'report.md'}", sep="\n")
@@ -163,8 +164,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     if len({config.name for config in configs}) < len(configs):
         raise UserError(f"run: two of {', '.join(names)} are named the same; each needs a name of its own")
     from umeta import registry, report, stages
-    from umeta.evaluation import evaluate_run
+    from umeta.evaluation import check, evaluate_run
 
+    for config in configs:
+        check(config, options.record)
     results = []
     for config in configs:
         report.note(f"== {config.title or config.name}")
@@ -172,12 +175,12 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             stages.propose(config, device=options.device, resume=options.resume)
         folder = stages.metatrain(config, device=options.device, resume=options.resume)
         # a finished run that is resumed is evaluated as this command's config says, not as its own did
-        changed = {"evaluate": config.plain.get("evaluate", {})}
+        changed = {"evaluate": asdict(config.evaluate), "title": config.title, "data": config.plain["data"]}
         known = registry.plugins(config.plain)
         result = evaluate_run(folder, changed, device=options.device, record=options.record, trusted=known)
         results.append({**result, "folder": str(folder), "tasks": str(config.tasks_folder)})
     print(report.aligned(report.table(results)))
-    print(*report.facts(results[-1]), sep="\n")
+    print(*dict.fromkeys(fact for result in results for fact in report.facts(result)), sep="\n")
     page = (
         report.together(results, Path(configs[0].out)) if len(results) > 1 else Path(results[0]["folder"]) / "report.md"
     )
@@ -225,9 +228,10 @@ def inspect(options: argparse.Namespace) -> dict[str, Any]:
     manifest = artifacts.read_manifest(path, "tasks", "run")
     if manifest["kind"] == "tasks":
         print((path / "summary.md").read_text(encoding="utf-8").partition("![")[0].strip())
-        partitions = artifacts.read_array(path / "partitions.npy")
+        arrays = {name: artifacts.read_array(path / name) for name in manifest["files"] if name.endswith(".npy")}
+        shapes = {name: list(array.shape) for name, array in arrays.items()}
         print(f"picture: {path / 'preview.png'}")
-        return {"manifest": manifest, "partitions": list(partitions.shape), "picture": str(path / "preview.png")}
+        return {"manifest": manifest, "arrays": shapes, "picture": str(path / "preview.png")}
     from umeta import report
 
     found: dict[str, Any] = {"manifest": manifest}

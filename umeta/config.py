@@ -6,16 +6,13 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Lt
 
 from umeta.errors import UserError, suggest
 from umeta.registry import KINDS, typed
 from umeta.types import EpisodeSpec, Outer
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
 
 Count = Annotated[int, Gt(0)]
 Seed = Annotated[int, Ge(0), Lt(2**63)]
@@ -63,6 +60,8 @@ class EvaluateConfig:
     """tune on val; look at test once"""
     baselines: list[str] = field(default_factory=lambda: ["pixels_knn", "knn", "linear", "scratch"])
     """rows beside the result; [] for none"""
+    steps: Count | None = None
+    """inner steps, for a learner that takes any; by default its own `test_steps`"""
     scratch_tasks: Count = 100
     """tasks for training from scratch, which is slow"""
     scratch_lr: Annotated[float, Gt(0)] = 0.1
@@ -126,13 +125,12 @@ def read(reference: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]
         loaded = OmegaConf.load(path)
         if not isinstance(loaded, DictConfig):
             raise ValueError("expected a mapping of keys to values, found a list")
-        merged: Any = OmegaConf.to_container(
-            OmegaConf.merge({"name": path.stem}, named(OmegaConf.to_container(loaded)), changes), resolve=True
-        )
+        plain = joined({"name": path.stem, **named(OmegaConf.to_container(loaded))}, changes)
+        resolved: Any = OmegaConf.to_container(OmegaConf.create(plain), resolve=True)
     except Exception as error:  # a YAML constructor raises nearly anything for text that is not what its tag says
         reason = " ".join(str(error).split())
         raise UserError(f"config '{path}'{' with ' if overrides else ''}{' '.join(overrides)}: {reason}") from error
-    return named(merged)
+    return named(resolved)
 
 
 def named(plain: Any) -> Any:
@@ -142,23 +140,36 @@ def named(plain: Any) -> Any:
     return {key: {"name": v} if key in KINDS and isinstance(v, str) else named(v) for key, v in plain.items()}
 
 
-def parse(overrides: Sequence[str]) -> DictConfig:
-    """`a.b=value` overrides as one nested mapping; values are YAML.
+def joined(base: Mapping[Any, Any], change: Mapping[Any, Any]) -> dict[Any, Any]:
+    """`base` with `change` merged into it; a part that changes its name drops the options it had under the old one."""
+    out = dict(base)
+    for key, value in change.items():
+        before = out.get(key)
+        if isinstance(before, Mapping) and isinstance(value, Mapping):
+            replaced = key in KINDS and value.get("name", before.get("name")) != before.get("name")
+            value = dict(value) if replaced else joined(before, value)
+        out[key] = value
+    return out
+
+
+def parse(overrides: Sequence[str]) -> dict[Any, Any]:
+    """`a.b=value` overrides, in order, as one nested mapping; values are YAML.
 
     Raises:
         UserError: no `=`, an empty key, or a value that is not YAML.
     """
     from omegaconf import OmegaConf
 
-    parsed = OmegaConf.create()
+    parsed: dict[Any, Any] = {}
     for override in overrides:
         key, equals, _ = override.partition("=")
         if not equals or not all(key.split(".")):
             raise UserError(f"override '{override}': expected key=value, such as train.steps=100")
         try:
-            parsed.merge_with_dotlist([override])
+            one = OmegaConf.to_container(OmegaConf.from_dotlist([override]))
         except Exception as error:  # as in `read`
             raise UserError(f"override '{override}': {' '.join(str(error).split())}") from error
+        parsed = joined(parsed, named(one))
     return parsed
 
 

@@ -35,6 +35,8 @@ class RunContext:
     progress: bool = False
     """print progress and time left to standard error"""
     checkpoint_seconds: float = 60.0
+    label: str = ""
+    """put before the names of loops, where several would have the same"""
 
     def loop(
         self,
@@ -53,6 +55,7 @@ class RunContext:
             Interrupted: after Ctrl-C, when the current step is done and a checkpoint is written.
             UserError: a metric is not a number; the message names the step and the last good checkpoint.
         """
+        name = f"{self.label}{name}"
         first, spent = 0, 0.0
         log = Checkpoints(self.folder, name) if self.folder else None
         if log and self.resume and (found := log.newest()):

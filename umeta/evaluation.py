@@ -19,14 +19,16 @@ from umeta import artifacts, report
 from umeta.benchmarks import baselines
 from umeta.benchmarks.labelled import LabelledImages
 from umeta.benchmarks.protocols import resolve
+from umeta.config import Config
 from umeta.context import Progress, postponed_interrupt
-from umeta.errors import Interrupted, UserError
+from umeta.errors import Interrupted, UserError, suggest
 from umeta.objectives import accuracy
 from umeta.stages import Run, load_run
 from umeta.tasks.partition import PartitionTasks
-from umeta.types import EpisodeSpec, MetaLearner, Theta, to_device
+from umeta.types import Embedder, EpisodeSpec, MetaLearner, Theta, to_device
 from umeta.version import __version__
 
+BASELINES = ("pixels_knn", "knn", "linear", "scratch")
 CHUNK = 8  # test tasks adapted at a time
 
 
@@ -84,14 +86,13 @@ def evaluate_run(
         UserError: the run or the labelled data is missing, or the data cannot give the episodes.
     """
     run = load_run(folder, overrides, device=device, trusted=trusted)
+    check(run.config, record)
     settings = run.config.evaluate
     episodes, count = resolve(settings)
     test = LabelledImages.load(run.config.data, settings.split)
     shape = tuple(artifacts.read_json(run.folder / "manifest.json")["item_shape"])
     if test.images.item_shape != shape:
         raise UserError(f"data: the {settings.split} images are {test.images.item_shape}, the learner takes {shape}")
-    for episode in episodes:  # too few classes or images: say so before the first row is computed
-        test.tasks().sample(np.zeros(1), episode=episode, seed=settings.seed)
     rows = methods(run, test, device)
 
     asked = {
@@ -100,12 +101,11 @@ def evaluate_run(
         "count": count,
         "data": test.images.fingerprint,
         "model": artifacts.file_hash(run.folder / "model.safetensors"),
+        "tasks": artifacts.file_hash(run.folder / "tasks.json"),
     }
     asked.pop("baselines")
     kept = run.folder / "evaluation.json"
-    before = artifacts.read_json(kept) if kept.exists() else {}
-    done = before.get("rows", {}) if before.get("asked") == json.loads(json.dumps(asked)) else {}
-    seconds = before.get("seconds", 0.0) if done else 0.0
+    done, seconds = finished(kept, asked)
     with postponed_interrupt() as pressed:
         for name, method in rows.items():
             for episode in episodes:
@@ -117,7 +117,7 @@ def evaluate_run(
                 artifacts.write_json(kept, {"asked": asked, "rows": done, "seconds": seconds})
                 if pressed.is_set():
                     raise Interrupted(
-                        f"evaluate: stopped, finished rows are kept in {kept}; go on with the same command"
+                        f"evaluate: stopped, finished rows are kept in {kept}; go on with the same command and --resume"
                     )
     minutes = {name: round(value / 60, 2) for name, value in {**run.seconds(), "evaluate": seconds}.items()}
     result = {
@@ -131,6 +131,7 @@ def evaluate_run(
             "queries": episodes[0].query,
             "tasks": count,
             "seed": settings.seed,
+            "steps": settings.steps or getattr(run.learner, "test_steps", None) or getattr(run.learner, "steps", None),
             "normalisation": getattr(run.learner, "normalisation", "none"),
             "inference": "transductive" if getattr(run.learner, "normalisation", "") == "batch" else "inductive",
             "proposed_with": "true labels" if run.true_labels else "no labels",
@@ -149,6 +150,37 @@ def evaluate_run(
     return result
 
 
+def finished(kept: Path, asked: dict[str, Any]) -> tuple[dict[str, Any], float]:
+    """Rows that were computed before for the same question, and the seconds they took; none if the file is unusable."""
+    try:
+        before = json.loads(kept.read_text(encoding="utf-8"))
+        if before["asked"] == json.loads(json.dumps(asked)):
+            return before["rows"], before["seconds"]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return {}, 0.0
+
+
+def check(config: Config, record: Path | None = None) -> None:
+    """Finds what would stop an evaluation, before anything long begins.
+
+    Raises:
+        UserError: an unknown protocol or baseline, no labelled data, data that cannot give the episodes, a learner that
+            cannot do their way, or a results file that is not one.
+    """
+    settings = config.evaluate
+    episodes, _ = resolve(settings)
+    if unknown := [name for name in settings.baselines if name not in BASELINES]:
+        raise UserError(f"evaluate.baselines: no baseline is named '{unknown[0]}'{suggest(unknown[0], BASELINES)}")
+    tasks = LabelledImages.load(config.data, settings.split).tasks()
+    for episode in episodes:
+        tasks.sample(np.zeros(1), episode=episode, seed=settings.seed)
+        if getattr(config.metalearner, "head", "") == "fixed" and episode.way != config.train.way:
+            raise UserError(f"maml: head: fixed learns {config.train.way} ways and cannot be tested at {episode.way}")
+    if record is not None:
+        recorded(record)
+
+
 def methods(run: Run, test: LabelledImages, device: str) -> dict[str, Callable[[EpisodeSpec], np.ndarray]]:
     """The rows of the table: a function from episode to accuracies per task, by name."""
     settings = run.config.evaluate
@@ -158,17 +190,12 @@ def methods(run: Run, test: LabelledImages, device: str) -> dict[str, Callable[[
     learners: dict[str, Callable[[EpisodeSpec], np.ndarray]] = {
         "chance": lambda episode: np.full(count, 1 / episode.way)
     }
-    known = ("pixels_knn", "knn", "linear", "scratch")
-    if unknown := [name for name in settings.baselines if name not in known]:
-        raise UserError(f"evaluate.baselines: no baseline is named '{unknown[0]}'; known: {', '.join(known)}")
     if "pixels_knn" in settings.baselines:
         flat = test.images.pixels.reshape(len(test.images), -1)
         learners["raw pixels, 1-NN"] = lambda e: baselines.nearest_neighbour(test.tasks(flat), e, count, seed)
-    saved = run.config.tasks_folder / "embedder.safetensors"
-    if run.config.embedding is not None and saved.exists() and {"knn", "linear"} & set(settings.baselines):
-        run.config.embedding.load_state_dict(artifacts.read_tensors(saved))
+    if run.config.embedding is not None and {"knn", "linear"} & set(settings.baselines):
         try:
-            vectors = test.tasks(run.config.embedding.embed(test.images).cpu().numpy())
+            vectors = test.tasks(embedding_of(run).embed(test.images).cpu().numpy())
         except UserError as error:
             report.note(f"baselines knn and linear left out: {error}")
         else:
@@ -186,10 +213,24 @@ def methods(run: Run, test: LabelledImages, device: str) -> dict[str, Callable[[
         e,
         count=count,
         seed=seed,
-        steps=getattr(run.learner, "test_steps", None),
+        steps=settings.steps or getattr(run.learner, "test_steps", None),
         label=f"evaluate {e}",
     )
     return learners
+
+
+def embedding_of(run: Run) -> Embedder:
+    """The embedding that the run's tasks were proposed with.
+
+    Raises:
+        UserError: the tasks are gone, or are not those the run was trained on.
+    """
+    folder = run.config.tasks_folder
+    trained_on = artifacts.read_json(run.folder / "tasks.json")["hash"]
+    if artifacts.value_hash(artifacts.read_manifest(folder, "tasks")) != trained_on:
+        raise UserError(f"{folder} is not what the run was trained on")
+    run.config.embedding.load_state_dict(artifacts.read_tensors(folder / "embedder.safetensors"))
+    return run.config.embedding
 
 
 def scratch(run: Run, tasks: PartitionTasks, model: Any, episode: EpisodeSpec) -> np.ndarray:
@@ -246,13 +287,18 @@ def append(path: Path, result: dict[str, Any]) -> None:
     Raises:
         UserError: the file is there and is not a list of results.
     """
-    rows = artifacts.read_json(path) if path.exists() else []
 
     def identity(row: dict[str, Any]) -> tuple[Any, ...]:
         return row["name"], row["seed"], row["protocol"]["name"], row["protocol"]["split"]
 
+    artifacts.write_json(path, [*(row for row in recorded(path) if identity(row) != identity(result)), result])
+
+
+def recorded(path: Path) -> list[dict[str, Any]]:
+    """The results in a results file, none if it is not there yet; UserError when it is something else."""
+    rows = artifacts.read_json(path) if path.exists() else []
     if not isinstance(rows, list) or not all(
         isinstance(row, dict) and {"name", "seed", "protocol"} <= row.keys() for row in rows
     ):
         raise UserError(f"{path}: expected a list of results, as --record writes it")
-    artifacts.write_json(path, [*(row for row in rows if identity(row) != identity(result)), result])
+    return rows

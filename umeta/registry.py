@@ -89,11 +89,14 @@ def name_of(kind: str, part: Any) -> str:
     return _names.get(type(part), default)
 
 
+_OURS = re.compile(r"umeta(\.(?!py:)\w+)+:\w+")  # a module of the library, not a file umeta....py:Class
+
+
 def plugins(value: Any) -> set[str]:
     """The names in a plain configuration that lead to code outside the library: files and other modules."""
     if isinstance(value, Mapping):
         name = value.get("name")
-        own = isinstance(name, str) and (":" in name or name.endswith(".py")) and not name.startswith("umeta.")
+        own = isinstance(name, str) and (":" in name or name.endswith(".py")) and not _OURS.fullmatch(name)
         inside = set().union(*(plugins(part) for part in value.values()))
         return inside | {str(name)} if own else inside
     if isinstance(value, list):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +15,7 @@ import torch
 
 from umeta import artifacts, pictures
 from umeta.benchmarks.labelled import LabelledImages
+from umeta.context import read_step
 from umeta.stages import Run
 from umeta.types import EpisodeSpec
 
@@ -26,9 +29,10 @@ def write(run: Run, test: LabelledImages, result: dict[str, Any], episode: Episo
     """Writes `report.md`, `report.json`, `test_tasks.png` and `training.png` into the run's folder."""
     pictures.save(task_pictures(run, test, episode, result["protocol"]["seed"]), run.folder / "test_tasks.png")
     log = run.folder / "metatrain.jsonl"
-    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
+    text = log.read_text(encoding="utf-8") if log.exists() else ""
+    lines = [json.loads(line) for line in text.splitlines() if read_step(line) < math.inf]
     if lines:
-        values = {name: [line[name] for line in lines] for name in ("loss", "accuracy")}
+        values = {name: [line.get(name, math.nan) for line in lines] for name in ("loss", "accuracy")}
         pictures.curve(run.folder / "training.png", [line["step"] for line in lines], values, "meta-step")
     artifacts.write_json(run.folder / "report.json", result)
     artifacts.write_text(run.folder / "report.md", page(run, result, bool(lines)))
@@ -36,8 +40,6 @@ def write(run: Run, test: LabelledImages, result: dict[str, Any], episode: Episo
 
 def page(run: Run, result: dict[str, Any], curve: bool) -> str:
     """The report of one run as Markdown."""
-    import os
-
     tasks = run.config.tasks_folder
     preview = tasks / "preview.png"
     parts = [f"# {result['title']}", "", markdown(table([result])), "", *(f"- {line}" for line in facts(result)), ""]
@@ -74,22 +76,29 @@ def page(run: Run, result: dict[str, Any], curve: bool) -> str:
 
 def facts(result: dict[str, Any]) -> list[str]:
     """What a reader must know to compare the numbers with others."""
-    p, minutes = result["protocol"], result["minutes"]
+    p, minutes, title = result["protocol"], result["minutes"], result["title"]
+    counts = {name: next(iter(cells.values()))["tasks"] for name, cells in result["rows"].items()}
+    fewer = "".join(f" ({name}: {count} tasks)" for name, count in counts.items() if count != p["tasks"])
+    steps = f", {p['steps']} inner steps" if p["steps"] else ""
     return [
         f"protocol {p['name']}: {p['classes']} classes of the split `{p['split']}`, {p['queries']} queries a class, "
-        f"{p['tasks']} tasks of seed {p['seed']}, mean and 95 % interval over tasks",
-        f"learner: {p['inference']}, normalisation `{p['normalisation']}`; tasks proposed with {p['proposed_with']}",
-        f"minutes: {', '.join(f'{name} {value:g}' for name, value in minutes.items())}; {result['hardware']}; seed "
-        f"{result['seed']}",
+        f"{p['tasks']} tasks of seed {p['seed']}{fewer}, mean and 95 % interval over tasks",
+        f"{title}: {p['inference']}, normalisation `{p['normalisation']}`{steps}; proposed with {p['proposed_with']}",
+        f"{title}: minutes {', '.join(f'{name} {value:g}' for name, value in minutes.items())}; {result['hardware']}; "
+        f"seed {result['seed']}",
     ]
 
 
 def table(results: Sequence[dict[str, Any]]) -> list[list[str]]:
-    """One table of several results: a row per method (the baselines once), a column per episode. First row: header."""
+    """One table of several results: a row per method, a column per episode. First row: header.
+
+    A baseline that several results share stands once; where its numbers differ, once for each.
+    """
     rows: dict[str, dict[str, Any]] = {}
     for result in results:
         for name, cells in result["rows"].items():
-            rows.setdefault(name, {}).update(cells)
+            same = all(rows.get(name, {}).get(column, value) == value for column, value in cells.items())
+            rows.setdefault(name if same else f"{name} ({result['name']})", {}).update(cells)
     own = [result["title"] for result in results]  # learners last, in the order they were asked for
     order = [name for name in rows if name not in own] + list(dict.fromkeys(own))
     columns = list(dict.fromkeys(column for cells in rows.values() for column in cells))
@@ -123,8 +132,6 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 
 def together(results: Sequence[dict[str, Any]], folder: Path) -> Path:
     """`folder/report.md`: one table of several runs, and each run's pictures."""
-    import os
-
     parts = ["# Results", "", markdown(table(results)), ""]
     for result in results:
         run = Path(result["folder"])
@@ -153,7 +160,7 @@ def task_pictures(run: Run, test: LabelledImages, episode: EpisodeSpec, seed: in
     device = next(iter(run.theta.params.values())).device
     images = test.tasks(device=str(device))
     batch = images.sample(np.arange(count), episode=episode, seed=seed)
-    steps = getattr(run.learner, "test_steps", None)
+    steps = run.config.evaluate.steps or getattr(run.learner, "test_steps", None)
     with torch.no_grad():
         adapted = run.learner.adapt(run.theta, batch.support(), steps=steps)
         answers = run.learner.predict(run.theta, adapted, batch.query().x).argmax(-1).cpu()

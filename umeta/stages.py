@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from umeta import artifacts, pictures, registry
-from umeta.config import Config, build, dump
+from umeta.config import Config, build, dump, joined
 from umeta.context import RunContext, duration
 from umeta.data.images import UnlabelledImages
 from umeta.errors import UserError
@@ -43,8 +43,8 @@ def begin(folder: Path, kind: str, plain: Mapping[str, Any], resume: bool) -> bo
     if folder.exists() and any(path.name != "asked.json" for path in folder.iterdir()):
         finished = (folder / "manifest.json").exists()
         if not resume:
-            way_out = "go on with --resume, or " if not finished else ""
-            raise UserError(f"{folder} exists{'' if finished else ', unfinished'}: {way_out}choose another name=NAME")
+            state, way_out = ("", "keep it") if finished else (", unfinished", "go on")
+            raise UserError(f"{folder} exists{state}: {way_out} with --resume, or choose another name=NAME")
         if finished:
             artifacts.read_manifest(folder, kind)
         if (folder / "asked.json").exists():
@@ -88,10 +88,12 @@ class Embedded:
 def embed(config: Config, images: UnlabelledImages, ctx: RunContext) -> tuple[Embedded, float]:
     """The fitted embedding of the images and the seconds its training took, from the cache where it is there.
 
-    The cache key is the embedding's options, the data's fingerprint and the seed.
+    The cache key is the embedding's options with the content of the files they name, the data's fingerprint and the
+    seed.
     """
     embedder = config.embedding
-    key = artifacts.value_hash([config.plain["embedding"], images.fingerprint, config.seed, __version__])
+    options = config.plain["embedding"]
+    key = artifacts.value_hash([options, named_files(options), images.fingerprint, config.seed, __version__])
     folder = artifacts.cache_folder() / "embeddings" / key
     try:
         artifacts.read_manifest(folder, "embedding")
@@ -112,6 +114,20 @@ def embed(config: Config, images: UnlabelledImages, ctx: RunContext) -> tuple[Em
     return Embedded(embedder, images.fingerprint, vectors), artifacts.read_json(folder / "seconds.json")
 
 
+def named_files(value: Any) -> dict[str, str]:
+    """Hashes of the files that plain options name, such as a plug-in `mine.py:Mine` or vectors in `path`."""
+    if isinstance(value, str):
+        path = Path(value.rpartition(":")[0] if ".py:" in value else value)
+        return {value: artifacts.file_hash(path)} if path.is_file() else {}
+    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else []
+    return {name: digest for part in parts for name, digest in named_files(part).items()}
+
+
+def without_labels(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a data source but for those of labelled data, which these stages do not read."""
+    return {key: value for key, value in data.items() if key not in ("test", "val")}
+
+
 def propose(config: Config, *, device: str = "auto", resume: bool = False) -> Path:
     """Proposes tasks on the unlabelled training images and writes them to `tasks/NAME`.
 
@@ -119,7 +135,8 @@ def propose(config: Config, *, device: str = "auto", resume: bool = False) -> Pa
         UserError: bad data or options, or the directory exists.
     """
     folder = config.tasks_folder
-    asked = {key: config.plain.get(key) for key in ("data", "embedding", "proposer", "seed")}
+    asked = {key: config.plain.get(key) for key in ("embedding", "proposer", "seed")}
+    asked["data"] = without_labels(config.plain["data"])
     if not begin(folder, "tasks", asked, resume):
         return folder
     ctx = context(config, folder, device=device, resume=resume)
@@ -181,6 +198,8 @@ def load_tasks(config: Config) -> tuple[TaskDistribution, dict[str, Any]]:
     Raises:
         UserError: missing, damaged, or proposed on other images.
     """
+    if not config.tasks_folder.exists():
+        raise UserError(f"{config.tasks_folder}: no such tasks; make them with umeta propose, or set tasks=tasks/NAME")
     manifest = artifacts.read_manifest(config.tasks_folder, "tasks")
     images = unlabelled(config)
     if images.fingerprint != manifest["fingerprint"]:
@@ -199,9 +218,12 @@ def metatrain(config: Config, *, device: str = "auto", resume: bool = False) -> 
         UserError: tasks that do not fit the data or the episodes, or the directory exists.
     """
     folder = config.run_folder
-    plain = {**config.plain, "tasks": str(config.tasks_folder)}
-    trains = {key: value for key, value in plain.items() if key not in ("evaluate", "title", "out")}
     tasks, manifest = load_tasks(config)
+    # the run's config says what its tasks were made with, whatever this command's config says
+    made = artifacts.read_json(config.tasks_folder / "asked.json")
+    plain = {**config.plain, "tasks": str(config.tasks_folder), **{k: made[k] for k in ("embedding", "proposer")}}
+    trains = {key: value for key, value in plain.items() if key not in ("evaluate", "title", "out")}
+    trains["data"] = without_labels(plain["data"])
     if not begin(folder, "run", trains, resume):
         return folder
     check_usable(tasks, config)
@@ -261,8 +283,8 @@ def load_run(
 
     folder = Path(folder)
     manifest = artifacts.read_manifest(folder, "run")
-    merged = OmegaConf.merge(OmegaConf.load(folder / "config.yaml"), OmegaConf.create(dict(overrides or {})))
-    plain: Any = OmegaConf.to_container(merged)
+    stored: Any = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+    plain = joined(stored, overrides or {})
     registry.refuse_plugins(plain, trusted, str(folder))
     config = build(plain)
     state = {

@@ -13,7 +13,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Photo:
-    """Random resized crop, flip and colour jitter, as in SimCLR (Chen, Kornblith, Norouzi, Hinton 2020, appendix A)."""
+    """Random resized crop, flip, colour jitter (after SimCLR, Chen, Kornblith, Norouzi, Hinton 2020; no hue, blur)."""
 
     smallest: Annotated[float, Gt(0), Le(1)] = 0.3
     """least share of the area that a crop keeps"""

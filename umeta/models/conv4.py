@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Le
 from torch import nn
 
+from umeta.errors import UserError
+
 
 @dataclass(frozen=True)
 class Conv4:
@@ -26,11 +28,13 @@ class Conv4:
 
     def build(self, item_shape: tuple[int, ...]) -> nn.Module:
         if len(item_shape) != 3:
-            raise ValueError(f"Conv4 takes images [C, H, W], not items of shape {item_shape}")
+            raise UserError(f"Conv4 takes images [C, H, W], not items of shape {item_shape}")
         height, width = item_shape[1:]
         if self.down == "pool" and min(height, width) < 2**self.halvings:
             least = 2**self.halvings
-            raise ValueError(f"Conv4 halves {self.halvings} times: {height}x{width} is too small, resize to {least}")
+            raise UserError(
+                f"model: Conv4 halves {self.halvings} times: {height}x{width} is too small, resize to {least}"
+            )
         blocks: list[nn.Module] = []
         channels = item_shape[0]
         for block in range(4):
