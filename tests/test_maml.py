@@ -19,6 +19,7 @@ from umeta.models.conv4 import Conv4
 from umeta.objectives import accuracy
 from umeta.outer.adam import Adam
 from umeta.tasks.partition import PartitionTasks
+from umeta.testing import toy_images, toy_tasks
 from umeta.train import BatchProblem, metatrain
 from umeta.types import Batch, EpisodeSpec, TaskSpec, Theta
 
@@ -335,3 +336,14 @@ def test_it_learns_to_learn_in_one_step() -> None:
 
     assert right(trained, 1.0) > 0.95
     assert max(right(untrained, lr) for lr in (0.01, 0.1, 1.0)) < 0.5
+
+
+def test_scaling_by_way_steps_as_far_as_a_loss_that_many_times_larger() -> None:
+    images = toy_images()
+    support = toy_tasks(images).sample(np.arange(2), episode=EpisodeSpec(3, 2, 2), seed=0).support()
+    scaled, plain = (MAML(Conv4(4), inner_lr=lr, scale_by_way=by, steps=2) for lr, by in ((0.1, True), (0.3, False)))
+    spec = TaskSpec(images.item_shape)
+    with torch.no_grad():
+        fast = [one.adapt(one.init(spec, EpisodeSpec(3, 2, 2), seed=0), support).params for one in (scaled, plain)]
+    for name, value in fast[0].items():
+        assert torch.allclose(value, fast[1][name], atol=1e-5), name

@@ -42,5 +42,8 @@ def linear(tasks: PartitionTasks, episode: EpisodeSpec, count: int, seed: int) -
 
 
 def from_scratch(model: Model, lr: float, steps: int) -> MAML:
-    """Gradient descent on the support alone, from random weights: MAML that never meta-trained."""
-    return MAML(model, inner_lr=lr, steps=steps, head="fixed", normalisation="support")
+    """Gradient descent on the support alone, from random weights: MAML that never meta-trained.
+
+    lr: for a loss `way` times the mean, as CACTUs' (Hsu et al. 2019) 0.1 is.
+    """
+    return MAML(model, inner_lr=lr, steps=steps, scale_by_way=True, head="fixed", normalisation="support")

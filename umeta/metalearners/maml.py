@@ -25,13 +25,16 @@ class MAML:
     mean loss over the support. Outer loop: the gradient of `L_query(phi)` with respect to theta, through the inner loop
     (second order) or taking the inner gradients as constants (first order, section 5.2 of the paper).
 
-    Published inner rates for Omniglot are for a loss `way` times larger: 0.4 at 5 ways is 2.0 here.
+    Published inner rates for Omniglot are for a loss `way` times larger: see `scale_by_way`.
     """
 
     model: Model
     """the network below the linear head"""
     inner_lr: Annotated[float, Gt(0)] = 0.5
     """inner step size, for the mean loss"""
+    scale_by_way: bool = False
+    """multiply the inner step size by the task's way, as the code of MAML and CACTUs does (their loss is `way` times
+    the mean); it matters where a learner is tested at another way than it was meta-trained on"""
     steps: Annotated[int, Gt(0)] = 5
     """inner steps in meta-training"""
     test_steps: Annotated[int, Gt(0)] | None = None
@@ -59,6 +62,7 @@ class MAML:
 
         Differentiable with respect to theta where autograd is on.
         """
+        lr = self.inner_lr * (support.way if self.scale_by_way else 1)
         fast = start.params if start else self._expand(theta, len(support), support.way)
         differentiable = torch.is_grad_enabled() and any(value.requires_grad for value in fast.values())
         frozen = theta.running if self.normalisation == "running" else None
@@ -72,7 +76,7 @@ class MAML:
                 grads = torch.autograd.grad(
                     loss, list(fast.values()), create_graph=second_order, materialize_grads=True
                 )
-                fast = {n: p - self.inner_lr * g for (n, p), g in zip(fast.items(), grads, strict=True)}
+                fast = {n: p - lr * g for (n, p), g in zip(fast.items(), grads, strict=True)}
         if not differentiable:
             fast = {name: value.detach() for name, value in fast.items()}
         if self.normalisation in ("batch", "group"):
