@@ -102,7 +102,7 @@ def value_hash(value: Any) -> str:
 def write_manifest(folder: Path, kind: str, content: Mapping[str, Any], files: list[str]) -> None:
     """Declares the artefact finished. `content` must not depend on the clock."""
     listed = {name: {"bytes": (folder / name).stat().st_size, "hash": file_hash(folder / name)} for name in files}
-    manifest = {"schema": SCHEMA, "kind": kind, **content, "files": listed}
+    manifest = {"schema": SCHEMA, "kind": kind, **dict(sorted(content.items())), "files": listed}
     write_json(folder / "manifest.json", {**manifest, "hash": value_hash(manifest)})
 
 

@@ -32,15 +32,15 @@ class MAML:
     """the network below the linear head"""
     inner_lr: Annotated[float, Gt(0)] = 0.5
     """inner step size, for the mean loss"""
-    scale_by_way: bool = False
-    """multiply the inner step size by the task's way, as the code of MAML and CACTUs does (their loss is `way` times
-    the mean); it matters where a learner is tested at another way than it was meta-trained on"""
     steps: Annotated[int, Gt(0)] = 5
     """inner steps in meta-training"""
     test_steps: Annotated[int, Gt(0)] | None = None
     """inner steps at evaluation; by default those of meta-training"""
     first_order: bool = False
     """leave out second derivatives"""
+    scale_by_way: bool = False
+    """multiply the inner step size by the task's way, as the code of MAML and CACTUs does (their loss is `way` times
+    the mean); it matters where a learner is tested at another way than it was meta-trained on"""
     head: Literal["shared", "fixed"] = "shared"
     """`shared`: one learnt row, copied to every class, so any way can be asked for (UNICORN-MAML, Ye and Chao 2022);
     `fixed`: a row per class, for tasks of the way it was meta-trained on"""
