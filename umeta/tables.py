@@ -41,7 +41,7 @@ def table(files: list[Path]) -> str:
 
 def minutes(result: dict[str, Any]) -> str:
     """Minutes of each stage."""
-    return ", ".join(f"{stage} {value:.0f}" for stage, value in result.get("minutes", {}).items())
+    return ", ".join(f"{stage} {value:.1f}" for stage, value in result.get("minutes", {}).items())
 
 
 def source(result: dict[str, Any], path: Path) -> str:
