@@ -86,10 +86,9 @@ def evaluate_run(
         UserError: the run or the labelled data is missing, or the data cannot give the episodes.
     """
     run = load_run(folder, overrides, device=device, trusted=trusted)
-    check(run.config, record)
+    test = check(run.config, record)
     settings = run.config.evaluate
     episodes, count = resolve(settings)
-    test = LabelledImages.load(run.config.data, settings.split)
     shape = tuple(artifacts.read_json(run.folder / "manifest.json")["item_shape"])
     if test.images.item_shape != shape:
         raise UserError(f"data: the {settings.split} images are {test.images.item_shape}, the learner takes {shape}")
@@ -131,7 +130,7 @@ def evaluate_run(
             "queries": episodes[0].query,
             "tasks": count,
             "seed": settings.seed,
-            "steps": settings.steps or getattr(run.learner, "test_steps", None) or getattr(run.learner, "steps", None),
+            "steps": run.test_steps or getattr(run.learner, "steps", None),
             "normalisation": getattr(run.learner, "normalisation", "none"),
             "inference": "transductive" if getattr(run.learner, "normalisation", "") == "batch" else "inductive",
             "proposed_with": "true labels" if run.true_labels else "no labels",
@@ -161,8 +160,8 @@ def finished(kept: Path, asked: dict[str, Any]) -> tuple[dict[str, Any], float]:
     return {}, 0.0
 
 
-def check(config: Config, record: Path | None = None) -> None:
-    """Finds what would stop an evaluation, before anything long begins.
+def check(config: Config, record: Path | None = None) -> LabelledImages:
+    """Finds what would stop an evaluation, before anything long begins; returns the labelled test images.
 
     Raises:
         UserError: an unknown protocol or baseline, no labelled data, data that cannot give the episodes, a learner that
@@ -172,13 +171,15 @@ def check(config: Config, record: Path | None = None) -> None:
     episodes, _ = resolve(settings)
     if unknown := [name for name in settings.baselines if name not in BASELINES]:
         raise UserError(f"evaluate.baselines: no baseline is named '{unknown[0]}'{suggest(unknown[0], BASELINES)}")
-    tasks = LabelledImages.load(config.data, settings.split).tasks()
+    test = LabelledImages.load(config.data, settings.split)
+    tasks = test.tasks()
     for episode in episodes:
         tasks.sample(np.zeros(1), episode=episode, seed=settings.seed)
         if getattr(config.metalearner, "head", "") == "fixed" and episode.way != config.train.way:
             raise UserError(f"maml: head: fixed learns {config.train.way} ways and cannot be tested at {episode.way}")
     if record is not None:
         recorded(record)
+    return test
 
 
 def methods(run: Run, test: LabelledImages, device: str) -> dict[str, Callable[[EpisodeSpec], np.ndarray]]:
@@ -213,7 +214,7 @@ def methods(run: Run, test: LabelledImages, device: str) -> dict[str, Callable[[
         e,
         count=count,
         seed=seed,
-        steps=settings.steps or getattr(run.learner, "test_steps", None),
+        steps=run.test_steps,
         label=f"evaluate {e}",
     )
     return learners

@@ -160,9 +160,8 @@ def task_pictures(run: Run, test: LabelledImages, episode: EpisodeSpec, seed: in
     device = next(iter(run.theta.params.values())).device
     images = test.tasks(device=str(device))
     batch = images.sample(np.arange(count), episode=episode, seed=seed)
-    steps = run.config.evaluate.steps or getattr(run.learner, "test_steps", None)
     with torch.no_grad():
-        adapted = run.learner.adapt(run.theta, batch.support(), steps=steps)
+        adapted = run.learner.adapt(run.theta, batch.support(), steps=run.test_steps)
         answers = run.learner.predict(run.theta, adapted, batch.query().x).argmax(-1).cpu()
     gap = np.full((pictures.TILE, pictures.TILE // 3, 3), 255, dtype=np.uint8)
     rows = []

@@ -258,6 +258,11 @@ class Run:
     theta: Theta
     true_labels: bool
 
+    @property
+    def test_steps(self) -> int | None:
+        """Inner steps at evaluation; None leaves them to the learner."""
+        return self.config.evaluate.steps or getattr(self.learner, "test_steps", None)
+
     def seconds(self) -> dict[str, float]:
         """Seconds each stage took, as far as it is still known."""
         files = [self.config.tasks_folder / "seconds.json", self.folder / "seconds.json"]
