@@ -17,10 +17,13 @@ from umeta.errors import Interrupted, UserError
 # Nothing heavy is imported above or before a command needs it: `umeta --help` answers at once.
 
 EPILOG = """examples:
+  umeta run --images photos --minutes 30                your own pictures, without a config
   umeta run digits_acai_kmeans_protonet                 all stages, on data that ships with scikit-learn
   umeta propose omniglot_acai_kmeans_protonet data.root=DIR name=acai
   umeta metatrain omniglot_acai_kmeans_protonet data.root=DIR tasks=tasks/acai name=acai-proto
   umeta evaluate runs/acai-proto
+  umeta adapt runs/acai-proto --support examples --out learner
+  umeta predict learner photos --out predictions.csv
   umeta list kmeans                                     the options of a part
 """
 
@@ -39,40 +42,81 @@ def parser() -> argparse.ArgumentParser:
     work.add_argument("--seed", type=int, help="the same as seed=N; of the test tasks for evaluate")
     work.add_argument("--resume", action="store_true", help="go on where an interrupted run stopped")
     work.add_argument("--skip-bad", action="store_true", help="leave out files that are not images")
+    use = argparse.ArgumentParser(add_help=False, parents=[common])
+    use.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    use.add_argument("--skip-bad", action="store_true", help="leave out files that are not images")
+    use.add_argument("--allow-plugin", action="store_true", help="run code that the run's own config names")
+    log = argparse.ArgumentParser(add_help=False)
+    text = "also send metrics and pictures to `tensorboard`, or to a tracker of yours: my_tracker.py:MyTracker"
+    log.add_argument("--log", action="append", default=[], metavar="SINK", help=text)
     overrides = "key=value changes the config, such as train.steps=100 or proposer.k=50"
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     for name, text in (("propose", "propose tasks on unlabelled data"), ("metatrain", "meta-train on proposed tasks")):
-        sub = commands.add_parser(name, help=text, description=text, parents=[work])
+        sub = commands.add_parser(name, help=text, description=text, parents=[work, log])
         sub.add_argument("config", help="a file, or the name of a packaged config (see umeta list)")
         sub.add_argument("overrides", nargs="*", metavar="key=value", help=overrides)
-    text = "propose, meta-train and evaluate, for one config or several in one table"
-    sub = commands.add_parser("run", help=text, description=text, parents=[work])
-    sub.add_argument("config", nargs="+", help=f"files or names of packaged configs, and overrides: {overrides}")
+    text = "propose, meta-train and evaluate, for one config or several in one table, or for a folder of images"
+    sub = commands.add_parser("run", help=text, description=text, parents=[work, log])
+    sub.add_argument("config", nargs="*", help=f"files or names of packaged configs, and overrides: {overrides}")
+    where = "instead of a config: a folder or zip of images without labels, for which one is written"
+    sub.add_argument("--images", type=Path, metavar="PLACE", help=where)
+    where = "with --images: a folder or zip with a folder of images per class, to evaluate on"
+    sub.add_argument("--test", type=Path, metavar="PLACE", help=where)
+    text = "with --images: how long it may take (default: 30)"
+    sub.add_argument("--minutes", type=float, metavar="N", help=text)
     sub.add_argument("--record", type=Path, metavar="FILE", help="append the result to this results file")
+    text = "run a config with one part changed at a time, in one table"
+    sub = commands.add_parser("ablate", help=text, description=text, parents=[work, log])
+    sub.add_argument("config", help="a file, or the name of a packaged config (see umeta list)")
+    sub.add_argument("overrides", nargs="*", metavar="key=value", help=f"of every row: {overrides}")
+    text = "rows: a YAML mapping of titles to lists of key=value (default: those packaged for the config)"
+    sub.add_argument("--rows", type=Path, metavar="FILE", help=text)
+    sub.add_argument("--record", type=Path, metavar="FILE", help="append the results to this results file")
     text = "evaluate a run on labelled test data, beside baselines"
-    sub = commands.add_parser("evaluate", help=text, description=text, parents=[work])
+    sub = commands.add_parser("evaluate", help=text, description=text, parents=[work, log])
     sub.add_argument("run", type=Path, help="runs/NAME")
     sub.add_argument("overrides", nargs="*", metavar="key=value", help="evaluate.KEY=value or data.KEY=value")
     sub.add_argument("--allow-plugin", action="store_true", help="run code that the run's own config names")
     sub.add_argument("--record", type=Path, metavar="FILE", help="append the result to this results file")
+    text = "write a run or an adapted learner as files that need nothing but torch, with a model card"
+    sub = commands.add_parser("export", help=text, description=text, parents=[common])
+    sub.add_argument("run", type=Path, help="runs/NAME or what adapt wrote")
+    sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder, or an earlier export's")
+    sub.add_argument("--onnx", action="store_true", help="also write ONNX (pip install 'umeta[onnx]')")
+    sub.add_argument("--allow-plugin", action="store_true", help="run code that the run's own config names")
+    text = "adapt a run to classes of yours, from a few labelled images of each"
+    sub = commands.add_parser("adapt", help=text, description=text, parents=[use])
+    sub.add_argument("run", type=Path, help="runs/NAME")
+    sub.add_argument("overrides", nargs="*", metavar="key=value", help="metalearner.KEY=value")
+    where = "a folder (or zip) with a folder of images per class, or a CSV with the columns path and label"
+    sub.add_argument("--support", type=Path, required=True, metavar="PLACE", help=where)
+    sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder for the learner")
+    text = "a learner's answers to any number of images, as a CSV"
+    sub = commands.add_parser("predict", help=text, description=text, parents=[use])
+    sub.add_argument("learner", type=Path, help="what adapt wrote")
+    where = "image files, folders or zips of them, or .npy arrays of the learner's size"
+    sub.add_argument("images", type=Path, nargs="+", help=where)
+    sub.add_argument("--out", type=Path, default=Path("predictions.csv"), metavar="FILE", help="predictions.csv")
+    sub.add_argument("--unknown", action="store_true", help="answer `unknown` where no class is near")
+    sub.add_argument("--preview", type=Path, metavar="FILE.png", help="also draw the first answers of each class")
     text = "list the parts and configs, or show one in full"
     sub = commands.add_parser("list", help=text, description=text, parents=[common])
     sub.add_argument("name", nargs="?", help="a part or a config")
-    text = "numbers and a picture of proposed tasks or of a run"
+    text = "numbers and a picture of proposed tasks, a run or a learner"
     sub = commands.add_parser("inspect", help=text, description=text, parents=[common])
-    sub.add_argument("path", type=Path, help="tasks/NAME or runs/NAME")
+    sub.add_argument("path", type=Path, help="tasks/NAME, runs/NAME or what adapt wrote")
     return top
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code: 0, 2 for bad input, 130 after Ctrl-C."""
     options, rest = parser().parse_known_args(arguments)
-    for word in rest:  # argparse takes no positional words after an option; overrides may stand anywhere
-        takes = getattr(options, "overrides", options.config if options.command == "run" else None)
+    for word in rest:  # argparse takes no positional words after an option; overrides and images may stand anywhere
+        takes = getattr(options, {"run": "config", "predict": "images"}.get(options.command, "overrides"), None)
         if takes is None or word.startswith("-"):
             parser().error(f"unrecognized argument: {word}")
-        takes.append(word)
+        takes.append(Path(word) if options.command == "predict" else word)
     try:
         result = COMMANDS[options.command](options)
         if options.json:
@@ -85,7 +129,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"umeta: {error}", file=sys.stderr)
         return 130
     except KeyboardInterrupt:
-        print("umeta: stopped; what is finished is kept, go on with --resume", file=sys.stderr)
+        hint = "what is finished is kept, go on with --resume" if hasattr(options, "resume") else "nothing was written"
+        print(f"umeta: stopped; {hint}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output went away, as in `umeta list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -113,11 +158,18 @@ def as_overrides(options: argparse.Namespace, seed: str) -> list[str]:
     return [*seeds, *(["data.skip_bad=true"] if options.skip_bad else [])]
 
 
+def sinks(options: argparse.Namespace) -> list[Any]:
+    """The trackers that `--log` asks for: `tensorboard`, `my_tracker.py:MyTracker`, or `{name: ..., option: value}`."""
+    from umeta import config, registry
+
+    return [registry.component("sink", config.parse([f"sink={text}"])["sink"], "--log") for text in options.log]
+
+
 def propose(options: argparse.Namespace) -> dict[str, Any]:
     config = prepared(options.config, options.overrides, options)
     from umeta import stages
 
-    folder = stages.propose(config, device=options.device, resume=options.resume)
+    folder = stages.propose(config, device=options.device, resume=options.resume, sinks=sinks(options))
     print((folder / "summary.md").read_text(encoding="utf-8").partition("![")[0].strip())
     flags = ["--skip-bad"] if options.skip_bad else []
     again = shlex.join([options.config, *options.overrides, f"tasks={folder}", *flags])
@@ -129,7 +181,7 @@ def metatrain(options: argparse.Namespace) -> dict[str, Any]:
     config = prepared(options.config, options.overrides, options)
     from umeta import stages
 
-    folder = stages.metatrain(config, device=options.device, resume=options.resume)
+    folder = stages.metatrain(config, device=options.device, resume=options.resume, sinks=sinks(options))
     print(f"{folder}: umeta evaluate {folder}")
     return {"run": str(folder)}
 
@@ -146,16 +198,22 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     keep_buffers()
     plain = config.parse([*options.overrides, *as_overrides(options, "evaluate.seed")])
     trusted = None if options.allow_plugin else registry.plugins(plain)
-    result = evaluate_run(options.run, plain, device=options.device, record=options.record, trusted=trusted)
-    print(aligned(table([result])), *facts(result), f"{options.run / 'report.md'}", sep="\n")
+    result = evaluate_run(
+        options.run, plain, device=options.device, record=options.record, trusted=trusted, sinks=sinks(options)
+    )
+    print(aligned(table([result])), *facts(result), f"{options.run / 'report.html'}", sep="\n")
     return result
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     names = [word for word in options.config if "=" not in word]
     changes = [word for word in options.config if "=" in word]
+    if options.images is not None:
+        return run_images(names, changes, options)
     if not names:
-        raise UserError("run: name at least one config (see umeta list)")
+        raise UserError("run: name at least one config (see umeta list), or a folder of images with --images")
+    if options.test is not None or options.minutes is not None:
+        raise UserError("run: --test and --minutes go with --images; for a config set data.test=DIR and train.steps=N")
     if len(names) > 1 and any(word.startswith(("name=", "tasks=")) for word in changes):
         raise UserError(
             "run: name= and tasks= are for a single config; several keep their own names, out=DIR moves them"
@@ -163,29 +221,147 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     configs = [prepared(name, changes, options) for name in names]  # all are checked before the first begins
     if len({config.name for config in configs}) < len(configs):
         raise UserError(f"run: two of {', '.join(names)} are named the same; each needs a name of its own")
+    return chain(configs, options)
+
+
+def run_images(names: Sequence[str], changes: Sequence[str], options: argparse.Namespace) -> dict[str, Any]:
+    """`run` without a config: one is written for the images, and then run."""
+    if names:
+        raise UserError(f"run: --images stands for a config; leave out '{names[0]}', or set data.root in the config")
+    if options.record is not None and options.test is None:
+        raise UserError("run: --record keeps results, and without --test there are none")
+    from umeta import recipe
+    from umeta.memory import keep_buffers
+
+    keep_buffers()
+    minutes = recipe.MINUTES if options.minutes is None else options.minutes
+    path = recipe.written(
+        options.images,
+        options.test,
+        [*changes, *as_overrides(options, "seed")],
+        minutes=minutes,
+        device=options.device,
+        resume=options.resume,
+    )
+    config = prepared(str(path), changes, options)
+    result = chain([config], options)
+    folder = str(config.run_folder)
+    again = shlex.join(["umeta", "adapt", folder, "--support"])
+    print(f"{folder}: with a folder of images per class in DIR, {again} DIR --out learner")
+    return {"config": str(path), "run": folder, **result}
+
+
+def ablate(options: argparse.Namespace) -> dict[str, Any]:
+    from umeta import config
+
+    changes = config.ablation(options.config, options.rows)
+    names = [f"{Path(options.config).stem}-ablation{i}" for i in range(len(changes))]
+    return chain(
+        [
+            prepared(options.config, [f"name={name}", f"title='{title}'", *options.overrides, *change], options)
+            for name, (title, change) in zip(names, changes.items(), strict=True)
+        ],
+        options,
+    )
+
+
+def chain(configs: Sequence[Any], options: argparse.Namespace) -> dict[str, Any]:
+    """All stages of each config, and one report of them all."""
     from umeta import registry, report, stages
+    from umeta.config import rounds
     from umeta.evaluation import check, evaluate_run
 
     for config in configs:
-        check(config, options.record)
-    results = []
+        rounds(config)
+        if config.evaluate.episodes != []:
+            check(config, options.record)
+    log, results = sinks(options), []
     for config in configs:
         report.note(f"== {config.title or config.name}")
-        if config.tasks is None:
-            stages.propose(config, device=options.device, resume=options.resume)
-        folder = stages.metatrain(config, device=options.device, resume=options.resume)
+        for turn in rounds(config):
+            if turn.tasks is None:
+                stages.propose(turn, device=options.device, resume=options.resume, sinks=log)
+            folder = stages.metatrain(turn, device=options.device, resume=options.resume, sinks=log)
+        if config.evaluate.episodes == []:
+            continue
         # a finished run that is resumed is evaluated as this command's config says, not as its own did
         changed = {"evaluate": asdict(config.evaluate), "title": config.title, "data": config.plain["data"]}
         known = registry.plugins(config.plain)
-        result = evaluate_run(folder, changed, device=options.device, record=options.record, trusted=known)
-        results.append({**result, "folder": str(folder), "tasks": str(config.tasks_folder)})
+        result = evaluate_run(folder, changed, device=options.device, record=options.record, trusted=known, sinks=log)
+        results.append({**result, "folder": str(folder), "tasks": str(turn.tasks_folder)})
+    if not results:
+        return {"report": None, "results": []}
     print(report.aligned(report.table(results)))
     print(*dict.fromkeys(fact for result in results for fact in report.facts(result)), sep="\n")
     page = (
         report.together(results, Path(configs[0].out)) if len(results) > 1 else Path(results[0]["folder"]) / "report.md"
     )
-    print(page)
+    print(page.with_suffix(".html"))
     return {"report": str(page), "results": results}
+
+
+def export(options: argparse.Namespace) -> dict[str, Any]:
+    from umeta import artifacts
+    from umeta.export import export_learner, export_run
+
+    kind = artifacts.read_manifest(options.run, "run", "learner")["kind"]
+    write = export_run if kind == "run" else export_learner
+    folder = write(options.run, options.out, onnx=options.onnx, trusted=None if options.allow_plugin else ())
+    files = sorted(path.name for path in folder.iterdir())
+    print(f"{folder}: {', '.join(files)}")
+    return {"export": str(folder), "files": files}
+
+
+def adapt(options: argparse.Namespace) -> dict[str, Any]:
+    for change in options.overrides:
+        if not change.startswith("metalearner."):
+            raise UserError(f"'{change}': adapt takes metalearner.KEY=value; the rest is the run's")
+    from umeta import config
+    from umeta.adapt import adapt_run
+    from umeta.learner import describe
+    from umeta.memory import keep_buffers
+
+    keep_buffers()
+    changed = config.parse(options.overrides).get("metalearner")
+    learner, notes = adapt_run(
+        options.run,
+        options.support,
+        options.out,
+        options=changed,
+        device=options.device,
+        skip_bad=options.skip_bad,
+        trusted=None if options.allow_plugin else (),
+    )
+    for note in notes:
+        print(note, file=sys.stderr)
+    print(*describe(learner.values()), sep="\n")
+    again = shlex.join(["umeta", "predict", str(options.out), "IMAGES", "--out", "predictions.csv"])
+    print(f"\n{options.out}: look at {options.out / 'support.png'}, then: {again}")
+    calibration = asdict(learner.calibration) if learner.calibration else None
+    return {"learner": str(options.out), "classes": learner.classes.tolist(), "calibration": calibration}
+
+
+def predict(options: argparse.Namespace) -> dict[str, Any]:
+    from umeta.learner import AdaptedLearner
+    from umeta.memory import keep_buffers
+    from umeta.predict import predict_images
+
+    keep_buffers()
+    trusted = None if options.allow_plugin else ()
+    learner = AdaptedLearner.load(options.learner, device=options.device, trusted=trusted)
+    result = predict_images(
+        learner,
+        options.images,
+        options.out,
+        unknown=options.unknown,
+        skip_bad=options.skip_bad,
+        preview=options.preview,
+    )
+    for name in result["left_out"]:
+        print(f"left out, not a readable image: {name}", file=sys.stderr)
+    print(*(f"{label}: {count}" for label, count in result["labels"].items()), sep="\n")
+    print(f"{options.out}: {result['images']} images" + (f"; look at {options.preview}" if options.preview else ""))
+    return {"predictions": str(options.out), **result}
 
 
 def listing(options: argparse.Namespace) -> dict[str, Any]:
@@ -225,13 +401,19 @@ def inspect(options: argparse.Namespace) -> dict[str, Any]:
     from umeta import artifacts
 
     path = options.path
-    manifest = artifacts.read_manifest(path, "tasks", "run")
+    manifest = artifacts.read_manifest(path, "tasks", "run", "learner")
     if manifest["kind"] == "tasks":
         print((path / "summary.md").read_text(encoding="utf-8").partition("![")[0].strip())
         arrays = {name: artifacts.read_array(path / name) for name in manifest["files"] if name.endswith(".npy")}
         shapes = {name: list(array.shape) for name, array in arrays.items()}
         print(f"picture: {path / 'preview.png'}")
         return {"manifest": manifest, "arrays": shapes, "picture": str(path / "preview.png")}
+    if manifest["kind"] == "learner":
+        from umeta.learner import describe
+
+        values = artifacts.read_json(path / "learner.json")
+        print(*describe(values), f"picture: {path / 'support.png'}", sep="\n")
+        return {"manifest": manifest, "learner": values}
     from umeta import report
 
     found: dict[str, Any] = {"manifest": manifest}
@@ -250,6 +432,10 @@ COMMANDS = {
     "metatrain": metatrain,
     "evaluate": evaluate,
     "run": run,
+    "ablate": ablate,
+    "export": export,
+    "adapt": adapt,
+    "predict": predict,
     "list": listing,
     "inspect": inspect,
 }

@@ -36,6 +36,8 @@ class TrainConfig:
     """tasks per meta-step"""
     task_chunk: Count = 8
     """tasks per backward pass: bounds memory, changes no result beyond rounding"""
+    snapshots: Annotated[int, Ge(0)] = 0
+    """states kept at even steps, from which `evaluate` draws accuracy against minutes"""
 
     @property
     def episode(self) -> EpisodeSpec:
@@ -49,7 +51,7 @@ class EvaluateConfig:
     protocol: str = "cactus"
     """named settings of the episodes, queries and tasks below (umeta/benchmarks/protocols.py)"""
     episodes: list[tuple[Annotated[int, Gt(1)], Count]] | None = None
-    """(way, shot) pairs; by default the protocol's"""
+    """(way, shot) pairs; by default the protocol's; [] for no evaluation"""
     query: Count | None = None
     """queries per class; by default the protocol's"""
     tasks: Annotated[int, Gt(1)] | None = None
@@ -62,6 +64,8 @@ class EvaluateConfig:
     """rows beside the result; [] for none"""
     steps: Count | None = None
     """inner steps, for a learner that takes any; by default its own `test_steps`"""
+    variants: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """further rows: the same learner with some of its options changed, such as {ProtoTune: {test_steps: 20}}"""
     scratch_tasks: Count = 100
     """tasks for training from scratch, which is slow"""
     scratch_lr: Annotated[float, Gt(0)] = 0.1
@@ -84,6 +88,10 @@ class Config:
     seed: Seed = 0
     tasks: str | None = None
     """the proposed tasks to meta-train on, `tasks/NAME`; by default those of this run's own name"""
+    start: str | None = None
+    """a run whose weights meta-training starts from, `runs/NAME`"""
+    rounds: list[dict[str, Any]] = field(default_factory=list)
+    """further rounds of `umeta run`: changes to this config's embedding, proposer, metalearner and train"""
     out: str = "."
     """where `tasks/` and `runs/` are written"""
     title: str = ""
@@ -99,11 +107,56 @@ class Config:
         return Path(self.out) / "runs" / self.name
 
 
+def rounds(config: Config) -> list[Config]:
+    """The configs of a run's rounds, in order; the last has the run's name.
+
+    A later round embeds with the learner of the one before and starts from its weights, unless it says otherwise.
+
+    Raises:
+        UserError: a round changes what must stay the same, or is no valid config.
+    """
+    changeable = ("embedding", "proposer", "metalearner", "train", "start")
+    plain = {key: value for key, value in config.plain.items() if key != "rounds"}
+    names = [*(f"{config.name}-{i}" for i in range(len(config.rounds))), config.name]
+    found: list[Config] = []
+    for i, (name, change) in enumerate(zip(names, [{}, *config.rounds], strict=True)):
+        for key in change:
+            if key not in changeable:
+                raise UserError(f"rounds[{i - 1}]: unknown key '{key}', expected one of {', '.join(changeable)}")
+        if found:
+            before = str(found[-1].run_folder)
+            follows = {"embedding": {"name": "learner", "run": before}, "start": before}
+            plain = joined(joined(plain, follows), named(change))
+        found.append(build({**plain, "name": name}))
+    return found
+
+
 def packaged() -> dict[str, Path]:
     """The configs that come with the library, by name."""
     here = Path(__file__).parent
     folder = here / "configs" if (here / "configs").is_dir() else here.parent / "configs"
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def ablation(reference: str | Path, rows: Path | None = None) -> dict[str, list[str]]:
+    """The rows of an ablation: title -> overrides of the config, from a YAML file or the one packaged for the config.
+
+    Raises:
+        UserError: no such file, or not a mapping of titles to lists of `key=value`.
+    """
+    from omegaconf import OmegaConf
+
+    known = packaged()
+    path = rows or next(iter(known.values())).parent / "ablations" / f"{Path(reference).stem}.yaml"
+    if not path.is_file():
+        raise UserError(f"{path}: no such file of ablations; write one and name it with --rows")
+    try:
+        found: Any = OmegaConf.to_container(OmegaConf.load(path))
+    except Exception as error:  # as in `read`
+        raise UserError(f"{path}: {' '.join(str(error).split())}") from error
+    if not isinstance(found, dict) or not all(isinstance(change, list) for change in found.values()):
+        raise UserError(f"{path}: expected a mapping of titles to lists of key=value")
+    return {str(title): [str(one) for one in change] for title, change in found.items()}
 
 
 def read(reference: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:

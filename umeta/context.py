@@ -8,8 +8,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from umeta import artifacts
 from umeta.errors import Interrupted, UserError
+from umeta.types import Sink
 
 State = dict[str, Tensor]
 
@@ -37,6 +38,8 @@ class RunContext:
     checkpoint_seconds: float = 60.0
     label: str = ""
     """put before the names of loops, where several would have the same"""
+    sinks: Sequence[Sink] = ()
+    """trackers that get the metrics as well; `started` starts and closes them"""
 
     def loop(
         self,
@@ -45,11 +48,14 @@ class RunContext:
         step: Callable[[int], dict[str, float]],
         save: Callable[[], State],
         load: Callable[[State], None],
+        snapshots: int = 0,
     ) -> float:
         """Runs `step(0) ... step(steps - 1)`; returns the seconds it took, those before a resume included.
 
-        `step` returns metrics, of which every 10th is kept in `<name>.jsonl`. `save` and `load` move the whole state,
-        as tensors, to and from a checkpoint: randomness must come from the step number (see `umeta.seeds`).
+        `step` returns metrics; every 10th step's go to `<name>.jsonl` and to the sinks. `save` and `load` move the
+        whole state, as tensors, to and from a checkpoint: randomness must come from the step number (`umeta.seeds`).
+
+        `snapshots` states are kept for good, at even steps, under `snapshots/<name>`.
 
         Raises:
             Interrupted: after Ctrl-C, when the current step is done and a checkpoint is written.
@@ -78,12 +84,17 @@ class RunContext:
                     )
                 bar.update(i + 1, metrics)
                 now = time.monotonic()
-                if log:
-                    if i % 10 == 0 or i == steps - 1:
+                last = i == steps - 1
+                if i % 10 == 0 or last:
+                    if log:
                         log.append(i, metrics)
-                    if pressed.is_set() or now - saved > self.checkpoint_seconds or i == steps - 1:
-                        log.write(save(), i + 1, spent + now - began)
-                        saved = now
+                    for sink in self.sinks:
+                        sink.scalars(name, i, metrics)
+                if log and (i + 1) * snapshots // steps > i * snapshots // steps:
+                    Checkpoints(log.root, name, "snapshots", most=snapshots).write(save(), i + 1, spent + now - began)
+                if log and (pressed.is_set() or now - saved > self.checkpoint_seconds or last):
+                    log.write(save(), i + 1, spent + now - began)
+                    saved = now
                 if pressed.is_set():
                     bar.close()
                     hint = f", saved in {self.folder}; go on with the same command and --resume" if log else ""
@@ -97,15 +108,26 @@ class RunContext:
             print(message, file=sys.stderr, flush=True)
 
 
-class Checkpoints:
-    """`checkpoints/<name>/step-N/{state.safetensors, meta.json}` and `<name>.jsonl`; the last two steps are kept."""
+@contextmanager
+def started(sinks: Sequence[Sink], folder: Path) -> Iterator[None]:
+    """Within the block the sinks take what is measured for `folder`."""
+    with ExitStack() as stack:
+        for sink in sinks:
+            sink.start(folder)
+            stack.callback(sink.close)
+        yield
 
-    def __init__(self, folder: Path, name: str) -> None:
-        self.folder = folder / "checkpoints" / name
+
+class Checkpoints:
+    """`checkpoints/<name>/step-N/{state.safetensors, meta.json}` and `<name>.jsonl`; the last steps are kept."""
+
+    def __init__(self, folder: Path, name: str, kind: str = "checkpoints", most: int = 2) -> None:
+        self.root, self.most = folder, most
+        self.folder = folder / kind / name
         self.metrics = folder / f"{name}.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
 
-    def _steps(self) -> list[int]:
+    def steps(self) -> list[int]:
         return sorted(int(path.name[5:]) for path in self.folder.glob("step-*") if path.name[5:].isdigit())
 
     def write(self, state: State, step: int, seconds: float) -> None:
@@ -114,19 +136,22 @@ class Checkpoints:
             artifacts.write_tensors(temporary / "state.safetensors", state)
             meta = {"step": step, "seconds": seconds, "hash": artifacts.file_hash(temporary / "state.safetensors")}
             artifacts.write_json(temporary / "meta.json", meta)
-        for old in self._steps()[:-2]:
+        for old in self.steps()[: -self.most]:
             shutil.rmtree(self.folder / f"step-{old}")
 
     def newest(self) -> tuple[State, int, float] | None:
         """State, step and seconds of the newest undamaged checkpoint."""
-        for step in reversed(self._steps()):
-            path = self.folder / f"step-{step}"
-            try:
-                meta = artifacts.read_json(path / "meta.json")
-                if artifacts.file_hash(path / "state.safetensors") == meta["hash"]:
-                    return artifacts.read_tensors(path / "state.safetensors"), meta["step"], meta["seconds"]
-            except (UserError, OSError, KeyError, TypeError):
-                continue
+        return next((found for step in reversed(self.steps()) if (found := self.read(step))), None)
+
+    def read(self, step: int) -> tuple[State, int, float] | None:
+        """State, step and seconds of one checkpoint; None if it is damaged."""
+        path = self.folder / f"step-{step}"
+        try:
+            meta = artifacts.read_json(path / "meta.json")
+            if artifacts.file_hash(path / "state.safetensors") == meta["hash"]:
+                return artifacts.read_tensors(path / "state.safetensors"), meta["step"], meta["seconds"]
+        except (UserError, OSError, KeyError, TypeError):
+            pass
         return None
 
     def append(self, step: int, metrics: dict[str, float]) -> None:
@@ -135,7 +160,7 @@ class Checkpoints:
 
     def truncate(self, step: int) -> None:
         """Drops checkpoints (damaged ones) and metrics of steps that will be run again."""
-        for later in self._steps():
+        for later in self.steps():
             if later > step:
                 shutil.rmtree(self.folder / f"step-{later}")
         if self.metrics.exists():

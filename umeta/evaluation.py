@@ -6,26 +6,27 @@ import json
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Collection
-from dataclasses import asdict
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from umeta import artifacts, report
+from umeta import artifacts, registry, report
 from umeta.benchmarks import baselines
 from umeta.benchmarks.labelled import LabelledImages
-from umeta.benchmarks.protocols import resolve
-from umeta.config import Config
-from umeta.context import Progress, postponed_interrupt
+from umeta.benchmarks.protocols import resolve, test_images
+from umeta.config import Config, joined
+from umeta.context import Progress, postponed_interrupt, started
 from umeta.errors import Interrupted, UserError, suggest
 from umeta.objectives import accuracy
-from umeta.stages import Run, load_run
+from umeta.stages import Run, load_run, snapshots
 from umeta.tasks.partition import PartitionTasks
-from umeta.types import Embedder, EpisodeSpec, MetaLearner, Theta, to_device
+from umeta.types import Embedder, EpisodeSpec, MetaLearner, Sink, TaskSpec, Theta, to_device
 from umeta.version import __version__
 
 BASELINES = ("pixels_knn", "knn", "linear", "scratch")
@@ -76,11 +77,13 @@ def evaluate_run(
     device: str = "auto",
     record: Path | None = None,
     trusted: Collection[str] | None = (),
+    sinks: Sequence[Sink] = (),
 ) -> dict[str, Any]:
-    """Evaluates a run on the labelled split of its data, beside the baselines; writes `report.{md,json}` and pictures.
+    """Evaluates a run on the labelled split of its data, beside the baselines; writes `report.{html,md,json}`.
 
     Every finished row is kept in `evaluation.json`, so that an interrupted evaluation goes on where it stopped.
-    `record` names a results file to append to; `overrides` and `trusted` are those of `load_run`.
+    `record` names a results file to append to; `overrides` and `trusted` are those of `load_run`; the sinks get the
+    results.
 
     Raises:
         UserError: the run or the labelled data is missing, or the data cannot give the episodes.
@@ -89,9 +92,10 @@ def evaluate_run(
     test = check(run.config, record)
     settings = run.config.evaluate
     episodes, count = resolve(settings)
-    shape = tuple(artifacts.read_json(run.folder / "manifest.json")["item_shape"])
-    if test.images.item_shape != shape:
-        raise UserError(f"data: the {settings.split} images are {test.images.item_shape}, the learner takes {shape}")
+    if test.images.item_shape != run.item_shape:
+        raise UserError(
+            f"data: the {settings.split} images are {test.images.item_shape}, the learner takes {run.item_shape}"
+        )
     rows = methods(run, test, device)
 
     asked = {
@@ -118,6 +122,9 @@ def evaluate_run(
                     raise Interrupted(
                         f"evaluate: stopped, finished rows are kept in {kept}; go on with the same command and --resume"
                     )
+    curves = {}
+    if run.config.train.snapshots:
+        curves = learning_curves(run, test, episodes, min(count, 200), device)
     minutes = {name: round(value / 60, 2) for name, value in {**run.seconds(), "evaluate": seconds}.items()}
     result = {
         "name": run.config.name,
@@ -132,10 +139,11 @@ def evaluate_run(
             "seed": settings.seed,
             "steps": run.test_steps or getattr(run.learner, "steps", None),
             "normalisation": getattr(run.learner, "normalisation", "none"),
-            "inference": "transductive" if getattr(run.learner, "normalisation", "") == "batch" else "inductive",
+            "inference": "transductive" if transductive(run.learner) else "inductive",
             "proposed_with": "true labels" if run.true_labels else "no labels",
         },
         "minutes": minutes,
+        "curves": curves,
         "seed": run.config.seed,
         "hardware": hardware(run.theta),
         "umeta": __version__,
@@ -143,7 +151,8 @@ def evaluate_run(
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "config": run.config.plain,
     }
-    report.write(run, test, result, episodes[0])
+    with started(sinks, run.folder):
+        report.write(run, test, result, episodes[0], sinks)
     if record is not None:
         append(record, result)
     return result
@@ -171,7 +180,8 @@ def check(config: Config, record: Path | None = None) -> LabelledImages:
     episodes, _ = resolve(settings)
     if unknown := [name for name in settings.baselines if name not in BASELINES]:
         raise UserError(f"evaluate.baselines: no baseline is named '{unknown[0]}'{suggest(unknown[0], BASELINES)}")
-    test = LabelledImages.load(config.data, settings.split)
+    variants(config)
+    test = test_images(settings, config.data)
     tasks = test.tasks()
     for episode in episodes:
         tasks.sample(np.zeros(1), episode=episode, seed=settings.seed)
@@ -207,17 +217,73 @@ def methods(run: Run, test: LabelledImages, device: str) -> dict[str, Callable[[
                 learners[f"{title}, linear"] = lambda e: baselines.linear(vectors, e, count, seed)
     if "scratch" in settings.baselines and (model := getattr(run.learner, "model", None)):
         learners["from scratch"] = lambda e: scratch(run, images, model, e)
-    learners[run.config.title or run.config.name] = lambda e: evaluate(
+    title = run.config.title or run.config.name
+    changed = {f"{title}, {name}": learner for name, learner in variants(run.config).items()}
+    for name, learner in {title: run.learner, **changed}.items():
+        learner.init(TaskSpec(run.item_shape), run.config.train.episode, seed=0)
+        inference = ", transductive" if learner is not run.learner and transductive(learner) else ""
+        learners[f"{name}{inference}"] = partial(tested, replace(run, learner=learner), images)
+    return learners
+
+
+def tested(run: Run, tasks: PartitionTasks, episode: EpisodeSpec) -> np.ndarray:
+    """Accuracy of the run's learner on each test task."""
+    settings = run.config.evaluate
+    count = resolve(settings)[1]
+    return evaluate(
         run.learner,
         run.theta,
-        images,
-        e,
+        tasks,
+        episode,
         count=count,
-        seed=seed,
+        seed=settings.seed,
         steps=run.test_steps,
-        label=f"evaluate {e}",
+        label=f"evaluate {episode}",
     )
-    return learners
+
+
+def learning_curves(
+    run: Run, test: LabelledImages, episodes: list[EpisodeSpec], count: int, device: str
+) -> dict[str, Any]:
+    """Accuracy on the first `count` test tasks against minutes of work, at the snapshots of the run and its rounds."""
+    images = test.tasks(device=str(to_device(device)))
+    points = list(snapshots(run, device))
+    curves: dict[str, Any] = {}
+    for episode in episodes:
+        found = [
+            interval(
+                evaluate(
+                    r.learner, r.theta, images, episode, count=count, seed=r.config.evaluate.seed, steps=r.test_steps
+                )
+            )
+            for _, r in points
+        ]
+        curves[str(episode)] = {
+            "x": [round(seconds / 60, 2) for seconds, _ in points],
+            "mean": [one["mean"] for one in found],
+            "interval": [one["interval"] for one in found],
+            "label": "minutes of proposing and meta-training",
+        }
+    return curves
+
+
+def variants(config: Config) -> dict[str, MetaLearner]:
+    """The learner with some of its options changed as `evaluate.variants` says, by name.
+
+    Raises:
+        UserError: the learner has no such option.
+    """
+    return {
+        name: registry.component(
+            "metalearner", joined(config.plain["metalearner"], change), f"evaluate.variants.{name}"
+        )
+        for name, change in config.evaluate.variants.items()
+    }
+
+
+def transductive(learner: MetaLearner) -> bool:
+    """Whether its answer to one query depends on the others."""
+    return getattr(learner, "transductive", False)
 
 
 def embedding_of(run: Run) -> Embedder:

@@ -11,8 +11,9 @@ import torch
 from umeta import artifacts
 from umeta.types import EpisodeSpec, TaskDistribution
 
-RIGHT, WRONG, PLAIN = (34, 160, 80), (214, 50, 50), (255, 255, 255)
+RIGHT, WRONG, PLAIN, EXAMPLE = (34, 160, 80), (214, 50, 50), (255, 255, 255), (60, 90, 200)
 TILE = 56  # pixels of one image in a mosaic
+ROWS, COLUMNS = 30, 12  # of a picture of classes, at most
 
 
 def save(array: np.ndarray, path: Path) -> None:
@@ -28,9 +29,9 @@ def tile(pixels: np.ndarray, frame: tuple[int, int, int] = PLAIN, size: int = TI
     from PIL import Image
 
     array = np.moveaxis(np.broadcast_to(pixels, (3, *pixels.shape[1:])), 0, -1)
-    out = np.empty((size, size, 3), dtype=np.uint8)
-    out[:] = frame
-    out[3:-3, 3:-3] = np.asarray(Image.fromarray(np.ascontiguousarray(array)).resize((size - 6, size - 6)))
+    out = np.full((size, size, 3), 255, dtype=np.uint8)
+    out[1:-1, 1:-1] = frame  # the white line around it keeps neighbours apart
+    out[4:-4, 4:-4] = np.asarray(Image.fromarray(np.ascontiguousarray(array)).resize((size - 8, size - 8)))
     return out
 
 
@@ -68,3 +69,23 @@ def curve(path: Path, steps: Sequence[float], values: Mapping[str, Sequence[floa
     with artifacts.replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110, metadata={"Software": None})
     plt.close(figure)
+
+
+def captioned(rows: Sequence[tuple[str, Sequence[np.ndarray]]]) -> np.ndarray:
+    """Rows of tiles, at least one in each, right of their captions: [H, W, 3] uint8."""
+    captions = np.concatenate([caption(text) for text, _ in rows])
+    return np.concatenate([captions, mosaic([tiles for _, tiles in rows])], axis=1)
+
+
+def caption(text: str, width: int = 160) -> np.ndarray:
+    """A line of text as high as a tile, cut where it is too long: [TILE, width, 3] uint8."""
+    import matplotlib
+    from PIL import Image, ImageDraw, ImageFont
+
+    font = ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", 13)
+    picture = Image.new("RGB", (width, TILE), PLAIN)
+    text = " ".join(text.split())
+    while len(text) > 1 and font.getlength(text) > width - 12:
+        text = text[:-2] + "…"
+    ImageDraw.Draw(picture).text((6, TILE // 2), text, fill="black", font=font, anchor="lm")
+    return np.asarray(picture)

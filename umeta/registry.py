@@ -35,6 +35,7 @@ KINDS = {  # kind of part -> the package its built-in files live in
     "augment": "umeta.augment",
     "model": "umeta.models",
     "outer": "umeta.outer",
+    "sink": "umeta.sinks",
 }
 
 
@@ -80,6 +81,11 @@ def find(kind: str, name: str, where: str = "") -> type:
 
 
 _names: dict[type, str] = {}  # classes that were found, and by which name
+
+
+def loaded() -> set[str]:
+    """The names of all parts found so far."""
+    return set(_names.values())
 
 
 def name_of(kind: str, part: Any) -> str:

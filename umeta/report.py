@@ -1,4 +1,4 @@
-"""What a run did, for people: tables, pictures of test tasks with their predictions, the training curve."""
+"""What a run did, for people: tables, test tasks with their predictions, the training curve; Markdown and files."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import math
 import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from umeta import artifacts, pictures
+from umeta import artifacts, html, pictures
 from umeta.benchmarks.labelled import LabelledImages
+from umeta.config import dump
 from umeta.context import read_step
 from umeta.stages import Run
-from umeta.types import EpisodeSpec
+from umeta.types import EpisodeSpec, Sink
 
 
 def note(message: str) -> None:
@@ -25,17 +27,54 @@ def note(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-def write(run: Run, test: LabelledImages, result: dict[str, Any], episode: EpisodeSpec) -> None:
-    """Writes `report.md`, `report.json`, `test_tasks.png` and `training.png` into the run's folder."""
-    pictures.save(task_pictures(run, test, episode, result["protocol"]["seed"]), run.folder / "test_tasks.png")
-    log = run.folder / "metatrain.jsonl"
-    text = log.read_text(encoding="utf-8") if log.exists() else ""
-    lines = [json.loads(line) for line in text.splitlines() if read_step(line) < math.inf]
+def write(
+    run: Run, test: LabelledImages, result: dict[str, Any], episode: EpisodeSpec, sinks: Sequence[Sink] = ()
+) -> None:
+    """Writes `report.{html,md,json}`, `test_tasks.{png,json}` and `training.png` into the run's folder."""
+    tested, answers = answered_tasks(run, test, episode, result["protocol"]["seed"])
+    pictures.save(tested, run.folder / "test_tasks.png")
+    artifacts.write_json(run.folder / "test_tasks.json", answers)
+    lines = logged(run.folder / "metatrain.jsonl")
     if lines:
         values = {name: [line.get(name, math.nan) for line in lines] for name in ("loss", "accuracy")}
         pictures.curve(run.folder / "training.png", [line["step"] for line in lines], values, "meta-step")
     artifacts.write_json(run.folder / "report.json", result)
     artifacts.write_text(run.folder / "report.md", page(run, result, bool(lines)))
+    shown = chapter(result, run.folder, run.config.tasks_folder)
+    artifacts.write_text(
+        run.folder / "report.html", html.page(result["title"], table([result]), own_rows([result]), [shown])
+    )
+    accuracies = {f"{name}, {e}": cell["mean"] for name, cells in result["rows"].items() for e, cell in cells.items()}
+    for sink in sinks:
+        sink.picture("test tasks", tested)
+        sink.scalars("evaluate", 0, accuracies)
+        for name, curve in result.get("curves", {}).items():
+            for x, mean in zip(curve["x"], curve["mean"], strict=True):
+                sink.scalars(name, int(x), {"accuracy": mean})
+
+
+def chapter(result: dict[str, Any], folder: Path, tasks: Path) -> html.Chapter:
+    """What the web page shows of a run, from the run's folder and that of its tasks."""
+    numbers = (tasks / "summary.md").read_text(encoding="utf-8") if (tasks / "summary.md").exists() else ""
+    loops = {path.stem: logged(path) for place in (tasks, folder) for path in sorted(place.glob("*.jsonl"))}
+    tested, preview = (
+        path.read_bytes() if path.exists() else None for path in (folder / "test_tasks.png", tasks / "preview.png")
+    )
+    return html.Chapter(
+        result,
+        dump({key: value for key, value in result["config"].items() if key not in ("tasks", "out")}),
+        [line.removeprefix("- ") for line in numbers.splitlines() if line.startswith("- ")],
+        {name: lines for name, lines in loops.items() if len(lines) > 1},
+        artifacts.read_json(folder / "test_tasks.json"),
+        tested,
+        preview,
+    )
+
+
+def logged(path: Path) -> list[dict[str, float]]:
+    """The steps that a loop logged, `step` and metrics; none if there is no such file."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    return [json.loads(line) for line in text.splitlines() if read_step(line) < math.inf]
 
 
 def page(run: Run, result: dict[str, Any], curve: bool) -> str:
@@ -99,14 +138,23 @@ def table(results: Sequence[dict[str, Any]]) -> list[list[str]]:
         for name, cells in result["rows"].items():
             same = all(rows.get(name, {}).get(column, value) == value for column, value in cells.items())
             rows.setdefault(name if same else f"{name} ({result['name']})", {}).update(cells)
-    own = [result["title"] for result in results]  # learners last, in the order they were asked for
-    order = [name for name in rows if name not in own] + list(dict.fromkeys(own))
+    own = own_rows(results)  # learners last, in the order they were asked for
+    order = [name for name in rows if name not in own] + own
     columns = list(dict.fromkeys(column for cells in rows.values() for column in cells))
     body = []
     for name in order:
         cells = [rows[name].get(column) for column in columns]
         body.append([name, *(cell(value) if value else "not run" for value in cells)])
     return [["", *columns], *body]
+
+
+def own_rows(results: Sequence[dict[str, Any]]) -> list[str]:
+    """The rows of the learners, of which a result has its baselines first: the title, then the variants."""
+    own: list[str] = []
+    for result in results:
+        names = list(result["rows"])
+        own += names[names.index(result["title"]) :]
+    return list(dict.fromkeys(own))
 
 
 def cell(value: dict[str, float]) -> str:
@@ -131,7 +179,7 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 
 
 def together(results: Sequence[dict[str, Any]], folder: Path) -> Path:
-    """`folder/report.md`: one table of several runs, and each run's pictures."""
+    """`folder/report.{html,md}`: one table of several runs, and each run's pictures."""
     parts = ["# Results", "", markdown(table(results)), ""]
     for result in results:
         run = Path(result["folder"])
@@ -152,11 +200,19 @@ def together(results: Sequence[dict[str, Any]], folder: Path) -> Path:
             "",
         ]
     artifacts.write_text(folder / "report.md", "\n".join(parts))
+    chapters = [chapter(result, Path(result["folder"]), Path(result["tasks"])) for result in results]
+    artifacts.write_text(folder / "report.html", html.page("Results", table(results), own_rows(results), chapters))
     return folder / "report.md"
 
 
-def task_pictures(run: Run, test: LabelledImages, episode: EpisodeSpec, seed: int, count: int = 4) -> np.ndarray:
-    """Pictures of the first test tasks: support, a gap, up to 15 queries framed by whether they were answered right."""
+def answered_tasks(
+    run: Run, test: LabelledImages, episode: EpisodeSpec, seed: int, count: int = 4
+) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    """The first test tasks as a picture and in words.
+
+    A row of the picture shows the support, a gap, and up to 15 queries framed by whether they were answered right. The
+    words are the task's classes, how many of all its queries were answered right, and which classes were mistaken.
+    """
     device = next(iter(run.theta.params.values())).device
     images = test.tasks(device=str(device))
     batch = images.sample(np.arange(count), episode=episode, seed=seed)
@@ -164,14 +220,18 @@ def task_pictures(run: Run, test: LabelledImages, episode: EpisodeSpec, seed: in
         adapted = run.learner.adapt(run.theta, batch.support(), steps=run.test_steps)
         answers = run.learner.predict(run.theta, adapted, batch.query().x).argmax(-1).cpu()
     gap = np.full((pictures.TILE, pictures.TILE // 3, 3), 255, dtype=np.uint8)
-    rows = []
+    rows, words = [], []
     for t in range(count):
-        first = [int((batch.support_label[t] == label).nonzero()[0, 0]) for label in range(min(episode.way, 5))]
-        shown = [pictures.tile(images.items[batch.support_index[t, i]].cpu().numpy()) for i in first]
+        first = [int((batch.support_label[t] == label).nonzero()[0, 0]) for label in range(episode.way)]
+        shown = [pictures.tile(images.items[batch.support_index[t, i]].cpu().numpy()) for i in first[:5]]
         row = [*shown, gap]
-        for q in range(min(15, batch.query_index.shape[1])):
-            right = bool(answers[t, q] == batch.query_label[t, q])
-            frame = pictures.RIGHT if right else pictures.WRONG
+        right = answers[t] == batch.query_label[t]
+        for q in range(min(15, len(right))):
+            frame = pictures.RIGHT if right[q] else pictures.WRONG
             row.append(pictures.tile(images.items[batch.query_index[t, q]].cpu().numpy(), frame))
         rows.append(np.concatenate(row, axis=1))
-    return np.concatenate(rows)
+        classes = [test.names[test.labels[int(batch.support_index[t, i])]] for i in first]
+        wrong = Counter(zip(batch.query_label[t][~right].tolist(), answers[t][~right].tolist(), strict=True))
+        mistakes = [{"true": classes[a], "answer": classes[b], "count": n} for (a, b), n in wrong.most_common()]
+        words.append({"classes": classes, "right": int(right.sum()), "queries": len(right), "mistakes": mistakes})
+    return np.concatenate(rows), words

@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +20,22 @@ from torch import Tensor
 
 from umeta import artifacts, pictures, registry
 from umeta.config import Config, build, dump, joined
-from umeta.context import RunContext, duration
+from umeta.context import Checkpoints, RunContext, duration, started
 from umeta.data.images import UnlabelledImages
 from umeta.errors import UserError
 from umeta.tasks import store
 from umeta.train import metatrain as train
 from umeta.train import part
-from umeta.types import Embedder, MetaLearner, TaskDistribution, TaskSpec, Theta, to_device
+from umeta.types import Embedder, MetaLearner, Sink, TaskDistribution, TaskSpec, Theta, to_device
 from umeta.version import __version__
 
 
-def context(config: Config, folder: Path | None, *, device: str = "auto", resume: bool = False) -> RunContext:
+@contextmanager
+def context(config: Config, folder: Path, device: str, resume: bool, sinks: Sequence[Sink]) -> Iterator[RunContext]:
     """What a stage of this config runs in."""
-    return RunContext(config.seed, to_device(device), folder, resume, progress=True)
+    ctx = RunContext(config.seed, to_device(device), folder, resume, progress=True, sinks=sinks)
+    with started(sinks, folder):
+        yield ctx
 
 
 def begin(folder: Path, kind: str, plain: Mapping[str, Any], resume: bool) -> bool:
@@ -118,6 +122,8 @@ def named_files(value: Any) -> dict[str, str]:
     """Hashes of the files that plain options name, such as a plug-in `mine.py:Mine` or vectors in `path`."""
     if isinstance(value, str):
         path = Path(value.rpartition(":")[0] if ".py:" in value else value)
+        if (path / "manifest.json").is_file():  # an artefact, whose manifest holds the hashes of the rest
+            path = path / "manifest.json"
         return {value: artifacts.file_hash(path)} if path.is_file() else {}
     parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else []
     return {name: digest for part in parts for name, digest in named_files(part).items()}
@@ -128,57 +134,71 @@ def without_labels(data: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in data.items() if key not in ("test", "val")}
 
 
-def propose(config: Config, *, device: str = "auto", resume: bool = False) -> Path:
-    """Proposes tasks on the unlabelled training images and writes them to `tasks/NAME`.
+def propose(config: Config, *, device: str = "auto", resume: bool = False, sinks: Sequence[Sink] = ()) -> Path:
+    """Proposes tasks on the unlabelled training images and writes them to `tasks/NAME`; the sinks get what it measures.
 
     Raises:
         UserError: bad data or options, or the directory exists.
     """
+    alone(config)
     folder = config.tasks_folder
     asked = {key: config.plain.get(key) for key in ("embedding", "proposer", "seed")}
     asked["data"] = without_labels(config.plain["data"])
     if not begin(folder, "tasks", asked, resume):
         return folder
-    ctx = context(config, folder, device=device, resume=resume)
-    oracle = config.proposer.sees_labels
-    if oracle:
-        from umeta.benchmarks.labelled import LabelledImages
+    with context(config, folder, device, resume, sinks) as ctx:
+        oracle = config.proposer.sees_labels
+        if oracle:
+            from umeta.benchmarks.labelled import LabelledImages
 
-        source: Any = LabelledImages.load(config.data, "train")
-        images = source.images
-    else:
-        source = images = unlabelled(config)
-    ctx.note(
-        f"images: {len(images)} of {'x'.join(map(str, images.item_shape))}{', with true labels' if oracle else ''}"
-    )
-    seconds = {}
-    embedded = None
-    if config.embedding is not None and not oracle:
-        embedded, seconds["embedding"] = embed(config, images, ctx)
-    began = time.monotonic()
-    tasks = config.proposer.propose(source, ctx, embedded)
-    seconds["propose"] = time.monotonic() - began
-    check_usable(tasks, config)
+            source: Any = LabelledImages.load(config.data, "train")
+            images = source.images
+        else:
+            source = images = unlabelled(config)
+        ctx.note(
+            f"images: {len(images)} of {'x'.join(map(str, images.item_shape))}{', with true labels' if oracle else ''}"
+        )
+        seconds = {}
+        embedded = None
+        if config.embedding is not None and not oracle:
+            embedded, seconds["embedding"] = embed(config, images, ctx)
+        began = time.monotonic()
+        tasks = config.proposer.propose(source, ctx, embedded)
+        seconds["propose"] = time.monotonic() - began
+        check_usable(tasks, config)
 
-    description = store.save(tasks, folder)
-    files = ["asked.json", "summary.md", "preview.png", *store.files(description)]
-    if embedded is not None:
-        artifacts.write_tensors(folder / "embedder.safetensors", embedded.embedder.state_dict())
-        artifacts.write_array(folder / "embeddings.npy", embedded.vectors.numpy())
-        files += ["embedder.safetensors", "embeddings.npy"]
-    artifacts.write_text(folder / "summary.md", summary(tasks, config))
-    pictures.save(pictures.proposed(tasks, config.train.episode), folder / "preview.png")
-    artifacts.write_json(folder / "seconds.json", seconds)
-    content = {
-        "umeta": __version__,
-        "fingerprint": images.fingerprint,
-        "true_labels": oracle,
-        "tasks": description,
-    }
-    artifacts.write_manifest(folder, "tasks", content, files)
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    ctx.note(f"tasks: {folder} ({duration(sum(seconds.values()))})")
+        description = store.save(tasks, folder)
+        files = ["asked.json", "summary.md", "preview.png", *store.files(description)]
+        if embedded is not None:
+            artifacts.write_tensors(folder / "embedder.safetensors", embedded.embedder.state_dict())
+            artifacts.write_array(folder / "embeddings.npy", embedded.vectors.numpy())
+            files += ["embedder.safetensors", "embeddings.npy"]
+        artifacts.write_text(folder / "summary.md", summary(tasks, config))
+        preview = pictures.proposed(tasks, config.train.episode)
+        pictures.save(preview, folder / "preview.png")
+        for sink in sinks:
+            sink.picture("proposed classes", preview)
+        artifacts.write_json(folder / "seconds.json", seconds)
+        content = {
+            "umeta": __version__,
+            "fingerprint": images.fingerprint,
+            "images": len(images),
+            "true_labels": oracle,
+            "tasks": description,
+        }
+        artifacts.write_manifest(folder, "tasks", content, files)
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        ctx.note(f"tasks: {folder} ({duration(sum(seconds.values()))})")
     return folder
+
+
+def alone(config: Config) -> None:
+    """Raises UserError for a config of several rounds, which `umeta run` takes apart."""
+    if config.rounds:
+        raise UserError(
+            f"{config.name}: it alternates propose and metatrain in {len(config.rounds) + 1} rounds, which umeta run "
+            "does; for its first round alone add rounds=[]"
+        )
 
 
 def check_usable(tasks: TaskDistribution, config: Config) -> None:
@@ -211,14 +231,16 @@ def load_tasks(config: Config) -> tuple[TaskDistribution, dict[str, Any]]:
     return store.load(manifest["tasks"], config.tasks_folder, images), manifest
 
 
-def metatrain(config: Config, *, device: str = "auto", resume: bool = False) -> Path:
-    """Meta-trains on the proposed tasks and writes the learner to `runs/NAME`.
+def metatrain(config: Config, *, device: str = "auto", resume: bool = False, sinks: Sequence[Sink] = ()) -> Path:
+    """Meta-trains on the proposed tasks and writes the learner to `runs/NAME`; the sinks get what it measures.
 
     Raises:
         UserError: tasks that do not fit the data or the episodes, or the directory exists.
     """
+    alone(config)
     folder = config.run_folder
     tasks, manifest = load_tasks(config)
+    parent = load_run(config.start, device=device, trusted=registry.loaded()) if config.start else None
     # the run's config says what its tasks were made with, whatever this command's config says
     made = artifacts.read_json(config.tasks_folder / "asked.json")
     plain = {**config.plain, "tasks": str(config.tasks_folder), **{k: made[k] for k in ("embedding", "proposer")}}
@@ -227,24 +249,31 @@ def metatrain(config: Config, *, device: str = "auto", resume: bool = False) -> 
     if not begin(folder, "run", trains, resume):
         return folder
     check_usable(tasks, config)
-    ctx = context(config, folder, device=device, resume=resume)
-    began = time.monotonic()
-    theta = train(config.metalearner, tasks.to(ctx.device), config.train, ctx)
-    state = {
-        **{f"params.{n}": v for n, v in theta.params.items()},
-        **{f"running.{n}": v for n, v in (theta.running or {}).items()},
-    }
-    artifacts.write_tensors(folder / "model.safetensors", state)
-    artifacts.write_text(folder / "config.yaml", dump(plain))
-    artifacts.write_json(folder / "tasks.json", {"hash": artifacts.value_hash(manifest), "manifest": manifest})
-    artifacts.write_json(folder / "seconds.json", {"metatrain": time.monotonic() - began})
-    content = {
-        "umeta": __version__,
-        "true_labels": manifest["true_labels"],
-        "item_shape": list(tasks.spec.item_shape),
-    }
-    artifacts.write_manifest(folder, "run", content, ["asked.json", "model.safetensors", "config.yaml", "tasks.json"])
-    ctx.note(f"run: {folder}")
+    with context(config, folder, device, resume, sinks) as ctx:
+        began = time.monotonic()
+        start = parent.theta if parent else None
+        theta = train(config.metalearner, tasks.to(ctx.device), config.train, ctx, start)
+        state = {
+            **{f"params.{n}": v for n, v in theta.params.items()},
+            **{f"running.{n}": v for n, v in (theta.running or {}).items()},
+        }
+        artifacts.write_tensors(folder / "model.safetensors", state)
+        artifacts.write_text(folder / "config.yaml", dump(plain))
+        artifacts.write_json(folder / "tasks.json", {"hash": artifacts.value_hash(manifest), "manifest": manifest})
+        seconds = {"metatrain": time.monotonic() - began}
+        content = {
+            "umeta": __version__,
+            "true_labels": manifest["true_labels"] or (parent is not None and parent.true_labels),
+            "item_shape": list(tasks.spec.item_shape),
+        }
+        if parent:
+            seconds["earlier rounds"] = sum(parent.seconds().values())
+            content["start"] = {"run": config.start, "hash": artifacts.file_hash(parent.folder / "manifest.json")}
+        artifacts.write_json(folder / "seconds.json", seconds)
+        artifacts.write_manifest(
+            folder, "run", content, ["asked.json", "model.safetensors", "config.yaml", "tasks.json"]
+        )
+        ctx.note(f"run: {folder}")
     return folder
 
 
@@ -257,6 +286,7 @@ class Run:
     learner: MetaLearner
     theta: Theta
     true_labels: bool
+    item_shape: tuple[int, ...]
 
     @property
     def test_steps(self) -> int | None:
@@ -296,6 +326,23 @@ def load_run(
         name: value.to(to_device(device))
         for name, value in artifacts.read_tensors(folder / "model.safetensors").items()
     }
-    config.metalearner.init(TaskSpec(tuple(manifest["item_shape"])), config.train.episode, seed=0)
+    shape = tuple(manifest["item_shape"])
+    config.metalearner.init(TaskSpec(shape), config.train.episode, seed=0)
     theta = Theta(part(state, "params."), part(state, "running.") or None)
-    return Run(folder, config, config.metalearner, theta, manifest["true_labels"])
+    return Run(folder, config, config.metalearner, theta, manifest["true_labels"], shape)
+
+
+def snapshots(run: Run, device: str = "auto") -> Iterator[tuple[float, Run]]:
+    """Seconds of work and the learner at each snapshot of the run and of the rounds before it, in order."""
+    before = 0.0
+    if run.config.start and Path(run.config.start).exists():
+        parent = load_run(run.config.start, device=device, trusted=registry.loaded())
+        yield from snapshots(parent, device)
+        before = sum(parent.seconds().values())
+    before += sum(value for name, value in run.seconds().items() if name in ("embedding", "propose"))
+    kept = Checkpoints(run.folder, "metatrain", "snapshots")
+    for step in kept.steps():
+        if found := kept.read(step):
+            state = {name: value.to(to_device(device)) for name, value in found[0].items()}
+            theta = Theta(part(state, "params."), part(state, "running.") or None)
+            yield before + found[2], replace(run, theta=theta)

@@ -12,6 +12,7 @@ from torch import Tensor
 from umeta import seeds
 from umeta.config import TrainConfig
 from umeta.context import RunContext, State
+from umeta.errors import UserError
 from umeta.models.pure import average
 from umeta.objectives import OBJECTIVES, accuracy
 from umeta.types import Batch, MetaLearner, Stats, TaskDistribution, TaskSpec, Theta
@@ -58,18 +59,23 @@ def metatrain(
     tasks: TaskDistribution,
     config: TrainConfig,
     ctx: RunContext | None = None,
+    start: Theta | None = None,
 ) -> Theta:
     """Runs the outer loop for `config.steps` meta-steps; resumable through `ctx`, which gives seed and device.
 
+    start: weights to begin with; those of the learner's parameters that it lacks begin at random.
+
     Raises:
-        UserError: the tasks cannot give such episodes, or the loss stops being a number.
+        UserError: the tasks cannot give such episodes, `start` does not fit the learner, or the loss stops being a
+            number.
     """
     ctx = ctx or RunContext()
     outer = copy.deepcopy(config.outer)
     first = learner.init(tasks.spec, config.episode, seeds.integer(ctx.seed, "weights"))
-    params = {name: value.to(ctx.device).requires_grad_() for name, value in first.params.items()}
+    given = fitting(start, first, ctx) if start else {}
+    params = {n: given.get(n, v).detach().clone().to(ctx.device).requires_grad_() for n, v in first.params.items()}
     outer.start(params)
-    running: Stats = {}
+    running: Stats = dict(start.running or {}) if start else {}
 
     def step(i: int) -> dict[str, float]:
         nonlocal running
@@ -95,8 +101,28 @@ def metatrain(
         running = {name: value.to(ctx.device) for name, value in part(state, "running.").items()}
         outer.load_state_dict(part(state, "outer."))
 
-    ctx.loop("metatrain", config.steps, step, save, load)
+    ctx.loop("metatrain", config.steps, step, save, load, config.snapshots)
     return Theta({name: value.detach() for name, value in params.items()}, running)
+
+
+def fitting(start: Theta, first: Theta, ctx: RunContext) -> dict[str, Tensor]:
+    """The parameters of `start` that the learner has too.
+
+    Raises:
+        UserError: none is, or one has another shape.
+    """
+    shared = {name: value for name, value in start.params.items() if name in first.params}
+    for name, value in shared.items():
+        if value.shape != first.params[name].shape:
+            raise UserError(
+                f"start: its parameter '{name}' has shape {tuple(value.shape)}, the learner's has "
+                f"{tuple(first.params[name].shape)}; start from a run with the same model"
+            )
+    if not shared:
+        raise UserError("start: it has none of the learner's parameters; start from a run with the same model")
+    if fresh := [name for name in first.params if name not in shared]:
+        ctx.note(f"start: {len(shared)} parameters taken over; at random: {', '.join(fresh)}")
+    return shared
 
 
 def part(state: State, prefix: str) -> State:

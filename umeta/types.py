@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -169,6 +170,18 @@ class Outer(Protocol):
     def state_dict(self) -> dict[str, Tensor]: ...
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None: ...
+
+
+class Sink(Protocol):
+    """Passes what a run measures on to a tracker. Each stage starts it, and closes it however the stage ends."""
+
+    def start(self, folder: Path) -> None: ...  # the stage's folder, `tasks/NAME` or `runs/NAME`
+
+    def scalars(self, loop: str, step: int, metrics: Mapping[str, float]) -> None: ...  # steps rise, but for a resume
+
+    def picture(self, name: str, pixels: np.ndarray) -> None: ...  # [H, W, 3] uint8
+
+    def close(self) -> None: ...
 
 
 def to_device(spec: str) -> torch.device:

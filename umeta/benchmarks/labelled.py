@@ -28,6 +28,21 @@ class LabelledImages:
         images = UnlabelledImages.of(items.pixels)
         return cls(images, items.labels[images.rows], items.names)
 
+    def rotated(self) -> LabelledImages:
+        """Each class in four rotations, which count as four classes.
+
+        Raises:
+            UserError: the images are not square.
+        """
+        pixels = self.images.pixels
+        if pixels.shape[2] != pixels.shape[3]:
+            raise UserError(f"evaluate.protocol: rotations need square images, these are {pixels.shape[2:]}")
+        turned = np.concatenate([np.rot90(pixels, turn, (2, 3)) for turn in range(4)])
+        rows = np.concatenate([self.images.rows + turn * len(pixels) for turn in range(4)])
+        labels = np.concatenate([self.labels + turn * len(self.names) for turn in range(4)])
+        names = tuple(f"{name}, turned {90 * turn}" if turn else name for turn in range(4) for name in self.names)
+        return LabelledImages(UnlabelledImages(turned, rows), labels, names)
+
     def tasks(self, items: np.ndarray | None = None, device: str = "cpu") -> PartitionTasks:
         """Tasks on the true classes, of the images or of vectors [n, d] that stand for them."""
         return PartitionTasks(self.images.pixels if items is None else items, self.labels[None], self.names, device)

@@ -1,0 +1,326 @@
+"""The report as one HTML page: offline, without scripts, light or dark as the reader's system is, down to a phone.
+
+Titles, class names and options are whatever a stranger's folder or config says: `element` escapes all of it.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import shlex
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import numpy as np
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1c2127; --soft: #59636e; --line: #d4dae0; --paper: #fff; --tint: #f4f6f8;
+  --accent: #0a5cb0 }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e4e8ec; --soft: #9aa5b1; --line: #39424c; --paper: #14181d; --tint: #1d232a; --accent: #6cb0f5 }
+}
+* { box-sizing: border-box }
+body { margin: 0 auto; max-width: 62rem; padding: 2rem 1rem 4rem; background: var(--paper); color: var(--ink);
+  font: 1rem/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif;
+  overflow-wrap: anywhere }
+h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 1rem }
+h2 { font-size: 1.3rem; margin: 2.5rem 0 .6rem; padding-top: .9rem; border-top: 1px solid var(--line) }
+h3 { font-size: 1.05rem; margin: 1.8rem 0 .5rem }
+p, ul { margin: .5rem 0; max-width: 46rem }
+ul { padding-left: 1.2rem }
+a { color: var(--accent) }
+figure { margin: .8rem 0 }
+figcaption, footer { color: var(--soft); font-size: .9rem; margin: .3rem 0 }
+.scroll { overflow-x: auto }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums }
+th, td { padding: .4rem 1.2rem .4rem .4rem; border-bottom: 1px solid var(--line); text-align: right;
+  white-space: nowrap }
+tbody th { font-weight: inherit }
+th:first-child { text-align: left }
+.own th, .own td { font-weight: 650; background: var(--tint) }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1.2rem; margin: .8rem 0 }
+dt { color: var(--soft) }
+dd { margin: 0 }
+img { display: block; max-width: 100%; height: auto; background: #fff; border-radius: 4px }
+@media (max-width: 40rem) {
+  .wide { min-width: 40rem }  /* twenty small images in a row: scrolled like a table, not shrunk to specks */
+  dl { grid-template-columns: 1fr; gap: 0 }
+  dd { margin-bottom: .5rem }
+}
+.plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 18rem), 1fr)); gap: 1rem }
+.plots figure { margin: 0 }
+svg { display: block; width: 100%; height: auto; overflow: visible }
+svg text { fill: var(--soft); font-size: 11px }
+svg .grid { stroke: var(--line) }
+svg .line { fill: none; stroke: var(--accent); stroke-width: 2; stroke-linejoin: round }
+svg .faint { fill: none; stroke: var(--accent); opacity: .35 }
+svg .band { fill: var(--accent); opacity: .18 }
+svg .ideal { stroke: var(--soft); stroke-dasharray: 4 4 }
+pre { overflow-x: auto; padding: .8rem 1rem; background: var(--tint); border-radius: 4px; font-size: .85rem }
+summary { cursor: pointer; color: var(--accent) }
+footer { margin-top: 3rem }
+"""
+# no script runs and nothing is fetched, whatever the page holds
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+POINTS = 300  # of a line, at most
+
+
+class Markup(str):
+    """HTML that is finished; any other text is escaped where it is put."""
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """What a page shows of one run."""
+
+    result: Mapping[str, Any]
+    """as in `report.json`"""
+    config: str
+    """YAML that repeats the run"""
+    proposed: Sequence[str]
+    """the proposed tasks in numbers"""
+    loops: Mapping[str, Sequence[Mapping[str, float]]]
+    """the logged steps of each loop: `step` and metrics"""
+    answers: Sequence[Mapping[str, Any]]
+    """the pictured test tasks in words, as in `test_tasks.json`"""
+    tested: bytes | None
+    """PNG of test tasks with predictions"""
+    preview: bytes | None
+    """PNG of proposed classes"""
+
+
+def page(title: str, table: Sequence[Sequence[str]], own: Collection[str], chapters: Sequence[Chapter]) -> str:
+    """The report of one run, or of several in one table.
+
+    table: a header and a row per method, as text.
+    own: the names of the rows that are not baselines; they stand out.
+    """
+    results = [chapter.result for chapter in chapters]
+    body = [element("h1", title), results_table(table, own)]
+    for i, chapter in enumerate(chapters):
+        if len(chapters) > 1:
+            body.append(element("h2", chapter.result["title"], id=f"run{i}"))
+        for heading, content in sections(chapter):
+            body += [element("h2" if len(chapters) == 1 else "h3", heading), *content]
+    body += [element("h2", "What these numbers do not say"), bullets(limits(results))]
+    if len(chapters) > 1:
+        links = [element("li", element("a", r["title"], href=f"#run{i}")) for i, r in enumerate(results)]
+        body.insert(2, element("ul", *links))
+    body.append(element("footer", f"Written by umeta {results[0]['umeta']} on {results[0]['date']}."))
+    head = [
+        element("meta", charset="utf-8"),
+        element("meta", http_equiv="Content-Security-Policy", content=POLICY),
+        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        element("title", title),
+        element("style", Markup(STYLE)),
+    ]
+    document = element("html", element("head", *head), element("body", element("main", *body)), lang="en")
+    return f"<!doctype html>\n{document}\n"
+
+
+def element(tag: str, *children: str, **attributes: object) -> Markup:
+    """`element("td", "a < b", class_="own")` is `<td class="own">a &lt; b</td>`; `_` in an attribute's name is `-`."""
+    given = "".join(f' {name.rstrip("_").replace("_", "-")}="{escape(str(v))}"' for name, v in attributes.items())
+    if tag in ("img", "meta"):
+        return Markup(f"<{tag}{given}>")
+    inside = "".join(child if isinstance(child, Markup) else escape(child) for child in children)
+    return Markup(f"<{tag}{given}>{inside}</{tag}>")
+
+
+def bullets(lines: Sequence[str]) -> Markup:
+    return element("ul", *(element("li", line) for line in lines))
+
+
+def results_table(table: Sequence[Sequence[str]], own: Collection[str]) -> Markup:
+    """The methods' accuracies, in a box that scrolls by itself where it is too wide."""
+    header, *rows = table
+    body = [
+        element("tr", element("th", name, scope="row"), *(element("td", cell) for cell in cells), class_=kind)
+        for name, *cells in rows
+        for kind in ["own" if name in own else "baseline"]
+    ]
+    columns = element("tr", *(element("th", cell, scope="col") for cell in header))
+    shown = element("table", element("thead", columns), element("tbody", *body))
+    caption = element("figcaption", "Accuracy in percent: mean over test tasks, and its 95 % interval.")
+    return element("figure", caption, element("div", shown, class_="scroll", tabindex=0))
+
+
+def sections(chapter: Chapter) -> list[tuple[str, list[Markup]]]:
+    """The headed parts of a run, of those that there is something to say about."""
+    result = chapter.result
+    found = [("How it was measured", [facts(result)])]
+    if chapter.tested:
+        text = (
+            "One test task a row: labelled examples left of the gap, then queries, framed green where the prediction "
+            "is right and red where it is wrong."
+        )
+        shown = picture(chapter.tested, "test tasks with predictions", text, wide=True)
+        found.append(("Right and wrong predictions", [shown, in_words(chapter.answers)]))
+    if curves := result.get("curves"):
+        plots = [
+            plot(name, curve["label"], curve["x"], curve["mean"], interval=curve["interval"])
+            for name, curve in curves.items()
+        ]
+        found.append(("Adaptation", [element("div", *plots, class_="plots")]))
+    if calibration := result.get("calibration"):
+        found.append(("Calibration", calibrated(calibration)))
+    if chapter.proposed or chapter.preview:
+        text = "Samples of classes that were proposed, one class a row."
+        pictures = [picture(chapter.preview, text, text)] if chapter.preview else []
+        found.append(("What was proposed", [bullets(chapter.proposed), *pictures]))
+    if plots := [
+        plot(f"{loop}: {metric}", "step", steps, values, smooth=True)
+        for loop, lines in chapter.loops.items()
+        for metric in lines[0]
+        if metric != "step"
+        for steps, values in [zip(*((line["step"], line[metric]) for line in lines if metric in line), strict=True)]
+    ]:
+        found.append(("How training went", [element("div", *plots, class_="plots")]))
+    name = f"{result['name']}.yaml"
+    again = [
+        element("p", f"Save the configuration as {name}, in the folder that its paths are relative to, and run"),
+        element("pre", f"umeta run {shlex.quote(name)} out=again"),
+        element("details", element("summary", "configuration"), element("pre", chapter.config)),
+    ]
+    found.append(("Run it again", again))
+    return found
+
+
+def facts(result: Mapping[str, Any]) -> Markup:
+    """What a reader must know to compare the numbers with others."""
+    p, minutes = result["protocol"], result["minutes"]
+    counts = {name: next(iter(cells.values()))["tasks"] for name, cells in result["rows"].items()}
+    fewer = "".join(f", {name}: {count}" for name, count in counts.items() if count != p["tasks"])
+    how = {
+        "inductive": "inductive: a query is answered whatever the other queries are",
+        "transductive": "transductive: the other queries of a task have a part in the answer to each",
+    }
+    pairs = {
+        "Protocol": p["name"],
+        "Split": f"{p['split']}, {p['classes']} classes",
+        "Queries": f"{p['queries']} a class",
+        "Tasks": f"{p['tasks']} of seed {p['seed']}{fewer}",
+        "Prediction": how[p["inference"]],
+        "Normalisation": p["normalisation"],
+        "Inner steps": p["steps"] or "none",
+        "Proposed with": p["proposed_with"],
+        "Training seed": result["seed"],
+        "Minutes": ", ".join(f"{stage} {value:g}" for stage, value in minutes.items()),
+        "Hardware": result["hardware"],
+        "Version": f"umeta {result['umeta']}" + (f", commit {result['commit']}" if result["commit"] else ""),
+    }
+    return element("dl", *(part for k, v in pairs.items() for part in (element("dt", k), element("dd", str(v)))))
+
+
+def in_words(answers: Sequence[Mapping[str, Any]]) -> Markup:
+    """The pictured tasks for those who do not see the picture, or the difference between green and red."""
+    lines = []
+    for i, task in enumerate(answers, 1):
+        wrong = "".join(f"; {m['true']} taken for {m['answer']}: {m['count']}" for m in task["mistakes"])
+        lines.append(f"Task {i} ({', '.join(task['classes'])}): {task['right']} of {task['queries']} right{wrong}.")
+    return element("details", element("summary", "all queries of these tasks in words"), bullets(lines))
+
+
+def calibrated(calibration: Mapping[str, Any]) -> list[Markup]:
+    """The expected calibration error `ece`, and accuracy against confidence.
+
+    Every bin has a mean `confidence`, an `accuracy` and a `count`; all but counts are shares in [0, 1].
+    """
+    text = (
+        f"Expected calibration error: {calibration['ece']:.1%}, the mean distance between how sure the learner is and "
+        "how often it is right. On the dashed line the two agree."
+    )
+    bins = [one for one in calibration["bins"] if one["count"]]
+    x, y = ([100 * one[key] for one in bins] for key in ("confidence", "accuracy"))
+    shown = plot("accuracy by confidence, in percent", "confidence", x, y, ideal=True)
+    return [element("p", text), element("div", shown, class_="plots")]
+
+
+def limits(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What a reader may be tempted to conclude and cannot."""
+    sentences = [
+        "The interval says how well the mean over test tasks is known. It does not say how much the number would "
+        "change if the learner were trained again from another seed.",
+        "Every test task has equally many labelled examples of each class, and every query belongs to one of its "
+        "classes. Unbalanced data, queries of other classes and images from elsewhere are not measured here.",
+    ]
+    for result in results:
+        p = result["protocol"]
+        if p["split"].endswith("val"):
+            sentences.append(f"{result['title']}: these are validation data, on which settings may have been chosen.")
+        if p["inference"] == "transductive":
+            sentences.append(f"{result['title']}: the same query beside other queries may be answered differently.")
+        if p["proposed_with"] == "true labels":
+            sentences.append(
+                f"{result['title']}: its tasks were made with true labels; it is a reference for the others."
+            )
+    return sentences
+
+
+def picture(png: bytes, alternative: str, caption: str, *, wide: bool = False) -> Markup:
+    """A picture inside the page; a wide one scrolls on a phone."""
+    source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    shown = element("img", src=source, alt=alternative, class_="wide" if wide else "narrow")
+    return element("figure", element("div", shown, class_="scroll", tabindex=0), element("figcaption", caption))
+
+
+def plot(
+    title: str,
+    xlabel: str,
+    at: Sequence[float],
+    values: Sequence[float],
+    *,
+    interval: Sequence[float] | None = None,
+    smooth: bool = False,
+    ideal: bool = False,
+) -> Markup:
+    """A line as SVG.
+
+    interval: half widths of a band around it.
+    smooth: draws the mean over a twentieth of the points as the line, and the points faintly.
+    ideal: draws the line x = y from 0 to 100 as well.
+    """
+    x, y = np.asarray(at, float), np.asarray(values, float)
+    half = np.zeros(len(y)) if interval is None else np.asarray(interval, float)
+    reach = (0, 100) if ideal else ()
+    left, right, top, bottom = 44, 352, 8, 160  # of the plot in a picture 360 wide and 196 high
+    xticks, xs = axis([*x, *reach], left, right)
+    yticks, ys = axis([*(y - half), *(y + half), *reach], bottom, top)
+
+    def path(kind: str, px: np.ndarray, py: np.ndarray) -> Markup:
+        some = slice(None, None, math.ceil(len(px) / POINTS))
+        points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(xs(px[some]), ys(py[some]), strict=True))
+        return element("polygon" if kind == "band" else "polyline", points=points, class_=kind)
+
+    drawn = []
+    for value in yticks:
+        height = f"{ys(value):.1f}"
+        drawn.append(element("line", x1=left, x2=right, y1=height, y2=height, class_="grid"))
+        drawn.append(element("text", f"{value:g}", x=left - 6, y=height, text_anchor="end", dominant_baseline="middle"))
+    drawn += [element("text", f"{v:g}", x=f"{xs(v):.1f}", y=bottom + 16, text_anchor="middle") for v in xticks]
+    drawn.append(element("text", xlabel, x=(left + right) / 2, y=bottom + 32, text_anchor="middle"))
+    if ideal:
+        drawn.append(element("line", x1=xs(0), y1=ys(0), x2=xs(100), y2=ys(100), class_="ideal"))
+    if interval is not None:
+        drawn.append(path("band", np.concatenate([x, x[::-1]]), np.concatenate([y - half, (y + half)[::-1]])))
+    if smooth:
+        window = max(1, len(y) // 20)
+        drawn.append(path("faint", x, y))
+        x, y = x[window - 1 :], np.convolve(y, np.ones(window) / window, mode="valid")
+    drawn.append(path("line", x, y))
+    label = f"{title}, from {y[0]:.4g} at {x[0]:g} to {y[-1]:.4g} at {x[-1]:g}"
+    figure = element("svg", *drawn, viewBox="0 0 360 196", role="img", aria_label=label)
+    return element("figure", element("figcaption", title), figure)
+
+
+def axis(values: Sequence[float], start: float, end: float) -> tuple[list[float], Any]:
+    """Round numbers to mark on an axis, and the function from a value to its place between `start` and `end`."""
+    low, high = min(values), max(values)
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    unit = 10 ** math.floor(math.log10((high - low) / 2))
+    step = next(unit * m for m in (1, 2, 5, 10) if (high - low) / (unit * m) <= 5)
+    ticks = [round(i * step, 12) for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    return ticks, lambda value: start + (value - low) / (high - low) * (end - start)
