@@ -37,7 +37,9 @@ class Pixels:
             )
         pca = PCA(self.whiten, whiten=True, svd_solver="covariance_eigh").fit(flat)
         scaled = pca.components_ / np.sqrt(np.maximum(pca.explained_variance_, 1e-8))[:, None]
-        self._state = {"mean": torch.from_numpy(pca.mean_).float(), "components": torch.from_numpy(scaled).float()}
+        # one layout in memory, now and when read from a file: a product's rounding depends on it
+        components = torch.from_numpy(np.ascontiguousarray(scaled)).float()
+        self._state = {"mean": torch.from_numpy(pca.mean_).float(), "components": components}
 
     def embed(self, images: UnlabelledImages) -> Tensor:
         """[n, pixels] or [n, whiten] float32."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from umeta.augment.drawing import Drawing
-from umeta.augment.photo import Photo
+from umeta.augment.suited import suited
 from umeta.context import RunContext
 from umeta.data.images import UnlabelledImages
 from umeta.tasks.instances import Augmented, InstanceTasks
+from umeta.tasks.rotated import Rotated
 from umeta.types import Augment, Embedder
 
 
@@ -23,9 +23,9 @@ class Instances:
     augment: Augment | None = None
     """what makes a view, `drawing` or `photo`; by default drawing for grey images and photo for colour"""
     rotations: bool = False
-    """an image turned by 90, 180 or 270 degrees is another class (for drawings, whose meaning turns with them)"""
+    """turn each class by 0, 90, 180 or 270 degrees (for drawings, whose meaning turns with them)"""
 
     def propose(self, source: UnlabelledImages, ctx: RunContext, embedder: Embedder | None = None) -> Augmented:
         """Needs no embedding, and takes no time."""
-        augment = self.augment or (Drawing() if source.item_shape[0] == 1 else Photo())
-        return Augmented(InstanceTasks(source.pixels, self.rotations), augment)
+        tasks = InstanceTasks(source.pixels)
+        return Augmented(Rotated(tasks) if self.rotations else tasks, self.augment or suited(source.item_shape))

@@ -10,6 +10,7 @@ import torch
 from annotated_types import Ge, Gt
 
 from umeta import seeds
+from umeta.clustering import kmeans
 from umeta.context import RunContext, State
 from umeta.data.images import UnlabelledImages
 from umeta.errors import UserError
@@ -79,22 +80,8 @@ class KMeans:
 
     def _partition(self, z: np.ndarray, p: int, seed: int) -> tuple[np.ndarray, int]:
         """One clustering: labels [n], -1 for members of dropped clusters, and how many clusters were kept."""
-        import faiss
-
-        width = z.shape[1]
-        scale = np.ones(width) if p == 0 else np.random.default_rng(seed).random(width, dtype=np.float32)
-        scaled = (z * scale).astype(np.float32)
-        # Every image takes part (faiss would subsample above 256 per centroid, and warn below 39).
-        means = faiss.Kmeans(
-            width,
-            self.k,
-            niter=self.iterations,
-            seed=seed,
-            min_points_per_centroid=1,
-            max_points_per_centroid=len(z),
-        )
-        means.train(scaled)
-        labels = means.index.search(scaled, 1)[1][:, 0].astype(np.int32)
+        scale = 1 if p == 0 else np.random.default_rng(seed).random(z.shape[1], dtype=np.float32)
+        labels, _ = kmeans(z * scale, self.k, self.iterations, seed)
         large = np.bincount(labels, minlength=self.k) >= self.smallest
         labels[~large[labels]] = -1
         return labels, int(large.sum())

@@ -15,6 +15,7 @@ from umeta.registry import component
 from umeta.tasks import mixture, store
 from umeta.tasks.instances import Augmented, InstanceTasks
 from umeta.tasks.partition import PartitionTasks
+from umeta.tasks.rotated import Rotated
 from umeta.types import EpisodeSpec
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (30, 1, 8, 8), dtype=np.uint8)
@@ -39,12 +40,18 @@ def test_every_class_is_one_image_and_support_and_query_agree():
         assert len({x.numpy().tobytes() for x in seen.values()}) == 4
 
 
-def test_rotations_are_classes_of_their_own():
-    tasks = InstanceTasks(PIXELS, rotations=True)
-    assert len(tasks.items) == 120
-    assert torch.equal(tasks.items[30], torch.from_numpy(np.rot90(PIXELS[0], 1, (1, 2)).copy()))
-    with pytest.raises(UserError, match="8x6"):
-        InstanceTasks(PIXELS[..., :6], rotations=True)
+def test_a_class_is_turned_the_same_way_in_support_and_query():
+    plain, turned = batch(InstanceTasks(PIXELS)), batch(Rotated(InstanceTasks(PIXELS)))
+    seen = set()
+    for before, after in zip(plain, turned, strict=True):
+        for t, y, x, z in zip(range(6), before.y, before.x, after.x, strict=True):
+            for label, image, rotated in zip(y.tolist(), x, z, strict=True):
+                (turn,) = [r for r in range(4) if np.array_equal(np.rot90(image, r, (1, 2)), rotated)]
+                seen.add((t, label, turn))
+    assert len(seen) == 6 * 4  # one turn for each class of each task
+    assert {turn for _, _, turn in seen} == {0, 1, 2, 3}
+    with pytest.raises(UserError, match="square images"):
+        Rotated(InstanceTasks(PIXELS[..., :6]))
 
 
 def test_too_few_images_are_named():

@@ -14,9 +14,10 @@ from umeta.config import TrainConfig
 from umeta.errors import UserError
 from umeta.metalearners.protonet import ProtoNet
 from umeta.models.conv4 import Conv4
-from umeta.objectives import accuracy
+from umeta.objectives import accuracy, categorical
 from umeta.outer.adam import Adam
 from umeta.tasks.partition import PartitionTasks
+from umeta.testing import check_metalearner
 from umeta.train import BatchProblem, metatrain
 from umeta.types import Batch, EpisodeSpec, TaskSpec, Theta
 
@@ -65,7 +66,8 @@ def test_cosine_logits_by_hand() -> None:
     theta = Theta({**theta.params, "scale": torch.tensor(4.0)})
     x, query = rand(1, 4, 3), rand(1, 3, 3, seed=1)
     logits = learner.predict(theta, learner.adapt(theta, batch(x, [[0, 1, 1, 0]], way=2)), query)
-    means = torch.stack([x[0, [0, 3]].mean(0), x[0, [1, 2]].mean(0)])
+    units = F.normalize(x[0], dim=1)
+    means = torch.stack([units[[0, 3]].mean(0), units[[1, 2]].mean(0)])
     expected = 4 * torch.stack([F.cosine_similarity(query[0], mean[None], dim=1) for mean in means], dim=1)
     torch.testing.assert_close(logits[0], expected)
 
@@ -207,3 +209,194 @@ def test_it_learns_which_coordinates_matter(distance: str) -> None:
         right.append(accuracy(logits, test.query()).mean().item())
     assert right[0] > 0.95
     assert right[1] < 0.6
+
+
+# the linear layer that goes on from the prototypes
+
+
+def tunable(distance: str, **options: object) -> tuple[ProtoNet, Theta, Batch, Tensor]:
+    """Three tasks of two overlapping classes, of different size each, whose prototypes do not fit the support."""
+    learner, theta = learner_of(3, distance=distance, **options)
+    x = rand(3, 8, 3) * torch.tensor([0.3, 1.0, 5.0]).view(3, 1, 1)
+    return learner, theta, batch(x, [[0, 0, 0, 1, 1, 1, 1, 0], [1, 0] * 4, [0, 1] * 4], 2), rand(3, 4, 3, seed=1)
+
+
+@pytest.mark.parametrize("distance", ["euclidean", "cosine"])
+def test_tuning_by_hand(distance: str) -> None:
+    """Adam of torch on a linear layer that begins as the prototypes, its step size relative to the weights' size."""
+    learner, theta, support, query = tunable(distance, tune_lr=0.02)
+    adapted = learner.adapt(theta, support, steps=7)
+    logits = learner.predict(theta, adapted, query)
+    for t in range(3):
+        z, y, q = support.x[t], support.y[t], query[t]
+        if distance == "cosine":
+            z, q = F.normalize(z, dim=1), F.normalize(q, dim=1)
+        means = torch.stack([z[y == label].mean(0) for label in range(2)])
+        layer = nn.Linear(3, 2)
+        with torch.no_grad():
+            layer.weight.copy_(2 * means if distance == "euclidean" else 10 * F.normalize(means, dim=1))
+            layer.bias.copy_(-(means**2).sum(1) if distance == "euclidean" else torch.zeros(2))
+        optimiser = torch.optim.Adam(layer.parameters(), lr=0.02 * layer.weight.square().mean().sqrt().item())
+        for _ in range(7):
+            optimiser.zero_grad()
+            F.cross_entropy(layer(z), y).backward()
+            optimiser.step()
+        torch.testing.assert_close(adapted.params["weight"][t], layer.weight.detach(), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(logits[t], layer(q).detach(), atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("distance", ["euclidean", "cosine"])
+def test_tuning_fits_the_support_better_and_no_steps_are_the_prototypes(distance: str) -> None:
+    learner, theta, support, query = tunable(distance)
+    plain = learner.adapt(theta, support)
+    for steps in (None, 0):
+        assert "weight" not in learner.adapt(theta, support, steps=steps).params
+        found = learner.predict(theta, learner.adapt(theta, support, steps=steps), query)
+        assert torch.equal(found, learner.predict(theta, plain, query))
+    before, few, many = (
+        categorical(learner.predict(theta, learner.adapt(theta, support, steps=steps), support.x), support)
+        for steps in (0, 5, 20)
+    )
+    assert (few < before).all()
+    assert (many < few).all()
+
+
+def test_a_task_is_tuned_alone_as_in_a_batch_and_without_its_padding() -> None:
+    learner, theta, support, query = tunable("euclidean")
+    together = learner.predict(theta, learner.adapt(theta, support, steps=6), query)
+    for t in range(3):
+        alone = learner.predict(theta, learner.adapt(theta, support.chunk(t, t + 1), steps=6), query[t : t + 1])
+        torch.testing.assert_close(alone, together[t : t + 1], atol=1e-5, rtol=1e-4)
+    mask = support.mask.clone()
+    mask[:, 6:] = False
+    padded = replace(support, mask=mask, x=torch.where(mask[..., None], support.x, torch.tensor(99.0)))
+    short = Batch(support.x[:, :6], support.y[:, :6], mask[:, :6], 2)
+    found, expected = (learner.predict(theta, learner.adapt(theta, b, steps=6), query) for b in (padded, short))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_tuning_leaves_the_network_and_carries_no_graph() -> None:
+    learner, theta, support, query = tunable("cosine")
+    params = {name: p.clone().requires_grad_() for name, p in theta.params.items()}
+    tuned = learner.adapt(Theta(params), support, steps=3)
+    assert not tuned.params["weight"].requires_grad
+    assert all(torch.equal(p, theta.params[name]) and p.grad is None for name, p in params.items())
+    with torch.no_grad():
+        again = learner.adapt(theta, support, steps=3)
+    torch.testing.assert_close(learner.predict(theta, again, query), learner.predict(theta, tuned, query).detach())
+
+
+# prototypes that move towards the queries
+
+
+@pytest.mark.parametrize("distance", ["euclidean", "cosine"])
+def test_one_step_of_soft_k_means_by_hand(distance: str) -> None:
+    """Each query counts for a class by its probability, each support item by 1."""
+    learner, theta = learner_of(3, distance=distance, refine=1)
+    x, query = rand(1, 5, 3), rand(1, 4, 3, seed=1)
+    found = learner.predict(theta, learner.adapt(theta, batch(x, [[0, 0, 1, 1, 1]], 2)), query)[0].softmax(-1)
+    z, q = (x[0], query[0]) if distance == "euclidean" else (F.normalize(x[0], dim=1), F.normalize(query[0], dim=1))
+
+    def answer(prototypes: list[Tensor]) -> Tensor:
+        if distance == "euclidean":
+            logits = [-((q - p) ** 2).sum(1) for p in prototypes]
+        else:
+            logits = [10 * F.cosine_similarity(q, p[None], dim=1) for p in prototypes]
+        return torch.stack(logits, dim=1).softmax(1)
+
+    members = [z[:2], z[2:]]
+    share = answer([m.mean(0) for m in members])
+    moved = []
+    for label in range(2):
+        total, weight = members[label].sum(0), float(len(members[label]))
+        for i in range(4):
+            total, weight = total + share[i, label] * q[i], weight + share[i, label]
+        moved.append(total / weight)
+    torch.testing.assert_close(found, answer(moved), atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(found, share, atol=1e-3)
+
+
+def test_refining_is_transductive_and_none_of_it_changes_nothing() -> None:
+    check_metalearner(ProtoNet(Conv4(filters=4), refine=2), transductive=True)
+    with pytest.raises(AssertionError, match="one by one"):
+        check_metalearner(ProtoNet(Conv4(filters=4), refine=2))
+    flags = {(n, r): ProtoNet(Itself(), normalisation=n, refine=r).transductive for n in NORMALISATIONS for r in (0, 1)}
+    assert {key for key, flag in flags.items() if flag} == {(n, 1) for n in NORMALISATIONS} | {("batch", 0)}
+    (plain, theta), (none, _) = learner_of(3), learner_of(3, refine=0)
+    support, query = batch(rand(1, 4, 3), [[0, 1, 0, 1]], 2), rand(1, 4, 3, seed=1)
+    answers = [learner.predict(theta, learner.adapt(theta, support), query) for learner in (plain, none)]
+    assert torch.equal(*answers)
+
+
+def test_refining_finds_clusters_that_one_shot_does_not_show() -> None:
+    """Two tight clusters of queries, and a support item at the edge of each."""
+    learner, theta = learner_of(2)
+    refined, _ = learner_of(2, refine=5)
+    corner = torch.tensor([[0.0, 0.0], [6.0, 0.0]])
+    y = torch.arange(2).repeat(20)
+    query = Batch((corner[y] + 0.8 * rand(40, 2))[None], y[None], torch.ones(1, 40, dtype=torch.bool), 2)
+    support = batch(torch.tensor([[[2.5, 4.0], [6.0, -4.0]]]), [[0, 1]], 2)
+    before, after = (
+        accuracy(one.predict(theta, one.adapt(theta, support), query.x), query).item() for one in (learner, refined)
+    )
+    assert after == 1
+    assert before < 0.95
+
+
+def test_refining_a_class_that_nothing_belongs_to_is_no_reason_to_fail() -> None:
+    learner, theta = learner_of(3, refine=2)
+    support = batch(rand(1, 2, 3) + 100, [[0, 2]], 3)
+    logits = learner.predict(theta, learner.adapt(theta, support), rand(1, 4, 3, seed=1) + 100)
+    assert logits.isfinite().all()
+
+
+# features and precision
+
+
+@pytest.mark.parametrize("distance", ["euclidean", "cosine"])
+@pytest.mark.parametrize("normalisation", ["running", "group"])
+def test_features_are_what_prototypes_are_means_of(distance: str, normalisation: str) -> None:
+    learner = ProtoNet(Conv4(filters=4), distance=distance, normalisation=normalisation)
+    theta = learner.init(TaskSpec((1, 16, 16)), EpisodeSpec(2, 1, 1), 0)
+    stats = {f"{i}.{k}": torch.full((4,), 0.1) for i in (1, 5, 9, 13) for k in ("mean", "var")}
+    theta = Theta(theta.params, stats if normalisation == "running" else {})
+    x = rand(4, 1, 16, 16) + 1
+    z = learner.features(theta, x)
+    assert z.shape == (4, 4)
+    prototypes = learner.adapt(theta, batch(x[None], [[0, 0, 1, 1]], 2)).params["prototypes"]
+    torch.testing.assert_close(prototypes[0], torch.stack([z[:2].mean(0), z[2:].mean(0)]))
+    torch.testing.assert_close(learner.features(theta, x[2:3]), z[2:3])
+    lengths = z.norm(dim=1)
+    assert torch.allclose(lengths, torch.ones(4)) == (distance == "cosine")
+
+
+@pytest.mark.parametrize("distance", ["euclidean", "cosine"])
+@pytest.mark.parametrize("normalisation", NORMALISATIONS)
+def test_bfloat16_is_nearly_float32(distance: str, normalisation: str) -> None:
+    spec, episode = TaskSpec((1, 16, 16)), EpisodeSpec(3, 2, 2)
+    x = rand(2, 6, 1, 16, 16)
+    support, query = (batch(x + 0.3 * rand(*x.shape, seed=s), [[0, 0, 1, 1, 2, 2]] * 2, 3) for s in (1, 2))
+    logits, grads = {}, {}
+    for precision in ("float32", "bfloat16", "auto"):
+        options = {"distance": distance, "normalisation": normalisation, "precision": precision}
+        learner = ProtoNet(Conv4(filters=8, halvings=2), **options)
+        theta = learner.init(spec, episode, 0)
+        params = {name: p.requires_grad_() for name, p in theta.params.items()}
+        problem = BatchProblem(learner, Theta(params), spec, support, query, 2)
+        _, found = problem.loss_and_grad()
+        assert all(g.dtype == torch.float32 and g.isfinite().all() for g in found.values())
+        assert all(value.dtype == torch.float32 for value in problem.stats.values())
+        grads[precision] = torch.cat([g.flatten() for g in found.values()])
+        adapted = learner.adapt(theta, support)
+        assert all(value.dtype == torch.float32 for value in adapted.params.values())
+        logits[precision] = learner.predict(theta, adapted, query.x)
+        assert logits[precision].dtype == torch.float32
+        assert learner.features(Theta(params), query.x[0]).dtype == torch.float32
+    if normalisation in ("running", "group"):
+        assert not torch.equal(logits["bfloat16"], logits["float32"])
+    for precision in ("bfloat16", "auto"):
+        torch.testing.assert_close(
+            logits[precision].softmax(-1), logits["float32"].softmax(-1), atol=0.1, rtol=0
+        )
+        assert F.cosine_similarity(grads[precision], grads["float32"], dim=0) > 0.95
+    assert any(torch.equal(logits["auto"], logits[same]) for same in ("float32", "bfloat16"))

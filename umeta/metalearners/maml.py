@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import torch
+import torch.nn.functional as F
 from annotated_types import Gt
 from torch import Tensor
 
@@ -41,9 +42,10 @@ class MAML:
     scale_by_way: bool = False
     """multiply the inner step size by the task's way, as the code of MAML and CACTUs does (their loss is `way` times
     the mean); it matters where a learner is tested at another way than it was meta-trained on"""
-    head: Literal["shared", "fixed"] = "shared"
+    head: Literal["shared", "fixed", "prototypes"] = "shared"
     """`shared`: one learnt row, copied to every class, so any way can be asked for (UNICORN-MAML, Ye and Chao 2022);
-    `fixed`: a row per class, for tasks of the way it was meta-trained on"""
+    `fixed`: a row per class, for tasks of the way it was meta-trained on; `prototypes`: nothing learnt, the inner loop
+    starts at the layer that the support's prototypes are (ProtoMAML, Triantafillou et al. 2020), for any way"""
     normalisation: Normalisation = "support"
     """what batch normalisation normalises by (umeta/models/pure.py); `batch` is transductive"""
     _net: Pure = field(init=False, repr=False, compare=False)
@@ -52,10 +54,21 @@ class MAML:
         """Random weights, drawn from `seed`."""
         self._net = Pure.build(self.model, spec.item_shape, self.normalisation, seed)
         self._loss = OBJECTIVES[spec.objective]
+        if self.head == "prototypes":
+            return Theta(self._net.params())
         width = self._net.features(spec.item_shape)
         rows = episode.way if self.head == "fixed" else 1
         head = torch.empty(rows, width).uniform_(-1, 1, generator=torch.Generator().manual_seed(seed)) / width**0.5
         return Theta(self._net.params({"head.weight": head, "head.bias": torch.zeros(rows)}))
+
+    @property
+    def transductive(self) -> bool:
+        """Whether the answer to one query depends on the others."""
+        return self.normalisation == "batch"
+
+    def features(self, theta: Theta, x: Tensor) -> Tensor:
+        """What the network, not adapted, gives its linear head: [n, features] of x [n, ...]."""
+        return self._net.shared(theta.params, x, theta.running)[0]
 
     def adapt(self, theta: Theta, support: Batch, *, start: Adapted | None = None, steps: int | None = None) -> Adapted:
         """Fast weights [T, ...] after `steps` inner steps, from theta or from `start`.
@@ -63,9 +76,11 @@ class MAML:
         Differentiable with respect to theta where autograd is on.
         """
         lr = self.inner_lr * (support.way if self.scale_by_way else 1)
-        fast = start.params if start else self._expand(theta, len(support), support.way)
-        differentiable = torch.is_grad_enabled() and any(value.requires_grad for value in fast.values())
         frozen = theta.running if self.normalisation == "running" else None
+        fast = start.params if start else self._expand(theta, len(support), support.way)
+        if self.head == "prototypes" and not start:
+            fast.update(prototype_layer(self._net.per_task(fast, support.x, frozen)[0], support))
+        differentiable = torch.is_grad_enabled() and any(value.requires_grad for value in fast.values())
         with torch.enable_grad():
             for _ in range(self.steps if steps is None else steps):
                 if not differentiable:
@@ -90,6 +105,8 @@ class MAML:
         return self._forward(adapted.params, x, stats)[0]
 
     def _expand(self, theta: Theta, tasks: int, way: int) -> dict[str, Tensor]:
+        if self.head == "prototypes":
+            return {name: value.expand(tasks, *value.shape) for name, value in theta.params.items()}
         rows = theta.params["head.bias"].shape[0]
         if self.head == "fixed" and rows != way:
             raise UserError(f"maml: its head was meta-trained for {rows} ways, not {way}; meta-train with head: shared")
@@ -99,3 +116,14 @@ class MAML:
     def _forward(self, fast: dict[str, Tensor], x: Tensor, stats: Stats | None) -> tuple[Tensor, Stats]:
         features, used = self._net.per_task(fast, x, stats)
         return torch.baddbmm(fast["head.bias"][:, None], features, fast["head.weight"].mT), used
+
+
+def prototype_layer(z: Tensor, support: Batch) -> dict[str, Tensor]:
+    """The linear layer that answers with minus the squared distances to the prototypes of z [T, N, d].
+
+    Snell, Swersky, Zemel 2017, equation 8: weight [T, way, d] is twice the prototypes, bias [T, way] minus their
+    squares.
+    """
+    member = F.one_hot(support.y, support.way).to(z.dtype) * support.mask[..., None]  # [T, N, way]
+    prototypes = member.mT @ z / member.sum(1)[..., None].clamp(min=1)
+    return {"head.weight": 2 * prototypes, "head.bias": -prototypes.square().sum(-1)}

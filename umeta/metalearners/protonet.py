@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge, Gt
 from torch import Tensor
 
+from umeta.models.precision import Precision, autocast
 from umeta.models.pure import Normalisation, Pure
+from umeta.objectives import categorical
 from umeta.types import Adapted, Batch, EpisodeSpec, Model, Stats, TaskSpec, Theta
 
 
@@ -19,7 +22,7 @@ class ProtoNet:
 
     A prototype is the mean embedding of a class's support; the logits of a query are minus its squared Euclidean
     distances to the prototypes, or its cosines with them times a learnt scale (without which cosines in [-1, 1] cannot
-    fit 20 ways).
+    fit 20 ways). Either is a linear layer on the embedding, from which `steps` of `adapt` can go on.
     """
 
     model: Model
@@ -28,6 +31,15 @@ class ProtoNet:
     """squared Euclidean distance, or cosine with a learnt scale that starts at 10"""
     normalisation: Normalisation = "running"
     """what batch normalisation normalises by (umeta/models/pure.py); `batch` is transductive"""
+    precision: Precision = "float32"
+    """of the embedding network; `auto` is bfloat16 where the hardware computes with it, which is faster"""
+    test_steps: Annotated[int, Ge(0)] = 0
+    """steps of Adam at evaluation on the support loss of the linear layer that starts at the prototypes, the embedding
+    kept (ProtoTune of ProtoTransfer, Medina, Devos, Grossglauser 2020)"""
+    tune_lr: Annotated[float, Gt(0)] = 0.05
+    """step size of those steps, relative to the size of the layer's weights"""
+    refine: Annotated[int, Ge(0)] = 0
+    """steps of soft k-means that move the prototypes towards the queries (Ren et al. 2018, equation 3): transductive"""
     _net: Pure = field(init=False, repr=False, compare=False)
 
     def init(self, spec: TaskSpec, episode: EpisodeSpec, seed: int) -> Theta:
@@ -36,24 +48,62 @@ class ProtoNet:
         scale = {"scale": torch.tensor(10.0)} if self.distance == "cosine" else {}
         return Theta(self._net.params(scale))
 
+    @property
+    def transductive(self) -> bool:
+        """Whether the answer to one query depends on the others."""
+        return self.normalisation == "batch" or self.refine > 0
+
+    def features(self, theta: Theta, x: Tensor) -> Tensor:
+        """Embeddings [n, features] of x [n, ...], of length 1 for the cosine distance; by the running statistics."""
+        with autocast(x.device, self.precision):
+            return self._scaled(self._net.shared(theta.params, x, theta.running)[0])
+
     def adapt(self, theta: Theta, support: Batch, *, start: Adapted | None = None, steps: int | None = None) -> Adapted:
-        """Prototypes [T, way, features]; there is nothing to iterate, so `start` and `steps` change nothing."""
+        """Prototypes [T, way, features] and how many items each stands for [T, way].
+
+        With `steps` also the linear layer (`weight`, `bias`) that so many steps of Adam reach from them.
+        """
         z, stats = self._embed(theta, support.x, None)
         member = F.one_hot(support.y, support.way).to(z.dtype) * support.mask[..., None]  # [T, N, way]
-        prototypes = member.mT @ z / member.sum(1)[..., None].clamp(min=1)
-        return Adapted({"prototypes": prototypes}, stats)
+        counts = member.sum(1)
+        adapted = {"prototypes": member.mT @ z / counts[..., None].clamp(min=1), "counts": counts}
+        if steps:
+            weight, bias = self.layer(theta, adapted["prototypes"])
+            adapted["weight"], adapted["bias"] = tuned(weight, bias, z, support, steps, self.tune_lr)
+        return Adapted(adapted, stats)
 
     def predict(self, theta: Theta, adapted: Adapted, x: Tensor) -> Tensor:
         """Logits [T, N, way] of x [T, N, ...]."""
         z, _ = self._embed(theta, x, adapted.stats if self.normalisation == "support" else None)
-        prototypes = adapted.params["prototypes"]
-        if self.distance == "cosine":
-            return theta.params["scale"] * F.normalize(z, dim=-1) @ F.normalize(prototypes, dim=-1).mT
-        # |z - c|^2 without |z|^2, which is the same for every class
-        return 2 * z @ prototypes.mT - prototypes.square().sum(-1)[:, None]
+        prototypes, counts = adapted.params["prototypes"], adapted.params["counts"]
+        if "weight" in adapted.params:
+            return linear(z, adapted.params["weight"], adapted.params["bias"])
+        moved = prototypes
+        for _ in range(self.refine):
+            share = linear(z, *self.layer(theta, moved)).softmax(-1)  # [T, N, way]
+            total = counts[..., None] * prototypes + share.mT @ z
+            moved = total / (counts + share.sum(1))[..., None].clamp(min=torch.finfo(total.dtype).tiny)
+        return linear(z, *self.layer(theta, moved))
+
+    def layer(self, theta: Theta, prototypes: Tensor) -> tuple[Tensor, Tensor]:
+        """The linear layer that prototypes [T, way, features] are: weight of the same shape, bias [T, way]."""
+        if self.distance == "cosine":  # of embeddings that have unit length already
+            weight = theta.params["scale"] * F.normalize(prototypes, dim=-1)
+            return weight, torch.zeros_like(weight[..., 0])
+        # -|z - c|^2 without |z|^2, which is the same for every class
+        return 2 * prototypes, -prototypes.square().sum(-1)
 
     def _embed(self, theta: Theta, x: Tensor, stats: Stats | None) -> tuple[Tensor, Stats]:
         """Embeddings [T, N, features] of x [T, N, ...] and the statistics they were normalised by."""
+        with autocast(x.device, self.precision):
+            z, used = self._forward(theta, x, stats)
+        return self._scaled(z), used
+
+    def _scaled(self, z: Tensor) -> Tensor:
+        z = z.to(torch.promote_types(z.dtype, torch.float32))
+        return F.normalize(z, dim=-1) if self.distance == "cosine" else z
+
+    def _forward(self, theta: Theta, x: Tensor, stats: Stats | None) -> tuple[Tensor, Stats]:
         # Statistics are each task's own, so that what a task gives does not depend on the tasks beside it.
         if self.normalisation in ("batch", "support"):
             params = {name: value.expand(x.shape[0], *value.shape) for name, value in theta.params.items()}
@@ -64,3 +114,28 @@ class ProtoNet:
             return torch.stack([z for z, _ in tasks]), stacked
         z, used = self._net.shared(theta.params, x.flatten(0, 1), theta.running)
         return z.unflatten(0, x.shape[:2]), used
+
+
+def linear(z: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """[T, N, way] of z [T, N, d], weight [T, way, d] and bias [T, way]."""
+    return z @ weight.mT + bias[:, None]
+
+
+def tuned(weight: Tensor, bias: Tensor, z: Tensor, support: Batch, steps: int, lr: float) -> tuple[Tensor, Tensor]:
+    """A linear layer per task, weight [T, way, d] and bias [T, way], after `steps` of Adam on z [T, N, d]."""
+    # Adam's steps do not shrink with the gradient, so they are taken relative to the size of each task's layer.
+    size = weight.detach().square().mean((1, 2), keepdim=True).sqrt()
+    moves = [torch.zeros_like(weight, requires_grad=True), torch.zeros_like(bias, requires_grad=True)]
+    optimiser = torch.optim.Adam(moves, lr=lr)
+
+    def layer() -> tuple[Tensor, Tensor]:
+        return weight.detach() + size * moves[0], bias.detach() + size[..., 0] * moves[1]
+
+    with torch.enable_grad():
+        for _ in range(steps):
+            loss = categorical(linear(z.detach(), *layer()), support).sum()
+            for move, grad in zip(moves, torch.autograd.grad(loss, moves), strict=True):
+                move.grad = grad
+            optimiser.step()
+    weight, bias = layer()
+    return weight.detach(), bias.detach()

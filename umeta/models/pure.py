@@ -51,7 +51,8 @@ class StatNorm(nn.Module):
         if not self.written_out:
             if self.given is not None:
                 return F.batch_norm(x, *self.given, self.weight, self.bias, False, 0.0, self.eps)
-            mean, var = x.new_zeros(x.shape[1]), x.new_ones(x.shape[1])
+            precise = torch.promote_types(x.dtype, torch.float32)  # statistics of bfloat16 images are float32
+            mean, var = (torch.empty(x.shape[1], dtype=precise, device=x.device).fill_(value) for value in (0, 1))
             out = F.batch_norm(x, mean, var, self.weight, self.bias, True, 1.0, self.eps)
             self.used = (mean, var)
             return out

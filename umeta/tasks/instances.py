@@ -18,19 +18,13 @@ from umeta.types import Augment, Batch, EpisodeSpec, TaskBatch, TaskDistribution
 class InstanceTasks:
     """Each class is one image (UMTRA, Khodadadeh, Bölöni, Shah 2019): support and query show it again and again.
 
-    Only augmentation makes such a task worth solving, see `Augmented`. With `rotations` an image turned by 90, 180 or
-    270 degrees is another class.
+    Only augmentation makes such a task worth solving, see `Augmented`.
     """
 
-    def __init__(self, pixels: np.ndarray | Tensor, rotations: bool = False) -> None:
-        """pixels: [n, C, H, W] uint8. Raises UserError when rotated images would not have the same shape."""
+    def __init__(self, pixels: np.ndarray | Tensor) -> None:
+        """pixels: [n, C, H, W] uint8."""
         self.items = torch.as_tensor(pixels)
-        self.rotations = rotations
         self.spec = TaskSpec(tuple(self.items.shape[1:]))
-        if rotations and self.items.shape[2] != self.items.shape[3]:
-            raise UserError(f"rotations need square images, these are {self.items.shape[2]}x{self.items.shape[3]}")
-        if rotations:
-            self.items = torch.cat([self.items.rot90(turn, (2, 3)) for turn in range(4)])
 
     def sample(self, indices: Tensor | np.ndarray, *, episode: EpisodeSpec, seed: int) -> Episodes:
         """The tasks of these numbers; task i depends on (seed, i) only. Raises UserError when images are too few."""
@@ -52,14 +46,11 @@ class InstanceTasks:
 
     def to(self, device: torch.device | str) -> InstanceTasks:
         """The same tasks with their images on a device."""
-        moved = InstanceTasks(self.items[:0])
-        moved.items, moved.rotations, moved.spec = self.items.to(device), self.rotations, self.spec
-        return moved
+        return InstanceTasks(self.items.to(device))
 
     def describe(self, episode: EpisodeSpec) -> list[str]:
         """In numbers."""
-        turned = ", four rotations of each image" if self.rotations else ""
-        return [f"classes: {len(self.items)}, each a single image{turned}"]
+        return [f"classes: {len(self.items)}, each a single image"]
 
 
 @dataclass(frozen=True)

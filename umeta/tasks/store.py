@@ -12,6 +12,7 @@ from umeta.errors import UserError
 from umeta.tasks.instances import Augmented, InstanceTasks
 from umeta.tasks.mixture import Mixture
 from umeta.tasks.partition import PartitionTasks
+from umeta.tasks.rotated import Rotated
 from umeta.types import TaskDistribution
 
 
@@ -21,7 +22,9 @@ def save(tasks: TaskDistribution, folder: Path, name: str = "partitions") -> dic
         artifacts.write_array(folder / f"{name}.npy", tasks.partitions)
         return {"kind": "partitions", "file": f"{name}.npy"}
     if isinstance(tasks, InstanceTasks):
-        return {"kind": "instances", "rotations": tasks.rotations}
+        return {"kind": "instances"}
+    if isinstance(tasks, Rotated):
+        return {"kind": "rotated", "of": save(tasks.tasks, folder, name)}
     if isinstance(tasks, Augmented):
         options: Any = tasks.augment
         augment = {"name": registry.name_of("augment", options), **asdict(options)}
@@ -45,7 +48,9 @@ def load(description: dict[str, Any], folder: Path, images: UnlabelledImages) ->
     if kind == "partitions":
         return PartitionTasks(images.pixels, artifacts.read_array(folder / description["file"]))
     if kind == "instances":
-        return InstanceTasks(images.pixels, description["rotations"])
+        return InstanceTasks(images.pixels)
+    if kind == "rotated":
+        return Rotated(load(description["of"], folder, images))
     if kind == "augmented":
         augment = registry.component("augment", description["augment"])
         return Augmented(load(description["of"], folder, images), augment)

@@ -1,0 +1,134 @@
+"""SimCLR: two views of an image attract each other, and repel all others."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from annotated_types import Gt
+from torch import Tensor, nn
+
+from umeta import seeds
+from umeta.augment.suited import suited
+from umeta.context import RunContext, State
+from umeta.data.images import UnlabelledImages
+from umeta.errors import UserError
+from umeta.models.conv4 import Conv4
+from umeta.models.precision import Precision, autocast
+from umeta.models.pure import channels_last
+from umeta.types import Augment, Model
+
+BATCH = 1000  # images embedded at a time
+
+
+@dataclass
+class Contrastive:
+    """Contrastive learning of views (SimCLR, Chen, Kornblith, Norouzi, Hinton 2020, arXiv 2002.05709).
+
+    The embedding is the network's output; the loss is on a projection of it, a hidden layer and `projection` numbers.
+    Adam with a cosine schedule.
+    """
+
+    model: Model = field(default_factory=lambda: Conv4(halvings=3))
+    """the embedding network"""
+    augment: Augment | None = None
+    """what makes a view, `drawing` or `photo`; by default drawing for grey images and photo for colour"""
+    projection: Annotated[int, Gt(0)] = 128
+    """numbers that the loss compares"""
+    temperature: Annotated[float, Gt(0)] = 0.2
+    """of the softmax over cosines"""
+    steps: Annotated[int, Gt(0)] = 2000
+    """training steps"""
+    batch: Annotated[int, Gt(1)] = 256
+    """images per step, two views of each"""
+    lr: Annotated[float, Gt(0)] = 2e-3
+    """Adam's largest step size"""
+    precision: Precision = "float32"
+    """of the network in training; `auto` is bfloat16 where the hardware computes with it"""
+    _net: nn.Sequential = field(init=False, repr=False, compare=False)
+
+    def fit(self, images: UnlabelledImages, ctx: RunContext) -> None:
+        """Trains on the images; resumable through `ctx`.
+
+        Raises:
+            UserError: fewer than two images.
+        """
+        if len(images) < 2:
+            raise UserError("embedding contrastive: one image has no other to be told from; it needs two at least")
+        self._build(images.item_shape, seeds.integer(ctx.seed, "contrastive"))
+        net = self._net.to(ctx.device).train()
+        augment = self.augment or suited(images.item_shape)
+        size = min(self.batch, len(images))
+        optimiser = torch.optim.Adam(net.parameters(), lr=self.lr)
+
+        def step(i: int) -> dict[str, float]:
+            generator = seeds.generator(ctx.seed, "contrastive step", i)
+            index = torch.randperm(len(images), generator=generator)[:size].numpy()
+            x = images.floats(index, ctx.device).repeat(2, 1, 1, 1)
+            u = torch.rand(2 * size, augment.randoms, generator=generator).to(ctx.device)
+            with autocast(x.device, self.precision):
+                z = net(channels_last(augment(x, u)))
+            loss = ntxent(z.float(), self.temperature)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.param_groups[0]["lr"] = self.lr * (1 + math.cos(math.pi * i / self.steps)) / 2
+            optimiser.step()
+            return {"loss": loss.item()}
+
+        def save() -> State:
+            moments = {
+                f"{i}.{k}": value for i, p in enumerate(net.parameters()) for k, value in optimiser.state[p].items()
+            }
+            return {**{f"net.{n}": v for n, v in net.state_dict().items()}, **moments}
+
+        def load(state: State) -> None:
+            net.load_state_dict({n.removeprefix("net."): v for n, v in state.items() if n.startswith("net.")})
+            for i, p in enumerate(net.parameters()):
+                moments = {k: state[f"{i}.{k}"].to(p.device) for k in ("exp_avg", "exp_avg_sq")}
+                optimiser.state[p] = {"step": state[f"{i}.step"], **moments}
+
+        ctx.loop("contrastive", self.steps, step, save, load)
+        net.cpu().eval()
+
+    def embed(self, images: UnlabelledImages) -> Tensor:
+        """[n, features] float32, each of length 1: the loss compares directions."""
+        with torch.no_grad():
+            parts = [
+                self._net[0](channels_last(images.floats(slice(i, i + BATCH)))) for i in range(0, len(images), BATCH)
+            ]
+        return F.normalize(torch.cat(parts), dim=1)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {**self._net.state_dict(), "item_shape": torch.tensor(self._shape)}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self._build(tuple(state["item_shape"].tolist()), seed=0)
+        self._net.load_state_dict({name: value for name, value in state.items() if name != "item_shape"})
+        self._net.eval()
+
+    def _build(self, item_shape: tuple[int, ...], seed: int) -> None:
+        self._shape = item_shape
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            encoder = self.model.build(item_shape)
+            with torch.no_grad():
+                width = encoder.eval()(torch.zeros(2, *item_shape)).shape[1]
+            head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, self.projection))
+            self._net = nn.Sequential(encoder, head)
+
+
+def ntxent(z: Tensor, temperature: float) -> Tensor:
+    """Normalised temperature-scaled cross-entropy (SimCLR, equation 1), the mean over all views.
+
+    z: [2 n, d]; rows i and i + n are views of one image.
+    """
+    z = F.normalize(z, dim=1)
+    cosines = z @ z.T / temperature
+    cosines.fill_diagonal_(-torch.inf)
+    n = len(z) // 2
+    other = torch.arange(2 * n, device=z.device).roll(n)
+    return F.cross_entropy(cosines, other)

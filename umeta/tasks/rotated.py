@@ -1,0 +1,67 @@
+"""Tasks whose classes are turned, which makes new classes out of drawings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from umeta import seeds
+from umeta.errors import UserError
+from umeta.types import Batch, EpisodeSpec, TaskBatch, TaskDistribution, TaskSpec
+
+
+@dataclass(frozen=True)
+class Turned:
+    """T tasks, and by how many quarter turns each of their classes is turned."""
+
+    tasks: TaskBatch
+    turns: Tensor  # [T, way] int64 below 4
+
+    def support(self, act: Callable | None = None, round: int = 0) -> Batch:
+        return self._turned(self.tasks.support(act, round))
+
+    def query(self, act: Callable | None = None) -> Batch:
+        return self._turned(self.tasks.query(act))
+
+    def _turned(self, batch: Batch) -> Batch:
+        turns = self.turns.to(batch.y.device).gather(1, batch.y)
+        x = batch.x.clone()
+        for turn in (1, 2, 3):
+            x[turns == turn] = x[turns == turn].rot90(turn, (-2, -1))
+        return replace(batch, x=x)
+
+
+@dataclass(frozen=True)
+class Rotated:
+    """Any task distribution of square images, each class of a task turned by 0, 90, 180 or 270 degrees.
+
+    A character turned is another character (Santoro et al. 2016; Vinyals et al. 2016).
+    """
+
+    tasks: TaskDistribution
+
+    def __post_init__(self) -> None:
+        if len(self.spec.item_shape) != 3 or self.spec.item_shape[1] != self.spec.item_shape[2]:
+            raise UserError(f"rotations need square images, these are {self.spec.item_shape}")
+
+    @property
+    def spec(self) -> TaskSpec:
+        return self.tasks.spec
+
+    def sample(self, indices: Tensor | np.ndarray, *, episode: EpisodeSpec, seed: int) -> Turned:
+        """The tasks of these numbers; task i and its turns depend on (seed, i) only."""
+        keys = seeds.key(seeds.key(seed, "turns", np.asarray(indices))[:, None], np.arange(episode.way))
+        turns = torch.from_numpy(seeds.below(keys, 4))
+        return Turned(self.tasks.sample(indices, episode=episode, seed=seed), turns)
+
+    def to(self, device: torch.device | str) -> Rotated:
+        """The same tasks with their images on a device."""
+        return Rotated(self.tasks.to(device))
+
+    def describe(self, episode: EpisodeSpec) -> list[str]:
+        """In numbers."""
+        return [*self.tasks.describe(episode), "each class of a task is turned by 0, 90, 180 or 270 degrees"]
