@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 from umeta.version import __version__
 
 if TYPE_CHECKING:
+    from umeta.classifier import FewShotClassifier
     from umeta.config import TrainConfig
     from umeta.context import RunContext
     from umeta.data.images import UnlabelledImages
     from umeta.errors import UserError
     from umeta.evaluation import evaluate
+    from umeta.export import export_learner, export_run, load_export
+    from umeta.features import Features
     from umeta.memory import keep_buffers
     from umeta.metalearners.maml import MAML
     from umeta.metalearners.protonet import ProtoNet
@@ -31,6 +34,8 @@ _HOME = {
     "Batch": "umeta.types",
     "Conv4": "umeta.models.conv4",
     "EpisodeSpec": "umeta.types",
+    "Features": "umeta.features",
+    "FewShotClassifier": "umeta.classifier",
     "MAML": "umeta.metalearners.maml",
     "PartitionTasks": "umeta.tasks.partition",
     "ProtoNet": "umeta.metalearners.protonet",
@@ -41,7 +46,10 @@ _HOME = {
     "UnlabelledImages": "umeta.data.images",
     "UserError": "umeta.errors",
     "evaluate": "umeta.evaluation",
+    "export_learner": "umeta.export",
+    "export_run": "umeta.export",
     "keep_buffers": "umeta.memory",
+    "load_export": "umeta.export",
     "load_run": "umeta.stages",
     "metatrain": "umeta.train",
 }
@@ -51,6 +59,8 @@ __all__ = [
     "Batch",
     "Conv4",
     "EpisodeSpec",
+    "Features",
+    "FewShotClassifier",
     "PartitionTasks",
     "ProtoNet",
     "RunContext",
@@ -61,7 +71,10 @@ __all__ = [
     "UserError",
     "__version__",
     "evaluate",
+    "export_learner",
+    "export_run",
     "keep_buffers",
+    "load_export",
     "load_run",
     "metatrain",
 ]

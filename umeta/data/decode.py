@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import stat
 import warnings
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from umeta import artifacts
 from umeta.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 LARGEST_FILE = 256 << 20  # bytes: no photograph is larger, a decompression bomb is
 
@@ -87,9 +91,16 @@ def _members(path: Path) -> list[File]:
 
 def image(data: bytes, rule: Rule) -> np.ndarray:
     """One image file's bytes as uint8 [C, size, size]. Pillow raises nearly anything when it is not an image."""
+    from PIL import Image
+
+    return picture_pixels(Image.open(io.BytesIO(data)), rule)
+
+
+def picture_pixels(picture: Image, rule: Rule) -> np.ndarray:
+    """A Pillow image of any size and mode as uint8 [C, size, size]."""
     from PIL import Image, ImageOps
 
-    picture = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith("I"):  # 16 bits a pixel
         picture = Image.fromarray((np.asarray(picture) >> 8).clip(0, 255).astype(np.uint8))
     elif picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
@@ -107,6 +118,25 @@ def image(data: bytes, rule: Rule) -> np.ndarray:
     return 255 - array if rule.invert else array
 
 
+def attempt(read: Callable[[], bytes], rule: Rule) -> np.ndarray | Exception:
+    """`image` of what `read` gives, or why it cannot be read."""
+    try:
+        return image(read(), rule)
+    except Exception as error:  # Pillow, zipfile and zlib raise nearly anything for damaged bytes
+        return error
+
+
+@contextlib.contextmanager
+def strict() -> Iterator[None]:
+    """Within the block Pillow refuses decompression bombs and is silent otherwise. Not for several threads at once."""
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
 def decode(found: Sequence[File], rule: Rule, *, root: Path, skip_bad: bool = False) -> tuple[np.ndarray, list[int]]:
     """All files as uint8 [n, C, size, size], memory-mapped, and which of the files they are (all, unless skipping).
 
@@ -115,8 +145,6 @@ def decode(found: Sequence[File], rule: Rule, *, root: Path, skip_bad: bool = Fa
     Raises:
         UserError: a file is not an image, which is named; or none is.
     """
-    from PIL import Image
-
     identity = {
         "root": str(root.resolve()),
         "files": [(f.name, *f.stamp) for f in found],
@@ -125,17 +153,9 @@ def decode(found: Sequence[File], rule: Rule, *, root: Path, skip_bad: bool = Fa
     }
     folder = artifacts.cache_folder() / "images" / artifacts.value_hash(identity)
 
-    def one(file: File) -> np.ndarray | Exception:
-        try:
-            return image(file.read(), rule)
-        except Exception as error:  # Pillow, zipfile and zlib raise nearly anything for damaged bytes
-            return error
-
     def make(folder: Path) -> list[str]:
-        with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            results = list(pool.map(one, found))
+        with strict(), ThreadPoolExecutor(os.cpu_count()) as pool:
+            results = list(pool.map(lambda file: attempt(file.read, rule), found))
         bad = [(f.name, r) for f, r in zip(found, results, strict=True) if isinstance(r, Exception)]
         if bad and not skip_bad:
             name, error = bad[0]

@@ -38,6 +38,11 @@ class Folder:
     skip_bad: bool = False
     """leave out files that are not images"""
 
+    @property
+    def rule(self) -> decode.Rule:
+        """How a file becomes an item."""
+        return decode.Rule(self.size, self.channels, self.invert)
+
     def read(self, split: Split) -> Items:
         root = Path(self.root)
         if self.splits is None:
@@ -59,10 +64,9 @@ class Folder:
         return self._decode(root, [file for file in found if class_of(file) in wanted], labelled=True)
 
     def _decode(self, root: Path, found: list[decode.File], labelled: bool = False) -> Items:
-        rule = decode.Rule(self.size, self.channels, self.invert)
         if labelled and (loose := [file.name for file in found if class_of(file) == "."]):
             raise UserError(f"{root}: '{loose[0]}' lies in no class folder; expected {root}/CLASS/IMAGE")
-        pixels, kept = decode.decode(found, rule, root=root, skip_bad=self.skip_bad)
+        pixels, kept = decode.decode(found, self.rule, root=root, skip_bad=self.skip_bad)
         if not labelled:
             return Items(pixels)
         classes = [class_of(found[i]) for i in kept]

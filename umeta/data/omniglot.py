@@ -42,6 +42,11 @@ class Omniglot:
     skip_bad: bool = False
     """leave out files that are not images"""
 
+    @property
+    def rule(self) -> decode.Rule:
+        """How a file becomes an item."""
+        return decode.Rule(self.size, 1, invert=True)
+
     def read(self, split: Split) -> Items:
         pixels, labels, names, background = self._all()
         rank = np.array(self._classes(split, names, background))
@@ -78,9 +83,7 @@ class Omniglot:
             found += part_files
             names += sorted({class_of(file) for file in part_files})
             background = background or len(names)
-        pixels, kept = decode.decode(
-            found, decode.Rule(self.size, 1, invert=True), root=Path(self.root), skip_bad=self.skip_bad
-        )
+        pixels, kept = decode.decode(found, self.rule, root=Path(self.root), skip_bad=self.skip_bad)
         index = {name: i for i, name in enumerate(names)}
         return pixels, np.array([index[class_of(found[i])] for i in kept]), names, background
 
