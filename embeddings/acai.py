@@ -94,7 +94,8 @@ class ACAI:
             nets.load_state_dict({n.removeprefix("nets."): v for n, v in state.items() if n.startswith("nets.")})
             for name, ps in params.items():
                 for i, p in enumerate(ps):
-                    optimisers[name].state[p] = {k: state[f"{name}.{i}.{k}"] for k in ("step", "exp_avg", "exp_avg_sq")}
+                    moments = {k: state[f"{name}.{i}.{k}"] for k in ("step", "exp_avg", "exp_avg_sq")}
+                    optimisers[name].state[p] = {k: v if k == "step" else v.to(p.device) for k, v in moments.items()}
 
         ctx.loop("acai", self.steps, step, save, load)
         nets.cpu().eval()

@@ -89,6 +89,8 @@ class Progressive:
             found[:] = state["partitions"].numpy()
 
         ctx.loop("progressive", count, step, save, load)
+        if (found < 0).all():
+            raise UserError("proposer progressive: no clusters found; lower similarity, or set k")
         weights = (1 - self.instances, self.instances)
         mixed: TaskDistribution = Mixture(weights, (PartitionTasks(source.pixels, found), InstanceTasks(source.pixels)))
         return Augmented(Rotated(mixed) if self.rotations else mixed, self.augment or suited(source.item_shape))

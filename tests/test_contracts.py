@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 
 from embeddings.acai import ACAI
+from embeddings.contrastive import Contrastive
 from embeddings.pixels import Pixels
 from embeddings.precomputed import Precomputed
 from embeddings.random_network import RandomNetwork
 from proposers.kmeans import KMeans
+from proposers.progressive import Progressive
 from umeta.context import RunContext
 from umeta.data.images import UnlabelledImages
 from umeta.errors import UserError
@@ -55,8 +57,14 @@ def test_protonet(distance: str, normalisation: str) -> None:
 
 @pytest.mark.parametrize(
     "embedder",
-    [Pixels(), Pixels(whiten=5), RandomNetwork(TINY), ACAI(steps=3, depth=2, dimensions=16, batch=8)],
-    ids=["pixels", "whitened", "random_network", "acai"],
+    [
+        Pixels(),
+        Pixels(whiten=5),
+        RandomNetwork(TINY),
+        ACAI(steps=3, depth=2, dimensions=16, batch=8),
+        Contrastive(TINY, steps=3, batch=8),
+    ],
+    ids=["pixels", "whitened", "random_network", "acai", "contrastive"],
 )
 def test_embedders(embedder: object) -> None:
     check_embedder(embedder)
@@ -70,6 +78,11 @@ def test_precomputed(tmp_path: Path) -> None:
 
 def test_kmeans() -> None:
     check_proposer(KMeans(k=6, partitions=3, smallest=4))
+
+
+@pytest.mark.parametrize("rotations", [False, True])
+def test_progressive(rotations: bool) -> None:
+    check_proposer(Progressive(neighbours=[8], similarity=0.2, k=[6], core=1.0, rotations=rotations))
 
 
 # --- each check can fail ---

@@ -15,6 +15,7 @@ from umeta.config import EvaluateConfig
 from umeta.data.digits import Digits
 from umeta.errors import UserError
 from umeta.evaluation import append, evaluate, evaluate_run, interval
+from umeta.metalearners.protonet import ProtoNet
 from umeta.report import aligned, markdown, table
 from umeta.tables import rewrite
 from umeta.tasks.partition import PartitionTasks
@@ -259,3 +260,53 @@ def test_a_damaged_record_of_finished_rows_is_passed_over(run_folder):
     for text in ("[]", "{", "null"):
         (run_folder / "evaluation.json").write_text(text)
         assert evaluate_run(run_folder, {"evaluate": {"baselines": []}}, device="cpu")["rows"]["tiny"]
+
+
+def test_variants_are_further_rows_of_the_same_learner(run_folder):
+    """Each is the learner with its options changed, and says so where it sees the queries together."""
+    wanted = {"tuned": {"test_steps": 9}, "refined": {"refine": 3}, "unchanged": {"tune_lr": 0.1}}
+    settings = {"baselines": [], "variants": wanted}
+    rows = evaluate_run(run_folder, {"evaluate": settings}, device="cpu")["rows"]
+    names = ["tiny, tuned", "tiny, refined, transductive", "tiny, unchanged"]
+    assert list(rows) == ["chance", "tiny", *names]
+    assert rows["tiny, unchanged"] == rows["tiny"]
+    run = stages.load_run(run_folder, device="cpu")
+    tasks = LabelledImages.load(Digits(), "test").tasks()
+    episodes, count = resolve(run.config.evaluate)
+    for name, learner, steps in (
+        ("tiny", ProtoNet(run.learner.model), None),
+        (names[0], ProtoNet(run.learner.model), 9),
+        (names[1], ProtoNet(run.learner.model, refine=3), None),
+    ):
+        learner.init(tasks.spec, episodes[0], seed=0)
+        found = evaluate(learner, run.theta, tasks, episodes[0], count=count, steps=steps)
+        assert rows[name][str(episodes[0])] == pytest.approx(interval(found))
+    accuracies = {name: rows[name][str(episodes[0])]["mean"] for name in ("tiny", *names[:2])}
+    assert len(set(accuracies.values())) > 1
+
+
+def test_a_transductive_learners_variants_are_named_as_well(tmp_path):
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    changes = ["evaluate.baselines=[]", "evaluate.variants={a: {test_steps: 2}}", "metalearner.normalisation=batch"]
+    plain = config.load(tmp_path / "tiny.yaml", [f"out={tmp_path}", *changes])
+    stages.propose(plain, device="cpu")
+    result = evaluate_run(stages.metatrain(plain, device="cpu"), device="cpu")
+    assert list(result["rows"]) == ["chance", "tiny", "tiny, a, transductive"]
+    assert result["protocol"]["inference"] == "transductive"
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"test_step": 2}, r"evaluate\.variants\.wrong: unknown option 'test_step'; did you mean 'test_steps'"),
+        ({"test_steps": -1}, r"evaluate\.variants\.wrong\.test_steps"),
+        ({"name": "mamml"}, "did you mean 'maml'"),
+    ],
+)
+def test_a_mistake_in_a_variant_is_named_before_anything_runs(run_folder, monkeypatch, change, says):
+    monkeypatch.setattr("umeta.evaluation.evaluate", lambda *a, **k: pytest.fail("evaluated"))
+    settings = {"baselines": [], "variants": {"right": {"test_steps": 2}, "wrong": change}, "seed": 77}
+    before = {path: path.stat().st_mtime_ns for path in run_folder.iterdir()}
+    with pytest.raises(UserError, match=says):
+        evaluate_run(run_folder, {"evaluate": settings}, device="cpu")
+    assert {path: path.stat().st_mtime_ns for path in run_folder.iterdir()} == before

@@ -300,6 +300,24 @@ def test_a_model_with_a_parameter_of_the_heads_name_is_refused() -> None:
         MAML(Headed()).init(SPEC, EPISODE, 0)
 
 
+@pytest.mark.parametrize("head", ["shared", "fixed", "prototypes"])
+def test_features_are_what_the_network_gives_its_head(head: str) -> None:
+    """Not adapted, by the running statistics, each image by itself."""
+    learner = MAML(MODELS["mlp"], head=head, normalisation="running")
+    theta = begun(learner)
+    mean, var = torch.full((6,), 0.3, dtype=torch.float64), torch.full((6,), 0.7, dtype=torch.float64)
+    x = batch(2).x[0]
+    found = learner.features(Theta(theta.params, {"2.mean": mean, "2.var": var}), x)
+    p = theta.params
+    z = (F.linear(x.flatten(1), p["1.weight"], p["1.bias"]) - mean) / (var + 1e-5).sqrt() * p["2.weight"] + p["2.bias"]
+    torch.testing.assert_close(found, F.linear(z.tanh(), p["4.weight"], p["4.bias"]))
+
+
+def test_only_batch_statistics_are_transductive() -> None:
+    flags = {n: MAML(MODELS["mlp"], normalisation=n).transductive for n in ("batch", "support", "running", "group")}
+    assert [name for name, flag in flags.items() if flag] == ["batch"]
+
+
 # Learning
 
 

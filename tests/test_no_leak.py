@@ -13,18 +13,35 @@ from umeta import config, stages
 COMMON = """
 data: {name: folder, root: photos, splits: splits, size: 16, channels: 1}
 embedding: EMBEDDING
-proposer: {name: kmeans, k: 6, partitions: 3, smallest: 3}
+proposer: PROPOSER
 metalearner: LEARNER
 train: {outer: adam, steps: 3, way: 3, shot: 1, query: 2, meta_batch: 2}
+rounds: ROUNDS
 """
-CASES = {
-    "acai-protonet": (
-        "{name: acai, steps: 3, depth: 2, dimensions: 16}",
-        "{name: protonet, model: {name: conv4, filters: 4}}",
-    ),
+KMEANS = "{name: kmeans, k: 6, partitions: 3, smallest: 3}"
+PROTONET = "{name: protonet, model: {name: conv4, filters: 4}}"
+CASES = {  # embedding, learner, and where they differ from k-means in one round: proposer and rounds
+    "acai-protonet": ("{name: acai, steps: 3, depth: 2, dimensions: 16}", PROTONET),
     "pixels-maml": ("{name: pixels, whiten: 5}", "{name: maml, model: {name: conv4, filters: 4}, steps: 2}"),
     "random-maml": ("random_network", "{name: maml, model: {name: conv4, filters: 4}, normalisation: batch}"),
+    "contrastive-protonet": (
+        "{name: contrastive, steps: 3, batch: 16, model: {name: conv4, filters: 4}}",
+        PROTONET,
+    ),
+    "instances": ("null", PROTONET, "{name: instances, rotations: true}"),
+    "mixture": ("pixels", PROTONET, f"{{name: mixture, proposers: [instances, {KMEANS}]}}"),
+    "progressive": (
+        "null",
+        PROTONET,
+        "instances",
+        "[{proposer: {name: progressive, neighbours: [8], similarity: 0.2, k: [6]}, train: {steps: 2}}, {}]",
+    ),
 }
+
+
+def written_config(embedding: str, learner: str, proposer: str = KMEANS, rounds: str = "[]") -> str:
+    text = COMMON.replace("EMBEDDING", embedding).replace("LEARNER", learner)
+    return text.replace("PROPOSER", proposer).replace("ROUNDS", rounds)
 
 
 def make_tree(root: Path, shuffle: bool) -> None:
@@ -57,19 +74,19 @@ def artefacts(root: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("case", CASES)
 def test_permuting_the_training_labels_changes_no_byte(case, tmp_path, monkeypatch):
-    embedding, learner = CASES[case]
     written = []
     for shuffle in (False, True):
         root = tmp_path / str(shuffle)
         make_tree(root, shuffle)
-        (root / "config.yaml").write_text(COMMON.replace("EMBEDDING", embedding).replace("LEARNER", learner))
+        (root / "config.yaml").write_text(written_config(*CASES[case]))
         monkeypatch.chdir(root)
         monkeypatch.setenv("UMETA_CACHE", str(root / "cache"))
-        run = config.load("config.yaml")
-        stages.propose(run, device="cpu")
-        stages.metatrain(run, device="cpu")
+        for run in config.rounds(config.load("config.yaml")):
+            stages.propose(run, device="cpu")
+            stages.metatrain(run, device="cpu")
         written.append(artefacts(root))
-    assert {"tasks/config/partitions.npy", "runs/config/model.safetensors"} <= set(written[0])
+    assert {"tasks/config/manifest.json", "runs/config/model.safetensors"} <= set(written[0])
+    assert any(name.startswith("tasks/config/partitions") for name in written[0]) == (case != "instances")
     assert written[0].keys() == written[1].keys()
     assert [name for name in written[0] if written[0][name] != written[1][name]] == []
 
@@ -80,10 +97,7 @@ def test_the_same_images_in_other_classes_do_change_the_oracle(tmp_path, monkeyp
     for shuffle in (False, True):
         root = tmp_path / str(shuffle)
         make_tree(root, shuffle)
-        text = COMMON.replace("EMBEDDING", "pixels").replace(
-            "LEARNER", "{name: protonet, model: {name: conv4, filters: 4}}"
-        )
-        text = text.replace("{name: kmeans, k: 6, partitions: 3, smallest: 3}", "umeta.benchmarks.oracle:Oracle")
+        text = written_config("pixels", PROTONET, "umeta.benchmarks.oracle:Oracle")
         (root / "config.yaml").write_text(text)
         monkeypatch.chdir(root)
         run = config.load("config.yaml")
@@ -94,8 +108,7 @@ def test_the_same_images_in_other_classes_do_change_the_oracle(tmp_path, monkeyp
 
 def test_propose_and_metatrain_never_import_the_benchmarks(tmp_path):
     make_tree(tmp_path, False)
-    learner = "{name: protonet, model: {name: conv4, filters: 4}}"
-    (tmp_path / "config.yaml").write_text(COMMON.replace("EMBEDDING", "pixels").replace("LEARNER", learner))
+    (tmp_path / "config.yaml").write_text(written_config("pixels", PROTONET))
     program = (
         "import sys; from umeta.cli import main\n"
         "assert main(['propose', 'config.yaml']) == 0 and main(['metatrain', 'config.yaml']) == 0\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 from torch import Tensor, nn
 
 from umeta.errors import UserError
@@ -251,3 +252,48 @@ def test_conv4_halves_as_often_as_asked(halvings, features):
     assert strided.features((1, 28, 28)) == 4  # averaged over positions
     with pytest.raises(UserError, match=f"halves {halvings} times"):
         Conv4(4, halvings=halvings).build((1, 3, 3))
+
+
+def test_conv4_may_widen_from_block_to_block() -> None:
+    net = Conv4(filters=[2, 3, 5, 7], halvings=2).build((1, 16, 16))
+    shapes = [tuple(layer.weight.shape[:2]) for layer in net if isinstance(layer, nn.Conv2d)]
+    assert shapes == [(2, 1), (3, 2), (5, 3), (7, 5)]
+    assert [layer.num_features for layer in net if isinstance(layer, nn.BatchNorm2d)] == [2, 3, 5, 7]
+    assert net(torch.rand(2, 1, 16, 16)).shape == (2, 7 * 4 * 4)
+    for wrong in ([], [4], [4] * 5):
+        with pytest.raises(ValueError, match="expected one number or four"):
+            Conv4(filters=wrong)
+    same = (Conv4(filters=filters).build((1, 16, 16)).state_dict() for filters in (4, [4] * 4))
+    assert len({tuple((name, value.shape) for name, value in state.items()) for state in same}) == 1
+
+
+@pytest.mark.parametrize("filters", ["[2, 3, 5]", "[2, 3, 5, 0]", "0", "wide"])
+def test_bad_widths_in_a_config_are_named(filters: str) -> None:
+    from umeta.registry import component
+
+    assert component("model", {"name": "conv4", "filters": [2, "3", 5, 7]}) == Conv4([2, 3, 5, 7])
+    with pytest.raises(UserError, match="filters"):
+        component("model", {"name": "conv4", "filters": yaml.safe_load(filters)})
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_pool_first_by_hand(training: bool) -> None:
+    """Convolution, halving, normalisation, ReLU; the last block of three halvings keeps its size."""
+    net = Conv4(filters=[2, 3, 4, 4], down="pool_first", halvings=3).build((1, 16, 16)).train(training)
+    convs, norms = ([layer for layer in net if isinstance(layer, cls)] for cls in (nn.Conv2d, nn.BatchNorm2d))
+    generator = torch.Generator().manual_seed(0)
+    z = x = torch.rand(3, 1, 16, 16, generator=generator)
+    for block, (conv, norm) in enumerate(zip(convs, norms, strict=True)):
+        for value in (norm.weight.data, norm.bias.data, norm.running_mean):
+            value.uniform_(-1, 1, generator=generator)  # with no negative weight the order would not matter
+        z = F.conv2d(z, conv.weight, padding=1)
+        z = F.max_pool2d(z, 2) if block < 3 else z
+        stats = (None, None) if training else (norm.running_mean.clone(), norm.running_var.clone())
+        z = F.relu(F.batch_norm(z, *stats, norm.weight, norm.bias, training))
+    assert z.shape == (3, 4, 2, 2)
+    other = Conv4(filters=[2, 3, 4, 4], halvings=3).build((1, 16, 16)).train(training)
+    other.load_state_dict(dict(zip(other.state_dict(), net.state_dict().values(), strict=True)))
+    torch.testing.assert_close(net(x), z.flatten(1))
+    assert not torch.allclose(other(x), z.flatten(1), atol=1e-2)
+    with pytest.raises(UserError, match="halves 3 times: 7x16 is too small, resize to 8"):
+        Conv4(4, "pool_first", 3).build((1, 7, 16))

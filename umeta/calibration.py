@@ -63,11 +63,26 @@ def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bi
 
     probabilities: [n, way]; labels: [n] index of the right class.
     """
-    confidence = probabilities.max(1)
+    found = reliability(probabilities, labels, bins)
+    return sum(abs(one["accuracy"] - one["confidence"]) * one["count"] for one in found) / len(labels)
+
+
+def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> list[dict[str, float]]:
+    """Mean confidence, accuracy and count of the answers in each bin that has any, as a reliability diagram shows them.
+
+    Arguments as for `expected_calibration_error`.
+    """
+    confidence = probabilities.max(1).astype(np.float64)
     right = probabilities.argmax(1) == labels
     place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    gap = np.bincount(place, weights=right - confidence.astype(np.float64), minlength=bins)
-    return float(np.abs(gap).sum() / len(labels))
+    return [
+        {
+            "confidence": float(confidence[place == i].mean()),
+            "accuracy": float(right[place == i].mean()),
+            "count": int((place == i).sum()),
+        }
+        for i in np.unique(place)
+    ]
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:

@@ -125,7 +125,7 @@ def rounds(config: Config) -> list[Config]:
                 raise UserError(f"rounds[{i - 1}]: unknown key '{key}', expected one of {', '.join(changeable)}")
         if found:
             before = str(found[-1].run_folder)
-            follows = {"embedding": {"name": "learner", "run": before}, "start": before}
+            follows = {"embedding": {"name": "learner", "run": before}, "start": before, "tasks": None}
             plain = joined(joined(plain, follows), named(change))
         found.append(build({**plain, "name": name}))
     return found

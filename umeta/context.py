@@ -70,6 +70,7 @@ class RunContext:
             log.truncate(first)
         elif log:
             log.truncate(0)
+            shutil.rmtree(log.root / "snapshots" / name, ignore_errors=True)
         began = saved = time.monotonic()
         bar = Progress(name, steps, first, enabled=self.progress)
         with postponed_interrupt() as pressed:

@@ -6,7 +6,7 @@ import json
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -15,18 +15,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from umeta import artifacts, registry, report
 from umeta.benchmarks import baselines
 from umeta.benchmarks.labelled import LabelledImages
 from umeta.benchmarks.protocols import resolve, test_images
+from umeta.calibration import expected_calibration_error, reliability
 from umeta.config import Config, joined
 from umeta.context import Progress, postponed_interrupt, started
 from umeta.errors import Interrupted, UserError, suggest
 from umeta.objectives import accuracy
 from umeta.stages import Run, load_run, snapshots
 from umeta.tasks.partition import PartitionTasks
-from umeta.types import Embedder, EpisodeSpec, MetaLearner, Sink, TaskSpec, Theta, to_device
+from umeta.types import Batch, Embedder, EpisodeSpec, MetaLearner, Sink, TaskSpec, Theta, to_device
 from umeta.version import __version__
 
 BASELINES = ("pixels_knn", "knn", "linear", "scratch")
@@ -50,15 +52,29 @@ def evaluate(
     """
     found = []
     bar = Progress(label, count, enabled=bool(label))
-    with torch.no_grad():
-        for start in range(0, count, CHUNK):
+    for logits, query in answers(learner, theta, tasks, episode, count, seed, steps):
+        found.append(accuracy(logits, query).cpu())
+        bar.update(min(CHUNK * len(found), count))
+    bar.close()
+    return torch.cat(found).numpy()
+
+
+def answers(
+    learner: MetaLearner,
+    theta: Theta,
+    tasks: PartitionTasks,
+    episode: EpisodeSpec,
+    count: int,
+    seed: int,
+    steps: int | None,
+) -> Iterator[tuple[Tensor, Batch]]:
+    """Logits [T, N, way] of the queries of tasks 0 to `count`, and the queries, a chunk of tasks at a time."""
+    for start in range(0, count, CHUNK):
+        with torch.no_grad():
             batch = tasks.sample(np.arange(start, min(start + CHUNK, count)), episode=episode, seed=seed)
             query = batch.query()
             adapted = learner.adapt(theta, batch.support(), steps=steps)
-            found.append(accuracy(learner.predict(theta, adapted, query.x), query).cpu())
-            bar.update(min(start + CHUNK, count))
-    bar.close()
-    return torch.cat(found).numpy()
+            yield learner.predict(theta, adapted, query.x), query
 
 
 def interval(accuracies: np.ndarray) -> dict[str, float]:
@@ -125,6 +141,8 @@ def evaluate_run(
     curves = {}
     if run.config.train.snapshots:
         curves = learning_curves(run, test, episodes, min(count, 200), device)
+    tasks = test.tasks(device=str(to_device(device)))
+    calibration = sureness(run, tasks, episodes[0], min(count, 200))
     minutes = {name: round(value / 60, 2) for name, value in {**run.seconds(), "evaluate": seconds}.items()}
     result = {
         "name": run.config.name,
@@ -144,6 +162,7 @@ def evaluate_run(
         },
         "minutes": minutes,
         "curves": curves,
+        "calibration": calibration,
         "seed": run.config.seed,
         "hardware": hardware(run.theta),
         "umeta": __version__,
@@ -240,6 +259,16 @@ def tested(run: Run, tasks: PartitionTasks, episode: EpisodeSpec) -> np.ndarray:
         steps=run.test_steps,
         label=f"evaluate {episode}",
     )
+
+
+def sureness(run: Run, tasks: PartitionTasks, episode: EpisodeSpec, count: int) -> dict[str, Any]:
+    """How sure the learner is on test tasks, not calibrated: expected calibration error and reliability diagram."""
+    seed = run.config.evaluate.seed
+    found = list(answers(run.learner, run.theta, tasks, episode, count, seed, run.test_steps))
+    probabilities = torch.cat([logits.softmax(-1).flatten(0, 1) for logits, _ in found]).cpu().numpy()
+    labels = torch.cat([query.y.flatten() for _, query in found]).cpu().numpy()
+    ece = expected_calibration_error(probabilities, labels)
+    return {"episode": str(episode), "ece": ece, "bins": reliability(probabilities, labels)}
 
 
 def learning_curves(

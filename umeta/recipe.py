@@ -67,7 +67,9 @@ def written(
     draft = plan.config(side(seen), seen.files)  # a mistake in the overrides is found before all images are read
     if test is not None:
         plan.basis["evaluate"] = fitting(LabelledImages.load(draft.data, "test"))
-        check(plan.config(side(seen), seen.files))
+        draft = plan.config(side(seen), seen.files)
+    if draft.evaluate.episodes != []:
+        check(draft)
     note(f"reading {seen.files:,} files in {images}")
     items = unlabelled(draft)
     size, different = items.item_shape[-1], distinct(items)
@@ -137,6 +139,7 @@ def same(path: Path, images: Path, test: Path | None) -> Path:
 
 
 def refuse_to_overwrite(path: Path, folders: list[Path]) -> None:
+    """Raises UserError when there is a config or an artefact of this name."""
     if path.exists():
         raise UserError(
             f"{path} exists: go on with --resume, run the file itself with umeta run {path}, or choose another "
@@ -165,6 +168,7 @@ def side(seen: Survey) -> int:
 
 
 def augmentation(seen: Survey) -> str:
+    """The preset that makes another view of such pictures."""
     return "drawing" if seen.drawings else "photo"
 
 

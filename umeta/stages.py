@@ -144,6 +144,7 @@ def propose(config: Config, *, device: str = "auto", resume: bool = False, sinks
     folder = config.tasks_folder
     asked = {key: config.plain.get(key) for key in ("embedding", "proposer", "seed")}
     asked["data"] = without_labels(config.plain["data"])
+    asked["files"] = named_files(asked["embedding"])
     if not begin(folder, "tasks", asked, resume):
         return folder
     with context(config, folder, device, resume, sinks) as ctx:
@@ -246,6 +247,7 @@ def metatrain(config: Config, *, device: str = "auto", resume: bool = False, sin
     plain = {**config.plain, "tasks": str(config.tasks_folder), **{k: made[k] for k in ("embedding", "proposer")}}
     trains = {key: value for key, value in plain.items() if key not in ("evaluate", "title", "out")}
     trains["data"] = without_labels(plain["data"])
+    trains["files"] = named_files(config.start)
     if not begin(folder, "run", trains, resume):
         return folder
     check_usable(tasks, config)
