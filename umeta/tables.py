@@ -33,7 +33,7 @@ def table(files: list[Path]) -> str:
                     lines.append((name, cells, minutes(result) if own else "", source(result, path)))
                     seen.add(name)
     body = [
-        [name, *(cell(cells[c]) if c in cells else "not run" for c in columns), took, origin]
+        [name, *(cell(cells[c]) if c in cells else "" for c in columns), took, origin]
         for name, cells, took, origin in lines
     ]
     return markdown([["", *columns, "minutes", "source"], *body])
