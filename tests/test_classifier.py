@@ -19,7 +19,8 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import Pipeline
 
 import umeta
-from umeta import Features, FewShotClassifier, UserError
+from umeta import EpisodeSpec, Features, FewShotClassifier, UserError, evaluate, load_run
+from umeta.benchmarks.labelled import LabelledImages
 from umeta.data import decode
 from umeta.data.digits import Digits
 from umeta.data.folder import Folder
@@ -95,6 +96,25 @@ def test_steps_are_those_of_adaptation(made_run):
     X, y = some(2, 2)
     one, four = (FewShotClassifier(run, steps=n).fit(X, y).predict_proba(X) for n in (1, 4))
     assert np.log(four[np.arange(4), y]).mean() > np.log(one[np.arange(4), y]).mean()  # of the support
+
+
+@pytest.mark.parametrize("name", ["protonet", "maml"])
+def test_scores_are_those_of_evaluate(made_run, name):
+    """What `umeta evaluate` reports is what a person gets: the same tasks, answered by the classifier."""
+    run = load_run(made_run(name), device="cpu")
+    tasks = LabelledImages.load(run.config.data, "test").tasks()
+    episode = EpisodeSpec(5, 3, 4)
+    expected = evaluate(run.learner, run.theta, tasks, episode, count=6, steps=run.test_steps)
+    drawn = tasks.sample(np.arange(6), episode=episode, seed=0)
+    pixels = tasks.items.numpy()
+    scores = [
+        FewShotClassifier(made_run(name))
+        .fit(pixels[drawn.support_index[t]], drawn.support_label[t].numpy())
+        .score(pixels[drawn.query_index[t]], drawn.query_label[t].numpy())
+        for t in range(6)
+    ]
+    np.testing.assert_allclose(scores, expected, atol=1e-6)
+
 
 
 @pytest.mark.parametrize(("name", "options"), [("protonet", {}), ("maml", {"normalisation": "support"})])

@@ -1,9 +1,11 @@
-"""Results files as tables: `python -m umeta.tables README.md` rewrites the tables between its markers.
+"""Results files as tables and plots: `python -m umeta.tables README.md` makes anew what its markers ask for.
 
-A marker names the files, own results and published numbers alike:
+A marker names the files, own results and published numbers alike; a plot is of the learning curves of a file's first
+result:
 
     <!-- results: results/omniglot.json results/omniglot_published.json -->
     <!-- end -->
+    <!-- curves: results/omniglot_best.json docs/omniglot_curves.png -->
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import Any
 from umeta import artifacts
 from umeta.report import cell, markdown
 
+CURVES = re.compile(r"<!-- curves: (?P<file>\S+) (?P<picture>\S+) -->")
 MARKER = re.compile(r"(<!-- results: (?P<files>[^>]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -52,6 +55,27 @@ def source(result: dict[str, Any], path: Path) -> str:
     return f"[{path.name}](results/{path.name}), seed {result['seed']}, {p['inference']}, commit {result['commit']}"
 
 
+def draw(path: Path, picture: Path) -> None:
+    """Accuracy against minutes with its 95 % interval, a line per episode, as PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    result = artifacts.read_json(path)[0]
+    figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
+    for name, curve in result["curves"].items():
+        axes.errorbar(curve["x"], curve["mean"], curve["interval"], marker="o", markersize=3, capsize=2, label=name)
+        axes.set_xlabel(curve["label"])
+    axes.set_ylabel("accuracy, %")
+    axes.set_title(result["title"])
+    axes.grid(alpha=0.3)
+    axes.legend()
+    with artifacts.replacing(picture) as temporary:
+        figure.savefig(temporary, format="png", dpi=100)
+    plt.close(figure)
+
+
 def rewrite(text: str, root: Path) -> str:
     """The text with every marked table made anew."""
     return MARKER.sub(lambda m: f"{m[1]}{table([root / f for f in m['files'].split()])}\n{m[3]}", text)
@@ -60,4 +84,6 @@ def rewrite(text: str, root: Path) -> str:
 if __name__ == "__main__":
     for name in sys.argv[1:]:
         target = Path(name)
+        for marker in CURVES.finditer(target.read_text(encoding="utf-8")):
+            draw(target.parent / marker["file"], target.parent / marker["picture"])
         artifacts.write_text(target, rewrite(target.read_text(encoding="utf-8"), target.parent))
