@@ -66,5 +66,27 @@ def test_every_command_is_understood(line):
         assert "=" in name or name == "photos.yaml" or name in config.packaged()
 
 
+GROCERIES = ROOT.parent / "shared" / "data" / "grocery84"
+
+
+@pytest.mark.skipif(not GROCERIES.exists(), reason="needs the grocery photographs")
+def test_the_walk_through_from_photographs_to_predictions(tmp_path, monkeypatch, capsys):
+    """Its own code and commands, but for meta-training cut to a few steps."""
+    monkeypatch.chdir(tmp_path)
+    Path("grocery84").symlink_to(GROCERIES)
+    part = TEXT[TEXT.index("## Your own pictures") : TEXT.index("## Use the learner")]
+    prepare, score = re.findall(r"```python\n(.*?)```", part, re.DOTALL)
+    commands = [line.partition("#")[0].split()[1:] for line in part.splitlines() if line.startswith("umeta ")]
+    assert [words[0] for words in commands] == ["run", "adapt", "predict"]
+    exec(compile(prepare, "README.md", "exec"), {})
+    commands[0] += ["train.steps=12", "train.way=16", "data.size=28", "--device", "cpu"]
+    for words in commands:
+        assert main(words) == 0
+    assert Path("predictions.png").exists()
+    capsys.readouterr()
+    exec(compile(score, "README.md", "exec"), {})
+    assert float(capsys.readouterr().out) > 0.3  # chance is 0.2
+
+
 def test_tables_are_those_of_the_results_files():
     assert rewrite(TEXT, ROOT) == TEXT
