@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 # A module may import modules of its own layer's row or of rows above it, never below.
 LAYERS = [
     {"errors", "memory", "version", "augment", "types", "seeds", "objectives", "registry", "artifacts", "clustering"},
-    {"config", "context", "data"},
+    {"config", "context", "data", "survey"},
     {"tasks", "models"},
     {"metalearners", "outer", "pictures", "html", "sinks"},
     {"train"},

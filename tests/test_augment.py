@@ -80,9 +80,9 @@ def test_photo_switched_off_changes_nothing_and_flips_mirror():
 
 
 def test_grey_views_have_equal_channels():
-    u = middle(Photo())
+    u = middle(Photo(grey=0.5))
     u[:, 8] = 0.0
-    view = Photo()(images(3), u)
+    view = Photo(grey=0.5)(images(3), u)
     assert np.allclose(view[:, 0], view[:, 1], atol=1e-6)
     assert np.allclose(view[:, 0], view[:, 2], atol=1e-6)
 

@@ -133,6 +133,7 @@ def test_the_page_of_a_run_holds_all_of_it_and_nothing_from_elsewhere(finished):
     assert page.text("h2") == [
         "How it was measured",
         "Right and wrong predictions",
+        "Calibration",
         "What was proposed",
         "How training went",
         "Run it again",

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from umeta import config, recipe
 from umeta.cli import main
-from umeta.data.survey import survey
+from umeta.survey import survey
 from umeta.recipe import shared
 
 TINY = ["train.steps=3", "train.way=4", "metalearner.model.filters=4"]

@@ -18,7 +18,7 @@ from umeta.benchmarks.protocols import fitting
 from umeta.config import Config, build, joined, named
 from umeta.context import RunContext
 from umeta.data.images import UnlabelledImages
-from umeta.data.survey import Survey, survey
+from umeta.survey import Survey, survey
 from umeta.errors import UserError
 from umeta.evaluation import check
 from umeta.report import note

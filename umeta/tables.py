@@ -33,7 +33,7 @@ def table(files: list[Path]) -> str:
                 columns += [column for column in cells if column not in columns]
                 own = name == result["title"]
                 if own or name not in seen:
-                    lines.append((name, cells, minutes(result) if own else "", source(result, path)))
+                    lines.append((name, cells, minutes(result) if own else "", source(result, path, name)))
                     seen.add(name)
     body = [
         [name, *(cell(cells[c]) if c in cells else "" for c in columns), took, origin]
@@ -47,12 +47,13 @@ def minutes(result: dict[str, Any]) -> str:
     return ", ".join(f"{stage} {value:.1f}" for stage, value in result.get("minutes", {}).items())
 
 
-def source(result: dict[str, Any], path: Path) -> str:
-    """Where a row comes from: a citation, or the results file, seed and commit."""
+def source(result: dict[str, Any], path: Path, row: str) -> str:
+    """Where a row comes from: a citation, or the results file, seed and commit; a variant's name says `transductive`."""
     if "source" in result:
         return result["source"]
     p = result["protocol"]
-    return f"[{path.name}](results/{path.name}), seed {result['seed']}, {p['inference']}, commit {result['commit']}"
+    inference = "transductive" if row.endswith(", transductive") else p["inference"]
+    return f"[{path.name}](results/{path.name}), seed {result['seed']}, {inference}, commit {result['commit']}"
 
 
 def draw(path: Path, picture: Path) -> None:

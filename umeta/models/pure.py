@@ -135,9 +135,9 @@ class Pure:
         `stats` are given as [T, channels], or as [channels] for all tasks. The module runs under `torch.func.vmap`, so
         it may not branch on values.
         """
-        if len(x) == 1 and not torch.is_grad_enabled():  # one adapted learner at work: by the faster native kernels
-            given = {name: value[0] if value.dim() == 2 else value for name, value in (stats or {}).items()}
-            out, used = self.shared({name: value[0] for name, value in params.items()}, x[0], given or None)
+        if stats and len(x) == 1 and not torch.is_grad_enabled():  # one adapted learner at work: faster native kernels
+            given = {name: value[0] if value.dim() == 2 else value for name, value in stats.items()}
+            out, used = self.shared({name: value[0] for name, value in params.items()}, x[0], given)
             return out[None], {name: value[None] for name, value in used.items()}
         dims = {name: 0 if value.dim() == 2 else None for name, value in (stats or {}).items()}
         call = vmap(lambda p, x, s: self._call(p, x, s, written_out=True), in_dims=(0, 0, dims if stats else None))
