@@ -116,7 +116,6 @@ def test_scores_are_those_of_evaluate(made_run, name):
     np.testing.assert_allclose(scores, expected, atol=1e-6)
 
 
-
 @pytest.mark.parametrize(("name", "options"), [("protonet", {}), ("maml", {"normalisation": "support"})])
 def test_one_by_one_is_the_same_as_all_at_once(made_run, name, options):
     X, y = some(2, 2, 2)

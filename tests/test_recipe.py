@@ -15,8 +15,8 @@ from PIL import Image, ImageDraw
 
 from umeta import config, recipe
 from umeta.cli import main
-from umeta.survey import survey
 from umeta.recipe import shared
+from umeta.survey import survey
 
 TINY = ["train.steps=3", "train.way=4", "metalearner.model.filters=4"]
 Paint = Callable[[np.random.Generator, tuple[int, int]], Image.Image]

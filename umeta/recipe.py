@@ -18,11 +18,11 @@ from umeta.benchmarks.protocols import fitting
 from umeta.config import Config, build, joined, named
 from umeta.context import RunContext
 from umeta.data.images import UnlabelledImages
-from umeta.survey import Survey, survey
 from umeta.errors import UserError
 from umeta.evaluation import check
 from umeta.report import note
 from umeta.stages import unlabelled
+from umeta.survey import Survey, survey
 from umeta.tasks.instances import Augmented, InstanceTasks
 from umeta.train import metatrain
 from umeta.types import Augment, to_device

@@ -48,7 +48,7 @@ def minutes(result: dict[str, Any]) -> str:
 
 
 def source(result: dict[str, Any], path: Path, row: str) -> str:
-    """Where a row comes from: a citation, or the results file, seed and commit; a variant's name says `transductive`."""
+    """Where a row comes from: a citation, or the results file, seed, inference (a variant's name tells) and commit."""
     if "source" in result:
         return result["source"]
     p = result["protocol"]

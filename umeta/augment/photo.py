@@ -15,8 +15,8 @@ from torch import Tensor
 class Photo:
     """Random resized crop, flip, colour jitter (after SimCLR, Chen, Kornblith, Norouzi, Hinton 2020; no hue, blur).
 
-    Milder in colour than SimCLR's 0.4 and 0.2: with those, accuracy on validation products of the Grocery Store photographs
-    was 9 points lower (5-way 1-shot, instance tasks, 300 meta-steps).
+    Milder in colour than SimCLR's 0.4 and 0.2: with those, accuracy on validation products of the Grocery Store
+    photographs was 9 points lower (5-way 1-shot, instance tasks, 300 meta-steps).
     """
 
     smallest: Annotated[float, Gt(0), Le(1)] = 0.15
