@@ -207,7 +207,7 @@ def test_curves_and_calibration_are_drawn_where_they_are_known():
     curve = {"x": [0, 1, 2], "mean": [20.0, 40.0, 60.0], "interval": [1.0, 2.0, 3.0], "label": "inner <steps>"}
     bins = [{"confidence": 0.3, "accuracy": 0.2, "count": 4}, {"confidence": 0.9, "accuracy": 0.0, "count": 0}]
     page = bare(curves={"5-way & 1-shot": curve}, calibration={"ece": 0.1, "bins": bins})
-    assert {"Adaptation", "Calibration"} <= set(page.text("h2"))
+    assert {"Learning curves", "Calibration"} <= set(page.text("h2"))
     labels = [plot["aria-label"] for plot in page.all("svg")]
     assert labels == [
         "5-way & 1-shot, from 20 at 0 to 60 at 2",

@@ -163,7 +163,7 @@ def sections(chapter: Chapter) -> list[tuple[str, list[Markup]]]:
             plot(name, curve["label"], curve["x"], curve["mean"], interval=curve["interval"])
             for name, curve in curves.items()
         ]
-        found.append(("Adaptation", [element("div", *plots, class_="plots")]))
+        found.append(("Learning curves", [element("div", *plots, class_="plots")]))
     if calibration := result.get("calibration"):
         found.append(("Calibration", calibrated(calibration)))
     if chapter.proposed or chapter.preview:
