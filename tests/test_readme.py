@@ -77,6 +77,7 @@ def test_the_walk_through_from_photographs_to_predictions(tmp_path, monkeypatch,
     part = TEXT[TEXT.index("## Your own pictures") : TEXT.index("## Use the learner")]
     prepare, score = re.findall(r"```python\n(.*?)```", part, re.DOTALL)
     commands = [line.partition("#")[0].split()[1:] for line in part.splitlines() if line.startswith("umeta ")]
+    commands = [words for words in commands if words[0] != "evaluate"]
     assert [words[0] for words in commands] == ["run", "adapt", "predict"]
     exec(compile(prepare, "README.md", "exec"), {})
     commands[0] += ["train.steps=12", "train.way=16", "data.size=28", "--device", "cpu"]
