@@ -274,9 +274,14 @@ def sureness(run: Run, tasks: PartitionTasks, episode: EpisodeSpec, count: int) 
 def learning_curves(
     run: Run, test: LabelledImages, episodes: list[EpisodeSpec], count: int, device: str
 ) -> dict[str, Any]:
-    """Accuracy on the first `count` test tasks against minutes of work, at the snapshots of the run and its rounds."""
+    """Accuracy on the first `count` test tasks against minutes of work, at the snapshots of the run and its rounds.
+
+    Empty where the snapshots are gone.
+    """
     images = test.tasks(device=str(to_device(device)))
     points = list(snapshots(run, device))
+    if not points:
+        return {}
     curves: dict[str, Any] = {}
     for episode in episodes:
         found = [
