@@ -138,10 +138,10 @@ def evaluate_run(
                     raise Interrupted(
                         f"evaluate: stopped, finished rows are kept in {kept}; go on with the same command and --resume"
                     )
+    tasks = test.tasks(device=str(to_device(device)))
     curves = {}
     if run.config.train.snapshots:
-        curves = learning_curves(run, test, episodes, min(count, 200), device)
-    tasks = test.tasks(device=str(to_device(device)))
+        curves = learning_curves(run, tasks, episodes, min(count, 200), device)
     calibration = sureness(run, tasks, episodes[0], min(count, 200))
     minutes = {name: round(value / 60, 2) for name, value in {**run.seconds(), "evaluate": seconds}.items()}
     result = {
@@ -272,13 +272,12 @@ def sureness(run: Run, tasks: PartitionTasks, episode: EpisodeSpec, count: int) 
 
 
 def learning_curves(
-    run: Run, test: LabelledImages, episodes: list[EpisodeSpec], count: int, device: str
+    run: Run, tasks: PartitionTasks, episodes: list[EpisodeSpec], count: int, device: str
 ) -> dict[str, Any]:
     """Accuracy on the first `count` test tasks against minutes of work, at the snapshots of the run and its rounds.
 
     Empty where the snapshots are gone.
     """
-    images = test.tasks(device=str(to_device(device)))
     points = list(snapshots(run, device))
     if not points:
         return {}
@@ -287,7 +286,7 @@ def learning_curves(
         found = [
             interval(
                 evaluate(
-                    r.learner, r.theta, images, episode, count=count, seed=r.config.evaluate.seed, steps=r.test_steps
+                    r.learner, r.theta, tasks, episode, count=count, seed=r.config.evaluate.seed, steps=r.test_steps
                 )
             )
             for _, r in points

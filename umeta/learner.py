@@ -19,7 +19,7 @@ from umeta.data.images import to_float
 from umeta.data.inputs import Format
 from umeta.errors import UserError
 from umeta.stages import Run, load_run, load_tasks
-from umeta.train import part
+from umeta.train import part, unpacked
 from umeta.types import Adapted, Batch, EpisodeSpec, MetaLearner, TaskSpec, Theta, to_device
 from umeta.version import __version__
 
@@ -61,11 +61,10 @@ class MetaLearnt:
     @classmethod
     def unpacked(cls, values: Mapping[str, Any], tensors: Mapping[str, Tensor], device: str) -> MetaLearnt:
         """From its values and tensors."""
-        here = {name: value.to(to_device(device)) for name, value in tensors.items()}
         learner = registry.component("metalearner", values["metalearner"])
         format = Format(tuple(values["shape"]), values["invert"])
         learner.init(TaskSpec(format.shape), EpisodeSpec(2, 1, 1), seed=0)  # builds its network; any episode does
-        theta = Theta(part(here, "params."), part(here, "running.") or None)
+        theta = unpacked(dict(tensors), to_device(device))
         return cls(values["run"], values["metalearner"], learner, theta, format, values["true_labels"])
 
     def values(self) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from umeta.data.images import UnlabelledImages
 from umeta.errors import UserError
 from umeta.tasks import store
 from umeta.train import metatrain as train
-from umeta.train import part
+from umeta.train import packed, unpacked
 from umeta.types import Embedder, MetaLearner, Sink, TaskDistribution, TaskSpec, Theta, to_device
 from umeta.version import __version__
 
@@ -255,11 +255,7 @@ def metatrain(config: Config, *, device: str = "auto", resume: bool = False, sin
         began = time.monotonic()
         start = parent.theta if parent else None
         theta = train(config.metalearner, tasks.to(ctx.device), config.train, ctx, start)
-        state = {
-            **{f"params.{n}": v for n, v in theta.params.items()},
-            **{f"running.{n}": v for n, v in (theta.running or {}).items()},
-        }
-        artifacts.write_tensors(folder / "model.safetensors", state)
+        artifacts.write_tensors(folder / "model.safetensors", packed(theta))
         artifacts.write_text(folder / "config.yaml", dump(plain))
         artifacts.write_json(folder / "tasks.json", {"hash": artifacts.value_hash(manifest), "manifest": manifest})
         seconds = {"metatrain": time.monotonic() - began}
@@ -324,13 +320,9 @@ def load_run(
     plain = joined(stored, overrides or {})
     registry.refuse_plugins(plain, trusted, str(folder))
     config = build(plain)
-    state = {
-        name: value.to(to_device(device))
-        for name, value in artifacts.read_tensors(folder / "model.safetensors").items()
-    }
+    theta = unpacked(artifacts.read_tensors(folder / "model.safetensors"), to_device(device))
     shape = tuple(manifest["item_shape"])
     config.metalearner.init(TaskSpec(shape), config.train.episode, seed=0)
-    theta = Theta(part(state, "params."), part(state, "running.") or None)
     return Run(folder, config, config.metalearner, theta, manifest["true_labels"], shape)
 
 
@@ -345,6 +337,4 @@ def snapshots(run: Run, device: str = "auto") -> Iterator[tuple[float, Run]]:
     kept = Checkpoints(run.folder, "metatrain", "snapshots")
     for step in kept.steps():
         if found := kept.read(step):
-            state = {name: value.to(to_device(device)) for name, value in found[0].items()}
-            theta = Theta(part(state, "params."), part(state, "running.") or None)
-            yield before + found[2], replace(run, theta=theta)
+            yield before + found[2], replace(run, theta=unpacked(found[0], to_device(device)))

@@ -88,8 +88,7 @@ def metatrain(
 
     def save() -> State:
         return {
-            **{f"params.{name}": value.detach() for name, value in params.items()},
-            **{f"running.{name}": value for name, value in running.items()},
+            **packed(Theta(params, running)),
             **{f"outer.{name}": value for name, value in outer.state_dict().items()},
         }
 
@@ -123,6 +122,20 @@ def fitting(start: Theta, first: Theta, ctx: RunContext) -> dict[str, Tensor]:
     if fresh := [name for name in first.params if name not in shared]:
         ctx.note(f"start: {len(shared)} parameters taken over; at random: {', '.join(fresh)}")
     return shared
+
+
+def packed(theta: Theta) -> State:
+    """What was learnt as tensors by name, for a file; `unpacked` undoes it."""
+    return {
+        **{f"params.{name}": value.detach() for name, value in theta.params.items()},
+        **{f"running.{name}": value for name, value in (theta.running or {}).items()},
+    }
+
+
+def unpacked(state: State, device: torch.device | str = "cpu") -> Theta:
+    """What was learnt, on a device, out of tensors by name; others among them are passed over."""
+    params, running = ({n: v.to(device) for n, v in part(state, kind).items()} for kind in ("params.", "running."))
+    return Theta(params, running or None)
 
 
 def part(state: State, prefix: str) -> State:

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import torch
-import torch.nn.functional as F
 from annotated_types import Gt
 from torch import Tensor
 
 from umeta.errors import UserError
+from umeta.metalearners.protonet import euclidean_layer, prototypes
 from umeta.models.pure import Normalisation, Pure
 from umeta.objectives import OBJECTIVES
 from umeta.types import Adapted, Batch, EpisodeSpec, Model, Stats, TaskSpec, Theta
@@ -79,7 +79,8 @@ class MAML:
         frozen = theta.running if self.normalisation == "running" else None
         fast = start.params if start else self._expand(theta, len(support), support.way)
         if self.head == "prototypes" and not start:
-            fast.update(prototype_layer(self._net.per_task(fast, support.x, frozen)[0], support))
+            z, _ = self._net.per_task(fast, support.x, frozen)
+            fast["head.weight"], fast["head.bias"] = euclidean_layer(prototypes(z, support)[0])
         differentiable = torch.is_grad_enabled() and any(value.requires_grad for value in fast.values())
         with torch.enable_grad():
             for _ in range(self.steps if steps is None else steps):
@@ -116,14 +117,3 @@ class MAML:
     def _forward(self, fast: dict[str, Tensor], x: Tensor, stats: Stats | None) -> tuple[Tensor, Stats]:
         features, used = self._net.per_task(fast, x, stats)
         return torch.baddbmm(fast["head.bias"][:, None], features, fast["head.weight"].mT), used
-
-
-def prototype_layer(z: Tensor, support: Batch) -> dict[str, Tensor]:
-    """The linear layer that answers with minus the squared distances to the prototypes of z [T, N, d].
-
-    Snell, Swersky, Zemel 2017, equation 8: weight [T, way, d] is twice the prototypes, bias [T, way] minus their
-    squares.
-    """
-    member = F.one_hot(support.y, support.way).to(z.dtype) * support.mask[..., None]  # [T, N, way]
-    prototypes = member.mT @ z / member.sum(1)[..., None].clamp(min=1)
-    return {"head.weight": 2 * prototypes, "head.bias": -prototypes.square().sum(-1)}

@@ -65,9 +65,8 @@ class ProtoNet:
         With `steps` also the linear layer (`weight`, `bias`) that so many steps of Adam reach from them.
         """
         z, stats = self._embed(theta, support.x, None)
-        member = F.one_hot(support.y, support.way).to(z.dtype) * support.mask[..., None]  # [T, N, way]
-        counts = member.sum(1)
-        adapted = {"prototypes": member.mT @ z / counts[..., None].clamp(min=1), "counts": counts}
+        means, counts = prototypes(z, support)
+        adapted = {"prototypes": means, "counts": counts}
         if steps:
             weight, bias = self.layer(theta, adapted["prototypes"])
             adapted["weight"], adapted["bias"] = tuned(weight, bias, z, support, steps, self.tune_lr)
@@ -91,8 +90,7 @@ class ProtoNet:
         if self.distance == "cosine":  # of embeddings that have unit length already
             weight = theta.params["scale"] * F.normalize(prototypes, dim=-1)
             return weight, torch.zeros_like(weight[..., 0])
-        # -|z - c|^2 without |z|^2, which is the same for every class
-        return 2 * prototypes, -prototypes.square().sum(-1)
+        return euclidean_layer(prototypes)
 
     def _embed(self, theta: Theta, x: Tensor, stats: Stats | None) -> tuple[Tensor, Stats]:
         """Embeddings [T, N, features] of x [T, N, ...] and the statistics they were normalised by."""
@@ -115,6 +113,21 @@ class ProtoNet:
             return torch.stack([z for z, _ in tasks]), stacked
         z, used = self._net.shared(theta.params, x.flatten(0, 1), theta.running)
         return z.unflatten(0, x.shape[:2]), used
+
+
+def prototypes(z: Tensor, support: Batch) -> tuple[Tensor, Tensor]:
+    """Each class's mean of z [T, N, d], and how many items it is of: [T, way, d] and [T, way]. Equation 1."""
+    member = F.one_hot(support.y, support.way).to(z.dtype) * support.mask[..., None]  # [T, N, way]
+    counts = member.sum(1)
+    return member.mT @ z / counts[..., None].clamp(min=1), counts
+
+
+def euclidean_layer(prototypes: Tensor) -> tuple[Tensor, Tensor]:
+    """The linear layer that answers with minus the squared distances to prototypes [T, way, d]. Equation 8.
+
+    Without |z|^2, which is the same for every class: weight [T, way, d], bias [T, way].
+    """
+    return 2 * prototypes, -prototypes.square().sum(-1)
 
 
 def linear(z: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
