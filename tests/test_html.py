@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from umeta import artifacts, html, report
+from umeta import artifacts, html, pictures, report, views
 from umeta.cli import main
 
 EVIL = "<script>alert(1)<", 'a"><img src=x onerror=alert(2)>', "tom & jerry"
@@ -67,7 +69,7 @@ def check_self_contained(text: str) -> Page:
     assert {tag for tag, _ in page.elements}.isdisjoint({"script", "link", "iframe", "object", "base", "form"})
     for _, attributes in page.elements:
         assert not any(name.startswith("on") or name == "srcset" for name in attributes)
-        assert (attributes.get("src") or "data:image/png;base64,").startswith("data:image/png;base64,")
+        assert re.match(r"data:image/(png|gif);base64,", attributes.get("src") or "data:image/png;base64,")
         assert (attributes.get("href") or "#").startswith("#")
     assert "url(" not in html.STYLE
     assert "@import" not in html.STYLE
@@ -119,10 +121,31 @@ def result(**changes: Any) -> dict[str, Any]:
     }
 
 
+def acted(**changes: Any) -> dict[str, Any]:
+    """A result of a run on an environment."""
+    title = changes.get("title", "UML-DIAYN")
+    ends = {"from scratch": -21.0, "best skill, fine-tuned": -9.0, "oracle": -8.0, "UML-RAND": -8.5, title: -10.0}
+    curves = {
+        name: {"x": [0.0, 1.0, 2.0], "mean": [-40.0, end - 5, end], "interval": [2.0, 1.0, 0.5]}
+        for name, end in ends.items()
+    }
+    curves["best skill, fine-tuned"]["x"] = [2.5, 3.5, 4.5]
+    rows = {
+        name: {
+            f"{k} steps": {"mean": curve["mean"][k], "interval": curve["interval"][k], "tasks": 40} for k in range(3)
+        }
+        for name, curve in curves.items()
+    }
+    env = {"domain": "env", "title": title, "rows": rows, "adaptation": curves, "curves": {}}
+    protocol = {"name": "nav2d", "goals": 40, "episodes": 20, "steps": 2, "seed": 0}
+    told = {"facts": ["benchmark nav2d: 40 <goals>"], "notes": ["after.gif left out: no backend"]}
+    return result(**{**env, "protocol": protocol, **told, "config": {"env": {"name": "nav2d"}}, **changes})
+
+
 def bare(**changes: Any) -> Page:
     """The page of a run of which only the result is known."""
     table = [["", "5-way 1-shot"], ["tiny", "50.00 ± 1.00"]]
-    chapter = html.Chapter(result(**changes), "", [], {}, [], None, None)
+    chapter = html.Chapter(result(**changes), "", [], {}, [], {})
     return check_self_contained(html.page("tiny", table, ["tiny"], [chapter]))
 
 
@@ -227,8 +250,83 @@ def test_limits_follow_from_how_the_run_was_made():
         assert word in sentence
 
 
+@pytest.fixture
+def environment(tmp_path) -> Path:
+    """The folders of a run on an environment and of its tasks, reported on."""
+    steps = [{"step": i, "loss": 1.0 / (1 + i), "return before": -40.0, "return": -40.0 + i} for i in range(5)]
+    artifacts.write_text(tmp_path / "run/metatrain.jsonl", "".join(json.dumps(line) + "\n" for line in steps))
+    artifacts.write_text(tmp_path / "tasks/summary.md", "# Proposed\n\n- tasks: 20 rewards\n")
+    still = np.zeros((4, 4, 3), dtype=np.uint8)
+    pictures.save(still, tmp_path / "tasks/preview.png")
+    views.gif(tmp_path / "tasks/skills.gif", [still, still + 255])
+    views.gif(tmp_path / "run/before.gif", [still, still + 9])
+    run: Any = SimpleNamespace(folder=tmp_path / "run", config=SimpleNamespace(tasks_folder=tmp_path / "tasks"))
+    report.write_env(run, acted(title=EVIL[1]))
+    return tmp_path
+
+
+def test_the_page_of_a_run_on_an_environment(environment):
+    page = check_self_contained((environment / "run/report.html").read_text(encoding="utf-8"))
+    assert page.text("h1") == [EVIL[1]]
+    assert page.text("h2") == [
+        "How it was measured",
+        "Adaptation",
+        "Before and after adaptation",
+        "What was proposed",
+        "How training went",
+        "Run it again",
+        "What these numbers do not say",
+    ]
+    inlined = [base64.b64decode((image["src"] or "").partition(",")[2]) for image in page.all("img")]
+    places = "run/before.gif", "tasks/preview.png", "tasks/skills.gif"
+    assert inlined == [(environment / place).read_bytes() for place in places]
+    names = ["from scratch", "best skill, fine-tuned", "oracle", "UML-RAND", EVIL[1]]
+    assert [text for text in page.text("th") if "step" not in text] == names
+    assert any("published returns" in text for text in page.text("li"))
+    assert {"benchmark nav2d: 40 <goals>", "after.gif left out: no backend"} <= set(page.text("li"))
+    assert not any("accuracy" in text.lower() for text in page.text("figcaption", "li"))
+
+
+def test_adaptation_curves_are_told_apart_without_colours(environment):
+    text = (environment / "run/report.html").read_text(encoding="utf-8")
+    entries = re.findall(r'<li class="(\w+)"><svg.*?<polyline (.*?)></polyline></svg><span>(.*?)</span></li>', text)
+    names = [name for _, _, name in entries]
+    assert names[:2] == ["oracle", "UML-RAND"]  # as the lines end, from the top
+    assert names[-1] == "from scratch"
+    dashes = [re.findall(r'stroke-dasharray="([^"]*)"', drawn) for _, drawn, _ in entries]
+    assert len({str(dash) for dash in dashes}) == len({tone for tone, _, _ in entries}) == 5
+    assert [tone for (tone, _, _), dash in zip(entries, dashes, strict=True) if not dash] == ["first"]
+    drawn = re.findall(r'<g class="\w+">.*?</g>', text)
+    assert len(drawn) == 5
+    ends = {points(one, "line")[-1, 0] for one in drawn}
+    assert sorted(ends) == pytest.approx([44 + 2 / 4.5 * 668, 712], abs=0.1)  # one began 2.5 steps later
+
+
+def test_runs_on_environments_share_one_page(environment):
+    folders = {"folder": str(environment / "run"), "tasks": str(environment / "tasks")}
+    results = [{**acted(), **folders}, {**acted(title="later"), **folders}]
+    written = report.together(results, environment)
+    page = check_self_contained((environment / "report.html").read_text(encoding="utf-8"))
+    assert page.text("h2")[:2] == ["UML-DIAYN", "later"]
+    assert len(page.all("tr")) == 1 + 6  # the baselines once
+    assert len([row for row in page.all("tr") if row.get("class") == "own"]) == 2
+    markdown = written.read_text(encoding="utf-8")
+    assert markdown.count("![") == 2 * 4
+    for place in re.findall(r"\]\((.*?)\)", markdown):
+        assert (environment / place).exists(), place
+    alone = (environment / "run/report.md").read_text(encoding="utf-8")
+    assert [line for line in alone.splitlines() if line.startswith("## ")] == [
+        "## Adaptation",
+        "## Before and after adaptation",
+        "## What was proposed",
+        "## How training went",
+    ]
+    for place in re.findall(r"!\[.*?\]\((.*?)\)", alone):
+        assert (environment / "run" / place).exists(), place
+
+
 def points(drawn: str, kind: str) -> np.ndarray:
-    (found,) = re.findall(rf'<\w+ points="([^"]*)" class="{kind}">', drawn)
+    (found,) = re.findall(rf'<\w+ points="([^"]*)" class="{kind}"', drawn)
     return np.array([[float(value) for value in pair.split(",")] for pair in found.split()])
 
 
@@ -280,7 +378,7 @@ def test_colours_have_the_contrast_of_wcag_aa():
             linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
             return float(linear @ [0.2126, 0.7152, 0.0722])
 
-        for text in ("ink", "soft", "accent"):
+        for text in ("ink", "soft", "accent", *html.TONES):
             for ground in ("paper", "tint"):
                 low, high = sorted([luminance(text), luminance(ground)])
                 assert (high + 0.05) / (low + 0.05) >= 4.5, (text, ground)

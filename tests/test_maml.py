@@ -121,7 +121,7 @@ def test_meta_gradient_equals_a_plain_loop(model: str, steps: int, first_order: 
     theta, support, query = begun(learner), batch(2), batch(2, seed=1)
     loss, expected = plain_meta_gradient(model, learner, theta, support, query)
     for chunk in (1, 2, 3):
-        metrics, grads = BatchProblem(learner, theta, SPEC, support, query, chunk).loss_and_grad()
+        metrics, grads = BatchProblem(learner, theta, SPEC, [support], query, chunk).loss_and_grad()
         assert metrics["loss"] == pytest.approx(loss.item(), rel=1e-12)
         assert list(grads) == list(theta.params)
         off = torch.cat([(g - e).flatten() for g, e in zip(grads.values(), expected, strict=True)]).norm()
@@ -135,7 +135,7 @@ def test_the_orders_differ() -> None:
     grads = {}
     for first_order in (False, True):
         learner = MAML(MODELS["pool"], 0.4, 2, first_order=first_order)
-        _, found = BatchProblem(learner, begun(learner), SPEC, batch(2), batch(2, seed=1), 3).loss_and_grad()
+        _, found = BatchProblem(learner, begun(learner), SPEC, [batch(2)], batch(2, seed=1), 3).loss_and_grad()
         grads[first_order] = torch.cat([g.flatten() for g in found.values()])
     assert torch.nn.functional.cosine_similarity(grads[False], grads[True], dim=0) < 0.999
 

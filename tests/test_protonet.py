@@ -90,7 +90,7 @@ def test_the_cosines_scale_starts_at_ten_and_is_learnt() -> None:
     assert theta.params["scale"].item() == 10
     params = {name: p.requires_grad_() for name, p in theta.params.items()}
     support, query = batch(rand(1, 4, 4), [[0, 1, 0, 1]], 2), batch(rand(1, 4, 4, seed=1), [[0, 1, 0, 1]], 2)
-    _, grads = BatchProblem(learner, Theta(params), TaskSpec((4,)), support, query, 1).loss_and_grad()
+    _, grads = BatchProblem(learner, Theta(params), TaskSpec((4,)), [support], query, 1).loss_and_grad()
     assert grads["scale"] != 0
 
 
@@ -382,7 +382,7 @@ def test_bfloat16_is_nearly_float32(distance: str, normalisation: str) -> None:
         learner = ProtoNet(Conv4(filters=8, halvings=2), **options)
         theta = learner.init(spec, episode, 0)
         params = {name: p.requires_grad_() for name, p in theta.params.items()}
-        problem = BatchProblem(learner, Theta(params), spec, support, query, 2)
+        problem = BatchProblem(learner, Theta(params), spec, [support], query, 2)
         _, found = problem.loss_and_grad()
         assert all(g.dtype == torch.float32 and g.isfinite().all() for g in found.values())
         assert all(value.dtype == torch.float32 for value in problem.stats.values())

@@ -124,7 +124,7 @@ def test_a_resume_neither_loses_nor_repeats_steps(tmp_path):
 def test_every_stage_of_the_command_line_logs(place):
     assert main(["run", "tiny.yaml", "--device", "cpu", "--log", "tensorboard"]) == 0
     logs = {str(path.parent.relative_to(place)) for path in place.rglob("events.out.tfevents.*")}
-    proposed = {f"tasks/tiny/tensorboard/{name}" for name in ("acai", "kmeans", "proposed classes")}
+    proposed = {f"tasks/tiny/tensorboard/{name}" for name in ("acai", "kmeans", "proposed tasks")}
     assert logs == proposed | {f"runs/tiny/tensorboard/{name}" for name in ("metatrain", "evaluate", "test tasks")}
     assert [step for step, _ in points(place / "runs/tiny/tensorboard/metatrain", "metatrain/accuracy")] == [0, 10, 11]
 
@@ -151,7 +151,7 @@ def test_a_tracker_has_options(place, capsys):
     )
     log = "{name: mine.py:Mine, project: first}"
     assert main(["propose", "tiny.yaml", "--device", "cpu", "--log", log]) == 0
-    assert "first ['acai', 'acai', 'kmeans', 'kmeans', 'proposed classes']" in capsys.readouterr().out
+    assert "first ['acai', 'acai', 'kmeans', 'kmeans', 'proposed tasks']" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -286,7 +286,7 @@ def test_a_problem_may_be_asked_more_than_once() -> None:
     first = one.init(TASKS.spec, CONFIG.episode, 0)
     theta = Theta({name: p.requires_grad_() for name, p in first.params.items()})
     batch = TASKS.sample(np.arange(3), episode=CONFIG.episode, seed=0)
-    problem = BatchProblem(one, theta, TASKS.spec, batch.support(), batch.query(), 2)
+    problem = BatchProblem(one, theta, TASKS.spec, [batch.support()], batch.query(), 2)
     answer, stats = problem.loss_and_grad(), problem.stats
     assert same(answer, problem.loss_and_grad())
     assert same(stats, problem.stats)

@@ -269,12 +269,11 @@ def chain(configs: Sequence[Any], options: argparse.Namespace) -> dict[str, Any]
     """All stages of each config, and one report of them all."""
     from umeta import registry, report, stages
     from umeta.config import rounds
-    from umeta.evaluation import check, evaluate_run
+    from umeta.evaluation import checked, evaluate_run
 
     for config in configs:
         rounds(config)
-        if config.evaluate.episodes != []:
-            check(config, options.record)
+        checked(config, options.record)
     log, results = sinks(options), []
     for config in configs:
         report.note(f"== {config.title or config.name}")
@@ -285,7 +284,8 @@ def chain(configs: Sequence[Any], options: argparse.Namespace) -> dict[str, Any]
         if config.evaluate.episodes == []:
             continue
         # a finished run that is resumed is evaluated as this command's config says, not as its own did
-        changed = {"evaluate": asdict(config.evaluate), "title": config.title, "data": config.plain["data"]}
+        data = {key: config.plain[key] for key in ("data", "env") if key in config.plain}
+        changed = {"evaluate": asdict(config.evaluate), "title": config.title, **data}
         known = registry.plugins(config.plain)
         result = evaluate_run(folder, changed, device=options.device, record=options.record, trusted=known, sinks=log)
         results.append({**result, "folder": str(folder), "tasks": str(turn.tasks_folder)})

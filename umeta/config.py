@@ -12,7 +12,7 @@ from annotated_types import Ge, Gt, Lt
 
 from umeta.errors import UserError, suggest
 from umeta.registry import KINDS, typed
-from umeta.types import EpisodeSpec, Outer
+from umeta.types import EpisodeSpec, Outer, PolicyLearner
 
 Count = Annotated[int, Gt(0)]
 Seed = Annotated[int, Ge(0), Lt(2**63)]
@@ -45,6 +45,50 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class EnvTrainConfig:
+    """The outer loop on an environment: how many meta-steps, on how many episodes."""
+
+    outer: Outer
+    """who takes the outer step"""
+    steps: Count = 100
+    """meta-steps"""
+    meta_batch: Count = 20
+    """tasks per meta-step"""
+    episodes: Annotated[int, Gt(1)] = 20
+    """per task and round; the baseline of one half of them is fitted on the other"""
+    rounds: Count = 1
+    """how often the learner adapts, to fresh episodes each time, before the episodes that it is scored on"""
+    task_chunk: Count = 20
+    """tasks per backward pass: bounds memory, changes no result beyond rounding"""
+    snapshots: Annotated[int, Ge(0)] = 0
+    """states kept at even steps"""
+
+    @property
+    def episode(self) -> EpisodeSpec:
+        return EpisodeSpec(1, self.episodes, self.episodes)
+
+
+@dataclass(frozen=True)
+class EnvEvaluateConfig:
+    """The test on true rewards: return against policy-gradient steps, on goals that nothing has seen before."""
+
+    benchmark: str
+    """which true rewards (umeta/benchmarks/goals.py)"""
+    goals: Annotated[int, Gt(1)] = 20
+    """tasks to test on"""
+    validation: Count = 10
+    """other tasks, on which the step sizes of the baselines are chosen"""
+    episodes: Annotated[int, Gt(1)] = 20
+    """per goal and step"""
+    steps: Count = 10
+    """policy-gradient steps"""
+    seed: Seed = 0
+    """of the goals and episodes: fixed, so that every learner sees the same ones"""
+    baselines: list[str] = field(default_factory=lambda: ["scratch", "finetune"])
+    """curves beside the result; [] for none"""
+
+
+@dataclass(frozen=True)
 class EvaluateConfig:
     """The labelled test: which episodes, how many, and which baselines stand beside the learner."""
 
@@ -68,23 +112,19 @@ class EvaluateConfig:
     """further rows: the same learner with some of its options changed, such as {ProtoTune: {test_steps: 20}}"""
     scratch_tasks: Count = 100
     """tasks for training from scratch, which is slow"""
-    scratch_lr: Annotated[float, Gt(0)] = 0.1
-    """step size of training from scratch"""
+    scratch_lr: Annotated[float, Gt(0)] | None = None
+    """step size of training from scratch; by default the best of a few on tasks of the val split, where there is one"""
     scratch_steps: Count = 200
     """gradient steps of training from scratch"""
 
 
-@dataclass(frozen=True)
-class Config:
+@dataclass(frozen=True, kw_only=True)
+class AnyConfig:
     """Everything a run needs. The parts are built, so a wrong option is found at once."""
 
     name: str
-    data: Any
     proposer: Any
     metalearner: Any
-    train: TrainConfig
-    embedding: Any = None
-    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     seed: Seed = 0
     tasks: str | None = None
     """the proposed tasks to meta-train on, `tasks/NAME`; by default those of this run's own name"""
@@ -105,6 +145,25 @@ class Config:
     @property
     def run_folder(self) -> Path:
         return Path(self.out) / "runs" / self.name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(AnyConfig):
+    """A run on images."""
+
+    data: Any
+    train: TrainConfig
+    embedding: Any = None
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvConfig(AnyConfig):
+    """A run on an environment."""
+
+    env: Any
+    train: EnvTrainConfig
+    evaluate: EnvEvaluateConfig
 
 
 def rounds(config: Config) -> list[Config]:
@@ -226,23 +285,41 @@ def parse(overrides: Sequence[str]) -> dict[Any, Any]:
     return parsed
 
 
-def build(plain: Mapping[str, Any]) -> Config:
-    """The typed config.
+def build(plain: Mapping[str, Any]) -> Config | EnvConfig:
+    """The typed config: on an environment if it names one, else on images.
 
     Raises:
-        UserError: an unknown key or name (with the nearest), a missing one, a wrong type or value.
+        UserError: an unknown key or name (with the nearest), a missing one, a wrong type or value, or parts that do not
+            go together.
     """
-    keys = [f.name for f in dataclasses.fields(Config) if f.name != "plain"]
+    kind = EnvConfig if "env" in plain else Config
+    keys = [f.name for f in dataclasses.fields(kind) if f.name != "plain"]
     for key in plain:
         if key not in keys:
-            raise UserError(f"config: unknown key '{key}'{suggest(str(key), keys)}")
+            other = ": a config is on images (data, embedding) or on an environment (env)"
+            hint = other if key in ("data", "embedding") else suggest(str(key), keys)
+            raise UserError(f"config: unknown key '{key}'{hint}")
     name = str(plain["name"]) if isinstance(plain.get("name"), str | int | float) else ""
     if not name or name in (".", "..") or any(c in name for c in "/\\\0"):
         raise UserError(f"name: {plain.get('name')!r} cannot name a directory")
-    return typed(Config, {**plain, "name": name, "plain": dict(plain)}, "")
+    config = typed(kind, {**plain, "name": name, "plain": dict(plain)}, "")
+    domain = "env" if kind is EnvConfig else "image"
+    if config.proposer.domain != domain:
+        what = {"env": "an environment", "image": "images"}
+        raise UserError(
+            f"proposer: it proposes tasks on {what[config.proposer.domain]}, this config is on {what[domain]}"
+        )
+    if domain == "env" and not isinstance(config.metalearner, PolicyLearner):
+        raise UserError(
+            "metalearner: an environment needs one that acts before it has adapted and improves by gradient steps, "
+            "such as maml; prototypes of classes make no policy"
+        )
+    if domain == "env" and config.rounds:
+        raise UserError("rounds: they embed images with the learner before them; leave them out on an environment")
+    return config
 
 
-def load(reference: str | Path, overrides: Sequence[str] = ()) -> Config:
+def load(reference: str | Path, overrides: Sequence[str] = ()) -> Config | EnvConfig:
     """`build(read(...))`."""
     return build(read(reference, overrides))
 

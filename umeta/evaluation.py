@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,20 @@ from umeta.benchmarks import baselines
 from umeta.benchmarks.labelled import LabelledImages
 from umeta.benchmarks.protocols import resolve, test_images
 from umeta.calibration import expected_calibration_error, reliability
-from umeta.config import Config, joined
+from umeta.config import Config, EnvConfig, joined
 from umeta.context import Progress, postponed_interrupt, started
 from umeta.errors import Interrupted, UserError, suggest
 from umeta.objectives import accuracy
 from umeta.stages import Run, load_run, snapshots
 from umeta.tasks.partition import PartitionTasks
-from umeta.types import Batch, Embedder, EpisodeSpec, MetaLearner, Sink, TaskSpec, Theta, to_device
+from umeta.types import Batch, Embedder, EpisodeSpec, MetaLearner, Model, Sink, TaskSpec, Theta, to_device
 from umeta.version import __version__
 
-BASELINES = ("pixels_knn", "knn", "linear", "scratch")
+ON_EMBEDDING = ("knn", "linear", "mlp", "cluster_matching")
+BASELINES = ("pixels_knn", *ON_EMBEDDING, "scratch")
+CLUSTERS = 500  # of cluster matching, where the proposer has no such number
+RATES = (0.1, 0.03, 0.3)  # step sizes that training from scratch is tuned over; without a val split the first
+TUNING = 24  # validation tasks that it is tuned on
 CHUNK = 8  # test tasks adapted at a time
 
 
@@ -97,7 +101,7 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Evaluates a run on the labelled split of its data, beside the baselines; writes `report.{html,md,json}`.
 
-    Every finished row is kept in `evaluation.json`, so that an interrupted evaluation goes on where it stopped.
+    Finished rows and curves are kept in `evaluation.json`, so that an interrupted evaluation goes on where it stopped.
     `record` names a results file to append to; `overrides` and `trusted` are those of `load_run`; the sinks get the
     results.
 
@@ -105,6 +109,10 @@ def evaluate_run(
         UserError: the run or the labelled data is missing, or the data cannot give the episodes.
     """
     run = load_run(folder, overrides, device=device, trusted=trusted)
+    if isinstance(run.config, EnvConfig):
+        from umeta.adaptation import evaluate_env
+
+        return evaluate_env(run, record=record, sinks=sinks)
     test = check(run.config, record)
     settings = run.config.evaluate
     episodes, count = resolve(settings)
@@ -112,8 +120,6 @@ def evaluate_run(
         raise UserError(
             f"data: the {settings.split} images are {test.images.item_shape}, the learner takes {run.item_shape}"
         )
-    rows = methods(run, test, device)
-
     asked = {
         **asdict(settings),
         "episodes": [asdict(e) for e in episodes],
@@ -124,34 +130,46 @@ def evaluate_run(
     }
     asked.pop("baselines")
     kept = run.folder / "evaluation.json"
-    done, seconds = finished(kept, asked)
+    done = finished(kept, asked)
+    rows = methods(run, test, device, done["scratch_lr"])
+    tasks = test.tasks(device=str(to_device(device)))
+    few = min(count, 200)
+
+    def row(method: Callable[[EpisodeSpec], np.ndarray], episode: EpisodeSpec) -> dict[str, float]:
+        return interval(method(episode))
+
     with postponed_interrupt() as pressed:
+
+        def keep(part: dict[str, Any], episode: EpisodeSpec, work: Callable[[EpisodeSpec], Any]) -> None:
+            """Does the work for an episode and keeps its result, unless that is kept already."""
+            if str(episode) in part:
+                return
+            began = time.monotonic()
+            part[str(episode)] = work(episode)
+            done["seconds"] += time.monotonic() - began
+            artifacts.write_json(kept, {"asked": asked, **done})
+            if pressed.is_set():
+                raise Interrupted(
+                    f"evaluate: stopped, finished rows are kept in {kept}; go on with the same command and --resume"
+                )
+
         for name, method in rows.items():
             for episode in episodes:
-                if str(episode) in done.get(name, {}):
-                    continue
-                began = time.monotonic()
-                done.setdefault(name, {})[str(episode)] = interval(method(episode))
-                seconds += time.monotonic() - began
-                artifacts.write_json(kept, {"asked": asked, "rows": done, "seconds": seconds})
-                if pressed.is_set():
-                    raise Interrupted(
-                        f"evaluate: stopped, finished rows are kept in {kept}; go on with the same command and --resume"
-                    )
-    tasks = test.tasks(device=str(to_device(device)))
-    curves = {}
-    if run.config.train.snapshots:
-        curves = learning_curves(run, tasks, episodes, min(count, 200), device)
-    calibration = sureness(run, tasks, episodes[0], min(count, 200))
-    minutes = {name: round(value / 60, 2) for name, value in {**run.seconds(), "evaluate": seconds}.items()}
+                keep(done["rows"].setdefault(name, {}), episode, partial(row, method))
+        if run.config.train.snapshots:
+            for episode in episodes:
+                keep(done["curves"], episode, lambda e: learning_curves(run, tasks, [e], few, device).get(str(e)))
+        keep(done["calibration"], episodes[0], lambda e: sureness(run, tasks, e, few))
+    minutes = {name: round(value / 60, 2) for name, value in {**run.seconds(), "evaluate": done["seconds"]}.items()}
     result = {
         "name": run.config.name,
         "title": run.config.title or run.config.name,
-        "rows": {name: done[name] for name in rows},
+        "rows": {name: done["rows"][name] for name in rows},
         "protocol": {
             "name": settings.protocol,
             "split": f"{run.config.plain['data'].get('split', '')} {settings.split}".strip(),
             "classes": len(test.names),
+            "attributes": 0 if test.attributes is None else test.attributes.shape[1],  # which tasks are then made of
             "queries": episodes[0].query,
             "tasks": count,
             "seed": settings.seed,
@@ -161,8 +179,9 @@ def evaluate_run(
             "proposed_with": "true labels" if run.true_labels else "no labels",
         },
         "minutes": minutes,
-        "curves": curves,
-        "calibration": calibration,
+        "scratch_lr": done["scratch_lr"] if "from scratch" in rows else {},
+        "curves": {name: found for name, found in done["curves"].items() if found},
+        "calibration": done["calibration"][str(episodes[0])],
         "seed": run.config.seed,
         "hardware": hardware(run.theta),
         "umeta": __version__,
@@ -177,15 +196,30 @@ def evaluate_run(
     return result
 
 
-def finished(kept: Path, asked: dict[str, Any]) -> tuple[dict[str, Any], float]:
-    """Rows that were computed before for the same question, and the seconds they took; none if the file is unusable."""
+def finished(kept: Path, asked: dict[str, Any]) -> dict[str, Any]:
+    """What was computed before for the same question, and the seconds it took; nothing if the file is unusable."""
+    nothing: dict[str, Any] = {"rows": {}, "scratch_lr": {}, "curves": {}, "calibration": {}, "seconds": 0.0}
     try:
         before = json.loads(kept.read_text(encoding="utf-8"))
         if before["asked"] == json.loads(json.dumps(asked)):
-            return before["rows"], before["seconds"]
+            return {name: before[name] for name in nothing}
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    return {}, 0.0
+    return nothing
+
+
+def checked(config: Config | EnvConfig, record: Path | None = None) -> None:
+    """Finds what would stop the evaluation that a config asks for, before anything long begins.
+
+    Raises:
+        UserError: as `check`, or its counterpart for an environment.
+    """
+    if isinstance(config, EnvConfig):
+        from umeta import adaptation
+
+        adaptation.check(config, record)
+    elif config.evaluate.episodes != []:
+        check(config, record)
 
 
 def check(config: Config, record: Path | None = None) -> LabelledImages:
@@ -211,8 +245,13 @@ def check(config: Config, record: Path | None = None) -> LabelledImages:
     return test
 
 
-def methods(run: Run, test: LabelledImages, device: str) -> dict[str, Callable[[EpisodeSpec], np.ndarray]]:
-    """The rows of the table: a function from episode to accuracies per task, by name."""
+def methods(
+    run: Run, test: LabelledImages, device: str, rates: dict[str, float]
+) -> dict[str, Callable[[EpisodeSpec], np.ndarray]]:
+    """The rows of the table: a function from episode to accuracies per task, by name.
+
+    rates: takes the step size of training from scratch, by episode, once that has run.
+    """
     settings = run.config.evaluate
     count = resolve(settings)[1]
     seed = settings.seed
@@ -223,19 +262,30 @@ def methods(run: Run, test: LabelledImages, device: str) -> dict[str, Callable[[
     if "pixels_knn" in settings.baselines:
         flat = test.images.pixels.reshape(len(test.images), -1)
         learners["raw pixels, 1-NN"] = lambda e: baselines.nearest_neighbour(test.tasks(flat), e, count, seed)
-    if run.config.embedding is not None and {"knn", "linear"} & set(settings.baselines):
+    if run.config.embedding is not None and set(ON_EMBEDDING) & set(settings.baselines):
         try:
             vectors = test.tasks(embedding_of(run).embed(test.images).cpu().numpy())
+            training = np.array(artifacts.read_array(run.config.tasks_folder / "embeddings.npy"))
         except UserError as error:
-            report.note(f"baselines knn and linear left out: {error}")
+            report.note(f"baselines on the embedding left out: {error}")
         else:
+            k = getattr(run.config.proposer, "k", None)
+            k = min(k if isinstance(k, int) else CLUSTERS, len(training))
+            means = cache(lambda: baselines.centroids(training, k, seed))
+            known: dict[str, tuple[str, Callable[[EpisodeSpec], np.ndarray]]] = {
+                "knn": ("1-NN", lambda e: baselines.nearest_neighbour(vectors, e, count, seed)),
+                "linear": ("linear", lambda e: baselines.linear(vectors, e, count, seed)),
+                "mlp": ("MLP", lambda e: baselines.mlp(vectors, e, count, seed)),
+                "cluster_matching": (
+                    "cluster matching",
+                    lambda e: baselines.cluster_matching(vectors, means(), e, count, seed),
+                ),
+            }
             title = run.config.plain["embedding"]["name"]
-            if "knn" in settings.baselines:
-                learners[f"{title}, 1-NN"] = lambda e: baselines.nearest_neighbour(vectors, e, count, seed)
-            if "linear" in settings.baselines:
-                learners[f"{title}, linear"] = lambda e: baselines.linear(vectors, e, count, seed)
+            wanted = [known[name] for name in ON_EMBEDDING if name in settings.baselines]
+            learners |= {f"{title}, {method}": answer for method, answer in wanted}
     if "scratch" in settings.baselines and (model := getattr(run.learner, "model", None)):
-        learners["from scratch"] = lambda e: scratch(run, images, model, e)
+        learners["from scratch"] = lambda e: scratch(run, images, model, e, rates)
     title = run.config.title or run.config.name
     changed = {f"{title}, {name}": learner for name, learner in variants(run.config).items()}
     for name, learner in {title: run.learner, **changed}.items():
@@ -291,13 +341,31 @@ def learning_curves(
             )
             for _, r in points
         ]
-        curves[str(episode)] = {
-            "x": [round(seconds / 60, 2) for seconds, _ in points],
-            "mean": [one["mean"] for one in found],
-            "interval": [one["interval"] for one in found],
-            "label": "minutes of proposing and meta-training",
-        }
+        minutes = [round(seconds / 60, 2) for seconds, _ in points]
+        curves[str(episode)] = curve(minutes, found, "minutes of proposing and meta-training")
     return curves
+
+
+def step_curve(
+    run: Run, tasks: PartitionTasks, episodes: list[EpisodeSpec], count: int, steps: Sequence[int]
+) -> dict[str, Any]:
+    """Accuracy on the first `count` test tasks against the number of steps that the learner adapts by."""
+    seed = run.config.evaluate.seed
+
+    def after(n: int, episode: EpisodeSpec) -> dict[str, float]:
+        return interval(evaluate(run.learner, run.theta, tasks, episode, count=count, seed=seed, steps=n))
+
+    return {str(e): curve(steps, [after(n, e) for n in steps], "steps of adaptation") for e in episodes}
+
+
+def curve(x: Sequence[float], found: Sequence[dict[str, float]], label: str) -> dict[str, Any]:
+    """Accuracies and their intervals against x, to be drawn."""
+    return {
+        "x": list(x),
+        "mean": [one["mean"] for one in found],
+        "interval": [one["interval"] for one in found],
+        "label": label,
+    }
 
 
 def variants(config: Config) -> dict[str, MetaLearner]:
@@ -333,21 +401,32 @@ def embedding_of(run: Run) -> Embedder:
     return run.config.embedding
 
 
-def scratch(run: Run, tasks: PartitionTasks, model: Any, episode: EpisodeSpec) -> np.ndarray:
-    """Training from scratch on each task's support, on the first `scratch_tasks` test tasks."""
+def scratch(run: Run, tasks: PartitionTasks, model: Model, episode: EpisodeSpec, rates: dict[str, float]) -> np.ndarray:
+    """Training from scratch on each task's support, on the first `scratch_tasks` test tasks; `rates` takes its lr."""
     settings = run.config.evaluate
-    learner = baselines.from_scratch(model, settings.scratch_lr, settings.scratch_steps)
-    fresh = learner.init(tasks.spec, episode, seed=settings.seed)
-    theta = Theta({name: value.to(tasks.items.device) for name, value in fresh.params.items()})
-    return evaluate(
-        learner,
-        theta,
-        tasks,
-        episode,
-        count=min(settings.scratch_tasks, resolve(settings)[1]),
-        seed=settings.seed,
-        label=f"from scratch {episode}",
-    )
+    count = min(settings.scratch_tasks, resolve(settings)[1])
+
+    def accuracies(tasks: PartitionTasks, lr: float, count: int, seed: int, label: str) -> np.ndarray:
+        learner = baselines.from_scratch(model, lr, settings.scratch_steps)
+        fresh = learner.init(tasks.spec, episode, seed=seed)
+        theta = Theta({name: value.to(tasks.items.device) for name, value in fresh.params.items()})
+        return evaluate(learner, theta, tasks, episode, count=count, seed=seed, label=label)
+
+    lr = settings.scratch_lr
+    if lr is None:
+        lr = RATES[0]
+        try:
+            val = test_images(replace(settings, split="val"), run.config.data).tasks(device=str(tasks.items.device))
+            # of another seed, as the tasks to test on may be of the val split too
+            means = [
+                accuracies(val, rate, min(TUNING, count), settings.seed + 1, f"from scratch, step size {rate}").mean()
+                for rate in RATES
+            ]
+            lr = RATES[int(np.argmax(means))]
+        except UserError as error:
+            report.note(f"from scratch: step size {lr}, not tuned: {error}")
+    rates[str(episode)] = lr
+    return accuracies(tasks, lr, count, settings.seed, f"from scratch {episode}")
 
 
 def hardware(theta: Theta) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import math
 import shlex
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -17,9 +17,10 @@ import numpy as np
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c2127; --soft: #59636e; --line: #d4dae0; --paper: #fff; --tint: #f4f6f8;
-  --accent: #0a5cb0 }
+  --accent: #0a5cb0; --red: #c2410c; --green: #00795a; --amber: #8a6100; --violet: #9b2f8d }
 @media (prefers-color-scheme: dark) {
-  :root { --ink: #e4e8ec; --soft: #9aa5b1; --line: #39424c; --paper: #14181d; --tint: #1d232a; --accent: #6cb0f5 }
+  :root { --ink: #e4e8ec; --soft: #9aa5b1; --line: #39424c; --paper: #14181d; --tint: #1d232a; --accent: #6cb0f5;
+    --red: #ff9a66; --green: #45c79b; --amber: #dfb54a; --violet: #e592d6 }
 }
 * { box-sizing: border-box }
 body { margin: 0 auto; max-width: 62rem; padding: 2rem 1rem 4rem; background: var(--paper); color: var(--ink);
@@ -45,7 +46,8 @@ dt { color: var(--soft) }
 dd { margin: 0 }
 img { display: block; max-width: 100%; height: auto; background: #fff; border-radius: 4px }
 @media (max-width: 40rem) {
-  .wide { min-width: 40rem }  /* twenty small images in a row: scrolled like a table, not shrunk to specks */
+  img { max-width: 40rem }  /* twenty small images in a row: scrolled like a table, not shrunk to specks */
+  .large svg { min-width: 36rem }
   dl { grid-template-columns: 1fr; gap: 0 }
   dd { margin-bottom: .5rem }
 }
@@ -54,10 +56,19 @@ img { display: block; max-width: 100%; height: auto; background: #fff; border-ra
 svg { display: block; width: 100%; height: auto; overflow: visible }
 svg text { fill: var(--soft); font-size: 11px }
 svg .grid { stroke: var(--line) }
-svg .line { fill: none; stroke: var(--accent); stroke-width: 2; stroke-linejoin: round }
+svg .line { fill: none; stroke: var(--tone, var(--accent)); stroke-width: 2; stroke-linejoin: round }
 svg .faint { fill: none; stroke: var(--accent); opacity: .35 }
-svg .band { fill: var(--accent); opacity: .18 }
+svg .band { fill: var(--tone, var(--accent)); opacity: .18 }
 svg .ideal { stroke: var(--soft); stroke-dasharray: 4 4 }
+.red { --tone: var(--red) }
+.green { --tone: var(--green) }
+.amber { --tone: var(--amber) }
+.violet { --tone: var(--violet) }
+.soft { --tone: var(--soft) }
+.first .line { stroke-width: 3.5 }
+.legend { display: flex; flex-wrap: wrap; gap: .2rem 1.4rem; padding: 0; list-style: none; font-size: .9rem }
+.legend li { display: flex; align-items: center; gap: .5rem }
+.legend svg { width: 2.6rem; flex: none }
 pre { overflow-x: auto; padding: .8rem 1rem; background: var(--tint); border-radius: 4px; font-size: .85rem }
 summary { cursor: pointer; color: var(--accent) }
 footer { margin-top: 3rem }
@@ -65,6 +76,37 @@ footer { margin-top: 3rem }
 # no script runs and nothing is fetched, whatever the page holds
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 POINTS = 300  # of a line, at most
+TONES = "red", "green", "amber", "violet", "soft"  # of lines beside the one that a plot is about
+DASHES = "7 4", "2 3", "9 3 2 3", "14 4"
+
+NUMBERS = {
+    "image": "Accuracy in percent: mean over test tasks, and its 95 % interval.",
+    "env": "Return of an episode after so many steps of adaptation: mean over test goals, and its 95 % interval.",
+}
+# files in the folders of a run and its tasks, by the heading they stand under, and what they show
+PICTURES = {
+    "image": {
+        "Right and wrong predictions": {
+            "test_tasks.png": "One test task a row: labelled examples left of the gap, then queries, framed green "
+            "where the prediction is right and red where it is wrong.",
+        },
+        "What was proposed": {"preview.png": "Samples of classes that were proposed, one class a row."},
+    },
+    "env": {
+        "Before and after adaptation": {
+            "behaviour.png": "Paths of the policy on some of the test goals.",
+            "before.gif": "An episode before adaptation.",
+            "after.gif": "An episode after adaptation.",
+        },
+        "What was proposed": {
+            "preview.png": "The proposed rewards, and the skills they come from where they come from skills.",
+            "skills.gif": "An episode of the skills.",
+        },
+    },
+}
+
+
+Place = Callable[[Any], Any]  # from values to where they are in a picture: a number, or an array of them
 
 
 class Markup(str):
@@ -85,10 +127,8 @@ class Chapter:
     """the logged steps of each loop: `step` and metrics"""
     answers: Sequence[Mapping[str, Any]]
     """the pictured test tasks in words, as in `test_tasks.json`"""
-    tested: bytes | None
-    """PNG of test tasks with predictions"""
-    preview: bytes | None
-    """PNG of proposed classes"""
+    pictures: Mapping[str, bytes]
+    """PNG and GIF files of those in PICTURES, by name"""
 
 
 def page(title: str, table: Sequence[Sequence[str]], own: Collection[str], chapters: Sequence[Chapter]) -> str:
@@ -98,7 +138,7 @@ def page(title: str, table: Sequence[Sequence[str]], own: Collection[str], chapt
     own: the names of the rows that are not baselines; they stand out.
     """
     results = [chapter.result for chapter in chapters]
-    body = [element("h1", title), results_table(table, own)]
+    body = [element("h1", title), results_table(table, own, dict.fromkeys(NUMBERS[domain(r)] for r in results))]
     for i, chapter in enumerate(chapters):
         if len(chapters) > 1:
             body.append(element("h2", chapter.result["title"], id=f"run{i}"))
@@ -120,6 +160,11 @@ def page(title: str, table: Sequence[Sequence[str]], own: Collection[str], chapt
     return f"<!doctype html>\n{document}\n"
 
 
+def domain(result: Mapping[str, Any]) -> str:
+    """Which of `image` and `env` a result is of."""
+    return result.get("domain", "image")
+
+
 def element(tag: str, *children: str, **attributes: object) -> Markup:
     """`element("td", "a < b", class_="own")` is `<td class="own">a &lt; b</td>`; `_` in an attribute's name is `-`."""
     given = "".join(f' {name.rstrip("_").replace("_", "-")}="{escape(str(v))}"' for name, v in attributes.items())
@@ -133,8 +178,8 @@ def bullets(lines: Sequence[str]) -> Markup:
     return element("ul", *(element("li", line) for line in lines))
 
 
-def results_table(table: Sequence[Sequence[str]], own: Collection[str]) -> Markup:
-    """The methods' accuracies, in a box that scrolls by itself where it is too wide."""
+def results_table(table: Sequence[Sequence[str]], own: Collection[str], numbers: Iterable[str]) -> Markup:
+    """The methods' results, in a box that scrolls by itself where it is too wide, and what the numbers are."""
     header, *rows = table
     body = [
         element("tr", element("th", name, scope="row"), *(element("td", cell) for cell in cells), class_=kind)
@@ -143,33 +188,29 @@ def results_table(table: Sequence[Sequence[str]], own: Collection[str]) -> Marku
     ]
     columns = element("tr", *(element("th", cell, scope="col") for cell in header))
     shown = element("table", element("thead", columns), element("tbody", *body))
-    caption = element("figcaption", "Accuracy in percent: mean over test tasks, and its 95 % interval.")
+    caption = element("figcaption", " ".join(numbers))
     return element("figure", caption, element("div", shown, class_="scroll", tabindex=0))
 
 
 def sections(chapter: Chapter) -> list[tuple[str, list[Markup]]]:
     """The headed parts of a run, of those that there is something to say about."""
     result = chapter.result
-    found = [("How it was measured", [facts(result)])]
-    if chapter.tested:
-        text = (
-            "One test task a row: labelled examples left of the gap, then queries, framed green where the prediction "
-            "is right and red where it is wrong."
-        )
-        shown = picture(chapter.tested, "test tasks with predictions", text, wide=True)
-        found.append(("Right and wrong predictions", [shown, in_words(chapter.answers)]))
-    if curves := result.get("curves"):
-        plots = [
-            plot(name, curve["label"], curve["x"], curve["mean"], interval=curve["interval"])
-            for name, curve in curves.items()
-        ]
-        found.append(("Learning curves", [element("div", *plots, class_="plots")]))
+    shown = {heading: pictured(files, chapter.pictures) for heading, files in PICTURES[domain(result)].items()}
+    parts: dict[str, list[Markup]] = {"How it was measured": [facts(result)]}
+    if curves := result.get("adaptation"):
+        parts["Adaptation"] = compared("return", "steps of adaptation", curves, result["title"])
+    parts["Before and after adaptation"] = shown.get("Before and after adaptation", [])
+    words = [in_words(chapter.answers)] if chapter.answers else []
+    parts["Right and wrong predictions"] = shown.get("Right and wrong predictions", []) + words
+    if plots := [
+        plot(name, curve["label"], curve["x"], curve["mean"], interval=curve["interval"])
+        for name, curve in result.get("curves", {}).items()
+    ]:
+        parts["Learning curves"] = [element("div", *plots, class_="plots")]
     if calibration := result.get("calibration"):
-        found.append(("Calibration", calibrated(calibration)))
-    if chapter.proposed or chapter.preview:
-        text = "Samples of classes that were proposed, one class a row."
-        pictures = [picture(chapter.preview, text, text)] if chapter.preview else []
-        found.append(("What was proposed", [bullets(chapter.proposed), *pictures]))
+        parts["Calibration"] = calibrated(calibration)
+    numbers = [bullets(chapter.proposed)] if chapter.proposed else []
+    parts["What was proposed"] = numbers + shown["What was proposed"]
     if plots := [
         plot(f"{loop}: {metric}", "step", steps, values, smooth=True)
         for loop, lines in chapter.loops.items()
@@ -177,19 +218,21 @@ def sections(chapter: Chapter) -> list[tuple[str, list[Markup]]]:
         if metric != "step"
         for steps, values in [zip(*((line["step"], line[metric]) for line in lines if metric in line), strict=True)]
     ]:
-        found.append(("How training went", [element("div", *plots, class_="plots")]))
+        parts["How training went"] = [element("div", *plots, class_="plots")]
     name = f"{result['name']}.yaml"
-    again = [
+    parts["Run it again"] = [
         element("p", f"Save the configuration as {name}, in the folder that its paths are relative to, and run"),
         element("pre", f"umeta run {shlex.quote(name)} out=again"),
         element("details", element("summary", "configuration"), element("pre", chapter.config)),
     ]
-    found.append(("Run it again", again))
-    return found
+    return [(heading, content) for heading, content in parts.items() if content]
 
 
 def facts(result: Mapping[str, Any]) -> Markup:
     """What a reader must know to compare the numbers with others."""
+    version = f"umeta {result['umeta']}" + (f", commit {result['commit']}" if result["commit"] else "")
+    if "facts" in result:
+        return bullets([*result["facts"], *result.get("notes", []), version])
     p, minutes = result["protocol"], result["minutes"]
     counts = {name: next(iter(cells.values()))["tasks"] for name, cells in result["rows"].items()}
     fewer = "".join(f", {name}: {count}" for name, count in counts.items() if count != p["tasks"])
@@ -209,7 +252,7 @@ def facts(result: Mapping[str, Any]) -> Markup:
         "Training seed": result["seed"],
         "Minutes": ", ".join(f"{stage} {value:g}" for stage, value in minutes.items()),
         "Hardware": result["hardware"],
-        "Version": f"umeta {result['umeta']}" + (f", commit {result['commit']}" if result["commit"] else ""),
+        "Version": version,
     }
     return element("dl", *(part for k, v in pairs.items() for part in (element("dt", k), element("dd", str(v)))))
 
@@ -243,26 +286,43 @@ def limits(results: Sequence[Mapping[str, Any]]) -> list[str]:
     sentences = [
         "The interval says how well the mean over test tasks is known. It does not say how much the number would "
         "change if the learner were trained again from another seed.",
-        "Every test task has equally many labelled examples of each class, and every query belongs to one of its "
-        "classes. Unbalanced data, queries of other classes and images from elsewhere are not measured here.",
     ]
+    domains = {domain(result) for result in results}
+    if "image" in domains:
+        sentences.append(
+            "Every test task has equally many labelled examples of each class, and every query belongs to one of its "
+            "classes. Unbalanced data, queries of other classes and images from elsewhere are not measured here."
+        )
+    if "env" in domains:
+        sentences += [
+            "Returns are of the environment and the reward as they are defined here. They cannot be compared with "
+            "published returns whose formula, horizon, bounds or simulator differ.",
+            "All goals are of one family, and adaptation sees the true reward of its goal at every step. Rewards of "
+            "another kind, sparse ones, and other bodies or surroundings are not measured here.",
+        ]
     for result in results:
         p = result["protocol"]
-        if p["split"].endswith("val"):
+        if p.get("split", "").endswith("val"):
             sentences.append(f"{result['title']}: these are validation data, on which settings may have been chosen.")
-        if p["inference"] == "transductive":
+        if p.get("inference") == "transductive":
             sentences.append(f"{result['title']}: the same query beside other queries may be answered differently.")
-        if p["proposed_with"] == "true labels":
-            sentences.append(
-                f"{result['title']}: its tasks were made with true labels; it is a reference for the others."
-            )
+        if (source := p.get("proposed_with", "")).startswith("true"):
+            sentences.append(f"{result['title']}: its tasks were made with {source}; it is a reference for the others.")
     return sentences
 
 
-def picture(png: bytes, alternative: str, caption: str, *, wide: bool = False) -> Markup:
-    """A picture inside the page; a wide one scrolls on a phone."""
-    source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
-    shown = element("img", src=source, alt=alternative, class_="wide" if wide else "narrow")
+def pictured(texts: Mapping[str, str], pictures: Mapping[str, bytes]) -> list[Markup]:
+    """Those of the pictures that are there, each over what it shows; moving ones side by side."""
+    shown = {name: picture(pictures[name], name, text) for name, text in texts.items() if name in pictures}
+    moving = [shown.pop(name) for name in list(shown) if name.endswith(".gif")]
+    return [*shown.values(), *([element("div", *moving, class_="plots")] if moving else [])]
+
+
+def picture(content: bytes, name: str, caption: str) -> Markup:
+    """A PNG or GIF inside the page, which scrolls on a phone where it is wide."""
+    stem, _, kind = name.partition(".")
+    source = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+    shown = element("img", src=source, alt=stem.replace("_", " "))
     return element("figure", element("div", shown, class_="scroll", tabindex=0), element("figcaption", caption))
 
 
@@ -285,38 +345,89 @@ def plot(
     x, y = np.asarray(at, float), np.asarray(values, float)
     half = np.zeros(len(y)) if interval is None else np.asarray(interval, float)
     reach = (0, 100) if ideal else ()
-    left, right, top, bottom = 44, 352, 8, 160  # of the plot in a picture 360 wide and 196 high
-    xticks, xs = axis([*x, *reach], left, right)
-    yticks, ys = axis([*(y - half), *(y + half), *reach], bottom, top)
-
-    def path(kind: str, px: np.ndarray, py: np.ndarray) -> Markup:
-        some = slice(None, None, math.ceil(len(px) / POINTS))
-        points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(xs(px[some]), ys(py[some]), strict=True))
-        return element("polygon" if kind == "band" else "polyline", points=points, class_=kind)
-
-    drawn = []
-    for value in yticks:
-        height = f"{ys(value):.1f}"
-        drawn.append(element("line", x1=left, x2=right, y1=height, y2=height, class_="grid"))
-        drawn.append(element("text", f"{value:g}", x=left - 6, y=height, text_anchor="end", dominant_baseline="middle"))
-    drawn += [element("text", f"{v:g}", x=f"{xs(v):.1f}", y=bottom + 16, text_anchor="middle") for v in xticks]
-    drawn.append(element("text", xlabel, x=(left + right) / 2, y=bottom + 32, text_anchor="middle"))
+    drawn, xs, ys = grid([*x, *reach], [*(y - half), *(y + half), *reach], xlabel, 360, 196)
     if ideal:
         drawn.append(element("line", x1=xs(0), y1=ys(0), x2=xs(100), y2=ys(100), class_="ideal"))
     if interval is not None:
-        drawn.append(path("band", np.concatenate([x, x[::-1]]), np.concatenate([y - half, (y + half)[::-1]])))
+        drawn.append(band(xs(x), ys(y - half), ys(y + half)))
     if smooth:
         window = max(1, len(y) // 20)
-        drawn.append(path("faint", x, y))
+        drawn.append(line(xs(x), ys(y), class_="faint"))
         x, y = x[window - 1 :], np.convolve(y, np.ones(window) / window, mode="valid")
-    drawn.append(path("line", x, y))
+    drawn.append(line(xs(x), ys(y), class_="line"))
     label = f"{title}, from {y[0]:.4g} at {x[0]:g} to {y[-1]:.4g} at {x[-1]:g}"
     figure = element("svg", *drawn, viewBox="0 0 360 196", role="img", aria_label=label)
     return element("figure", element("figcaption", title), figure)
 
 
-def axis(values: Sequence[float], start: float, end: float) -> tuple[list[float], Any]:
+def compared(what: str, xlabel: str, curves: Mapping[str, Mapping[str, Sequence[float]]], first: str) -> list[Markup]:
+    """Several lines with bands in one plot, told apart by colour and dashes, the one named `first` the boldest.
+
+    curves: `x`, `mean` and the half width `interval` of each by name. The legend has them in the order of their ends.
+    """
+    arrays = {name: [np.asarray(curve[k], float) for k in ("x", "mean", "interval")] for name, curve in curves.items()}
+    every = [np.concatenate(values) for values in zip(*arrays.values(), strict=True)]
+    drawn, xs, ys = grid(every[0], [*(every[1] - every[2]), *(every[1] + every[2])], xlabel, 720, 340)
+    others = [name for name in arrays if name != first]
+    ends = []
+    for name, (x, mean, half) in arrays.items():
+        i = others.index(name) if name in others else None
+        tone = {"class_": "first" if i is None else TONES[i % len(TONES)]}
+        dashes = {} if i is None else {"stroke_dasharray": DASHES[i % len(DASHES)]}
+        drawn.append(
+            element(
+                "g",
+                band(xs(x), ys(mean - half), ys(mean + half)),
+                line(xs(x), ys(mean), class_="line", **dashes),
+                **tone,
+            )
+        )
+        stroke = element("svg", line([0, 40], [6, 6], class_="line", **dashes), viewBox="0 0 40 12", aria_hidden="true")
+        ends.append((-mean[-1], element("li", stroke, element("span", name), **tone)))
+    told = "; ".join(
+        f"{name}: {y[0]:.4g} at {x[0]:g} to {y[-1]:.4g} at {x[-1]:g}" for name, (x, y, _) in arrays.items()
+    )
+    figure = element("svg", *drawn, viewBox="0 0 720 340", role="img", aria_label=f"{what} by {xlabel}; {told}")
+    legend = element("ul", *(entry for _, entry in sorted(ends, key=lambda end: end[0])), class_="legend")
+    return [element("figure", element("div", figure, class_="scroll large", tabindex=0), legend)]
+
+
+def grid(
+    x: Iterable[float], y: Iterable[float], xlabel: str, width: int, height: int
+) -> tuple[list[Markup], Place, Place]:
+    """A plot without its lines, large enough for these values, and the places of values in it."""
+    left, right, top, bottom = 44, width - 8, 8, height - 36
+    xticks, xs = axis(x, left, right)
+    yticks, ys = axis(y, bottom, top)
+    drawn = []
+    for value in yticks:
+        at = f"{ys(value):.1f}"
+        drawn.append(element("line", x1=left, x2=right, y1=at, y2=at, class_="grid"))
+        drawn.append(element("text", f"{value:g}", x=left - 6, y=at, text_anchor="end", dominant_baseline="middle"))
+    drawn += [element("text", f"{v:g}", x=f"{xs(v):.1f}", y=bottom + 16, text_anchor="middle") for v in xticks]
+    drawn.append(element("text", xlabel, x=(left + right) / 2, y=bottom + 32, text_anchor="middle"))
+    return drawn, xs, ys
+
+
+def line(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray, **attributes: object) -> Markup:
+    """A line through these places, thinned to POINTS."""
+    some = slice(None, None, math.ceil(len(x) / POINTS))
+    return element("polyline", points=places(x[some], y[some]), **attributes)
+
+
+def band(x: np.ndarray, low: np.ndarray, high: np.ndarray) -> Markup:
+    """The area between two lines."""
+    points = places(np.concatenate([x, x[::-1]]), np.concatenate([low, high[::-1]]))
+    return element("polygon", points=points, class_="band")
+
+
+def places(x: Iterable[float], y: Iterable[float]) -> str:
+    return " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
+
+
+def axis(values: Iterable[float], start: float, end: float) -> tuple[list[float], Place]:
     """Round numbers to mark on an axis, and the function from a value to its place between `start` and `end`."""
+    values = list(values)
     low, high = min(values), max(values)
     if low == high:
         low, high = low - 0.5, high + 0.5

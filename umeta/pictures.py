@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from umeta import artifacts
 from umeta.types import EpisodeSpec, TaskDistribution
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 RIGHT, WRONG, PLAIN, EXAMPLE = (34, 160, 80), (214, 50, 50), (255, 255, 255), (60, 90, 200)
 TILE = 56  # pixels of one image in a mosaic
@@ -54,21 +58,26 @@ def proposed(tasks: TaskDistribution, episode: EpisodeSpec, most: int = 12) -> n
 
 def curve(path: Path, steps: Sequence[float], values: Mapping[str, Sequence[float]], xlabel: str) -> None:
     """Lines over steps, one panel each, smoothed over a twentieth of their length."""
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, len(values), figsize=(4 * len(values), 2.6), squeeze=False, layout="constrained")
-    for axis, (name, ys) in zip(axes[0], values.items(), strict=True):
+    figure = Figure(figsize=(4 * len(values), 2.6), layout="constrained")
+    for axis, (name, ys) in zip(figure.subplots(1, len(values), squeeze=False)[0], values.items(), strict=True):
         window = max(1, len(ys) // 20)
         smooth = np.convolve(ys, np.ones(window) / window, mode="valid")
         axis.plot(steps, ys, color="#bcd", linewidth=0.8)
         axis.plot(list(steps)[window - 1 :], smooth, color="#05a")
         axis.set(xlabel=xlabel, title=name)
-    with artifacts.replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110, metadata={"Software": None})
-    plt.close(figure)
+    save(rendered(figure), path)
+
+
+def rendered(figure: Figure, dpi: int = 110) -> np.ndarray:
+    """A figure as an array [H, W, 3] uint8."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure.set_dpi(dpi)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def captioned(rows: Sequence[tuple[str, Sequence[np.ndarray]]]) -> np.ndarray:

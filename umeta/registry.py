@@ -29,6 +29,7 @@ from umeta.errors import UserError, suggest
 
 KINDS = {  # kind of part -> the package its built-in files live in
     "data": "umeta.data",
+    "env": "umeta.envs",
     "embedding": "embeddings",
     "proposer": "proposers",
     "metalearner": "umeta.metalearners",

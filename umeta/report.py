@@ -7,19 +7,21 @@ import math
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from umeta import artifacts, html, pictures
+from umeta import artifacts, html, pictures, views
 from umeta.benchmarks.labelled import LabelledImages
 from umeta.config import dump
 from umeta.context import read_step
 from umeta.stages import Run
 from umeta.types import EpisodeSpec, Sink
+
+TRAINING = "loss", "accuracy", "return before", "return"  # of what meta-training logs, the numbers in `training.png`
 
 
 def note(message: str) -> None:
@@ -34,41 +36,66 @@ def write(
     tested, answers = answered_tasks(run, test, episode, result["protocol"]["seed"])
     pictures.save(tested, run.folder / "test_tasks.png")
     artifacts.write_json(run.folder / "test_tasks.json", answers)
+    written(run, result)
+    for sink in sinks:
+        sink.picture("test tasks", tested)
+    measured(result, sinks, "accuracy", result.get("curves", {}))
+
+
+def write_env(run: Run, result: dict[str, Any], sinks: Sequence[Sink] = ()) -> None:
+    """Writes `report.{html,md,json}`, `adaptation.png` and `training.png` into the run's folder."""
+    views.adaptation(run.folder / "adaptation.png", result["adaptation"], "return", "steps of adaptation")
+    written(run, result)
+    measured(result, sinks, "return", result["adaptation"])
+
+
+def written(run: Run, result: dict[str, Any]) -> None:
+    """The files that the reports of all runs have."""
     lines = logged(run.folder / "metatrain.jsonl")
     if lines:
-        values = {name: [line.get(name, math.nan) for line in lines] for name in ("loss", "accuracy")}
+        names = [name for name in TRAINING if any(name in line for line in lines)]
+        values = {name: [line.get(name, math.nan) for line in lines] for name in names}
         pictures.curve(run.folder / "training.png", [line["step"] for line in lines], values, "meta-step")
     artifacts.write_json(run.folder / "report.json", result)
-    artifacts.write_text(run.folder / "report.md", page(run, result, bool(lines)))
+    artifacts.write_text(run.folder / "report.md", page(run, result))
     shown = chapter(result, run.folder, run.config.tasks_folder)
     artifacts.write_text(
         run.folder / "report.html", html.page(result["title"], table([result]), own_rows([result]), [shown])
     )
-    accuracies = {f"{name}, {e}": cell["mean"] for name, cells in result["rows"].items() for e, cell in cells.items()}
+
+
+def measured(result: dict[str, Any], sinks: Sequence[Sink], metric: str, curves: dict[str, Any]) -> None:
+    """Passes the table and the curves on to the sinks."""
+    cells = {f"{name}, {e}": cell["mean"] for name, cells in result["rows"].items() for e, cell in cells.items()}
     for sink in sinks:
-        sink.picture("test tasks", tested)
-        sink.scalars("evaluate", 0, accuracies)
-        for name, curve in result.get("curves", {}).items():
+        sink.scalars("evaluate", 0, cells)
+        for name, curve in curves.items():
             for x, mean in zip(curve["x"], curve["mean"], strict=True):
-                sink.scalars(name, int(x), {"accuracy": mean})
+                sink.scalars(name, int(x), {metric: mean})
 
 
 def chapter(result: dict[str, Any], folder: Path, tasks: Path) -> html.Chapter:
     """What the web page shows of a run, from the run's folder and that of its tasks."""
     numbers = (tasks / "summary.md").read_text(encoding="utf-8") if (tasks / "summary.md").exists() else ""
     loops = {path.stem: logged(path) for place in (tasks, folder) for path in sorted(place.glob("*.jsonl"))}
-    tested, preview = (
-        path.read_bytes() if path.exists() else None for path in (folder / "test_tasks.png", tasks / "preview.png")
-    )
+    words = folder / "test_tasks.json"
     return html.Chapter(
         result,
         dump({key: value for key, value in result["config"].items() if key not in ("tasks", "out")}),
         [line.removeprefix("- ") for line in numbers.splitlines() if line.startswith("- ")],
         {name: lines for name, lines in loops.items() if len(lines) > 1},
-        artifacts.read_json(folder / "test_tasks.json"),
-        tested,
-        preview,
+        artifacts.read_json(words) if words.exists() else [],
+        {
+            path.name: path.read_bytes()
+            for files in html.PICTURES[html.domain(result)].values()
+            for path in found(files, folder, tasks)
+        },
     )
+
+
+def found(names: Iterable[str], *folders: Path) -> list[Path]:
+    """Those of the files that are in one of the folders."""
+    return [folder / name for name in names for folder in folders if (folder / name).exists()]
 
 
 def logged(path: Path) -> list[dict[str, float]]:
@@ -77,44 +104,32 @@ def logged(path: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in text.splitlines() if read_step(line) < math.inf]
 
 
-def page(run: Run, result: dict[str, Any], curve: bool) -> str:
+def page(run: Run, result: dict[str, Any]) -> str:
     """The report of one run as Markdown."""
-    tasks = run.config.tasks_folder
-    preview = tasks / "preview.png"
-    parts = [f"# {result['title']}", "", markdown(table([result])), "", *(f"- {line}" for line in facts(result)), ""]
-    parts += [
-        "## Test tasks",
-        "",
-        "One task a row: its support left of the gap, queries right of it, framed green where the "
-        "prediction is right and red where it is wrong.",
-        "",
-        "![test tasks](test_tasks.png)",
-        "",
-    ]
-    if curve:
-        parts += [
-            "## Meta-training",
-            "",
-            "Query loss and accuracy on proposed tasks.",
-            "",
-            "![training](training.png)",
-            "",
-        ]
-    if preview.exists():
-        place = os.path.relpath(preview, run.folder)
-        parts += [
-            "## Proposed classes",
-            "",
-            "Samples of classes that were proposed, one a row.",
-            "",
-            f"![proposed classes]({place})",
-            "",
-        ]
-    return "\n".join(parts)
+    about = [f"# {result['title']}", "", markdown(table([result])), "", *(f"- {line}" for line in facts(result)), ""]
+    training = {"How training went": {"training.png": "Meta-training on proposed tasks."}}
+    return "\n".join([*about, *pictured(result, run.folder, run.config.tasks_folder, run.folder, "##", training)])
+
+
+def pictured(
+    result: dict[str, Any], folder: Path, tasks: Path, place: Path, level: str, more: dict[str, dict[str, str]]
+) -> list[str]:
+    """Markdown, to stand in `place`, of the pictures of a run and its tasks, under headings of a level."""
+    curves = {"Adaptation": {"adaptation.png": html.NUMBERS["env"]}} if "adaptation" in result else {}
+    lines = []
+    for heading, files in {**curves, **html.PICTURES[html.domain(result)], **more}.items():
+        paths = found(files, folder, tasks)
+        lines += [f"{level} {heading}", ""] if paths else []
+        for path in paths:
+            alternative = path.stem.replace("_", " ")
+            lines += [files[path.name], "", f"![{alternative}]({os.path.relpath(path, place)})", ""]
+    return lines
 
 
 def facts(result: dict[str, Any]) -> list[str]:
     """What a reader must know to compare the numbers with others."""
+    if "facts" in result:
+        return [*result["facts"], *result.get("notes", [])]
     p, minutes, title = result["protocol"], result["minutes"], result["title"]
     counts = {name: next(iter(cells.values()))["tasks"] for name, cells in result["rows"].items()}
     fewer = "".join(f" ({name}: {count} tasks)" for name, count in counts.items() if count != p["tasks"])
@@ -158,7 +173,7 @@ def own_rows(results: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def cell(value: dict[str, float]) -> str:
-    """`68.12 ± 0.61`, in percent."""
+    """`68.12 ± 0.61`: an accuracy in percent, or a return."""
     return f"{value['mean']:.2f}" + (f" ± {value['interval']:.2f}" if value["interval"] else "")
 
 
@@ -182,23 +197,12 @@ def together(results: Sequence[dict[str, Any]], folder: Path) -> Path:
     """`folder/report.{html,md}`: one table of several runs, and each run's pictures."""
     parts = ["# Results", "", markdown(table(results)), ""]
     for result in results:
-        run = Path(result["folder"])
-        place = os.path.relpath(run, folder)
-        tasks = os.path.relpath(Path(result["tasks"]), folder)
-        parts += [
-            f"## {result['title']}",
-            "",
-            *(f"- {line}" for line in facts(result)),
-            "",
-            f"Test tasks with predictions ([report]({place}/report.md)):",
-            "",
-            f"![test tasks]({place}/test_tasks.png)",
-            "",
-            f"Proposed classes, one a row ([numbers]({tasks}/summary.md)):",
-            "",
-            f"![proposed classes]({tasks}/preview.png)",
-            "",
-        ]
+        run, tasks = Path(result["folder"]), Path(result["tasks"])
+        links = f"[report]({os.path.relpath(run, folder)}/report.md)"
+        if found(["summary.md"], tasks):
+            links += f", [proposed tasks]({os.path.relpath(tasks, folder)}/summary.md)"
+        parts += [f"## {result['title']}", "", *(f"- {line}" for line in facts(result)), "", links, ""]
+        parts += pictured(result, run, tasks, folder, "###", {})
     artifacts.write_text(folder / "report.md", "\n".join(parts))
     chapters = [chapter(result, Path(result["folder"]), Path(result["tasks"])) for result in results]
     artifacts.write_text(folder / "report.html", html.page("Results", table(results), own_rows(results), chapters))

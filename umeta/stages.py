@@ -18,20 +18,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from umeta import artifacts, pictures, registry
-from umeta.config import Config, build, dump, joined
+from umeta import artifacts, pictures, registry, views
+from umeta.config import Config, EnvConfig, build, dump, joined
 from umeta.context import Checkpoints, RunContext, duration, started
 from umeta.data.images import UnlabelledImages
 from umeta.errors import UserError
 from umeta.tasks import store
+from umeta.tasks.reward import RewardTasks, acting
 from umeta.train import metatrain as train
 from umeta.train import packed, unpacked
-from umeta.types import Embedder, MetaLearner, Sink, TaskDistribution, TaskSpec, Theta, to_device
+from umeta.types import Embedder, Environment, MetaLearner, Sink, TaskDistribution, TaskSpec, Theta, to_device
 from umeta.version import __version__
 
 
 @contextmanager
-def context(config: Config, folder: Path, device: str, resume: bool, sinks: Sequence[Sink]) -> Iterator[RunContext]:
+def context(
+    config: Config | EnvConfig, folder: Path, device: str, resume: bool, sinks: Sequence[Sink]
+) -> Iterator[RunContext]:
     """What a stage of this config runs in."""
     ctx = RunContext(config.seed, to_device(device), folder, resume, progress=True, sinks=sinks)
     with started(sinks, folder):
@@ -75,6 +78,18 @@ def differences(a: Any, b: Any, where: str = "") -> str:
 def unlabelled(config: Config) -> UnlabelledImages:
     """The training images, without labels."""
     return UnlabelledImages.of(config.data.read("train").pixels)
+
+
+def source_of(config: Config | EnvConfig) -> UnlabelledImages | Environment:
+    """What tasks are proposed on: images without labels, or an environment without reward."""
+    return config.env if isinstance(config, EnvConfig) else unlabelled(config)
+
+
+def fingerprint(source: UnlabelledImages | Environment, config: Config | EnvConfig) -> str:
+    """Tells whether two stages speak of the same images or the same environment."""
+    if isinstance(source, UnlabelledImages):
+        return source.fingerprint
+    return artifacts.value_hash([config.plain["env"], source.observation, source.action])
 
 
 @dataclass
@@ -134,35 +149,43 @@ def without_labels(data: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in data.items() if key not in ("test", "val")}
 
 
-def propose(config: Config, *, device: str = "auto", resume: bool = False, sinks: Sequence[Sink] = ()) -> Path:
-    """Proposes tasks on the unlabelled training images and writes them to `tasks/NAME`; the sinks get what it measures.
+def propose(
+    config: Config | EnvConfig, *, device: str = "auto", resume: bool = False, sinks: Sequence[Sink] = ()
+) -> Path:
+    """Proposes tasks on unlabelled images or an environment and writes them to `tasks/NAME`.
+
+    The sinks get what it measures.
 
     Raises:
         UserError: bad data or options, or the directory exists.
     """
     alone(config)
     folder = config.tasks_folder
+    of_images = isinstance(config, Config)
     asked = {key: config.plain.get(key) for key in ("embedding", "proposer", "seed")}
-    asked["data"] = without_labels(config.plain["data"])
-    asked["files"] = named_files(asked["embedding"])
+    if of_images:
+        asked["data"] = without_labels(config.plain["data"])
+        asked["files"] = named_files(asked["embedding"])
+    else:
+        asked["env"] = config.plain["env"]
     if not begin(folder, "tasks", asked, resume):
         return folder
     with context(config, folder, device, resume, sinks) as ctx:
         oracle = config.proposer.sees_labels
-        if oracle:
+        embedded = None
+        seconds = {}
+        if of_images and oracle:
             from umeta.benchmarks.labelled import LabelledImages
 
             source: Any = LabelledImages.load(config.data, "train")
-            images = source.images
+            given = source.images
         else:
-            source = images = unlabelled(config)
-        ctx.note(
-            f"images: {len(images)} of {'x'.join(map(str, images.item_shape))}{', with true labels' if oracle else ''}"
-        )
-        seconds = {}
-        embedded = None
-        if config.embedding is not None and not oracle:
-            embedded, seconds["embedding"] = embed(config, images, ctx)
+            source = given = source_of(config)
+        if of_images:
+            shape = "x".join(map(str, given.item_shape))
+            ctx.note(f"images: {len(given)} of {shape}{', with true labels' if oracle else ''}")
+            if config.embedding is not None and not oracle:
+                embedded, seconds["embedding"] = embed(config, given, ctx)
         began = time.monotonic()
         tasks = config.proposer.propose(source, ctx, embedded)
         seconds["propose"] = time.monotonic() - began
@@ -175,15 +198,18 @@ def propose(config: Config, *, device: str = "auto", resume: bool = False, sinks
             artifacts.write_array(folder / "embeddings.npy", embedded.vectors.numpy())
             files += ["embedder.safetensors", "embeddings.npy"]
         artifacts.write_text(folder / "summary.md", summary(tasks, config))
-        preview = pictures.proposed(tasks, config.train.episode)
+        preview = previewed(tasks, config)
         pictures.save(preview, folder / "preview.png")
         for sink in sinks:
-            sink.picture("proposed classes", preview)
+            sink.picture("proposed tasks", preview)
+        if isinstance(tasks, RewardTasks):
+            for line in views.skills_filmed(tasks, folder):
+                ctx.note(line)
         artifacts.write_json(folder / "seconds.json", seconds)
         content = {
             "umeta": __version__,
-            "fingerprint": images.fingerprint,
-            "images": len(images),
+            "fingerprint": fingerprint(given, config),
+            **({"images": len(given)} if of_images else {"env": config.plain["env"]}),
             "true_labels": oracle,
             "tasks": description,
         }
@@ -193,7 +219,14 @@ def propose(config: Config, *, device: str = "auto", resume: bool = False, sinks
     return folder
 
 
-def alone(config: Config) -> None:
+def previewed(tasks: TaskDistribution, config: Config | EnvConfig) -> np.ndarray:
+    """A picture of what was proposed: samples of classes, or the rewards of skills and where they lead."""
+    if isinstance(tasks, RewardTasks):
+        return views.proposed(tasks)
+    return pictures.proposed(tasks, config.train.episode)
+
+
+def alone(config: Config | EnvConfig) -> None:
     """Raises UserError for a config of several rounds, which `umeta run` takes apart."""
     if config.rounds:
         raise UserError(
@@ -202,37 +235,43 @@ def alone(config: Config) -> None:
         )
 
 
-def check_usable(tasks: TaskDistribution, config: Config) -> None:
+def check_usable(tasks: TaskDistribution, config: Config | EnvConfig) -> None:
     """Raises UserError when the tasks cannot give meta-training's episodes: better now than after hours of work."""
     tasks.sample(np.arange(32), episode=config.train.episode, seed=0)
 
 
-def summary(tasks: TaskDistribution, config: Config) -> str:
+def summary(tasks: TaskDistribution, config: Config | EnvConfig) -> str:
     """What was proposed, in numbers."""
     lines = "\n".join(f"- {line}" for line in tasks.describe(config.train.episode))
-    return f"# Proposed tasks: {config.name}\n\n{lines}\n\n![samples of proposed classes](preview.png)\n"
+    return f"# Proposed tasks: {config.name}\n\n{lines}\n\n![what was proposed](preview.png)\n"
 
 
-def load_tasks(config: Config) -> tuple[TaskDistribution, dict[str, Any]]:
-    """The proposed tasks that the config names, on their images, and their manifest.
+def load_tasks(config: Config | EnvConfig) -> tuple[TaskDistribution, dict[str, Any]]:
+    """The proposed tasks that the config names, on their images or environment, and their manifest.
 
     Raises:
-        UserError: missing, damaged, or proposed on other images.
+        UserError: missing, damaged, or proposed on others.
     """
     if not config.tasks_folder.exists():
         raise UserError(f"{config.tasks_folder}: no such tasks; make them with umeta propose, or set tasks=tasks/NAME")
     manifest = artifacts.read_manifest(config.tasks_folder, "tasks")
-    images = unlabelled(config)
-    if images.fingerprint != manifest["fingerprint"]:
+    source = source_of(config)
+    if (found := fingerprint(source, config)) != manifest["fingerprint"]:
+        which = "other images than those of data" if isinstance(config, Config) else "another environment than env"
         raise UserError(
-            f"{config.tasks_folder}: proposed on other images than those of data (fingerprint {images.fingerprint} "
-            f"instead of {manifest['fingerprint']}); use the data it was proposed on, or propose again"
+            f"{config.tasks_folder}: proposed on {which} (fingerprint {found} instead of "
+            f"{manifest['fingerprint']}); use what it was proposed on, or propose again"
         )
     registry.refuse_plugins(manifest["tasks"], registry.plugins(config.plain), str(config.tasks_folder))
-    return store.load(manifest["tasks"], config.tasks_folder, images), manifest
+    if manifest["tasks"]["kind"] == "oracle":  # rewards that are a formula
+        made = artifacts.read_json(config.tasks_folder / "asked.json")
+        return registry.component("proposer", made["proposer"]).propose(source, RunContext(made["seed"])), manifest
+    return store.load(manifest["tasks"], config.tasks_folder, source), manifest
 
 
-def metatrain(config: Config, *, device: str = "auto", resume: bool = False, sinks: Sequence[Sink] = ()) -> Path:
+def metatrain(
+    config: Config | EnvConfig, *, device: str = "auto", resume: bool = False, sinks: Sequence[Sink] = ()
+) -> Path:
     """Meta-trains on the proposed tasks and writes the learner to `runs/NAME`; the sinks get what it measures.
 
     Raises:
@@ -244,9 +283,11 @@ def metatrain(config: Config, *, device: str = "auto", resume: bool = False, sin
     parent = load_run(config.start, device=device, trusted=registry.loaded()) if config.start else None
     # the run's config says what its tasks were made with, whatever this command's config says
     made = artifacts.read_json(config.tasks_folder / "asked.json")
-    plain = {**config.plain, "tasks": str(config.tasks_folder), **{k: made[k] for k in ("embedding", "proposer")}}
+    kept = ("embedding", "proposer") if isinstance(config, Config) else ("proposer",)
+    plain = {**config.plain, "tasks": str(config.tasks_folder), **{key: made[key] for key in kept}}
     trains = {key: value for key, value in plain.items() if key not in ("evaluate", "title", "out")}
-    trains["data"] = without_labels(plain["data"])
+    if isinstance(config, Config):
+        trains["data"] = without_labels(plain["data"])
     trains["files"] = named_files(config.start)
     if not begin(folder, "run", trains, resume):
         return folder
@@ -280,7 +321,7 @@ class Run:
     """A finished run, loaded: the learner and what it learnt."""
 
     folder: Path
-    config: Config
+    config: Any  # Config or EnvConfig
     learner: MetaLearner
     theta: Theta
     true_labels: bool
@@ -322,7 +363,8 @@ def load_run(
     config = build(plain)
     theta = unpacked(artifacts.read_tensors(folder / "model.safetensors"), to_device(device))
     shape = tuple(manifest["item_shape"])
-    config.metalearner.init(TaskSpec(shape), config.train.episode, seed=0)
+    spec = acting(config.env) if isinstance(config, EnvConfig) else TaskSpec(shape)
+    config.metalearner.init(spec, config.train.episode, seed=0)
     return Run(folder, config, config.metalearner, theta, manifest["true_labels"], shape)
 
 

@@ -277,7 +277,7 @@ def _check_chunks(learner: MetaLearner, theta: Theta, tasks: TaskDistribution, e
     params = {name: p.detach().double().requires_grad_() for name, p in theta.params.items()}
     found = []
     for chunk in (3, 1, 2):
-        problem = BatchProblem(learner, Theta(params), tasks.spec, support, query, chunk)
+        problem = BatchProblem(learner, Theta(params), tasks.spec, [support], query, chunk)
         metrics, grads = problem.loss_and_grad()
         found.append(({name: torch.tensor(value) for name, value in metrics.items()}, grads, problem.stats))
     alike = all(same(found[0], other, exact=False) for other in found[1:])

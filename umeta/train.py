@@ -3,61 +3,138 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from umeta import seeds
-from umeta.config import TrainConfig
+from umeta.config import EnvTrainConfig, TrainConfig
 from umeta.context import RunContext, State
 from umeta.errors import UserError
 from umeta.models.pure import average
-from umeta.objectives import OBJECTIVES, accuracy
-from umeta.types import Batch, MetaLearner, Stats, TaskDistribution, TaskSpec, Theta
+from umeta.objectives import MEASURES, OBJECTIVES, fisher, kl
+from umeta.types import (
+    Adapted,
+    Batch,
+    MetaLearner,
+    PolicyLearner,
+    Stats,
+    TaskBatch,
+    TaskDistribution,
+    TaskSpec,
+    Theta,
+)
 
 
 class BatchProblem:
-    """The meta-loss of one meta-batch: the mean over tasks of the query loss after adapting on the support.
+    """The meta-loss of one meta-batch: the mean over tasks of the query loss after adapting on the supports in turn.
 
     Tasks are worked on in chunks with a backward pass each, so that memory is bounded by the chunk.
     """
 
     def __init__(
-        self, learner: MetaLearner, theta: Theta, spec: TaskSpec, support: Batch, query: Batch, chunk: int
+        self, learner: MetaLearner, theta: Theta, spec: TaskSpec, supports: Sequence[Batch], query: Batch, chunk: int
     ) -> None:
-        self.learner, self.theta, self.support, self.query, self.chunk = learner, theta, support, query, chunk
-        self.loss = OBJECTIVES[spec.objective]
+        self.learner, self.theta, self.supports, self.query, self.chunk = learner, theta, supports, query, chunk
+        self.loss, self.measures = OBJECTIVES[spec.objective], MEASURES[spec.objective]
+        self.spec = spec
         self.stats: Stats = {}  # the supports' normalisation statistics, averaged over the tasks
+        self.before: list[Tensor] = []  # what the adapted policies put out at the first call of `loss_and_kl`
+        self.graphs: dict[int, Any] = {}  # what `fisher_vector` differentiates again and again, by chunk
 
-    def loss_and_grad(self) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """Query loss and accuracy (means over tasks), and the meta-gradient by parameter name."""
+    def loss_and_grad(self, clip: float | None = None) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """Query loss and what is measured beside it (means over tasks), and the meta-gradient by parameter name."""
+        if clip is not None:
+            self.need_policies()
         names, leaves = list(self.theta.params), list(self.theta.params.values())
         grads = [torch.zeros_like(leaf) for leaf in leaves]
-        total, right = 0.0, 0.0
+        metrics = dict.fromkeys(["loss", *self.measures], 0.0)
         stats: Stats = {}
-        in_training = replace(self.theta, running=None)  # normalise by the batch at hand
-        for start in range(0, len(self.support), self.chunk):
-            support, query = (b.chunk(start, start + self.chunk) for b in (self.support, self.query))
-            share = len(support) / len(self.support)
-            adapted = self.learner.adapt(in_training, support)
-            output = self.learner.predict(in_training, adapted, query.x)
-            loss = self.loss(output, query).mean() * share
+        for supports, query, share in self.chunks():
+            adapted, output = self.answered(supports, query)
+            loss = self.loss(output, query, **({} if clip is None else {"clip": clip})).mean() * share
             for total_grad, grad in zip(grads, torch.autograd.grad(loss, leaves, materialize_grads=True), strict=True):
                 total_grad += grad
-            total += loss.item()
-            right += accuracy(output.detach(), query).mean().item() * share
+            metrics["loss"] += loss.item()
+            for name, measure in self.measures.items():
+                metrics[name] += measure(output.detach(), query).mean().item() * share
             for name, value in adapted.stats.items():
                 stats[name] = stats.get(name, 0) + value.detach().mean(0) * share
         self.stats = stats
-        return {"loss": total, "accuracy": right}, dict(zip(names, grads, strict=True))
+        return metrics, dict(zip(names, grads, strict=True))
+
+    def loss_and_kl(self) -> tuple[float, float]:
+        """The loss, and the mean KL divergence of the adapted policies from what they were at the first call."""
+        self.need_policies()
+        first = not self.before
+        total, apart = 0.0, 0.0
+        for i, (supports, query, share) in enumerate(self.chunks()):
+            with torch.no_grad():
+                output = self.answered(supports, query)[1]
+                total += self.loss(output, query).mean().item() * share
+                if first:
+                    self.before.append(output)
+                apart += kl(self.before[i], output, query).mean().item() * share
+        return total, apart
+
+    def fisher_vector(self, vector: dict[str, Tensor], share: float = 1.0) -> dict[str, Tensor]:
+        """The Gauss-Newton product `J' F J v` (Martens 2020): J the query outputs' Jacobian through the adaptation, F
+        the Fisher information of each output. On every `1 / share`-th state of the supports and the query.
+
+        Neither the parameters nor `share` may change between calls: J is kept, of all chunks.
+        """
+        self.need_policies()
+        leaves = list(self.theta.params.values())
+        found = [torch.zeros_like(leaf) for leaf in leaves]
+        every = max(1, round(1 / share))
+        for i, (supports, query, part) in enumerate(self.chunks()):
+            if i not in self.graphs:
+                thin = [batch.thinned(every) for batch in (*supports, query)]
+                output = self.answered(thin[:-1], thin[-1])[1]
+                # J' u is linear in u, so that its derivative in direction v is J v
+                u = torch.zeros_like(output, requires_grad=True)
+                pulled = torch.autograd.grad(output, leaves, u, create_graph=True, materialize_grads=True)
+                self.graphs[i] = (output, u, pulled, thin[-1])
+            output, u, pulled, states = self.graphs[i]
+            pushed = torch.autograd.grad(pulled, u, list(vector.values()), retain_graph=True)[0]
+            weights = (states.mask / states.mask.sum(1, keepdim=True).to(output))[..., None] * (part / len(states))
+            curved = fisher(output.detach(), pushed) * weights
+            products = torch.autograd.grad(output, leaves, curved, retain_graph=True, materialize_grads=True)
+            for total, product in zip(found, products, strict=True):
+                total += product
+        return dict(zip(self.theta.params, found, strict=True))
+
+    def need_policies(self) -> None:
+        """Raises UserError on images, where there is no policy to keep near the one that acted."""
+        if not self.spec.interactive:
+            raise UserError("train.outer: trpo and ppo are for environments; on images use adam")
+
+    def chunks(self) -> Iterator[tuple[list[Batch], Batch, float]]:
+        """Supports and query of a few tasks at a time, and their share of all tasks."""
+        for start in range(0, len(self.query), self.chunk):
+            supports = [batch.chunk(start, start + self.chunk) for batch in self.supports]
+            query = self.query.chunk(start, start + self.chunk)
+            yield supports, query, len(query) / len(self.query)
+
+    def answered(self, supports: Sequence[Batch], query: Batch) -> tuple[Adapted, Tensor]:
+        """The learner adapted to the supports, and its output for the query."""
+        in_training = replace(self.theta, running=None)  # normalise by the batch at hand
+        adapted = None
+        for support in supports:
+            adapted = self.learner.adapt(in_training, support, start=adapted)
+        assert adapted is not None
+        return adapted, self.learner.predict(in_training, adapted, query.x)
 
 
 def metatrain(
     learner: MetaLearner,
     tasks: TaskDistribution,
-    config: TrainConfig,
+    config: TrainConfig | EnvTrainConfig,
     ctx: RunContext | None = None,
     start: Theta | None = None,
 ) -> Theta:
@@ -81,10 +158,15 @@ def metatrain(
         nonlocal running
         indices = np.arange(i * config.meta_batch, (i + 1) * config.meta_batch)
         batch = tasks.sample(indices, episode=config.episode, seed=ctx.seed)
-        problem = BatchProblem(learner, Theta(params), tasks.spec, batch.support(), batch.query(), config.task_chunk)
+        if tasks.spec.interactive:
+            supports, query = rolled_out(learner, Theta(params), batch, len(indices), config.rounds)
+        else:
+            supports, query = [batch.support()], batch.query()
+        problem = BatchProblem(learner, Theta(params), tasks.spec, supports, query, config.task_chunk)
         metrics = outer.step(problem, i / config.steps)
         running = average(running, problem.stats)
-        return metrics
+        first = supports[0].score
+        return metrics if first is None else {**metrics, "return before": first.mean().item()}
 
     def save() -> State:
         return {
@@ -102,6 +184,20 @@ def metatrain(
 
     ctx.loop("metatrain", config.steps, step, save, load, config.snapshots)
     return Theta({name: value.detach() for name, value in params.items()}, running)
+
+
+def rolled_out(
+    learner: MetaLearner, theta: Theta, batch: TaskBatch, tasks: int, rounds: int
+) -> tuple[list[Batch], Batch]:
+    """Fresh episodes: a support for each round, acted by the policies that the rounds before gave, and the query."""
+    assert isinstance(learner, PolicyLearner)
+    with torch.no_grad():
+        adapted = learner.unadapted(theta, tasks)
+        supports = []
+        for r in range(rounds):
+            supports.append(batch.support(partial(learner.predict, theta, adapted), r))
+            adapted = learner.adapt(theta, supports[-1], start=adapted)
+        return supports, batch.query(partial(learner.predict, theta, adapted))
 
 
 def fitting(start: Theta, first: Theta, ctx: RunContext) -> dict[str, Tensor]:

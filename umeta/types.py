@@ -1,16 +1,17 @@
 """The types every part speaks: read this file first.
 
 A *task distribution* turns a seed and task numbers into support and query data. A *meta-learner* adapts on the support
-and is scored on the query. Where the tasks come from (k-means over an embedding, true labels) and how the learner
-adapts (gradient steps, prototypes) never know of each other.
+and is scored on the query. Where the tasks come from (k-means over an embedding, a discriminator of skills, true
+labels) and how the learner adapts (gradient steps, prototypes) never know of each other.
 
-Shapes: T tasks in a meta-batch, N items in a task's support or query, C x H x W an image, d an embedding.
+Shapes: T tasks in a meta-batch, N items in a task's support or query, C x H x W an image, d an embedding. For an
+environment, E episodes of H steps: the items are its E * H steps, x what was observed, y what was done.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
@@ -25,7 +26,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EpisodeSpec:
-    """One task's size: `way` classes, `shot` support and `query` query items of each class."""
+    """One task's size: `way` classes, `shot` support and `query` query items of each class.
+
+    On an environment: one class, and `shot` and `query` episodes.
+    """
 
     way: int
     shot: int
@@ -40,7 +44,14 @@ class TaskSpec:
     """What the tasks of a distribution have in common; way and shot are the caller's choice and not here."""
 
     item_shape: tuple[int, ...]
-    objective: Literal["categorical"] = "categorical"
+    objective: Literal["categorical", "policy"] = "categorical"
+    outputs: int = 0  # numbers to predict; 0 where they are the task's classes, one each
+    free: int = 0  # further ones that depend on no item: a policy's log standard deviations
+
+    @property
+    def interactive(self) -> bool:
+        """Whether what a task gives depends on how the learner acts."""
+        return self.objective == "policy"
 
 
 @dataclass(frozen=True)
@@ -48,24 +59,41 @@ class Batch:
     """The support or the query of T tasks with N items each."""
 
     x: Tensor  # [T, N, *item_shape] float
-    y: Tensor  # [T, N] int64 class, below `way`
+    y: Tensor  # [T, N] int64 class, below `way`; [T, N, outputs] float for a policy
     mask: Tensor  # [T, N] bool; False marks padding: no loss, metric or prototype sees it, statistics over a batch do
-    way: int  # classes in each task
+    way: int  # classes in each task; 1 for a policy
+    w: Tensor | None = None  # [T, N] advantage
+    logp: Tensor | None = None  # [T, N] log-probability of y when it was sampled
+    score: Tensor | None = None  # [T] mean return of the episodes, for people to read
 
     def __len__(self) -> int:
         return self.x.shape[0]
 
     def chunk(self, start: int, stop: int) -> Batch:
         """Tasks `start` to `stop` alone."""
-        return replace(self, x=self.x[start:stop], y=self.y[start:stop], mask=self.mask[start:stop])
+        return self.cut(lambda value: value[start:stop])
+
+    def thinned(self, every: int) -> Batch:
+        """With one in so many items of each task alone, at uneven distances: episodes follow each other in a task."""
+        items = torch.arange(0, self.y.shape[1], every)
+        items = (items + items // every % every).clamp(max=self.y.shape[1] - 1).to(self.y.device)
+        return self.cut(lambda value: value[:, items] if value.dim() > 1 else value)
+
+    def cut(self, part: Callable[[Tensor], Tensor]) -> Batch:
+        """With each tensor exchanged for a part of it."""
+        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "way"}
+        return replace(self, **{name: part(value) for name, value in tensors.items() if value is not None})
+
+
+Act = Callable[[Tensor], Tensor]  # what a policy answers to observations [T, E, ...]: [T, E, outputs + free]
 
 
 class TaskBatch(Protocol):
     """T sampled tasks. Images hold their data; an environment rolls the policy `act` out to get it."""
 
-    def support(self, act: Callable | None = None, round: int = 0) -> Batch: ...
+    def support(self, act: Act | None = None, round: int = 0) -> Batch: ...
 
-    def query(self, act: Callable | None = None) -> Batch: ...
+    def query(self, act: Act | None = None) -> Batch: ...
 
 
 class TaskDistribution(Protocol):
@@ -119,6 +147,43 @@ class Augment(Protocol):
     def __call__(self, x: Tensor, u: Tensor) -> Tensor: ...
 
 
+class Simulation(Protocol):
+    """n copies of an environment, side by side. Tensors are float32 on the CPU, and the caller's own to keep."""
+
+    def reset(self, u: Tensor) -> Tensor: ...  # [n, randoms] uniform numbers in [0, 1) -> observations [n, d]
+
+    def step(self, actions: Tensor) -> tuple[Tensor, Tensor]: ...  # [n, a] -> observations [n, d], ended [n] bool
+
+    def positions(self) -> Tensor: ...  # [n, 2]: where each copy is in the plane, in metres
+
+    def picture(self, copy: int = 0) -> np.ndarray: ...  # [H, W, 3] uint8
+
+
+@runtime_checkable
+class Environment(Protocol):
+    """Options of an environment. It has no reward: tasks and benchmarks compute theirs from what was seen and done.
+
+    Actions are in the policy's units, in which its standard deviation starts at 1; the environment scales and clips.
+    """
+
+    @property
+    def horizon(self) -> int: ...  # steps of an episode
+
+    @property
+    def discount(self) -> float: ...
+
+    @property
+    def observation(self) -> int: ...  # numbers in an observation
+
+    @property
+    def action(self) -> int: ...  # numbers in an action
+
+    @property
+    def randoms(self) -> int: ...  # uniform numbers a reset takes
+
+    def simulate(self, n: int) -> Simulation: ...
+
+
 Stats = dict[str, Tensor]  # normalisation statistics by layer: "<layer>.mean", "<layer>.var"
 
 
@@ -139,6 +204,7 @@ class Adapted:
 
     params: dict[str, Tensor]
     stats: Stats = field(default_factory=dict)
+    steps: int = 0  # inner steps taken so far
 
 
 class MetaLearner(Protocol):
@@ -150,13 +216,33 @@ class MetaLearner(Protocol):
         self, theta: Theta, support: Batch, *, start: Adapted | None = None, steps: int | None = None
     ) -> Adapted: ...
 
-    def predict(self, theta: Theta, adapted: Adapted, x: Tensor) -> Tensor: ...  # [T, N, way] log-odds
+    def predict(self, theta: Theta, adapted: Adapted, x: Tensor) -> Tensor: ...  # [T, N, way] log-odds, or outputs
+
+
+@runtime_checkable
+class PolicyLearner(MetaLearner, Protocol):
+    """A meta-learner that can act before it has adapted, which tasks on an environment need."""
+
+    def unadapted(self, theta: Theta, tasks: int) -> Adapted: ...
 
 
 class Problem(Protocol):
-    """One meta-step's optimisation problem, as an outer step sees it; chunks of tasks are hidden in it."""
+    """One meta-step's optimisation problem, as an outer step sees it; chunks of tasks are hidden in it.
 
-    def loss_and_grad(self) -> tuple[dict[str, float], dict[str, Tensor]]: ...  # metrics, d loss / d theta by name
+    All is taken at the parameters as they are now. The last two are for policies alone.
+    """
+
+    def loss_and_grad(self, clip: float | None = None) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """Metrics and d loss / d theta by name; `clip` bounds a policy's probability ratios (PPO)."""
+        ...
+
+    def loss_and_kl(self) -> tuple[float, float]:
+        """The loss, and the mean KL divergence of the adapted policies from what they were at the first call."""
+        ...
+
+    def fisher_vector(self, vector: dict[str, Tensor], share: float = 1.0) -> dict[str, Tensor]:
+        """The Fisher information of the adapted policies times a vector, on a share of the states."""
+        ...
 
 
 @runtime_checkable

@@ -35,6 +35,8 @@ class Omniglot:
     """which characters to learn from and which to test on"""
     split_seed: int = 0
     """of the random split"""
+    train_on_val: bool = False
+    """learn from the validation characters too, once nothing is left to choose on them"""
     size: Annotated[int, Ge(8)] = 28
     """pixels"""
     download: bool = False
@@ -50,6 +52,10 @@ class Omniglot:
     def read(self, split: Split) -> Items:
         pixels, labels, names, background = self._all()
         rank = np.array(self._classes(split, names, background))
+        if self.train_on_val and split == "val":
+            raise UserError("data: val characters are learnt from (train_on_val); choose on them before that")
+        if self.train_on_val and split == "train":
+            rank = np.sort([*rank, *self._classes("val", names, background)])
         if not len(rank):
             raise UserError(f"data: the '{self.split}' split of Omniglot has no {split} characters")
         keep = np.flatnonzero(np.isin(labels, rank))

@@ -37,6 +37,9 @@ class MAML:
     """inner steps in meta-training"""
     test_steps: Annotated[int, Gt(0)] | None = None
     """inner steps at evaluation; by default those of meta-training"""
+    schedule: Literal["constant", "harmonic"] = "constant"
+    """`harmonic` divides the inner step size by the number of the step, counted on over rounds and at test: needed
+    where the loss does not shrink by itself near the goal, as with normalised advantages"""
     first_order: bool = False
     """leave out second derivatives"""
     scale_by_way: bool = False
@@ -49,17 +52,20 @@ class MAML:
     normalisation: Normalisation = "support"
     """what batch normalisation normalises by (umeta/models/pure.py); `batch` is transductive"""
     _net: Pure = field(init=False, repr=False, compare=False)
+    _outputs: int = field(default=0, init=False, repr=False, compare=False)
 
     def init(self, spec: TaskSpec, episode: EpisodeSpec, seed: int) -> Theta:
         """Random weights, drawn from `seed`."""
         self._net = Pure.build(self.model, spec.item_shape, self.normalisation, seed)
         self._loss = OBJECTIVES[spec.objective]
-        if self.head == "prototypes":
+        self._outputs = spec.outputs
+        if self.head == "prototypes" and not spec.outputs:
             return Theta(self._net.params())
         width = self._net.features(spec.item_shape)
-        rows = episode.way if self.head == "fixed" else 1
+        rows = spec.outputs or (episode.way if self.head == "fixed" else 1)
         head = torch.empty(rows, width).uniform_(-1, 1, generator=torch.Generator().manual_seed(seed)) / width**0.5
-        return Theta(self._net.params({"head.weight": head, "head.bias": torch.zeros(rows)}))
+        own = {"head.weight": head, "head.bias": torch.zeros(rows), "head.free": torch.zeros(spec.free)}
+        return Theta(self._net.params({name: value for name, value in own.items() if len(value)}))
 
     @property
     def transductive(self) -> bool:
@@ -78,12 +84,14 @@ class MAML:
         lr = self.inner_lr * (support.way if self.scale_by_way else 1)
         frozen = theta.running if self.normalisation == "running" else None
         fast = start.params if start else self._expand(theta, len(support), support.way)
-        if self.head == "prototypes" and not start:
+        taken = start.steps if start else 0
+        if self.head == "prototypes" and not start and not self._outputs:
             z, _ = self._net.per_task(fast, support.x, frozen)
             fast["head.weight"], fast["head.bias"] = euclidean_layer(prototypes(z, support)[0])
         differentiable = torch.is_grad_enabled() and any(value.requires_grad for value in fast.values())
         with torch.enable_grad():
             for _ in range(self.steps if steps is None else steps):
+                taken += 1
                 if not differentiable:
                     fast = {name: value.detach().requires_grad_() for name, value in fast.items()}
                 logits, _ = self._forward(fast, support.x, frozen)
@@ -92,21 +100,26 @@ class MAML:
                 grads = torch.autograd.grad(
                     loss, list(fast.values()), create_graph=second_order, materialize_grads=True
                 )
-                fast = {n: p - lr * g for (n, p), g in zip(fast.items(), grads, strict=True)}
+                size = lr / taken if self.schedule == "harmonic" else lr
+                fast = {n: p - size * g for (n, p), g in zip(fast.items(), grads, strict=True)}
         if not differentiable:
             fast = {name: value.detach() for name, value in fast.items()}
-        if self.normalisation in ("batch", "group"):
-            return Adapted(fast)
-        return Adapted(fast, frozen or self._forward(fast, support.x, None)[1])
+        if self.normalisation in ("batch", "group") or not self._net.layers:
+            return Adapted(fast, steps=taken)
+        return Adapted(fast, frozen or self._forward(fast, support.x, None)[1], taken)
+
+    def unadapted(self, theta: Theta, tasks: int) -> Adapted:
+        """The initialisation itself, for so many tasks: what acts before anything is known of them."""
+        return Adapted(self._expand(theta, tasks, 1))
 
     def predict(self, theta: Theta, adapted: Adapted, x: Tensor) -> Tensor:
-        """Logits [T, N, way] of x [T, N, ...]."""
+        """Logits [T, N, way] of x [T, N, ...]; what the tasks ask to predict, where that is not classes."""
         # In meta-training `running` is normalised by the batch at hand, which for queries is the query batch.
         stats = None if self.normalisation == "running" and theta.running is None else adapted.stats or None
         return self._forward(adapted.params, x, stats)[0]
 
     def _expand(self, theta: Theta, tasks: int, way: int) -> dict[str, Tensor]:
-        if self.head == "prototypes":
+        if self.head == "prototypes" or self._outputs:
             return {name: value.expand(tasks, *value.shape) for name, value in theta.params.items()}
         rows = theta.params["head.bias"].shape[0]
         if self.head == "fixed" and rows != way:
@@ -116,4 +129,7 @@ class MAML:
 
     def _forward(self, fast: dict[str, Tensor], x: Tensor, stats: Stats | None) -> tuple[Tensor, Stats]:
         features, used = self._net.per_task(fast, x, stats)
-        return torch.baddbmm(fast["head.bias"][:, None], features, fast["head.weight"].mT), used
+        out = torch.baddbmm(fast["head.bias"][:, None], features, fast["head.weight"].mT)
+        if "head.free" in fast:
+            out = torch.cat([out, fast["head.free"][:, None].expand(*out.shape[:2], -1)], -1)
+        return out, used

@@ -34,7 +34,10 @@ class Adam:
 
     def step(self, problem: Problem, progress: float) -> dict[str, float]:
         """One step; `progress` in [0, 1) is the share of the run already done."""
-        metrics, grads = problem.loss_and_grad()
+        return self.move(*problem.loss_and_grad(), progress)
+
+    def move(self, metrics: dict[str, float], grads: dict[str, Tensor], progress: float) -> dict[str, float]:
+        """One step along these gradients: the metrics they came with, and their norm."""
         for name, param in self._params.items():
             param.grad = grads[name]
         norm = torch.nn.utils.clip_grad_norm_(list(self._params.values()), self.clip or math.inf)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,7 +11,7 @@ from torch import Tensor
 from umeta import seeds
 from umeta.errors import UserError
 from umeta.tasks.partition import Episodes
-from umeta.types import Augment, Batch, EpisodeSpec, TaskBatch, TaskDistribution, TaskSpec
+from umeta.types import Act, Augment, Batch, EpisodeSpec, TaskBatch, TaskDistribution, TaskSpec
 
 
 class InstanceTasks:
@@ -61,10 +60,10 @@ class Views:
     augment: Augment
     keys: np.ndarray  # [T] uint64
 
-    def support(self, act: Callable | None = None, round: int = 0) -> Batch:
+    def support(self, act: Act | None = None, round: int = 0) -> Batch:
         return self._augmented(self.tasks.support(act, round), "support")
 
-    def query(self, act: Callable | None = None) -> Batch:
+    def query(self, act: Act | None = None) -> Batch:
         return self._augmented(self.tasks.query(act), "query")
 
     def _augmented(self, batch: Batch, role: str) -> Batch:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from umeta import seeds
-from umeta.types import Batch, EpisodeSpec, TaskBatch, TaskDistribution, TaskSpec
+from umeta.types import Act, Batch, EpisodeSpec, TaskBatch, TaskDistribution, TaskSpec
 
 
 @dataclass(frozen=True)
@@ -20,10 +20,10 @@ class Mixed:
     batches: Sequence[TaskBatch]
     order: Tensor  # [T] int64
 
-    def support(self, act: Callable | None = None, round: int = 0) -> Batch:
+    def support(self, act: Act | None = None, round: int = 0) -> Batch:
         return self._joined([batch.support(act, round) for batch in self.batches])
 
-    def query(self, act: Callable | None = None) -> Batch:
+    def query(self, act: Act | None = None) -> Batch:
         return self._joined([batch.query(act) for batch in self.batches])
 
     def _joined(self, parts: list[Batch]) -> Batch:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor
 from umeta import seeds
 from umeta.data.images import to_float
 from umeta.errors import UserError
-from umeta.types import Batch, EpisodeSpec, TaskSpec
+from umeta.types import Act, Batch, EpisodeSpec, TaskSpec
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,10 @@ class Episodes:
     query_label: Tensor
     way: int
 
-    def support(self, act: Callable | None = None, round: int = 0) -> Batch:
+    def support(self, act: Act | None = None, round: int = 0) -> Batch:
         return self._batch(self.support_index, self.support_label)
 
-    def query(self, act: Callable | None = None) -> Batch:
+    def query(self, act: Act | None = None) -> Batch:
         return self._batch(self.query_index, self.query_label)
 
     def _batch(self, index: Tensor, label: Tensor) -> Batch:

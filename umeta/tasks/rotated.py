@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from umeta import seeds
 from umeta.errors import UserError
-from umeta.types import Batch, EpisodeSpec, TaskBatch, TaskDistribution, TaskSpec
+from umeta.types import Act, Batch, EpisodeSpec, TaskBatch, TaskDistribution, TaskSpec
 
 
 @dataclass(frozen=True)
@@ -21,10 +20,10 @@ class Turned:
     tasks: TaskBatch
     turns: Tensor  # [T, way] int64 below 4
 
-    def support(self, act: Callable | None = None, round: int = 0) -> Batch:
+    def support(self, act: Act | None = None, round: int = 0) -> Batch:
         return self._turned(self.tasks.support(act, round))
 
-    def query(self, act: Callable | None = None) -> Batch:
+    def query(self, act: Act | None = None) -> Batch:
         return self._turned(self.tasks.query(act))
 
     def _turned(self, batch: Batch) -> Batch:

@@ -9,11 +9,13 @@ from typing import Any
 from umeta import artifacts, registry
 from umeta.data.images import UnlabelledImages
 from umeta.errors import UserError
+from umeta.rl.discriminator import Discriminator, SkillRewards
 from umeta.tasks.instances import Augmented, InstanceTasks
 from umeta.tasks.mixture import Mixture
 from umeta.tasks.partition import PartitionTasks
+from umeta.tasks.reward import RewardTasks
 from umeta.tasks.rotated import Rotated
-from umeta.types import TaskDistribution
+from umeta.types import Environment, TaskDistribution
 
 
 def save(tasks: TaskDistribution, folder: Path, name: str = "partitions") -> dict[str, Any]:
@@ -32,6 +34,16 @@ def save(tasks: TaskDistribution, folder: Path, name: str = "partitions") -> dic
     if isinstance(tasks, Mixture):
         parts = [save(part, folder, f"{name}{i}") for i, part in enumerate(tasks.parts)]
         return {"kind": "mixture", "weights": list(tasks.weights), "of": parts}
+    if isinstance(tasks, RewardTasks) and isinstance(tasks.rewards, SkillRewards):
+        discriminator = tasks.rewards.discriminator
+        artifacts.write_tensors(folder / "discriminator.safetensors", discriminator.state_dict())
+        description = {"kind": "skills", "file": "discriminator.safetensors", "shape": discriminator.shape}
+        if tasks.skills is not None:
+            artifacts.write_tensors(folder / "skills.safetensors", tasks.skills)
+            description["policies"] = "skills.safetensors"
+        return description
+    if isinstance(tasks, RewardTasks):
+        return {"kind": "oracle"}
     raise UserError(f"proposer: tasks of type {type(tasks).__name__} cannot be saved; return one of umeta.tasks")
 
 
@@ -39,22 +51,35 @@ def files(description: dict[str, Any]) -> list[str]:
     """The arrays a description refers to."""
     inner = description.get("of", [])
     found = [file for part in (inner if isinstance(inner, list) else [inner]) for file in files(part)]
-    return [*found, description["file"]] if "file" in description else found
+    return [*found, *(description[key] for key in ("file", "policies") if key in description)]
 
 
-def load(description: dict[str, Any], folder: Path, images: UnlabelledImages) -> TaskDistribution:
-    """The distribution of a description, on the images it was proposed for."""
+def load(description: dict[str, Any], folder: Path, source: UnlabelledImages | Environment) -> TaskDistribution:
+    """The distribution of a description, on the images or the environment it was proposed for."""
+    kind = description["kind"]
+    if kind == "skills" and not isinstance(source, UnlabelledImages):
+        discriminator = Discriminator(**description["shape"])
+        discriminator.load_state_dict(artifacts.read_tensors(folder / description["file"]))
+        policies = description.get("policies")
+        return RewardTasks(source, SkillRewards(discriminator), policies and artifacts.read_tensors(folder / policies))
+    if isinstance(source, UnlabelledImages):
+        return of_images(description, folder, source)
+    raise UserError(f"{folder}: tasks of the kind '{kind}' are not on an environment")
+
+
+def of_images(description: dict[str, Any], folder: Path, images: UnlabelledImages) -> TaskDistribution:
+    """`load` for images."""
     kind = description["kind"]
     if kind == "partitions":
         return PartitionTasks(images.pixels, artifacts.read_array(folder / description["file"]))
     if kind == "instances":
         return InstanceTasks(images.pixels)
     if kind == "rotated":
-        return Rotated(load(description["of"], folder, images))
+        return Rotated(of_images(description["of"], folder, images))
     if kind == "augmented":
         augment = registry.component("augment", description["augment"])
-        return Augmented(load(description["of"], folder, images), augment)
+        return Augmented(of_images(description["of"], folder, images), augment)
     if kind == "mixture":
-        parts = tuple(load(part, folder, images) for part in description["of"])
+        parts = tuple(of_images(part, folder, images) for part in description["of"])
         return Mixture(tuple(description["weights"]), parts)
     raise UserError(f"{folder}: tasks of the unknown kind '{kind}'; written by another version")

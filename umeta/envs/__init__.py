@@ -1,0 +1,1 @@
+"""Environments, without rewards."""

@@ -1,0 +1,69 @@
+"""A walking robot with four legs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+from annotated_types import Ge, Gt, Le
+from torch import Tensor
+
+from umeta.envs.batched import Bodies
+
+
+@dataclass(frozen=True)
+class Ant:
+    """A robot with four legs (Schulman et al. 2016), as gymnasium's Ant-v5 without its contact forces.
+
+    It has eight motors and starts near rest. It observes its height, its orientation, the angles of its joints and all
+    velocities, 27 numbers; with `positions` also where it is, which comes first. A step lasts 0.05 s.
+
+    Rewards of the benchmarks (umeta/benchmarks/goals.py), with a the torques in [-1, 1], v the mean velocity over the
+    step and x the place after it; contact forces cost nothing, since the stepper does not compute them:
+    `ant_direction`: v . d - 0.005 sum a^2 + 0.05, with d a unit vector;
+    `ant_position`: -|x - x*|_1 - 0.005 sum a^2, without a bonus for survival.
+    """
+
+    id: Literal["Ant-v5"] = "Ant-v5"
+    """gymnasium's name of these physics"""
+    horizon: Annotated[int, Gt(0)] = 100
+    """steps of an episode"""
+    discount: Annotated[float, Ge(0), Le(1)] = 0.99
+    """of later rewards"""
+    unit: Annotated[float, Gt(0)] = 0.7
+    """torque of an action of 1, where 1 is the most; a policy's standard deviation starts there"""
+    positions: bool = False
+    """whether it observes where it is"""
+    ends: bool = False
+    """end an episode when the ant is unhealthy (torso below 0.2 m or above 1 m, as in gymnasium): then rewards
+    log p(z|s), mostly below 0, reward dying"""
+
+    @property
+    def observation(self) -> int:
+        return 27 + 2 * self.positions
+
+    @property
+    def action(self) -> int:
+        return 8
+
+    @property
+    def randoms(self) -> int:
+        return 29
+
+    @property
+    def dt(self) -> float:
+        """Seconds a step."""
+        return 0.05
+
+    def torque(self, actions: Tensor) -> Tensor:
+        """What the motors get."""
+        return (actions * self.unit).clamp(-1, 1)
+
+    def simulate(self, n: int) -> Bodies:
+        hidden = 0 if self.positions else 2
+        return Bodies("ant.xml", n, self.torque, plane=2, hidden=hidden, ended=unhealthy if self.ends else None)
+
+
+def unhealthy(qpos: np.ndarray) -> np.ndarray:
+    return ~((qpos[:, 2] >= 0.2) & (qpos[:, 2] <= 1))

@@ -1,0 +1,141 @@
+"""Bodies of gymnasium's MuJoCo models: all copies in one batch, stepped at the speed of the physics."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from umeta.errors import UserError
+
+FRAMES = 5  # physics steps of an environment step
+NOISE = 0.1  # of positions and velocities at a reset
+PICTURE = 128  # pixels
+
+
+class Bodies:
+    """n copies of a body, side by side. Their states are gymnasium's v5, bit for bit (tests/test_envs.py).
+
+    model: the file's name among gymnasium's; torque: from actions to what the motors get; plane: how many of the first
+    coordinates are places on the ground; hidden: how many of the first coordinates are not observed; ended: from
+    coordinates [n, nq] to which copies' episodes are over.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        n: int,
+        torque: Callable[[Tensor], Tensor],
+        plane: int,
+        hidden: int,
+        ended: Callable[[np.ndarray], np.ndarray] | None = None,
+    ) -> None:
+        loaded = load(model)
+        from mujoco.batch import Batch
+
+        self.torque, self.plane, self.hidden, self.ended = torque, plane, hidden, ended
+        self.batch = Batch(loaded, n, min(n, torch.get_num_threads()))
+        self.qpos, self.qvel, self.ctrl = (self.batch.bind(name) for name in ("qpos", "qvel", "ctrl"))  # live views
+
+    def reset(self, u: Tensor) -> Tensor:
+        """Uniform noise on the coordinates, normal noise on the velocities, as gymnasium's."""
+        import mujoco
+
+        u = u.double().clamp(2**-25, 1 - 2**-25)  # whose normal numbers are finite
+        coordinates, velocities = u.split([self.qpos.shape[1], self.qvel.shape[1]], 1)
+        self.batch.reset(stage=mujoco.mjtStage.mjSTAGE_NONE)
+        self.qpos += (NOISE * (2 * coordinates - 1)).numpy()
+        self.qvel += (NOISE * torch.special.ndtri(velocities)).numpy()
+        self.batch.forward()
+        return self.observation()
+
+    def step(self, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Observations are NaN from when the physics of a copy become unstable."""
+        from mujoco.batch import SimulationError
+
+        self.ctrl[:] = self.torque(actions).numpy()
+        with quiet():
+            try:
+                self.batch.step(nstep=FRAMES)
+            except SimulationError as error:
+                self.qpos[error.ids] = np.nan
+        over = np.zeros(len(self.qpos), dtype=bool) if self.ended is None else self.ended(self.qpos)
+        return self.observation(), torch.from_numpy(over)
+
+    def observation(self) -> Tensor:
+        seen = np.concatenate([self.qpos[:, self.hidden :], self.qvel], 1, dtype=np.float32)
+        return torch.from_numpy(seen)
+
+    def positions(self) -> Tensor:
+        place = torch.zeros(len(self.qpos), 2)
+        place[:, : self.plane] = torch.from_numpy(self.qpos[:, : self.plane])
+        return place
+
+    def picture(self, copy: int = 0) -> np.ndarray:
+        """Seen from the side, by a camera that follows.
+
+        Raises:
+            UserError: this machine cannot draw.
+        """
+        import mujoco
+
+        data = self.batch.get_data(copy)
+        mujoco.mj_forward(self.batch.model, data)
+        self.renderer.update_scene(data, camera="track")
+        return self.renderer.render()
+
+    @cached_property
+    def renderer(self) -> Any:
+        import mujoco
+
+        try:
+            return mujoco.Renderer(self.batch.model, PICTURE, PICTURE)
+        except Exception as error:  # of as many kinds as there are graphics libraries
+            backend = os.environ.get("MUJOCO_GL") or "none"
+            raise UserError(
+                f"env: MuJoCo cannot draw here (MUJOCO_GL: {backend}): {error}. Without a screen it needs EGL (set "
+                "MUJOCO_GL=egl; a package such as libegl1) or OSMesa (MUJOCO_GL=osmesa; libosmesa6)"
+            ) from error
+
+
+def load(model: str) -> Any:
+    """One of gymnasium's models, which becomes NaN when it is unstable instead of silently starting anew."""
+    with quiet() as mujoco:  # half_cheetah.xml has an outdated attribute
+        import gymnasium
+
+        loaded = mujoco.MjModel.from_xml_path(str(Path(gymnasium.__path__[0], "envs", "mujoco", "assets", model)))
+    loaded.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_AUTORESET
+    loaded.vis.quality.shadowsize = 512  # of 4096: three times faster where a CPU draws
+    return loaded
+
+
+@contextmanager
+def quiet() -> Iterator[Any]:
+    """MuJoCo, kept from printing warnings and from appending them to MUJOCO_LOG.TXT in the working directory.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    screen = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    if platform.system() == "Linux" and not screen and "mujoco" not in sys.modules:
+        os.environ.setdefault("MUJOCO_GL", "egl")  # which it reads when it is imported
+    try:
+        import mujoco
+    except ImportError as error:
+        raise UserError(f"env: {error}; pip install 'gymnasium[mujoco]' 'mujoco>=3.17'") from error
+    before, silent = mujoco.MjLogConfig.get(), mujoco.MjLogConfig.get()
+    silent.logto_console = silent.logto_file = False
+    silent.set()
+    try:
+        yield mujoco
+    finally:
+        before.set()

@@ -1,0 +1,143 @@
+"""Anybody's environment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from annotated_types import Ge, Gt, Le
+from torch import Tensor
+
+from umeta.envs.batched import quiet
+from umeta.errors import UserError
+
+
+@dataclass(frozen=True)
+class Gym:
+    """Any environment of gymnasium's whose observations and actions are vectors (Towers et al. 2024).
+
+    A copy that ends stays ended: gymnasium's vector environments start another episode in it, of which nothing is seen.
+    Episodes also end where the environment's own time limit is shorter than `horizon`. The environment's reward is
+    dropped. Where a copy is in the plane, for people to look at: the first two numbers of its observation.
+    """
+
+    id: str
+    """as gymnasium knows it, such as Pendulum-v1; with module:Env-v0 the module is imported first"""
+    options: dict[str, Any] = field(default_factory=dict)
+    """the environment's own options"""
+    horizon: Annotated[int, Gt(0)] = 100
+    """steps of an episode"""
+    discount: Annotated[float, Ge(0), Le(1)] = 0.99
+    """of later rewards"""
+    unit: Annotated[float, Gt(0)] = 0.7
+    """how far an action of 1 goes from the middle of its bounds, where 1 is to either bound, or in the environment's
+    own numbers where it has no bounds; a policy's standard deviation starts there"""
+
+    @property
+    def observation(self) -> int:
+        return self.one.observation_space.shape[0]
+
+    @property
+    def action(self) -> int:
+        return self.one.action_space.shape[0]
+
+    @property
+    def randoms(self) -> int:
+        return 1
+
+    @cached_property
+    def one(self) -> Any:
+        """A copy to look at.
+
+        Raises:
+            UserError: it cannot be made, or is of a kind that is not supported.
+        """
+        one = self.made()
+        for name, space in (("observations", one.observation_space), ("actions", one.action_space)):
+            if type(space).__name__ != "Box" or len(space.shape) != 1 or not np.issubdtype(space.dtype, np.floating):
+                raise UserError(
+                    f"env: the {name} of '{self.id}' are {space}; only vectors of floats (a Box of one dimension) are "
+                    "supported, and neither pixels nor discrete choices: wrap the environment, or choose another"
+                )
+        return one
+
+    def made(self, **options: Any) -> Any:
+        """A copy.
+
+        Raises:
+            UserError: gymnasium cannot make it.
+        """
+        with quiet():
+            import gymnasium
+
+            try:
+                return gymnasium.make(self.id, **options, **self.options)
+            except (gymnasium.error.Error, ImportError) as error:
+                raise UserError(f"env: gymnasium cannot make '{self.id}': {error}") from error
+            except (TypeError, ValueError, OSError) as error:
+                raise UserError(f"env: '{self.id}' does not accept env.options {self.options}: {error}") from error
+
+    def simulate(self, n: int, rewarded: bool = False) -> Copies:
+        """rewarded: whether `last_reward` is kept, which benchmarks alone may ask for."""
+        return Copies(self, n, rewarded)
+
+
+class Copies:
+    """n copies of a gymnasium environment, side by side."""
+
+    def __init__(self, env: Gym, n: int, rewarded: bool) -> None:
+        from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+        self.env = env
+        space = env.one.action_space
+        self.low, self.high = torch.from_numpy(space.low), torch.from_numpy(space.high)
+        bounded = self.low.isfinite() & self.high.isfinite()
+        low, high = self.low.where(bounded, -1), self.high.where(bounded, 1)
+        self.middle, self.reach = (low + high) / 2, (high - low) / 2
+        drawn = {"render_mode": "rgb_array"} if self.drawable and "render_mode" not in env.options else {}
+        self.vector = SyncVectorEnv([lambda: env.made(**drawn)] * n, autoreset_mode=AutoresetMode.NEXT_STEP)
+        self.ended = torch.zeros(n, dtype=torch.bool)
+        self.seen = torch.zeros(n, env.observation)
+        self.last_reward = torch.zeros(n) if rewarded else None  # 0 after the end
+
+    @property
+    def drawable(self) -> bool:
+        return "rgb_array" in self.env.one.metadata.get("render_modes", [])
+
+    def reset(self, u: Tensor) -> Tensor:
+        seen, _ = self.vector.reset(seed=[int(number * 2**31) for number in u[:, 0].tolist()])
+        self.ended = torch.zeros_like(self.ended)
+        self.seen = torch.from_numpy(seen).float()
+        return self.seen
+
+    def step(self, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Copies that have ended show their last observation for ever, whatever gymnasium starts in them."""
+        wanted = self.middle + self.reach * self.env.unit * actions
+        clipped = wanted.clamp(self.low, self.high).numpy().astype(self.vector.action_space.dtype)
+        seen, reward, terminated, truncated, _ = self.vector.step(clipped)
+        if self.last_reward is not None:
+            self.last_reward = torch.from_numpy(reward).float().masked_fill(self.ended, 0)
+        self.seen = torch.where(self.ended[:, None], self.seen, torch.from_numpy(seen).float())
+        self.ended = self.ended | torch.from_numpy(terminated | truncated)
+        return self.seen, self.ended
+
+    def positions(self) -> Tensor:
+        place = torch.zeros(len(self.seen), 2)
+        place[:, : self.seen.shape[1]] = self.seen[:, :2]
+        return place
+
+    def picture(self, copy: int = 0) -> np.ndarray:
+        """As the environment draws itself.
+
+        Raises:
+            UserError: it does not, or this machine cannot.
+        """
+        if not self.drawable:
+            raise UserError(f"env: '{self.env.id}' cannot draw itself: it has no render mode 'rgb_array'")
+        try:
+            return np.asarray(self.vector.envs[copy].render(), dtype=np.uint8)
+        except Exception as error:  # of as many kinds as there are graphics libraries
+            raise UserError(f"env: '{self.env.id}' cannot be drawn here: {error}") from error

@@ -1,0 +1,60 @@
+"""A running robot in a vertical plane."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Le
+from torch import Tensor
+
+from umeta.envs.batched import Bodies
+
+
+@dataclass(frozen=True)
+class HalfCheetah:
+    """A two-legged robot that runs in a vertical plane (Wawrzynski 2009), as gymnasium's HalfCheetah-v5.
+
+    It has six motors and starts near rest. It observes the coordinates of its joints and their velocities, 17 numbers;
+    with `positions` also where it is, which comes first. A step lasts 0.05 s. No episode ends early.
+
+    Rewards of the benchmarks (umeta/benchmarks/goals.py), with a the torques in [-1, 1] and v the mean forward velocity
+    over the step:
+    `cheetah_velocity`: -|v - v*| - 0.05 sum a^2, where gymnasium's own control cost is 0.1 sum a^2;
+    `cheetah_direction`: v - 0.05 sum a^2, or -v - 0.05 sum a^2.
+    """
+
+    id: Literal["HalfCheetah-v5"] = "HalfCheetah-v5"
+    """gymnasium's name of these physics"""
+    horizon: Annotated[int, Gt(0)] = 100
+    """steps of an episode"""
+    discount: Annotated[float, Ge(0), Le(1)] = 0.99
+    """of later rewards"""
+    unit: Annotated[float, Gt(0)] = 0.7
+    """torque of an action of 1, where 1 is the most; a policy's standard deviation starts there"""
+    positions: bool = False
+    """whether it observes how far it has come"""
+
+    @property
+    def observation(self) -> int:
+        return 17 + self.positions
+
+    @property
+    def action(self) -> int:
+        return 6
+
+    @property
+    def randoms(self) -> int:
+        return 18
+
+    @property
+    def dt(self) -> float:
+        """Seconds a step."""
+        return 0.05
+
+    def torque(self, actions: Tensor) -> Tensor:
+        """What the motors get."""
+        return (actions * self.unit).clamp(-1, 1)
+
+    def simulate(self, n: int) -> Bodies:
+        return Bodies("half_cheetah.xml", n, self.torque, plane=1, hidden=1 - self.positions)

@@ -1,0 +1,1 @@
+"""Acting in environments: episodes, advantages, discriminators of skills."""

@@ -1,0 +1,73 @@
+"""From rewards to advantages: how much better an action was than what was to be expected there."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from umeta.rl.rollout import Paths
+
+RIDGE = 1e-5
+
+
+def advantages(paths: Paths, rewards: Tensor, discount: float, lam: float = 1.0) -> Tensor:
+    """Advantages [T, E, H] of each task's steps, normalised to mean 0 and standard deviation 1 over the task.
+
+    Against a linear baseline, fitted to the other half of the task's episodes so that it knows nothing of those it
+    scores. Normalising makes pseudo-rewards and true rewards, which differ in scale, alike to a learner.
+    """
+    values = crossfitted(features(paths), returns(rewards, paths.mask, discount), paths.mask)
+    return normalised(gae(rewards, values, paths.mask, discount, lam), paths.mask)
+
+
+def returns(rewards: Tensor, mask: Tensor, discount: float) -> Tensor:
+    """Discounted sums of what is still to come [T, E, H]; nothing comes after an episode's end or the horizon."""
+    return gae(rewards, torch.zeros_like(rewards), mask, discount, 1.0)
+
+
+def gae(
+    rewards: Tensor, values: Tensor, mask: Tensor, discount: float, lam: float, last: Tensor | None = None
+) -> Tensor:
+    """Generalised advantage estimation (Schulman et al. 2016, equation 16) [T, E, H].
+
+    rewards, values, mask: [T, E, H]; last: values [T, E] after the last step, for episodes that the horizon cut short;
+    zero by default.
+    """
+    rewards, values = rewards * mask, values * mask
+    out = torch.zeros_like(rewards)
+    running = torch.zeros_like(rewards[..., 0])
+    following = running if last is None else last * mask[..., -1]
+    for t in reversed(range(rewards.shape[-1])):
+        delta = rewards[..., t] + discount * following - values[..., t]
+        running = delta + discount * lam * running
+        out[..., t] = running
+        following = values[..., t]
+    return out * mask
+
+
+def features(paths: Paths) -> Tensor:
+    """[o, o^2, t/100, (t/100)^2, (t/100)^3, 1] of each step, o clipped to +-10 (Duan et al. 2016, appendix)."""
+    o = paths.observations[:, :, :-1].clamp(-10, 10)
+    t = (torch.arange(o.shape[2]) / 100).view(1, 1, -1, 1).expand(*o.shape[:3], 1)
+    return torch.cat([o, o**2, t, t**2, t**3, torch.ones_like(t)], -1)
+
+
+def crossfitted(x: Tensor, y: Tensor, mask: Tensor) -> Tensor:
+    """Ridge regression of y [T, E, H] on x [T, E, H, d], each half of the episodes predicted from the other half."""
+    out = torch.empty_like(y)
+    for half in (0, 1):
+        seen, unseen = slice(1 - half, None, 2), slice(half, None, 2)
+        a = (x[:, seen] * mask[:, seen, :, None]).flatten(1, 2).double()
+        b = y[:, seen].flatten(1).double()
+        gram = a.mT @ a + RIDGE * torch.eye(a.shape[-1], dtype=a.dtype)
+        weights = torch.linalg.solve(gram, a.mT @ b[..., None])
+        out[:, unseen] = (x[:, unseen].flatten(1, 2).double() @ weights).view(out[:, unseen].shape).to(y.dtype)
+    return out
+
+
+def normalised(x: Tensor, mask: Tensor) -> Tensor:
+    """Each task's unmasked numbers [T, E, H] shifted and scaled to mean 0 and standard deviation 1."""
+    count = mask.sum((1, 2), keepdim=True)
+    mean = (x * mask).sum((1, 2), keepdim=True) / count
+    apart = (x - mean) * mask
+    return apart / ((apart.square().sum((1, 2), keepdim=True) / count).sqrt() + 1e-8)

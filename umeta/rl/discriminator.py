@@ -1,0 +1,78 @@
+"""A discriminator of skills, and the rewards it gives: R(s, z) = log p(z | s)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from umeta.errors import UserError
+from umeta.rl.rollout import Paths
+from umeta.types import Environment
+
+
+class Discriminator(nn.Module):
+    """p(z | s) over K skills: a network of two hidden layers on some of the numbers of an observation."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, inputs: int, skills: int, hidden: int, sees: list[int] | None = None) -> None:
+        """inputs: numbers in an observation; sees: those of them that count, by default all."""
+        super().__init__()
+        self.sees = list(range(inputs)) if sees is None else sees
+        self.skills = skills
+        self.shape = {"inputs": inputs, "skills": skills, "hidden": hidden, "sees": self.sees}
+        d = len(self.sees)
+        self.register_buffer("mean", torch.zeros(d))  # of what it sees, see `standardise`
+        self.register_buffer("scale", torch.ones(d))
+        self.layers = nn.Sequential(
+            nn.Linear(d, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, skills)
+        )
+
+    @classmethod
+    def checked(cls, env: Environment, skills: int, hidden: int, sees: list[int] | None) -> Discriminator:
+        """Raises UserError when `sees` names numbers that the environment does not observe."""
+        if sees is not None and (not sees or any(not 0 <= i < env.observation for i in sees)):
+            raise UserError(f"proposer.sees: expected some of 0 to {env.observation - 1}, got {sees}")
+        return cls(env.observation, skills, hidden, sees)
+
+    def standardise(self, mean: Tensor, std: Tensor, times: float) -> None:
+        """From now on its input is shifted by `mean` and scaled to a standard deviation of `times`."""
+        self.mean.copy_(mean)
+        self.scale.copy_(times / (std + 1e-6))
+
+    def seen(self, observations: Tensor) -> Tensor:
+        """The network's input [..., d] of observations [..., observation]."""
+        return (observations[..., self.sees] - self.mean) * self.scale
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """log p(z | s) [..., K] of observations [..., observation]."""
+        return self.layers(self.seen(observations)).log_softmax(-1)
+
+
+@dataclass(frozen=True)
+class SkillRewards:
+    """Skill z rewards each state with log p(z | s) + log K, how much likelier the skill is there than by chance.
+
+    The discriminator is asked about the state that a step leads to, the one it was trained on.
+    """
+
+    discriminator: Discriminator
+
+    @property
+    def count(self) -> int:
+        return self.discriminator.skills
+
+    @torch.no_grad()
+    def __call__(self, paths: Paths, which: Tensor) -> Tensor:
+        logs = self.discriminator(paths.after)  # [T, E, H, K]
+        index = which.view(-1, 1, 1, 1).expand(*logs.shape[:3], 1)
+        return logs.gather(-1, index)[..., 0] + math.log(self.count)
+
+    def describe(self) -> list[str]:
+        return [
+            f"reward: log p(z | s) + log {self.count}, the discriminator sees {len(self.discriminator.sees)} numbers"
+        ]

@@ -1,0 +1,74 @@
+"""Episodes: a policy per task acts in copies of an environment, all side by side."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from umeta.errors import UserError
+from umeta.objectives import gaussian
+from umeta.types import Act, Simulation
+
+
+@dataclass(frozen=True)
+class Paths:
+    """What happened in E episodes of T tasks, H steps long. Nothing in here is a reward."""
+
+    observations: Tensor  # [T, E, H + 1, observation]
+    actions: Tensor  # [T, E, H, action], before the environment scales and clips them
+    logp: Tensor  # [T, E, H] their log-probabilities
+    positions: Tensor  # [T, E, H + 1, 2] metres
+    mask: Tensor  # [T, E, H] bool; False after an episode's end
+
+    @property
+    def after(self) -> Tensor:
+        """What was observed after each step [T, E, H, observation]."""
+        return self.observations[:, :, 1:]
+
+    def total(self, rewards: Tensor) -> Tensor:
+        """Mean over each task's episodes of their summed rewards [T, E, H]: [T]."""
+        return (rewards * self.mask).sum(2).mean(1)
+
+
+@torch.no_grad()
+def rollout(simulation: Simulation, act: Act, noise: Tensor, u: Tensor) -> Paths:
+    """Lets each task's policy act for an episode in each of its copies.
+
+    simulation: of T * E copies; act: the T policies, mean and log standard deviation of an action; noise: standard
+    normal [T, E, H, action], which the standard deviations scale; u: uniform [T, E, randoms], for the resets.
+
+    Raises:
+        UserError: the simulation gives something that is not a number.
+    """
+    tasks, episodes, horizon, _ = noise.shape
+    where, done, spread, places, alive = [simulation.reset(u.flatten(0, 1))], [], [], [simulation.positions()], []
+    living = torch.ones(tasks * episodes, dtype=torch.bool)
+    for t in range(horizon):
+        mean, log_std = gaussian(act(where[-1].view(tasks, episodes, -1)))
+        action = (mean + log_std.exp() * noise[:, :, t].to(mean.device)).cpu()
+        alive.append(living)
+        observation, ended = simulation.step(action.flatten(0, 1))
+        living = living & ~ended
+        where.append(observation)
+        done.append(action)
+        spread.append(log_std.cpu())
+        places.append(simulation.positions())
+    log_std = torch.stack(spread, 2)
+    paths = Paths(
+        observations=torch.stack(where, 1).view(tasks, episodes, horizon + 1, -1),
+        actions=torch.stack(done, 2),
+        logp=(-0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)).sum(-1),
+        positions=torch.stack(places, 1).view(tasks, episodes, horizon + 1, 2),
+        mask=torch.stack(alive, 1).view(tasks, episodes, horizon),
+    )
+    good = paths.observations[:, :, 1:].isfinite().all(-1) & paths.actions.isfinite().all(-1)
+    if not good.all():
+        step = 1 + int(good.flatten(0, 1).all(0).int().argmin())
+        raise UserError(
+            f"env: an observation or an action is not a number, first at step {step} of an episode; the simulation has "
+            "become unstable: try a smaller learning rate, or actions in smaller units"
+        )
+    return paths

@@ -1,0 +1,115 @@
+"""Tasks on an environment: each task is a reward, and its support and query are episodes under it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from umeta import seeds
+from umeta.rl.advantage import advantages
+from umeta.rl.rollout import Paths, rollout
+from umeta.types import Act, Batch, Environment, EpisodeSpec, Simulation, TaskSpec
+
+
+class Rewards(Protocol):
+    """A family of rewards on one environment: of skills from a discriminator, of goals from a benchmark."""
+
+    @property
+    def count(self) -> int: ...  # how many there are
+
+    def __call__(self, paths: Paths, which: Tensor) -> Tensor: ...  # [T] int64, one for each task -> [T, E, H]
+
+    def describe(self) -> list[str]: ...  # in numbers
+
+
+def acting(env: Environment) -> TaskSpec:
+    """What all tasks on an environment have in common."""
+    return TaskSpec((env.observation,), "policy", env.action, env.action)
+
+
+@dataclass(frozen=True)
+class RewardTasks:
+    """Task i has reward number z: of each `count` tasks in a row every reward has one, in an order of their own."""
+
+    env: Environment
+    rewards: Rewards
+    skills: dict[str, Tensor] | None = None
+    """the skills' policies, where the proposer learnt some: MAML's fast weights [K, ...]"""
+    device: torch.device | str = "cpu"
+    _simulations: dict[int, Simulation] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def spec(self) -> TaskSpec:
+        return acting(self.env)
+
+    def sample(self, indices: Tensor | np.ndarray, *, episode: EpisodeSpec, seed: int) -> RewardBatch:
+        """The tasks of these numbers; task i, its resets and its noise depend on (seed, i) only."""
+        indices = np.asarray(indices)
+        count = self.rewards.count
+        which = [seeds.choose(seeds.key(seed, "rewards", i // count), count, count)[i % count] for i in indices]
+        return RewardBatch(self, torch.from_numpy(np.array(which, dtype=np.int64)), indices, episode, seed)
+
+    def to(self, device: torch.device | str) -> RewardTasks:
+        """The same tasks with their batches on a device; the environment stays where it is."""
+        return replace(self, device=device)
+
+    def describe(self, episode: EpisodeSpec) -> list[str]:
+        """In numbers."""
+        return [f"tasks: {self.rewards.count} rewards, episodes of {self.env.horizon} steps", *self.rewards.describe()]
+
+    def simulation(self, copies: int) -> Simulation:
+        """A simulation of so many copies, made once."""
+        if copies not in self._simulations:
+            self._simulations.clear()  # one at a time: those of an evaluation are of other sizes than training's
+            self._simulations[copies] = self.env.simulate(copies)
+        return self._simulations[copies]
+
+
+@dataclass(frozen=True)
+class RewardBatch:
+    """T tasks, whose episodes are rolled out when they are asked for."""
+
+    tasks: RewardTasks
+    which: Tensor  # [T] int64, each task's reward
+    indices: Sequence[int] | np.ndarray
+    episode: EpisodeSpec
+    seed: int
+
+    def support(self, act: Act | None = None, round: int = 0) -> Batch:
+        return self.batch(self.paths(act, self.episode.shot, f"support {round}"))
+
+    def query(self, act: Act | None = None) -> Batch:
+        return self.batch(self.paths(act, self.episode.query, "query"))
+
+    def paths(self, act: Act | None, episodes: int, purpose: str) -> Paths:
+        """Fresh episodes of each task under its policy."""
+        assert act is not None
+        env = self.tasks.env
+        noise, u = [], []
+        for index in self.indices:
+            random = seeds.generator(self.seed, "episodes", purpose, int(index))
+            noise.append(torch.randn(episodes, env.horizon, env.action, generator=random))
+            u.append(torch.rand(episodes, env.randoms, generator=random))
+        simulation = self.tasks.simulation(len(noise) * episodes)
+        device = self.tasks.device
+        return rollout(simulation, lambda x: act(x.to(device)), torch.stack(noise), torch.stack(u))
+
+    def batch(self, paths: Paths) -> Batch:
+        """The steps of each task as items, scored by its reward."""
+        rewards = self.tasks.rewards(paths, self.which)
+        w = advantages(paths, rewards, self.tasks.env.discount)
+        items = Batch(
+            paths.observations[:, :, :-1].flatten(1, 2),
+            paths.actions.flatten(1, 2),
+            paths.mask.flatten(1),
+            1,
+            w.flatten(1),
+            paths.logp.flatten(1),
+            paths.total(rewards),
+        )
+        return items.cut(lambda value: value.to(self.tasks.device))
