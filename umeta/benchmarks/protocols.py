@@ -32,6 +32,8 @@ PROTOCOLS = {
     "vinyals": Protocol(((5, 1), (5, 5), (20, 1), (20, 5)), query=15, tasks=1000),
     # PsCo (Jang, Lee, Shin 2023) and Meta-GMVAE (Lee et al. 2021) on Omniglot: four rotations of each test class
     "rotated": Protocol(((5, 1), (5, 5), (20, 1), (20, 5)), query=15, tasks=1000, rotations=True),
+    # CACTUs on CelebA: three attributes, each as a pattern says, against the opposite of each
+    "celeba": Protocol(((2, 5),), query=5, tasks=1000),
     # few classes and few tasks, for small data
     "small": Protocol(((5, 1), (5, 5)), query=5, tasks=200),
 }

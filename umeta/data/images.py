@@ -23,6 +23,7 @@ class Items:
     pixels: np.ndarray  # [n, C, H, W] uint8
     labels: np.ndarray | None = None  # [n] int64 index into names; None where the source has no classes
     names: tuple[str, ...] = ()
+    attributes: np.ndarray | None = None  # [n, len(names)] bool, where tasks are made of attributes and not of classes
 
 
 class Source(Protocol):
