@@ -60,11 +60,44 @@ def reciprocal(z: np.ndarray, neighbours: int, similarity: float) -> np.ndarray:
     return renumbered[labels].astype(np.int32)
 
 
-def whitened(z: np.ndarray, components: int) -> np.ndarray:
-    """The leading principal components at unit variance, each item scaled to length 1: [n, at most components]."""
+def refilled(z: np.ndarray, labels: np.ndarray, k: int, seed: int) -> np.ndarray:
+    """The labels with no cluster of the k left empty, by DeepCluster's rule (Caron et al. 2018, section 3.3).
+
+    An empty cluster's mean becomes that of a random other cluster, slightly perturbed, and the items of that cluster go
+    to the nearer of the two. Clusters of one item, or of items all alike, cannot be shared.
+
+    z: [n, d] float32; labels: [n] below k.
+    """
+    draw = np.random.default_rng(seed)
+    labels = labels.copy()
+    for empty in np.flatnonzero(np.bincount(labels, minlength=k) == 0):
+        some = np.flatnonzero(np.bincount(labels) > 1)
+        if not len(some):
+            break
+        members = np.flatnonzero(labels == draw.choice(some))
+        apart = z[members] - z[members].mean(0, dtype=np.float64)
+        shift = 1e-3 * apart.std() * draw.normal(size=z.shape[1])
+        labels[members[apart @ shift > shift @ shift / 2]] = empty
+    return labels
+
+
+def whitening(z: np.ndarray, components: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean [d] and directions [d, c] that give, as `(z - mean) @ directions`, the leading c principal components at
+    unit variance, c as many as asked for or as there are.
+
+    A direction in which z varies by rounding alone is zero: whitening would blow it up.
+    """
     from sklearn.decomposition import PCA
 
-    z = z - z.mean(0)  # or float32 leaves noise of what never varies, which whitening would blow up
-    pca = PCA(min(components, *z.shape), whiten=True, svd_solver="covariance_eigh").fit(z)
-    out = pca.transform(z)
+    mean = z.mean(0)
+    pca = PCA(min(components, *z.shape), svd_solver="covariance_eigh").fit(z - mean)
+    variances = pca.explained_variance_
+    scale = np.where(variances > 1e-6 * variances[0], variances, np.inf) ** -0.5
+    return mean, (pca.components_.T * scale).astype(np.float32)
+
+
+def whitened(z: np.ndarray, components: int) -> np.ndarray:
+    """The leading principal components at unit variance, each item scaled to length 1: [n, at most components]."""
+    mean, directions = whitening(z, components)
+    out = (z - mean) @ directions
     return (out / np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-12)).astype(np.float32)

@@ -108,6 +108,8 @@ class EvaluateConfig:
     """rows beside the result; [] for none"""
     steps: Count | None = None
     """inner steps, for a learner that takes any; by default its own `test_steps`"""
+    step_curve: list[Annotated[int, Ge(0)]] = field(default_factory=list)
+    """also accuracy after each of these numbers of inner steps, such as [0, 1, 5, 10, 50], on the first 200 tasks"""
     variants: dict[str, dict[str, Any]] = field(default_factory=dict)
     """further rows: the same learner with some of its options changed, such as {ProtoTune: {test_steps: 20}}"""
     scratch_tasks: Count = 100

@@ -159,6 +159,9 @@ def evaluate_run(
         if run.config.train.snapshots:
             for episode in episodes:
                 keep(done["curves"], episode, lambda e: learning_curves(run, tasks, [e], few, device).get(str(e)))
+        if settings.step_curve:
+            for episode in episodes:
+                keep(done["step_curves"], episode, lambda e: step_curve(run, tasks, e, few))
         keep(done["calibration"], episodes[0], lambda e: sureness(run, tasks, e, few))
     minutes = {name: round(value / 60, 2) for name, value in {**run.seconds(), "evaluate": done["seconds"]}.items()}
     result = {
@@ -181,6 +184,7 @@ def evaluate_run(
         "minutes": minutes,
         "scratch_lr": done["scratch_lr"] if "from scratch" in rows else {},
         "curves": {name: found for name, found in done["curves"].items() if found},
+        "step_curves": {f"{name}, by steps": found for name, found in done["step_curves"].items()},
         "calibration": done["calibration"][str(episodes[0])],
         "seed": run.config.seed,
         "hardware": hardware(run.theta),
@@ -198,7 +202,8 @@ def evaluate_run(
 
 def finished(kept: Path, asked: dict[str, Any]) -> dict[str, Any]:
     """What was computed before for the same question, and the seconds it took; nothing if the file is unusable."""
-    nothing: dict[str, Any] = {"rows": {}, "scratch_lr": {}, "curves": {}, "calibration": {}, "seconds": 0.0}
+    parts = ("rows", "scratch_lr", "curves", "step_curves", "calibration")
+    nothing: dict[str, Any] = {**{part: {} for part in parts}, "seconds": 0.0}
     try:
         before = json.loads(kept.read_text(encoding="utf-8"))
         if before["asked"] == json.loads(json.dumps(asked)):
@@ -346,16 +351,15 @@ def learning_curves(
     return curves
 
 
-def step_curve(
-    run: Run, tasks: PartitionTasks, episodes: list[EpisodeSpec], count: int, steps: Sequence[int]
-) -> dict[str, Any]:
+def step_curve(run: Run, tasks: PartitionTasks, episode: EpisodeSpec, count: int) -> dict[str, Any]:
     """Accuracy on the first `count` test tasks against the number of steps that the learner adapts by."""
-    seed = run.config.evaluate.seed
+    settings = run.config.evaluate
 
-    def after(n: int, episode: EpisodeSpec) -> dict[str, float]:
-        return interval(evaluate(run.learner, run.theta, tasks, episode, count=count, seed=seed, steps=n))
+    def after(steps: int) -> dict[str, float]:
+        found = evaluate(run.learner, run.theta, tasks, episode, count=count, seed=settings.seed, steps=steps)
+        return interval(found)
 
-    return {str(e): curve(steps, [after(n, e) for n in steps], "steps of adaptation") for e in episodes}
+    return curve(settings.step_curve, [after(n) for n in settings.step_curve], "steps of adaptation")
 
 
 def curve(x: Sequence[float], found: Sequence[dict[str, float]], label: str) -> dict[str, Any]:

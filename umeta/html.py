@@ -204,7 +204,7 @@ def sections(chapter: Chapter) -> list[tuple[str, list[Markup]]]:
     parts["Right and wrong predictions"] = shown.get("Right and wrong predictions", []) + words
     if plots := [
         plot(name, curve["label"], curve["x"], curve["mean"], interval=curve["interval"])
-        for name, curve in result.get("curves", {}).items()
+        for name, curve in {**result.get("curves", {}), **result.get("step_curves", {})}.items()
     ]:
         parts["Learning curves"] = [element("div", *plots, class_="plots")]
     if calibration := result.get("calibration"):

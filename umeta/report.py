@@ -39,7 +39,7 @@ def write(
     written(run, result)
     for sink in sinks:
         sink.picture("test tasks", tested)
-    measured(result, sinks, "accuracy", result.get("curves", {}))
+    measured(result, sinks, "accuracy", {**result.get("curves", {}), **result.get("step_curves", {})})
 
 
 def write_env(run: Run, result: dict[str, Any], sinks: Sequence[Sink] = ()) -> None:
@@ -134,9 +134,12 @@ def facts(result: dict[str, Any]) -> list[str]:
     counts = {name: next(iter(cells.values()))["tasks"] for name, cells in result["rows"].items()}
     fewer = "".join(f" ({name}: {count} tasks)" for name, count in counts.items() if count != p["tasks"])
     steps = f", {p['steps']} inner steps" if p["steps"] else ""
+    classes = f"tasks of {p['attributes']} attributes" if p.get("attributes") else f"{p['classes']} classes"
+    tuned = ", ".join(f"{lr:g} ({episode})" for episode, lr in result.get("scratch_lr", {}).items())
     return [
-        f"protocol {p['name']}: {p['classes']} classes of the split `{p['split']}`, {p['queries']} queries a class, "
+        f"protocol {p['name']}: {classes} of the split `{p['split']}`, {p['queries']} queries a class, "
         f"{p['tasks']} tasks of seed {p['seed']}{fewer}, mean and 95 % interval over tasks",
+        *([f"from scratch: step sizes {tuned}, chosen on validation classes where there are some"] if tuned else []),
         f"{title}: {p['inference']}, normalisation `{p['normalisation']}`{steps}; proposed with {p['proposed_with']}",
         f"{title}: minutes {', '.join(f'{name} {value:g}' for name, value in minutes.items())}; {result['hardware']}; "
         f"seed {result['seed']}",

@@ -1,0 +1,105 @@
+"""What embeddings that are networks share: weights from a seed, vectors in batches, saving, and resumable training."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from umeta.context import State
+from umeta.data.images import UnlabelledImages
+from umeta.errors import UserError
+
+BATCH = 1000  # images embedded at a time
+
+
+class NetworkEmbedder(ABC):
+    """All of an embedder but `fit`, which calls `draw`, trains `_nets`, and leaves it on the CPU in evaluation mode."""
+
+    _nets: nn.Module
+    _shape: tuple[int, ...]
+
+    @abstractmethod
+    def networks(self, item_shape: tuple[int, ...]) -> nn.Module:
+        """All that is trained for such images, with random weights."""
+
+    @abstractmethod
+    def vectors(self, x: Tensor) -> Tensor:
+        """The embedding [n, d] of images [n, C, H, W], by `_nets`."""
+
+    def draw(self, item_shape: tuple[int, ...], seed: int) -> None:
+        """Sets `_nets` to new networks with weights of that seed."""
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self._nets, self._shape = self.networks(item_shape), item_shape
+
+    def embed(self, images: UnlabelledImages) -> Tensor:
+        """[n, d] float32."""
+        with torch.no_grad():
+            return torch.cat([self.vectors(images.floats(slice(i, i + BATCH))) for i in range(0, len(images), BATCH)])
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {**self._nets.state_dict(), "item_shape": torch.tensor(self._shape)}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self.draw(tuple(state["item_shape"].tolist()), seed=0)
+        self._nets.load_state_dict({name: value for name, value in state.items() if name != "item_shape"})
+        self._nets.eval()
+
+
+def resumable(**parts: nn.Module | torch.optim.Optimizer) -> tuple[Callable[[], State], Callable[[State], None]]:
+    """`save` and `load` for `RunContext.loop`: the state of these parts, each tensor named `part.tensor`."""
+
+    def save() -> State:
+        return {f"{part}.{name}": value for part, owner in parts.items() for name, value in tensors(owner).items()}
+
+    def load(state: State) -> None:
+        for part, owner in parts.items():
+            own = {name.removeprefix(f"{part}."): v for name, v in state.items() if name.startswith(f"{part}.")}
+            if isinstance(owner, nn.Module):
+                owner.load_state_dict(own)
+            else:
+                moments: dict[int, State] = {}
+                for name, value in own.items():
+                    number, key = name.split(".")
+                    moments.setdefault(int(number), {})[key] = value
+                owner.load_state_dict({**owner.state_dict(), "state": moments})
+
+    return save, load
+
+
+def tensors(owner: nn.Module | torch.optim.Optimizer) -> State:
+    """A module's state by name, or an optimiser's as `parameter number.moment`."""
+    if isinstance(owner, nn.Module):
+        return owner.state_dict()
+    state = owner.state_dict()["state"]
+    return {f"{number}.{key}": value for number, moments in state.items() for key, value in moments.items()}
+
+
+def features(net: nn.Module, item_shape: tuple[int, ...]) -> int:
+    """How many numbers the network gives for an image."""
+    with torch.no_grad():
+        return net.eval()(torch.zeros(2, *item_shape)).shape[1]
+
+
+def halvings(item_shape: tuple[int, ...], name: str) -> int:
+    """How often the nearest square of 4 x 2^n pixels is halved down to 4 x 4, at least once.
+
+    Raises:
+        UserError: smaller than 8 x 8; the message names the embedding.
+    """
+    height, width = item_shape[1:]
+    if min(height, width) < 8:
+        raise UserError(f"embedding {name}: images of {height}x{width} are too small, 8x8 is the least")
+    return max(1, round(math.log2(min(height, width) / 4)))
+
+
+def resized(x: Tensor, side: int) -> Tensor:
+    """[n, C, H, W] to [n, C, side, side]."""
+    if x.shape[-2:] == (side, side):
+        return x
+    return F.interpolate(x, (side, side), mode="bilinear", antialias=True)
