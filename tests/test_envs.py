@@ -188,7 +188,12 @@ def test_a_body_is_drawn_or_it_is_said_why_not(monkeypatch: pytest.MonkeyPatch) 
         raise RuntimeError("no display")
 
     monkeypatch.setattr(mujoco, "Renderer", refuse)
+    monkeypatch.setenv("MUJOCO_GL", "egl")
     with pytest.raises(UserError, match=r"no display.*MUJOCO_GL=egl"):
+        HalfCheetah().simulate(1).picture()
+    monkeypatch.setattr("umeta.envs.batched.screen", lambda: False)
+    monkeypatch.delenv("MUJOCO_GL")
+    with pytest.raises(UserError, match=r"no screen.*MUJOCO_GL=egl"):
         HalfCheetah().simulate(1).picture()
 
 

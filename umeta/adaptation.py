@@ -159,7 +159,8 @@ class Trial:
         skills, env = tasks.skills, self.run.config.env
         count, width = skills["1.bias"].shape
         learner = changed(MAML(MLP([width, width])), env)
-        every = RewardBatch(tasks, torch.arange(count), np.arange(count), EpisodeSpec(1, 1, 1), self.settings.seed)
+        rewarded = replace(tasks, env=self.batch("val").tasks.env)
+        every = RewardBatch(rewarded, torch.arange(count), np.arange(count), EpisodeSpec(1, 1, 1), self.settings.seed)
         tried = every.paths(partial(learner.predict, Theta({}), Adapted(skills)), TRIED, "choose a skill")
 
         def begin(batch: RewardBatch) -> Adapted:

@@ -45,6 +45,25 @@ def ant_position(env: Any, paths: Paths, goal: Tensor) -> Tensor:
     return -(paths.positions[:, :, 1:] - goal).abs().sum(-1) - effort(env, paths, 0.005)
 
 
+def own(env: Any, paths: Paths, goal: Tensor) -> Tensor:
+    """The environment's own."""
+    assert paths.own is not None
+    return paths.own
+
+
+class Rewarded:
+    """An environment whose simulations keep its own reward."""
+
+    def __init__(self, env: Any) -> None:
+        self.env = env
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.env, name)
+
+    def simulate(self, n: int) -> Any:
+        return self.env.simulate(n, rewarded=True)
+
+
 def speed(env: Any, paths: Paths) -> Tensor:
     """Mean velocity over each step [T, E, H, 2], metres a second."""
     return paths.positions.diff(dim=2) / env.dt
@@ -94,6 +113,7 @@ BENCHMARKS = {
     "cheetah_velocity": Benchmark("HalfCheetah", velocity, forward),
     "cheetah_direction": Benchmark("HalfCheetah", direction, both_ways),
     "ant_direction": Benchmark("Ant", ant_direction, around),
+    "own": Benchmark("Gym", own, box),
     "ant_position": Benchmark("Ant", ant_position, disc, in_plane=True),
 }
 Split = Literal["train", "val", "test"]
@@ -136,7 +156,8 @@ def goals(benchmark: str, env: Environment, split: Split, count: int, seed: int)
     if type(env).__name__ != found.env:
         raise UserError(f"benchmark: '{benchmark}' is of {found.env}, the environment is {type(env).__name__}")
     keys = seeds.key(seed, "goals", split, np.arange(count)[:, None], np.arange(2)[None])
-    return RewardTasks(env, Goals(env, found, found.goals(torch.from_numpy(seeds.uniform(keys)))))
+    simulated: Any = Rewarded(env) if found.reward is own else env
+    return RewardTasks(simulated, Goals(env, found, found.goals(torch.from_numpy(seeds.uniform(keys)))))
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import platform
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from ctypes.util import find_library
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -86,10 +87,9 @@ class Bodies:
         Raises:
             UserError: this machine cannot draw.
         """
-        import mujoco
-
         data = self.batch.get_data(copy)
-        mujoco.mj_forward(self.batch.model, data)
+        with quiet() as mujoco:
+            mujoco.mj_forward(self.batch.model, data)
         self.renderer.update_scene(data, camera="track")
         return self.renderer.render()
 
@@ -97,13 +97,15 @@ class Bodies:
     def renderer(self) -> Any:
         import mujoco
 
+        backend = os.environ.get("MUJOCO_GL", "not set")
         try:
+            if not screen() and backend not in ("egl", "osmesa"):
+                raise RuntimeError("there is no screen")  # MuJoCo would abort the process at the second attempt
             return mujoco.Renderer(self.batch.model, PICTURE, PICTURE)
         except Exception as error:  # of as many kinds as there are graphics libraries
-            backend = os.environ.get("MUJOCO_GL") or "none"
             raise UserError(
-                f"env: MuJoCo cannot draw here (MUJOCO_GL: {backend}): {error}. Without a screen it needs EGL (set "
-                "MUJOCO_GL=egl; a package such as libegl1) or OSMesa (MUJOCO_GL=osmesa; libosmesa6)"
+                f"env: MuJoCo cannot draw here (MUJOCO_GL: {backend}): {error}. Without a screen it needs EGL (such as "
+                "the package libegl1, and MUJOCO_GL=egl) or OSMesa (libosmesa6, and MUJOCO_GL=osmesa)"
             ) from error
 
 
@@ -125,13 +127,15 @@ def quiet() -> Iterator[Any]:
     Raises:
         UserError: it is not installed.
     """
-    screen = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
-    if platform.system() == "Linux" and not screen and "mujoco" not in sys.modules:
+    if not screen() and "mujoco" not in sys.modules and find_library("EGL"):
         os.environ.setdefault("MUJOCO_GL", "egl")  # which it reads when it is imported
     try:
         import mujoco
-    except ImportError as error:
-        raise UserError(f"env: {error}; pip install 'gymnasium[mujoco]' 'mujoco>=3.17'") from error
+    except (ImportError, AttributeError) as error:  # the latter where MUJOCO_GL names what is not there
+        backend = os.environ.get("MUJOCO_GL", "not set")
+        raise UserError(
+            f"env: cannot import MuJoCo (MUJOCO_GL: {backend}): {error}; pip install 'gymnasium[mujoco]' 'mujoco>=3.17'"
+        ) from error
     before, silent = mujoco.MjLogConfig.get(), mujoco.MjLogConfig.get()
     silent.logto_console = silent.logto_file = False
     silent.set()
@@ -139,3 +143,7 @@ def quiet() -> Iterator[Any]:
         yield mujoco
     finally:
         before.set()
+
+
+def screen() -> bool:
+    return platform.system() != "Linux" or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))

@@ -15,13 +15,14 @@ from umeta.types import Act, Simulation
 
 @dataclass(frozen=True)
 class Paths:
-    """What happened in E episodes of T tasks, H steps long. Nothing in here is a reward."""
+    """What happened in E episodes of T tasks, H steps long."""
 
     observations: Tensor  # [T, E, H + 1, observation]
     actions: Tensor  # [T, E, H, action], before the environment scales and clips them
     logp: Tensor  # [T, E, H] their log-probabilities
     positions: Tensor  # [T, E, H + 1, 2] metres
     mask: Tensor  # [T, E, H] bool; False after an episode's end
+    own: Tensor | None = None  # [T, E, H] the environment's own reward, which benchmarks alone can ask a simulation for
 
     @property
     def after(self) -> Tensor:
@@ -45,6 +46,7 @@ def rollout(simulation: Simulation, act: Act, noise: Tensor, u: Tensor) -> Paths
     """
     tasks, episodes, horizon, _ = noise.shape
     where, done, spread, places, alive = [simulation.reset(u.flatten(0, 1))], [], [], [simulation.positions()], []
+    earned = []
     living = torch.ones(tasks * episodes, dtype=torch.bool)
     for t in range(horizon):
         mean, log_std = gaussian(act(where[-1].view(tasks, episodes, -1)))
@@ -56,6 +58,8 @@ def rollout(simulation: Simulation, act: Act, noise: Tensor, u: Tensor) -> Paths
         done.append(action)
         spread.append(log_std.cpu())
         places.append(simulation.positions())
+        if (reward := getattr(simulation, "last_reward", None)) is not None:
+            earned.append(reward)
     log_std = torch.stack(spread, 2)
     paths = Paths(
         observations=torch.stack(where, 1).view(tasks, episodes, horizon + 1, -1),
@@ -63,6 +67,7 @@ def rollout(simulation: Simulation, act: Act, noise: Tensor, u: Tensor) -> Paths
         logp=(-0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)).sum(-1),
         positions=torch.stack(places, 1).view(tasks, episodes, horizon + 1, 2),
         mask=torch.stack(alive, 1).view(tasks, episodes, horizon),
+        own=torch.stack(earned, 1).view(tasks, episodes, horizon) if earned else None,
     )
     good = paths.observations[:, :, 1:].isfinite().all(-1) & paths.actions.isfinite().all(-1)
     if not good.all():
