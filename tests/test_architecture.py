@@ -116,7 +116,10 @@ def test_only_the_oracle_leads_from_the_stages_to_the_benchmarks():
     assert not any(i.startswith("umeta.benchmarks") for i in imports(known["umeta.stages"], lazy=False))
 
 
-@pytest.mark.parametrize("heavy", ["faiss", "sklearn", "matplotlib", "torchvision", "PIL", "omegaconf", "pydantic"])
+@pytest.mark.parametrize(
+    "heavy",
+    ["faiss", "sklearn", "matplotlib", "torchvision", "PIL", "omegaconf", "pydantic", "gymnasium", "mujoco"],
+)
 def test_heavy_libraries_are_imported_where_they_are_used(heavy):
     estimators = {"umeta.classifier", "umeta.features"}  # scikit-learn's classes, which they must inherit from
     for name, path in modules().items():

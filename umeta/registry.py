@@ -105,7 +105,9 @@ def plugins(value: Any) -> set[str]:
         name = value.get("name")
         own = isinstance(name, str) and (":" in name or name.endswith(".py")) and not _OURS.fullmatch(name)
         inside = set().union(*(plugins(part) for part in value.values()))
-        return inside | {str(name)} if own else inside
+        found = value.get("id")  # gymnasium imports the module of an environment `module:Name-v0`
+        imported = {found} if isinstance(found, str) and ":" in found else set()
+        return inside | imported | ({str(name)} if own else set())
     if isinstance(value, list):
         return set().union(*(plugins(part) for part in value))
     return set()

@@ -171,9 +171,9 @@ def on_each_other(panel: Any, tasks: RewardTasks, paths: Paths) -> None:
 def along_an_episode(panel: Any, tasks: RewardTasks, paths: Paths) -> None:
     """The first rewards along one episode."""
     count = min(SHOWN, tasks.rewards.count)
-    one = Paths(
-        *(getattr(paths, f.name)[:1, :1].expand(count, *getattr(paths, f.name).shape[1:]) for f in fields(paths))
-    )
+    tensors = {f.name: getattr(paths, f.name) for f in fields(paths)}
+    first = {name: value[:1, :1] for name, value in tensors.items() if value is not None}
+    one = Paths(**{name: value.expand(count, *value.shape[1:]) for name, value in first.items()})
     axes = panel.subplots()
     for colour, values in zip(colours(count), tasks.rewards(one, torch.arange(count))[:, 0], strict=True):
         axes.plot(values[one.mask[0, 0]].numpy(), color=colour, linewidth=1)

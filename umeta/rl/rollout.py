@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -34,7 +36,20 @@ class Paths:
         return (rewards * self.mask).sum(2).mean(1)
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """torch computes on one thread: a policy is small, and a second thread would wait for its next part of the work by
+    spinning, on the core that the physics need."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 @torch.no_grad()
+@one_thread()
 def rollout(simulation: Simulation, act: Act, noise: Tensor, u: Tensor) -> Paths:
     """Lets each task's policy act for an episode in each of its copies.
 
