@@ -69,12 +69,13 @@ def export_run(
     trusted: plug-ins that the run's config may name, as in `load_run`.
 
     Raises:
-        UserError: the run is missing or damaged, its features depend on the batch, they cannot be exported, or `out`
+        UserError: the run is missing, damaged or on an environment, its features depend on the batch, they cannot be exported, or `out`
             holds something else than an earlier export.
     """
     out = Path(out).resolve()
     refuse_to_overwrite(out)
     run = load_run(folder, device="cpu", trusted=trusted)
+    run.check_of_images()
     module = features(run)
     program = exported(module, run.item_shape)
     model = run_description(run, module)

@@ -327,9 +327,10 @@ def load_source(
     """A run to adapt from, with options of its meta-learner changed, such as `{"normalisation": "support"}`.
 
     Raises:
-        UserError: as `umeta.load_run`, and options that do not fit its weights.
+        UserError: as `umeta.load_run`, a run on an environment, and options that do not fit its weights.
     """
     run = load_run(folder, {"metalearner": dict(options)} if options else None, device=device, trusted=trusted)
+    run.check_of_images()
     return MetaLearnt.of(run), run
 
 

@@ -265,7 +265,7 @@ def load_tasks(config: Config | EnvConfig) -> tuple[TaskDistribution, dict[str, 
     registry.refuse_plugins(manifest["tasks"], registry.plugins(config.plain), str(config.tasks_folder))
     if manifest["tasks"]["kind"] == "oracle":  # rewards that are a formula
         made = artifacts.read_json(config.tasks_folder / "asked.json")
-        return registry.component("proposer", made["proposer"]).propose(source, RunContext(made["seed"])), manifest
+        return registry.component("proposer", made["proposer"]).propose(source, RunContext(made["seed"] or 0)), manifest
     return store.load(manifest["tasks"], config.tasks_folder, source), manifest
 
 
@@ -331,6 +331,15 @@ class Run:
     def test_steps(self) -> int | None:
         """Inner steps at evaluation; None leaves them to the learner."""
         return self.config.evaluate.steps or getattr(self.learner, "test_steps", None)
+
+    def check_of_images(self) -> None:
+        """Raises UserError for a run on an environment, which has learnt nothing of images."""
+        if isinstance(self.config, EnvConfig):
+            env = registry.name_of("env", self.config.env)
+            raise UserError(
+                f"{self.folder}: it learnt to act in the environment {env}, this needs a run on images; umeta evaluate "
+                "tests such a run"
+            )
 
     def seconds(self) -> dict[str, float]:
         """Seconds each stage took, as far as it is still known."""

@@ -22,6 +22,7 @@ from umeta.types import (
     Adapted,
     Batch,
     MetaLearner,
+    OwnMetaGradient,
     PolicyLearner,
     Stats,
     TaskBatch,
@@ -56,10 +57,18 @@ class BatchProblem:
         metrics = dict.fromkeys(["loss", *self.measures], 0.0)
         stats: Stats = {}
         for supports, query, share in self.chunks():
-            adapted, output = self.answered(supports, query)
-            loss = self.loss(output, query, **({} if clip is None else {"clip": clip})).mean() * share
-            for total_grad, grad in zip(grads, torch.autograd.grad(loss, leaves, materialize_grads=True), strict=True):
-                total_grad += grad
+            if isinstance(self.learner, OwnMetaGradient):
+                adapted, own = self.learner.meta_gradient(replace(self.theta, running=None), supports[-1], query)
+                with torch.no_grad():
+                    output = self.learner.predict(replace(self.theta, running=None), adapted, query.x)
+                    loss = self.loss(output, query).mean() * share
+                found = [own[name] * share for name in names]
+            else:
+                adapted, output = self.answered(supports, query)
+                loss = self.loss(output, query, **({} if clip is None else {"clip": clip})).mean() * share
+                found = list(torch.autograd.grad(loss, leaves, materialize_grads=True))
+            for total, grad in zip(grads, found, strict=True):
+                total += grad
             metrics["loss"] += loss.item()
             for name, measure in self.measures.items():
                 metrics[name] += measure(output.detach(), query).mean().item() * share

@@ -226,6 +226,15 @@ class PolicyLearner(MetaLearner, Protocol):
     def unadapted(self, theta: Theta, tasks: int) -> Adapted: ...
 
 
+@runtime_checkable
+class OwnMetaGradient(MetaLearner, Protocol):
+    """A meta-learner whose outer step does not descend the query loss through its adaptation (Reptile, implicit MAML)."""
+
+    def meta_gradient(self, theta: Theta, support: Batch, query: Batch) -> tuple[Adapted, dict[str, Tensor]]:
+        """Adapted, and what the outer step descends instead, by parameter name: the mean over the tasks."""
+        ...
+
+
 class Problem(Protocol):
     """One meta-step's optimisation problem, as an outer step sees it; chunks of tasks are hidden in it.
 

@@ -139,7 +139,7 @@ class Goals:
     def __call__(self, paths: Paths, which: Tensor) -> Tensor:
         return self.benchmark.reward(self.env, paths, self.goals[which][:, None, None])
 
-    def describe(self) -> list[str]:
+    def describe(self, states: Tensor) -> list[str]:
         reward = " ".join((self.benchmark.reward.__doc__ or "").split())
         return [f"true rewards: {reward}"]
 

@@ -72,7 +72,11 @@ class SkillRewards:
         index = which.view(-1, 1, 1, 1).expand(*logs.shape[:3], 1)
         return logs.gather(-1, index)[..., 0] + math.log(self.count)
 
-    def describe(self) -> list[str]:
+    @torch.no_grad()
+    def describe(self, states: Tensor) -> list[str]:
+        """In numbers; states: [n, observation], on which skills are counted."""
+        ever = len(self.discriminator(states).argmax(-1).unique())
         return [
-            f"reward: log p(z | s) + log {self.count}, the discriminator sees {len(self.discriminator.sees)} numbers"
+            f"reward: log p(z | s) + log {self.count}, the discriminator sees {len(self.discriminator.sees)} numbers",
+            f"{ever} of {self.count} skills are ever the most likely one",
         ]

@@ -1,4 +1,4 @@
-"""What an environment shows of itself before anything has been learnt."""
+"""What an environment shows of itself: before anything has been learnt, and to the skills that were."""
 
 from __future__ import annotations
 
@@ -6,17 +6,44 @@ import torch
 from torch import Tensor
 
 from umeta import seeds
-from umeta.rl.rollout import rollout
-from umeta.types import Environment
+from umeta.context import RunContext
+from umeta.rl.rollout import Paths, rollout
+from umeta.rl.skills import act
+from umeta.types import Act, Environment
 
-EPISODES = 50
+EPISODES = 50  # of random actions
+EACH = 4  # of each skill
 
 
-def wandering(env: Environment, seed: int) -> Tensor:
-    """States that random actions lead to, ended episodes left out: [n, observation]."""
-    random = seeds.generator(seed, "wandering")
-    noise = torch.randn(1, EPISODES, env.horizon, env.action, generator=random)
-    u = torch.rand(1, EPISODES, env.randoms, generator=random)
-    still = torch.zeros(1, EPISODES, 2 * env.action)
-    paths = rollout(env.simulate(EPISODES), lambda x: still, noise, u)
+def wandering(env: Environment, ctx: RunContext) -> Tensor:
+    """States that random actions lead to, ended episodes left out: [n, observation]. Notes where episodes end early."""
+    paths = wandered(env, ctx.seed)
+    if early := int((~paths.mask.all(-1)).sum()):
+        ctx.note(
+            f"env: {early} of {EPISODES} episodes of random actions end before step {env.horizon}. The reward of a "
+            "skill, log p(z|s) + log K, is negative wherever other skills are likelier, and then the shorter an "
+            "episode the better: skills and learners may learn to end it. Safer is an environment that goes on"
+        )
     return paths.after[paths.mask]
+
+
+def reached(env: Environment, skills: dict[str, Tensor] | None) -> Tensor:
+    """States that the policies of the skills lead to, or random actions where there are none: [n, observation]."""
+    if skills is None:
+        paths = wandered(env, 0)
+    else:
+        paths = episodes(env, act(skills), len(skills["head.free"]), EACH, seeds.generator(0, "reached"))
+    return paths.after[paths.mask]
+
+
+def wandered(env: Environment, seed: int) -> Paths:
+    """Episodes of random actions [1, EPISODES, ...]."""
+    still = torch.zeros(1, EPISODES, 2 * env.action)
+    return episodes(env, lambda x: still, 1, EPISODES, seeds.generator(seed, "wandering"))
+
+
+def episodes(env: Environment, act: Act, policies: int, count: int, random: torch.Generator) -> Paths:
+    """So many episodes of each of the policies [policies, count, ...]."""
+    noise = torch.randn(policies, count, env.horizon, env.action, generator=random)
+    u = torch.rand(policies, count, env.randoms, generator=random)
+    return rollout(env.simulate(policies * count), act, noise, u)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from umeta import seeds
 from umeta.rl.advantage import advantages
+from umeta.rl.explore import reached
 from umeta.rl.rollout import Paths, rollout
 from umeta.types import Act, Batch, Environment, EpisodeSpec, Simulation, TaskSpec
 
@@ -24,7 +25,7 @@ class Rewards(Protocol):
 
     def __call__(self, paths: Paths, which: Tensor) -> Tensor: ...  # [T] int64, one for each task -> [T, E, H]
 
-    def describe(self) -> list[str]: ...  # in numbers
+    def describe(self, states: Tensor) -> list[str]: ...  # in numbers, some of them on states [n, observation]
 
 
 def acting(env: Environment) -> TaskSpec:
@@ -60,7 +61,8 @@ class RewardTasks:
 
     def describe(self, episode: EpisodeSpec) -> list[str]:
         """In numbers."""
-        return [f"tasks: {self.rewards.count} rewards, episodes of {self.env.horizon} steps", *self.rewards.describe()]
+        tasks = f"tasks: {self.rewards.count} rewards, episodes of {self.env.horizon} steps"
+        return [tasks, *self.rewards.describe(reached(self.env, self.skills))]
 
     def simulation(self, copies: int) -> Simulation:
         """A simulation of so many copies, made once."""
