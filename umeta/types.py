@@ -228,7 +228,7 @@ class PolicyLearner(MetaLearner, Protocol):
 
 @runtime_checkable
 class OwnMetaGradient(MetaLearner, Protocol):
-    """A meta-learner whose outer step does not descend the query loss through its adaptation (Reptile, implicit MAML)."""
+    """A meta-learner whose outer step does not descend the query loss through its adaptation, such as Reptile."""
 
     def meta_gradient(self, theta: Theta, support: Batch, query: Batch) -> tuple[Adapted, dict[str, Tensor]]:
         """Adapted, and what the outer step descends instead, by parameter name: the mean over the tasks."""
