@@ -26,6 +26,7 @@ from umeta.metalearners.maml import MAML
 from umeta.models.mlp import MLP
 from umeta.stages import Run, load_tasks
 from umeta.tasks.reward import RewardBatch, RewardTasks, acting
+from umeta.train import packed, unpacked
 from umeta.types import Adapted, Batch, Environment, EpisodeSpec, PolicyLearner, Sink, Theta
 from umeta.version import __version__
 
@@ -153,8 +154,7 @@ class Trial:
 
     def finetune(self) -> tuple[Tensor, dict[str, Any]]:
         """The proposer's best skill for each goal, trained on. The episodes that choosing took count as steps."""
-        tasks, _ = load_tasks(self.run.config)
-        assert isinstance(tasks, RewardTasks)
+        tasks = with_skills(self.run)
         assert tasks.skills is not None
         skills, env = tasks.skills, self.run.config.env
         count, width = skills["1.bias"].shape
@@ -203,6 +203,7 @@ def evaluate_env(run: Run, *, record: Path | None = None, sinks: Sequence[Sink] 
         UserError: the benchmark is unknown or of another environment, or a results file is not one.
     """
     check(run.config, record)
+    run = replace(run, theta=unpacked(packed(run.theta)))  # on the CPU, where the environment is
     config, settings = run.config, run.config.evaluate
     title = config.title or config.name
     trial = Trial(run, settings)
@@ -210,11 +211,11 @@ def evaluate_env(run: Run, *, record: Path | None = None, sinks: Sequence[Sink] 
     if "scratch" in settings.baselines:
         rows["from scratch"] = trial.scratch
     if "finetune" in settings.baselines:
-        tasks, _ = load_tasks(config)
-        if getattr(tasks, "skills", None) is not None:
+        try:
+            with_skills(run)
             rows["best skill, fine-tuned"] = trial.finetune
-        else:
-            report.note("baseline finetune left out: the proposer learnt no skills")
+        except UserError as error:
+            report.note(f"baseline finetune left out: {error}")
     rows[title] = trial.own
     asked = {
         **asdict(settings),
@@ -238,21 +239,21 @@ def evaluate_env(run: Run, *, record: Path | None = None, sinks: Sequence[Sink] 
                 raise Interrupted(
                     f"evaluate: stopped, finished rows are kept in {kept}; go on with the same command and --resume"
                 )
-    found = {name: done["rows"][name] for name in rows}
+    table = {name: done["rows"][name] for name in rows}
     result = {
         "domain": "env",
         "name": config.name,
         "title": title,
-        "rows": {name: cells(torch.tensor(row["returns"])) for name, row in found.items()},
-        "adaptation": {name: curve(row) for name, row in found.items()},
+        "rows": {name: cells(torch.tensor(row["returns"])) for name, row in table.items()},
+        "adaptation": {name: curve(row) for name, row in table.items()},
         "protocol": {
             "name": settings.benchmark,
             "split": "test",
             "proposed_with": "true rewards" if run.true_labels else "no reward",
             **{key: asked[key] for key in ("goals", "episodes", "steps", "seed")},
         },
-        "facts": facts_of(run, found),
-        "notes": found[title]["notes"],
+        "facts": facts_of(run, table),
+        "notes": table[title]["notes"],
         "minutes": {k: round(v / 60, 2) for k, v in {**run.seconds(), "evaluate": done["seconds"]}.items()},
         "seed": config.seed,
         "hardware": hardware(run.theta),
@@ -270,6 +271,20 @@ def evaluate_env(run: Run, *, record: Path | None = None, sinks: Sequence[Sink] 
     if record is not None:
         append(record, result)
     return result
+
+
+def with_skills(run: Run) -> RewardTasks:
+    """The tasks that the run was trained on, where their proposer learnt skills.
+
+    Raises:
+        UserError: it learnt none, or the tasks are gone, or others by now.
+    """
+    tasks, manifest = load_tasks(run.config)
+    if artifacts.value_hash(manifest) != artifacts.read_json(run.folder / "tasks.json")["hash"]:
+        raise UserError(f"{run.config.tasks_folder} is not what {run.folder} was trained on")
+    if not isinstance(tasks, RewardTasks) or tasks.skills is None:
+        raise UserError("the proposer learnt no skills")
+    return tasks
 
 
 def check(config: EnvConfig, record: Path | None = None) -> None:

@@ -421,7 +421,8 @@ def inspect(options: argparse.Namespace) -> dict[str, Any]:
     if (path / "report.json").exists():
         found["report"] = artifacts.read_json(path / "report.json")
         print(report.aligned(report.table([found["report"]])), *report.facts(found["report"]), sep="\n")
-        print(f"picture: {path / 'test_tasks.png'}, {path / 'training.png'}")
+        names = ("test_tasks.png", "adaptation.png", "behaviour.png", "training.png")
+        print("picture:", ", ".join(str(path / name) for name in names if (path / name).exists()))
     else:
         print(f"not evaluated yet: umeta evaluate {path}")
     return found

@@ -168,7 +168,7 @@ class EnvConfig(AnyConfig):
     evaluate: EnvEvaluateConfig
 
 
-def rounds(config: Config) -> list[Config]:
+def rounds(config: Config | EnvConfig) -> list[Config | EnvConfig]:
     """The configs of a run's rounds, in order; the last has the run's name.
 
     A later round embeds with the learner of the one before and starts from its weights, unless it says otherwise.
@@ -179,7 +179,7 @@ def rounds(config: Config) -> list[Config]:
     changeable = ("embedding", "proposer", "metalearner", "train", "start")
     plain = {key: value for key, value in config.plain.items() if key != "rounds"}
     names = [*(f"{config.name}-{i}" for i in range(len(config.rounds))), config.name]
-    found: list[Config] = []
+    found: list[Config | EnvConfig] = []
     for i, (name, change) in enumerate(zip(names, [{}, *config.rounds], strict=True)):
         for key in change:
             if key not in changeable:
@@ -315,6 +315,10 @@ def build(plain: Mapping[str, Any]) -> Config | EnvConfig:
         raise UserError(
             "metalearner: an environment needs one that acts before it has adapted and improves by gradient steps, "
             "such as maml; prototypes of classes make no policy"
+        )
+    if domain == "image" and getattr(config.train.outer, "for_policies", False):
+        raise UserError(
+            f"train.outer: {config.plain['train']['outer']['name']} is for environments; on images use adam"
         )
     if domain == "env" and config.rounds:
         raise UserError("rounds: they embed images with the learner before them; leave them out on an environment")

@@ -69,8 +69,8 @@ def export_run(
     trusted: plug-ins that the run's config may name, as in `load_run`.
 
     Raises:
-        UserError: the run is missing, damaged or on an environment, its features depend on the batch, they cannot be exported, or `out`
-            holds something else than an earlier export.
+        UserError: the run is missing, damaged or on an environment, its features depend on the batch, they cannot be
+            exported, or `out` holds something else than an earlier export.
     """
     out = Path(out).resolve()
     refuse_to_overwrite(out)

@@ -118,11 +118,11 @@ class Plan:
         """
         decided = joined(self.basis, learning(self.seen, size, different))
         decided["train"]["steps"] = steps[0]
-        first = build(joined(decided, self.wanted))
+        first = of_images(joined(decided, self.wanted))
         if different < CLUSTERED or "rounds" in self.wanted:
             return first
         later = max(1, first.train.steps * 2 // 3) if self.steps_given else steps[1]
-        return build({**first.plain, "rounds": [clustering(first, different, later)]})
+        return of_images({**first.plain, "rounds": [clustering(first, different, later)]})
 
 
 def same(path: Path, images: Path, test: Path | None) -> Path:
@@ -170,6 +170,14 @@ def side(seen: Survey) -> int:
 def augmentation(seen: Survey) -> str:
     """The preset that makes another view of such pictures."""
     return "drawing" if seen.drawings else "photo"
+
+
+def of_images(plain: dict[Any, Any]) -> Config:
+    """The typed config; raises UserError where an override makes it one on an environment."""
+    config = build(plain)
+    if not isinstance(config, Config):
+        raise UserError("env: --images learns from pictures; leave it out")
+    return config
 
 
 def learning(seen: Survey, size: int, different: int) -> dict[str, Any]:

@@ -161,9 +161,8 @@ def propose(
     """
     alone(config)
     folder = config.tasks_folder
-    of_images = isinstance(config, Config)
     asked = {key: config.plain.get(key) for key in ("embedding", "proposer", "seed")}
-    if of_images:
+    if isinstance(config, Config):
         asked["data"] = without_labels(config.plain["data"])
         asked["files"] = named_files(asked["embedding"])
     else:
@@ -174,14 +173,19 @@ def propose(
         oracle = config.proposer.sees_labels
         embedded = None
         seconds = {}
-        if of_images and oracle:
-            from umeta.benchmarks.labelled import LabelledImages
-
-            source: Any = LabelledImages.load(config.data, "train")
-            given = source.images
+        if isinstance(config, EnvConfig):
+            source: Any = config.env
+            given: Any = source
+            content: dict[str, Any] = {"env": config.plain["env"]}
         else:
-            source = given = source_of(config)
-        if of_images:
+            if oracle:
+                from umeta.benchmarks.labelled import LabelledImages
+
+                source = LabelledImages.load(config.data, "train")
+                given = source.images
+            else:
+                source = given = unlabelled(config)
+            content = {"images": len(given)}
             shape = "x".join(map(str, given.item_shape))
             ctx.note(f"images: {len(given)} of {shape}{', with true labels' if oracle else ''}")
             if config.embedding is not None and not oracle:
@@ -206,10 +210,9 @@ def propose(
             for line in views.skills_filmed(tasks, folder):
                 ctx.note(line)
         artifacts.write_json(folder / "seconds.json", seconds)
-        content = {
+        content |= {
             "umeta": __version__,
             "fingerprint": fingerprint(given, config),
-            **({"images": len(given)} if of_images else {"env": config.plain["env"]}),
             "true_labels": oracle,
             "tasks": description,
         }

@@ -167,7 +167,7 @@ def metatrain(
         nonlocal running
         indices = np.arange(i * config.meta_batch, (i + 1) * config.meta_batch)
         batch = tasks.sample(indices, episode=config.episode, seed=ctx.seed)
-        if tasks.spec.interactive:
+        if isinstance(config, EnvTrainConfig):
             supports, query = rolled_out(learner, Theta(params), batch, len(indices), config.rounds)
         else:
             supports, query = [batch.support()], batch.query()

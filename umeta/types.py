@@ -82,7 +82,8 @@ class Batch:
     def cut(self, part: Callable[[Tensor], Tensor]) -> Batch:
         """With each tensor exchanged for a part of it."""
         tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "way"}
-        return replace(self, **{name: part(value) for name, value in tensors.items() if value is not None})
+        parts: dict[str, Any] = {name: part(value) for name, value in tensors.items() if value is not None}
+        return replace(self, **parts)
 
 
 Act = Callable[[Tensor], Tensor]  # what a policy answers to observations [T, E, ...]: [T, E, outputs + free]

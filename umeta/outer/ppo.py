@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from annotated_types import Gt, Lt
 from torch import Tensor
@@ -26,6 +26,8 @@ class PPO:
     """steps on each meta-batch"""
     clip: Annotated[float, Gt(0), Lt(1)] = 0.3
     """how far from 1 an adapted policy's probability ratios gain anything by moving"""
+
+    for_policies: ClassVar[bool] = True
     _adam: Adam = field(init=False, repr=False, compare=False)
 
     def start(self, params: dict[str, Tensor]) -> None:

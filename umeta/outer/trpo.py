@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import inf
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from annotated_types import Ge, Gt, Le, Lt
@@ -36,6 +36,8 @@ class TRPO:
     """lengths of the step that are tried"""
     shrink: Annotated[float, Gt(0), Lt(1)] = 0.8
     """from one length to the next"""
+
+    for_policies: ClassVar[bool] = True
     _params: dict[str, Tensor] = field(init=False, repr=False, compare=False)
 
     def start(self, params: dict[str, Tensor]) -> None:

@@ -40,7 +40,8 @@ class SkillPolicy(nn.Module):
         }
         own = {"1.bias": self.first.bias + self.told.weight, "head.free": self.log_std}
         every = {name: value.expand(skills, *value.shape) for name, value in shared.items()}
-        return {name: value.detach().contiguous() for name, value in {**every, **own}.items()}
+        whole = torch.contiguous_format
+        return {name: value.detach().clone(memory_format=whole) for name, value in {**every, **own}.items()}
 
 
 def act(skills: dict[str, Tensor]) -> Act:
