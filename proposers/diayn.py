@@ -88,7 +88,7 @@ class Learning:
                 nn.Linear(env.observation + skills, hidden), nn.Tanh(), nn.Linear(hidden, hidden), nn.Tanh()
             ).append(nn.Linear(hidden, 1))
             self.discriminator = Discriminator.checked(env, skills, hidden, options.sees)
-        seen = self.discriminator.seen(wandering(env, ctx.seed))
+        seen = self.discriminator.seen(wandering(env, ctx))
         self.discriminator.standardise(seen.mean(0), seen.std(0), options.inputs)
         self.nets = nn.ModuleDict({"policy": self.policy, "value": self.value, "discriminator": self.discriminator})
         # one optimiser for all: a parameter without a gradient is left alone

@@ -59,6 +59,6 @@ class RandomDiscriminator:
             assert isinstance(last, nn.Linear)
             last.weight.div_(self.temperature)
             last.bias.zero_()
-        seen = discriminator.seen(wandering(source, ctx.seed))
+        seen = discriminator.seen(wandering(source, ctx))
         discriminator.standardise(seen.mean(0), seen.std(0), self.inputs)
         return RewardTasks(source, SkillRewards(discriminator))
