@@ -52,8 +52,9 @@ def source(result: dict[str, Any], path: Path, row: str) -> str:
     if "source" in result:
         return result["source"]
     p = result["protocol"]
-    inference = "transductive" if row.endswith(", transductive") else p["inference"]
-    return f"[{path.name}](results/{path.name}), seed {result['seed']}, {inference}, commit {result['commit']}"
+    inference = "transductive" if row.endswith(", transductive") else p.get("inference", "")
+    facts = [f"[{path.name}](results/{path.name})", f"seed {result['seed']}", inference, f"commit {result['commit']}"]
+    return ", ".join(fact for fact in facts if fact)
 
 
 def draw(path: Path, picture: Path) -> None:
