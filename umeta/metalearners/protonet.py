@@ -2,22 +2,96 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
 from annotated_types import Ge, Gt
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 
+from umeta import seeds
 from umeta.models.precision import Precision, autocast
 from umeta.models.pure import Normalisation, Pure
 from umeta.objectives import categorical
 from umeta.types import Adapted, Batch, EpisodeSpec, Model, Stats, TaskSpec, Theta
 
 
+class EmbeddingLearner:
+    """What learners share that see items through one embedding network: that, and a module of their own behind it.
+
+    A subclass is a dataclass with the options `model` and `normalisation`.
+    """
+
+    model: Model
+    normalisation: Normalisation
+    distance: str = "euclidean"  # with cosine the embeddings have length 1
+    precision: Precision = "float32"
+    _net: Pure
+    _own: nn.Module
+
+    @property
+    def transductive(self) -> bool:
+        """Whether the answer to one query depends on the others."""
+        return self.normalisation == "batch"
+
+    def features(self, theta: Theta, x: Tensor) -> Tensor:
+        """Embeddings [n, features] of x [n, ...], of length 1 for the cosine distance; by the running statistics."""
+        with autocast(x.device, self.precision):
+            return self._scaled(self._net.shared(theta.params, x, theta.running)[0])
+
+    def _drawn(
+        self, spec: TaskSpec, seed: int, own: Callable[[int], nn.Module] | None = None, **scalars: float
+    ) -> Theta:
+        """Random weights, drawn from `seed`: the network's, those of `own(number of features)`, and single numbers."""
+        self._net = Pure.build(self.model, spec.item_shape, self.normalisation, seed)
+        params = {name: torch.tensor(value) for name, value in scalars.items()}
+        if own is not None:
+            with torch.random.fork_rng():
+                torch.manual_seed(seeds.integer(seed, "own"))
+                self._own = own(self._net.features(spec.item_shape))
+            params |= {self._named(name): value.detach().clone() for name, value in self._own.named_parameters()}
+        return Theta(self._net.params(params))
+
+    def _named(self, name: str) -> str:
+        """A parameter of the learner's own module, as theta names it."""
+        return f"{type(self).__name__.lower()}.{name}"
+
+    def _apply(self, theta: Theta, *inputs: Tensor) -> Any:
+        """What the learner's own module makes of the inputs."""
+        own = {name: theta.params[self._named(name)] for name, _ in self._own.named_parameters()}
+        return functional_call(self._own, own, inputs)
+
+    def _embed(self, theta: Theta, x: Tensor, stats: Stats | None = None) -> tuple[Tensor, Stats]:
+        """Embeddings [T, N, features] of x [T, N, ...] and the statistics they were normalised by."""
+        with autocast(x.device, self.precision):
+            z, used = self._forward(theta, x, stats)
+        return self._scaled(z), used
+
+    def _embed_queries(self, theta: Theta, adapted: Adapted, x: Tensor) -> Tensor:
+        return self._embed(theta, x, adapted.stats if self.normalisation == "support" else None)[0]
+
+    def _scaled(self, z: Tensor) -> Tensor:
+        z = z.to(torch.promote_types(z.dtype, torch.float32))
+        return F.normalize(z, dim=-1) if self.distance == "cosine" else z
+
+    def _forward(self, theta: Theta, x: Tensor, stats: Stats | None) -> tuple[Tensor, Stats]:
+        # Statistics are each task's own, so that what a task gives does not depend on the tasks beside it.
+        if self.normalisation in ("batch", "support"):
+            params = {name: value.expand(x.shape[0], *value.shape) for name, value in theta.params.items()}
+            return self._net.per_task(params, x, stats)
+        if self.normalisation == "running" and theta.running is None:
+            tasks = [self._net.shared(theta.params, task) for task in x]
+            stacked = {name: torch.stack([used[name] for _, used in tasks]) for name in tasks[0][1]}
+            return torch.stack([z for z, _ in tasks]), stacked
+        z, used = self._net.shared(theta.params, x.flatten(0, 1), theta.running)
+        return z.unflatten(0, x.shape[:2]), used
+
+
 @dataclass
-class ProtoNet:
+class ProtoNet(EmbeddingLearner):
     """Prototypical networks (ProtoNet, Snell, Swersky, Zemel 2017, arXiv 1703.05175, equations 1 and 2).
 
     A prototype is the mean embedding of a class's support; the logits of a query are minus its squared Euclidean
@@ -41,30 +115,22 @@ class ProtoNet:
     """step size of those steps, relative to the size of the layer's weights"""
     refine: Annotated[int, Ge(0)] = 0
     """steps of soft k-means that move the prototypes towards the queries (Ren et al. 2018, equation 3): transductive"""
-    _net: Pure = field(init=False, repr=False, compare=False)
 
     def init(self, spec: TaskSpec, episode: EpisodeSpec, seed: int) -> Theta:
         """Random weights, drawn from `seed`."""
-        self._net = Pure.build(self.model, spec.item_shape, self.normalisation, seed)
-        scale = {"scale": torch.tensor(10.0)} if self.distance == "cosine" else {}
-        return Theta(self._net.params(scale))
+        return self._drawn(spec, seed, None, **({"scale": 10.0} if self.distance == "cosine" else {}))
 
     @property
     def transductive(self) -> bool:
         """Whether the answer to one query depends on the others."""
         return self.normalisation == "batch" or self.refine > 0
 
-    def features(self, theta: Theta, x: Tensor) -> Tensor:
-        """Embeddings [n, features] of x [n, ...], of length 1 for the cosine distance; by the running statistics."""
-        with autocast(x.device, self.precision):
-            return self._scaled(self._net.shared(theta.params, x, theta.running)[0])
-
     def adapt(self, theta: Theta, support: Batch, *, start: Adapted | None = None, steps: int | None = None) -> Adapted:
         """Prototypes [T, way, features] and how many items each stands for [T, way].
 
         With `steps` also the linear layer (`weight`, `bias`) that so many steps of Adam reach from them.
         """
-        z, stats = self._embed(theta, support.x, None)
+        z, stats = self._embed(theta, support.x)
         means, counts = prototypes(z, support)
         adapted = {"prototypes": means, "counts": counts}
         if steps:
@@ -74,7 +140,7 @@ class ProtoNet:
 
     def predict(self, theta: Theta, adapted: Adapted, x: Tensor) -> Tensor:
         """Logits [T, N, way] of x [T, N, ...]."""
-        z, _ = self._embed(theta, x, adapted.stats if self.normalisation == "support" else None)
+        z = self._embed_queries(theta, adapted, x)
         prototypes, counts = adapted.params["prototypes"], adapted.params["counts"]
         if "weight" in adapted.params:
             return linear(z, adapted.params["weight"], adapted.params["bias"])
@@ -92,32 +158,15 @@ class ProtoNet:
             return weight, torch.zeros_like(weight[..., 0])
         return euclidean_layer(prototypes)
 
-    def _embed(self, theta: Theta, x: Tensor, stats: Stats | None) -> tuple[Tensor, Stats]:
-        """Embeddings [T, N, features] of x [T, N, ...] and the statistics they were normalised by."""
-        with autocast(x.device, self.precision):
-            z, used = self._forward(theta, x, stats)
-        return self._scaled(z), used
 
-    def _scaled(self, z: Tensor) -> Tensor:
-        z = z.to(torch.promote_types(z.dtype, torch.float32))
-        return F.normalize(z, dim=-1) if self.distance == "cosine" else z
-
-    def _forward(self, theta: Theta, x: Tensor, stats: Stats | None) -> tuple[Tensor, Stats]:
-        # Statistics are each task's own, so that what a task gives does not depend on the tasks beside it.
-        if self.normalisation in ("batch", "support"):
-            params = {name: value.expand(x.shape[0], *value.shape) for name, value in theta.params.items()}
-            return self._net.per_task(params, x, stats)
-        if self.normalisation == "running" and theta.running is None:
-            tasks = [self._net.shared(theta.params, task) for task in x]
-            stacked = {name: torch.stack([used[name] for _, used in tasks]) for name in tasks[0][1]}
-            return torch.stack([z for z, _ in tasks]), stacked
-        z, used = self._net.shared(theta.params, x.flatten(0, 1), theta.running)
-        return z.unflatten(0, x.shape[:2]), used
+def members(support: Batch) -> Tensor:
+    """Which items are of which class [T, N, way] bool; padding is of none."""
+    return F.one_hot(support.y, support.way).bool() & support.mask[..., None]
 
 
 def prototypes(z: Tensor, support: Batch) -> tuple[Tensor, Tensor]:
     """Each class's mean of z [T, N, d], and how many items it is of: [T, way, d] and [T, way]. Equation 1."""
-    member = F.one_hot(support.y, support.way).to(z.dtype) * support.mask[..., None]  # [T, N, way]
+    member = members(support).to(z.dtype)
     counts = member.sum(1)
     return member.mT @ z / counts[..., None].clamp(min=1), counts
 

@@ -1,0 +1,97 @@
+"""An LSTM as the learning algorithm: it reads the support with its labels, then a query, and answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from annotated_types import Gt
+from torch import Tensor, nn
+
+from umeta.errors import UserError
+from umeta.metalearners.protonet import EmbeddingLearner, members
+from umeta.models.pure import Normalisation
+from umeta.types import Adapted, Batch, EpisodeSpec, Model, TaskSpec, Theta
+
+
+class SequenceLearner(EmbeddingLearner):
+    """What learners share whose own module answers queries after a sequence of (embedding, one-hot label) pairs.
+
+    The pairs are sorted by label, so that of the support's order only that within a class matters, and padding is
+    first. Labels have places in the sequence and in the answer, so there is one way only.
+
+    A subclass's module takes queries [T, Q, d + way] (labels zero), pairs [T, N, d + way] and which are there [T, N].
+    Its last layer is `answer`.
+    """
+
+    def adapt(self, theta: Theta, support: Batch, *, start: Adapted | None = None, steps: int | None = None) -> Adapted:
+        """The sequence: pairs [T, N, features + way] and which of them are there [T, N].
+
+        Raises:
+            UserError: a way other than that of meta-training.
+        """
+        name, rows = type(self).__name__.lower(), self._way(theta)
+        if rows != support.way:
+            raise UserError(f"{name}: it was meta-trained for {rows} ways, not {support.way}; meta-train at this way")
+        z, stats = self._embed(theta, support.x)
+        pairs = torch.cat([z, members(support).to(z.dtype)], -1)
+        order = torch.where(support.mask, support.y, -1).argsort(dim=1, stable=True)
+        pairs = pairs.take_along_dim(order[..., None], 1)
+        return Adapted({"pairs": pairs, "present": support.mask.gather(1, order)}, stats)
+
+    def predict(self, theta: Theta, adapted: Adapted, x: Tensor) -> Tensor:
+        """Logits [T, N, way] of x [T, N, ...]."""
+        queries = F.pad(self._embed_queries(theta, adapted, x), (0, self._way(theta)))
+        return self._apply(theta, queries, adapted.params["pairs"], adapted.params["present"])
+
+    def _way(self, theta: Theta) -> int:
+        return len(theta.params[self._named("answer.bias")])
+
+
+@dataclass
+class LSTMLearner(SequenceLearner):
+    """Learning to learn with an LSTM (Hochreiter, Younger, Conwell 2001; for images Santoro et al. 2016's baseline).
+
+    `(h, c) = LSTM(z_i, y_i; h, c)` for each item of the support, in the order of the labels, and then for the query
+    with zeros for its label; the logits are a linear layer of h. Each query starts from the state after the support.
+    It has the way of its meta-training, and no other.
+    """
+
+    model: Model
+    """the embedding network"""
+    hidden: Annotated[int, Gt(0)] = 200
+    """numbers in the LSTM's state (200 in Santoro et al.)"""
+    normalisation: Normalisation = "running"
+    """what batch normalisation normalises by (umeta/models/pure.py); `batch` is transductive"""
+
+    def init(self, spec: TaskSpec, episode: EpisodeSpec, seed: int) -> Theta:
+        """Random weights, drawn from `seed`."""
+        return self._drawn(spec, seed, lambda features: Reader(features + episode.way, self.hidden, episode.way))
+
+
+class Reader(nn.Module):
+    """An LSTM over pairs, and then over one query."""
+
+    def __init__(self, inputs: int, hidden: int, way: int) -> None:
+        super().__init__()
+        self.cell, self.answer = nn.LSTMCell(inputs, hidden), nn.Linear(hidden, way)
+
+    def forward(self, queries: Tensor, pairs: Tensor, present: Tensor) -> Tensor:
+        _, *state = scanned(self.cell, pairs, present)
+        each = [value.repeat_interleave(queries.shape[1], 0) for value in state]
+        return self.answer(self.cell(queries.flatten(0, 1), each)[0]).unflatten(0, queries.shape[:2])
+
+
+def scanned(cell: nn.LSTMCell, x: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """An LSTM over x [T, N, d]: its outputs [T, N, hidden], and its state after all, h and c [T, hidden].
+
+    An item that is not `present` [T, N] leaves the state as it was.
+    """
+    h = c = x.new_zeros(len(x), cell.hidden_size)
+    out = []
+    for item, there in zip(x.unbind(1), present[..., None].unbind(1), strict=True):
+        h, c = (torch.where(there, new, old) for new, old in zip(cell(item, (h, c)), (h, c), strict=True))
+        out.append(h)
+    return torch.stack(out, 1), h, c

@@ -1,0 +1,44 @@
+"""R2-D2: the classifier of a task is ridge regression in closed form, through which the embedding is learnt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from umeta.metalearners.protonet import EmbeddingLearner, linear, members
+from umeta.models.pure import Normalisation
+from umeta.types import Adapted, Batch, EpisodeSpec, Model, TaskSpec, Theta
+
+
+@dataclass
+class R2D2(EmbeddingLearner):
+    """Ridge regression differentiable discriminator (R2-D2, Bertinetto, Henriques, Torr, Vedaldi 2019, section 3.2).
+
+    `W = Z' (Z Z' + lambda I)^-1 Y` fits the one-hot labels Y of the support's embeddings Z: by Woodbury's identity a
+    system as large as the support, not as the embedding. The logits of a query are `scale z W + shift`. lambda > 0,
+    scale and shift are learnt; shift adds the same to all classes, so it only matters to who reads the logits.
+    """
+
+    model: Model
+    """the embedding network"""
+    normalisation: Normalisation = "running"
+    """what batch normalisation normalises by (umeta/models/pure.py); `batch` is transductive"""
+
+    def init(self, spec: TaskSpec, episode: EpisodeSpec, seed: int) -> Theta:
+        """Random weights, drawn from `seed`; scale 10, shift 0 and lambda 1."""
+        return self._drawn(spec, seed, scale=10.0, shift=0.0, log_lambda=0.0)
+
+    def adapt(self, theta: Theta, support: Batch, *, start: Adapted | None = None, steps: int | None = None) -> Adapted:
+        """The linear layer that the regression is, scaled and shifted: weight [T, way, features] and bias [T, way]."""
+        z, stats = self._embed(theta, support.x)
+        y = members(support).to(z.dtype)
+        z = z * support.mask[..., None]  # rows of zeros, in Z and Y, change no solution
+        ridge = theta.params["log_lambda"].exp() * torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
+        weight = theta.params["scale"] * torch.linalg.solve(z @ z.mT + ridge, y).mT @ z
+        return Adapted({"weight": weight, "bias": theta.params["shift"].expand(weight.shape[:2])}, stats)
+
+    def predict(self, theta: Theta, adapted: Adapted, x: Tensor) -> Tensor:
+        """Logits [T, N, way] of x [T, N, ...]."""
+        return linear(self._embed_queries(theta, adapted, x), adapted.params["weight"], adapted.params["bias"])
