@@ -1,7 +1,7 @@
 """Results files as tables and plots: `python -m umeta.tables README.md` makes anew what its markers ask for.
 
 A marker names the files, own results and published numbers alike; a plot is of the learning curves of a file's first
-result:
+result, or on environments of the adaptation of all results:
 
     <!-- results: results/omniglot.json results/omniglot_published.json -->
     <!-- end -->
@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from umeta import artifacts
+from umeta import artifacts, views
 from umeta.report import cell, markdown
 
 CURVES = re.compile(r"<!-- curves: (?P<file>\S+) (?P<picture>\S+) -->")
@@ -58,13 +58,17 @@ def source(result: dict[str, Any], path: Path, row: str) -> str:
 
 
 def draw(path: Path, picture: Path) -> None:
-    """Accuracy against minutes with its 95 % interval, a line per episode, as PNG."""
+    """Accuracy against minutes with its 95 % interval, a line per episode, as PNG; return against steps of all rows."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    result = artifacts.read_json(path)[0]
+    results = artifacts.read_json(path)
+    if "adaptation" in results[0]:
+        curves = {name: curve for result in results for name, curve in result["adaptation"].items()}
+        return views.adaptation(picture, curves, "return", "steps of adaptation")
+    result = results[0]
     figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
     for name, curve in result["curves"].items():
         axes.errorbar(curve["x"], curve["mean"], curve["interval"], marker="o", markersize=3, capsize=2, label=name)
