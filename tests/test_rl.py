@@ -440,7 +440,7 @@ class Numbered:
     def __call__(self, paths: Paths, which: Tensor) -> Tensor:
         return which[:, None, None] + paths.actions.sum(-1)
 
-    def describe(self) -> list[str]:
+    def describe(self, states: Tensor) -> list[str]:
         return []
 
 
@@ -556,7 +556,7 @@ class Corners:
         corners = torch.tensor([[0.4, 0.4], [-0.4, 0.4], [0.4, -0.4], [-0.4, -0.4]])
         return -(paths.positions[:, :, 1:] - corners[which][:, None, None]).norm(dim=-1)
 
-    def describe(self) -> list[str]:
+    def describe(self, states: Tensor) -> list[str]:
         return []
 
 
