@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -13,15 +12,13 @@ from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
 from umeta import seeds
-from umeta.context import RunContext, State
+from umeta.context import RunContext
 from umeta.data.images import UnlabelledImages
-from umeta.errors import UserError
-
-BATCH = 1000  # images embedded at a time
+from umeta.models.embedder import NetworkEmbedder, halvings, resized, resumable
 
 
 @dataclass
-class ACAI:
+class ACAI(NetworkEmbedder):
     """Adversarially constrained autoencoder interpolation (ACAI, Berthelot, Raffel, Roy, Goodfellow 2019, 1807.07543).
 
     With encoder f, decoder g, critic d, and `mix = g(a f(x1) + (1 - a) f(x2))`, a ~ U(0, 1/2) (section 2, equations 1
@@ -56,7 +53,7 @@ class ACAI:
 
     def fit(self, images: UnlabelledImages, ctx: RunContext) -> None:
         """Trains on the images; resumable through `ctx`."""
-        self._build(images.item_shape, seeds.integer(ctx.seed, "acai"))
+        self.draw(images.item_shape, seeds.integer(ctx.seed, "acai"))
         # channels last in memory: about twice as fast on a CPU
         nets = self._nets.to(ctx.device).to(memory_format=torch.channels_last).train()
         coders = [*nets["encoder"].parameters(), *nets["decoder"].parameters()]
@@ -81,23 +78,7 @@ class ACAI:
                 optimiser.step()
             return {"rebuild": F.mse_loss(rebuilt, x).item(), "critic": losses["critic"].item()}
 
-        def save() -> State:
-            moments = {
-                f"{name}.{i}.{k}": value
-                for name, ps in params.items()
-                for i, p in enumerate(ps)
-                for k, value in optimisers[name].state[p].items()
-            }
-            return {**{f"nets.{n}": v for n, v in nets.state_dict().items()}, **moments}
-
-        def load(state: State) -> None:
-            nets.load_state_dict({n.removeprefix("nets."): v for n, v in state.items() if n.startswith("nets.")})
-            for name, ps in params.items():
-                for i, p in enumerate(ps):
-                    moments = {k: state[f"{name}.{i}.{k}"] for k in ("step", "exp_avg", "exp_avg_sq")}
-                    optimisers[name].state[p] = {k: v if k == "step" else v.to(p.device) for k, v in moments.items()}
-
-        ctx.loop("acai", self.steps, step, save, load)
+        ctx.loop("acai", self.steps, step, *resumable(nets=nets, **optimisers))
         nets.cpu().eval()
 
     def losses(self, x: Tensor, rebuilt: Tensor, mixed: Tensor, alpha: Tensor) -> dict[str, Tensor]:
@@ -110,46 +91,22 @@ class ACAI:
             "critic": (judged - alpha).square().mean() + unmixed.square().mean(),
         }
 
-    def embed(self, images: UnlabelledImages) -> Tensor:
-        """[n, dimensions] float32."""
-        with torch.no_grad():
-            parts = [
-                self._nets["encoder"](self._resize(images.floats(slice(i, i + BATCH)))).flatten(1)
-                for i in range(0, len(images), BATCH)
-            ]
-        return torch.cat(parts)
+    def vectors(self, x: Tensor) -> Tensor:
+        return self._nets["encoder"](self._resize(x)).flatten(1)
 
-    def state_dict(self) -> dict[str, Tensor]:
-        return {**self._nets.state_dict(), "item_shape": torch.tensor(self._shape)}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        self._build(tuple(state["item_shape"].tolist()), seed=0)
-        self._nets.load_state_dict({name: value for name, value in state.items() if name != "item_shape"})
-        self._nets.eval()
-
-    def _build(self, item_shape: tuple[int, ...], seed: int) -> None:
-        channels, side = item_shape[0], min(item_shape[1:])
-        if side < 8:
-            raise UserError(
-                f"embedding acai: images of {item_shape[1]}x{item_shape[2]} are too small, 8x8 is the least"
-            )
-        halvings = max(1, round(math.log2(side / 4)))
-        self._shape, self._side = item_shape, 4 * 2**halvings
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            latent = self.dimensions // 16
-            self._nets = nn.ModuleDict(
-                {
-                    "encoder": encoder(channels, halvings, self.depth, latent),
-                    "decoder": decoder(channels, halvings, self.depth, latent),
-                    "critic": nn.Sequential(encoder(channels, halvings, self.depth, latent), nn.Flatten(), Mean()),
-                }
-            )
+    def networks(self, item_shape: tuple[int, ...]) -> nn.ModuleDict:
+        channels, latent, halved = item_shape[0], self.dimensions // 16, halvings(item_shape, "acai")
+        self._side = 4 * 2**halved
+        return nn.ModuleDict(
+            {
+                "encoder": encoder(channels, halved, self.depth, latent),
+                "decoder": decoder(channels, halved, self.depth, latent),
+                "critic": nn.Sequential(encoder(channels, halved, self.depth, latent), nn.Flatten(), Mean()),
+            }
+        )
 
     def _resize(self, x: Tensor) -> Tensor:
-        if x.shape[-2:] == (self._side, self._side):
-            return x
-        return F.interpolate(x, (self._side, self._side), mode="bilinear", antialias=True)
+        return resized(x, self._side)
 
 
 class Mean(nn.Module):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -14,19 +13,18 @@ from torch import Tensor, nn
 
 from umeta import seeds
 from umeta.augment.suited import suited
-from umeta.context import RunContext, State
+from umeta.context import RunContext
 from umeta.data.images import UnlabelledImages
 from umeta.errors import UserError
 from umeta.models.conv4 import Conv4
+from umeta.models.embedder import NetworkEmbedder, features, resumable
 from umeta.models.precision import Precision, autocast
 from umeta.models.pure import channels_last
 from umeta.types import Augment, Model
 
-BATCH = 1000  # images embedded at a time
-
 
 @dataclass
-class Contrastive:
+class Contrastive(NetworkEmbedder):
     """Contrastive learning of views (SimCLR, Chen, Kornblith, Norouzi, Hinton 2020, arXiv 2002.05709).
 
     The embedding is the network's output; the loss is on a projection of it, a hidden layer and `projection` numbers.
@@ -49,7 +47,7 @@ class Contrastive:
     """Adam's largest step size"""
     precision: Precision = "float32"
     """of the network in training; `auto` is bfloat16 where the hardware computes with it"""
-    _net: nn.Sequential = field(init=False, repr=False, compare=False)
+    _nets: nn.Sequential = field(init=False, repr=False, compare=False)
 
     def fit(self, images: UnlabelledImages, ctx: RunContext) -> None:
         """Trains on the images; resumable through `ctx`.
@@ -59,8 +57,8 @@ class Contrastive:
         """
         if len(images) < 2:
             raise UserError("embedding contrastive: one image has no other to be told from; it needs two at least")
-        self._build(images.item_shape, seeds.integer(ctx.seed, "contrastive"))
-        net = self._net.to(ctx.device).train()
+        self.draw(images.item_shape, seeds.integer(ctx.seed, "contrastive"))
+        net = self._nets.to(ctx.device).train()
         augment = self.augment or suited(images.item_shape)
         size = min(self.batch, len(images))
         optimiser = torch.optim.Adam(net.parameters(), lr=self.lr)
@@ -79,46 +77,18 @@ class Contrastive:
             optimiser.step()
             return {"loss": loss.item()}
 
-        def save() -> State:
-            moments = {
-                f"{i}.{k}": value for i, p in enumerate(net.parameters()) for k, value in optimiser.state[p].items()
-            }
-            return {**{f"net.{n}": v for n, v in net.state_dict().items()}, **moments}
-
-        def load(state: State) -> None:
-            net.load_state_dict({n.removeprefix("net."): v for n, v in state.items() if n.startswith("net.")})
-            for i, p in enumerate(net.parameters()):
-                moments = {k: state[f"{i}.{k}"].to(p.device) for k in ("exp_avg", "exp_avg_sq")}
-                optimiser.state[p] = {"step": state[f"{i}.step"], **moments}
-
-        ctx.loop("contrastive", self.steps, step, save, load)
+        ctx.loop("contrastive", self.steps, step, *resumable(net=net, adam=optimiser))
         net.cpu().eval()
 
-    def embed(self, images: UnlabelledImages) -> Tensor:
-        """[n, features] float32, each of length 1: the loss compares directions."""
-        with torch.no_grad():
-            parts = [
-                self._net[0](channels_last(images.floats(slice(i, i + BATCH)))) for i in range(0, len(images), BATCH)
-            ]
-        return F.normalize(torch.cat(parts), dim=1)
+    def vectors(self, x: Tensor) -> Tensor:
+        """Of length 1: the loss compares directions."""
+        return F.normalize(self._nets[0](channels_last(x)), dim=1)
 
-    def state_dict(self) -> dict[str, Tensor]:
-        return {**self._net.state_dict(), "item_shape": torch.tensor(self._shape)}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        self._build(tuple(state["item_shape"].tolist()), seed=0)
-        self._net.load_state_dict({name: value for name, value in state.items() if name != "item_shape"})
-        self._net.eval()
-
-    def _build(self, item_shape: tuple[int, ...], seed: int) -> None:
-        self._shape = item_shape
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            encoder = self.model.build(item_shape)
-            with torch.no_grad():
-                width = encoder.eval()(torch.zeros(2, *item_shape)).shape[1]
-            head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, self.projection))
-            self._net = nn.Sequential(encoder, head)
+    def networks(self, item_shape: tuple[int, ...]) -> nn.Sequential:
+        encoder = self.model.build(item_shape)
+        width = features(encoder, item_shape)
+        head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, self.projection))
+        return nn.Sequential(encoder, head)
 
 
 def ntxent(z: Tensor, temperature: float) -> Tensor:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from umeta.clustering import core, kmeans, reciprocal, whitened
+from umeta.clustering import core, kmeans, reciprocal, refilled, whitened, whitening
 
 
 def drawn(n, d, seed=0):
@@ -154,3 +154,46 @@ def test_what_never_varies_says_nothing(value):
 def test_where_the_vectors_lie_is_no_matter():
     one, other = (whitened(drawn(200, 5) + place, 256) for place in (0, 50))
     np.testing.assert_allclose(one @ one.T, other @ other.T, atol=1e-3)
+
+
+def test_an_empty_cluster_gets_part_of_another():
+    """Two clusters of three have items: the third takes over a part of one of them, all of it near its place."""
+    z = np.array([[0, 0], [0, 1], [1, 0], [9, 9], [9, 8], [8, 9], [8, 8]], dtype=np.float32)
+    labels = np.array([0, 0, 0, 2, 2, 2, 2])
+    for seed in range(20):
+        found = refilled(z, labels, 3, seed)
+        taken = np.flatnonzero(found == 1)
+        shared = labels[taken[0]]
+        assert (labels[taken] == shared).all()
+        assert set(found) == {0, 1, 2}
+        assert (found[found != 1] == labels[found != 1]).all()
+        # the nearer of two means a small step apart: a line through the mean parts the items
+        centred = z[labels == shared] - z[labels == shared].mean(0)
+        sides = found[labels == shared] == 1
+        angles = np.linspace(0, 2 * np.pi, 1000)
+        directions = np.stack([np.cos(angles), np.sin(angles)])
+        assert ((centred @ directions > 0) == sides[:, None]).all(0).any()
+    assert len({tuple(refilled(z, labels, 3, seed)) for seed in range(20)}) > 3
+    assert labels.tolist() == [0, 0, 0, 2, 2, 2, 2]
+
+
+def test_clusters_that_cannot_be_shared_are_left_alone():
+    z = np.array([[0.0], [0.0], [5.0], [6.0]], dtype=np.float32)
+    assert refilled(z, np.array([0, 1, 2, 3]), 4, seed=0).tolist() == [0, 1, 2, 3]
+    assert refilled(z, np.array([0, 1, 2, 3]), 6, seed=0).tolist() == [0, 1, 2, 3]
+    assert refilled(z, np.array([0, 0, 1, 1]), 9, seed=0).tolist()[:2] == [0, 0]
+    # every cluster of two different items ends as two of one
+    assert sorted(refilled(drawn(6, 2), np.array([0, 0, 1, 1, 2, 2]), 6, seed=0)) == [0, 1, 2, 3, 4, 5]
+
+
+def test_whitening_is_of_other_items_too_and_blows_up_no_noise():
+    z = drawn(300, 5) @ drawn(5, 5, seed=1) + 2
+    mean, directions = whitening(np.pad(z, ((0, 0), (0, 1)), constant_values=3), 6)
+    np.testing.assert_allclose(
+        np.cov(((np.pad(z, ((0, 0), (0, 1)), constant_values=3)) - mean) @ directions[:, :5], rowvar=False),
+        np.eye(5),
+        atol=1e-4,
+    )
+    other = np.array([[2, 2, 2, 2, 2, 4]], dtype=np.float32)  # differs where the others never did
+    same = np.array([[2, 2, 2, 2, 2, 3]], dtype=np.float32)
+    np.testing.assert_allclose((other - mean) @ directions, (same - mean) @ directions, atol=1e-4)

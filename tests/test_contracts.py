@@ -13,12 +13,16 @@ import torch
 from torch import Tensor
 
 from embeddings.acai import ACAI
+from embeddings.bigan import BiGAN
 from embeddings.contrastive import Contrastive
+from embeddings.deepcluster import DeepCluster
 from embeddings.pixels import Pixels
 from embeddings.precomputed import Precomputed
 from embeddings.random_network import RandomNetwork
+from proposers.hyperplanes import Hyperplanes
 from proposers.kmeans import KMeans
 from proposers.progressive import Progressive
+from proposers.random_labels import RandomLabels
 from umeta.context import RunContext
 from umeta.data.images import UnlabelledImages
 from umeta.errors import UserError
@@ -60,11 +64,14 @@ def test_protonet(distance: str, normalisation: str) -> None:
     [
         Pixels(),
         Pixels(whiten=5),
+        Pixels(contrast=True, zca=0.1),
         RandomNetwork(TINY),
         ACAI(steps=3, depth=2, dimensions=16, batch=8),
         Contrastive(TINY, steps=3, batch=8),
+        BiGAN(steps=3, depth=2, dimensions=8, batch=8),
+        DeepCluster(dimensions=4, model=TINY, k=6, every=2, steps=3, batch=8),
     ],
-    ids=["pixels", "whitened", "random_network", "acai", "contrastive"],
+    ids=["pixels", "whitened", "zca", "random_network", "acai", "contrastive", "bigan", "deepcluster"],
 )
 def test_embedders(embedder: object) -> None:
     check_embedder(embedder)
@@ -76,8 +83,17 @@ def test_precomputed(tmp_path: Path) -> None:
     check_embedder(Precomputed(str(tmp_path / "vectors.npy")), images)
 
 
-def test_kmeans() -> None:
-    check_proposer(KMeans(k=6, partitions=3, smallest=4))
+@pytest.mark.parametrize(
+    "proposer",
+    [
+        KMeans(k=6, partitions=3, smallest=4),
+        Hyperplanes(zones=4, partitions=3, smallest=4, margin=0.01),
+        RandomLabels(k=6, partitions=3),
+    ],
+    ids=["kmeans", "hyperplanes", "random_labels"],
+)
+def test_proposers(proposer: object) -> None:
+    check_proposer(proposer)
 
 
 @pytest.mark.parametrize("rotations", [False, True])

@@ -28,6 +28,17 @@ CASES = {  # embedding, learner, and where they differ from k-means in one round
         "{name: contrastive, steps: 3, batch: 16, model: {name: conv4, filters: 4}}",
         PROTONET,
     ),
+    "hyperplanes": (
+        "{name: pixels, contrast: true, zca: 0.1}",
+        PROTONET,
+        "{name: hyperplanes, zones: 4, partitions: 3, smallest: 3}",
+    ),
+    "random-labels": ("null", PROTONET, "{name: random_labels, k: 6, partitions: 3}"),
+    "bigan-protonet": ("{name: bigan, steps: 3, batch: 16, depth: 2, dimensions: 8}", PROTONET),
+    "deepcluster-protonet": (
+        "{name: deepcluster, steps: 3, batch: 16, every: 2, k: 6, dimensions: 4, model: {name: conv4, filters: 4}}",
+        PROTONET,
+    ),
     "instances": ("null", PROTONET, "{name: instances, rotations: true}"),
     "mixture": ("pixels", PROTONET, f"{{name: mixture, proposers: [instances, {KMEANS}]}}"),
     "progressive": (

@@ -1,0 +1,161 @@
+"""DeepCluster: a network learns to tell its own clusters apart, and is clustered again."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from annotated_types import Gt
+from torch import Tensor, nn
+
+from umeta import seeds
+from umeta.augment.suited import suited
+from umeta.clustering import kmeans, refilled, whitened, whitening
+from umeta.context import RunContext
+from umeta.data.images import UnlabelledImages
+from umeta.errors import UserError
+from umeta.models.conv4 import Conv4
+from umeta.models.embedder import BATCH, NetworkEmbedder, features, resumable
+from umeta.models.pure import channels_last
+from umeta.types import Augment, Model
+
+ITERATIONS = 20  # of k-means, each time
+
+
+@dataclass
+class DeepCluster(NetworkEmbedder):
+    """Deep clustering of features (DeepCluster, Caron, Bojanowski, Joulin, Douze 2018, arXiv 1807.05520).
+
+    Every `every` steps the features of the images are PCA-whitened, scaled to length 1 and clustered by k-means; the
+    network, with a linear head drawn anew, then learns to tell the clusters apart, which are drawn uniformly so that
+    large ones do not take over (section 3.3). The embedding is the final features, whitened and scaled as well. Adam
+    with a cosine schedule in place of the paper's plain gradient descent.
+    """
+
+    dimensions: Annotated[int, Gt(0)] = 256
+    """of the whitened features, those that are clustered and those that are the embedding"""
+    model: Model = field(default_factory=lambda: Conv4(halvings=3))
+    """the embedding network"""
+    augment: Augment | None = None
+    """what makes a view, `drawing` or `photo`; by default drawing for grey images and photo for colour"""
+    k: Annotated[int, Gt(1)] = 1000
+    """clusters"""
+    every: Annotated[int, Gt(0)] = 100
+    """steps from one clustering to the next; the paper clusters once per epoch"""
+    steps: Annotated[int, Gt(0)] = 1000
+    """training steps"""
+    batch: Annotated[int, Gt(1)] = 256
+    """images per step"""
+    lr: Annotated[float, Gt(0)] = 2e-3
+    """Adam's largest step size"""
+    _nets: nn.ModuleDict = field(init=False, repr=False, compare=False)
+
+    def fit(self, images: UnlabelledImages, ctx: RunContext) -> None:
+        """Trains on the images; resumable through `ctx`.
+
+        Raises:
+            UserError: fewer images than clusters, or fewer images or features than dimensions.
+        """
+        if len(images) < self.k:
+            raise UserError(f"embedding.k: {self.k} clusters need at least as many images, there are {len(images)}")
+        self.draw(images.item_shape, seeds.integer(ctx.seed, "deepcluster"))
+        net, whiten = self._nets["network"].to(ctx.device), self._nets["whiten"]
+        assert isinstance(whiten, nn.Linear)
+        if min(len(images), whiten.in_features) < self.dimensions:
+            raise UserError(
+                f"embedding.dimensions: {self.dimensions} whitened components need as many images and features, "
+                f"there are {len(images)} images and {whiten.in_features} features"
+            )
+        augment = self.augment or suited(images.item_shape)
+        head = Head(whiten.in_features, self.k, len(images)).to(ctx.device)
+        optimisers = {"net_adam": torch.optim.Adam(net.parameters()), "head_adam": torch.optim.Adam(head.parameters())}
+
+        def cluster(i: int) -> None:
+            z = whitened(outputs(net, images, ctx.device), self.dimensions)
+            labels, _ = kmeans(z, self.k, ITERATIONS, seeds.integer(ctx.seed, "deepcluster k-means", i))
+            labels = refilled(z, labels, self.k, seeds.integer(ctx.seed, "deepcluster empty", i))
+            head.renew(labels, seeds.generator(ctx.seed, "deepcluster head", i))
+            optimisers["head_adam"].state.clear()
+
+        def step(i: int) -> dict[str, float]:
+            if i % self.every == 0:
+                cluster(i)
+            generator = seeds.generator(ctx.seed, "deepcluster step", i)
+            index = balanced(head.labels, torch.rand(self.batch, 2, generator=generator).to(ctx.device))
+            u = torch.rand(self.batch, augment.randoms, generator=generator).to(ctx.device)
+            x = augment(images.floats(index.cpu().numpy(), ctx.device), u)
+            loss = F.cross_entropy(head(net.train()(channels_last(x))), head.labels[index])
+            for optimiser in optimisers.values():
+                optimiser.zero_grad()
+            loss.backward()
+            for optimiser in optimisers.values():
+                optimiser.param_groups[0]["lr"] = self.lr * (1 + math.cos(math.pi * i / self.steps)) / 2
+                optimiser.step()
+            return {"loss": loss.item(), "nmi": head.nmi.item()}
+
+        ctx.loop("deepcluster", self.steps, step, *resumable(net=net, head=head, **optimisers))
+        mean, directions = whitening(outputs(net, images, ctx.device), self.dimensions)
+        with torch.no_grad():
+            whiten.weight.copy_(torch.from_numpy(directions.T))
+            whiten.bias.copy_(torch.from_numpy(-mean @ directions))
+        self._nets.cpu().eval()
+
+    def vectors(self, x: Tensor) -> Tensor:
+        """Of length 1."""
+        return F.normalize(self._nets["whiten"](self._nets["network"](channels_last(x))), dim=1)
+
+    def networks(self, item_shape: tuple[int, ...]) -> nn.ModuleDict:
+        network = self.model.build(item_shape)
+        return nn.ModuleDict({"network": network, "whiten": nn.Linear(features(network, item_shape), self.dimensions)})
+
+
+class Head(nn.Module):
+    """Log-odds of each cluster, linear in the features, and the clusters of the images that it learns to give."""
+
+    labels: Tensor
+    nmi: Tensor
+
+    def __init__(self, features: int, k: int, images: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.zeros(k, features)), nn.Parameter(torch.zeros(k))
+        self.register_buffer("labels", torch.zeros(images, dtype=torch.int64))
+        self.register_buffer("nmi", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+    def renew(self, labels: np.ndarray, generator: torch.Generator) -> None:
+        """Other clusters, and weights drawn anew; `nmi` is what the clusters share with those before (figure 2b)."""
+        from sklearn.metrics import normalized_mutual_info_score
+
+        self.nmi.fill_(normalized_mutual_info_score(self.labels.cpu().numpy(), labels))
+        self.labels.copy_(torch.from_numpy(labels))
+        with torch.no_grad():
+            self.weight.copy_(0.01 * torch.randn(self.weight.shape, generator=generator))
+            self.bias.zero_()
+
+
+def outputs(net: nn.Module, images: UnlabelledImages, device: torch.device | str) -> np.ndarray:
+    """What the network gives for all images: [n, features]."""
+    with torch.no_grad():
+        parts = [
+            net.eval()(channels_last(images.floats(slice(i, i + BATCH), device))).cpu()
+            for i in range(0, len(images), BATCH)
+        ]
+    return torch.cat(parts).numpy()
+
+
+def balanced(labels: Tensor, u: Tensor) -> Tensor:
+    """Items [m]: of each a cluster is drawn, then one of its members, both uniformly.
+
+    labels: [n]; u: [m, 2] in [0, 1).
+    """
+    order = labels.argsort(stable=True)
+    counts = labels.unique(return_counts=True)[1]
+    cluster = (u[:, 0] * len(counts)).long()
+    first = counts.cumsum(0) - counts
+    return order[first[cluster] + (u[:, 1] * counts[cluster]).long()]
