@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
@@ -15,11 +16,155 @@ from umeta.models.pure import Normalisation, Pure
 from umeta.objectives import OBJECTIVES
 from umeta.types import Adapted, Batch, EpisodeSpec, Model, Stats, TaskSpec, Theta
 
+Answer = Callable[[dict[str, Tensor]], tuple[Tensor, Stats]]
 HEAD = ("head.weight", "head.bias")
 
 
+class GradientLearner:
+    """What learners share that adapt by gradient steps: a network with a linear head, and the inner loop.
+
+    A subclass is a dataclass with at least the options that have no value here; `MAML` says what each of them is.
+    """
+
+    model: Model
+    inner_lr: float
+    steps: int
+    schedule: Literal["constant", "harmonic"] = "constant"
+    first_order: bool = False
+    scale_by_way: bool = False
+    head: Literal["shared", "fixed", "prototypes"]
+    normalisation: Normalisation
+    _net: Pure
+    _outputs: int = 0
+
+    def init(self, spec: TaskSpec, episode: EpisodeSpec, seed: int) -> Theta:
+        """Random weights, drawn from `seed`."""
+        self._net = Pure.build(self.model, spec.item_shape, self.normalisation, seed)
+        self._loss = OBJECTIVES[spec.objective]
+        self._outputs = spec.outputs
+        width = self._net.features(spec.item_shape)
+        rows = spec.outputs or (episode.way if self.head == "fixed" else 1)
+        weight = torch.empty(rows, width).uniform_(-1, 1, generator=torch.Generator().manual_seed(seed)) / width**0.5
+        head = {"head.weight": weight, "head.bias": torch.zeros(rows), "head.free": torch.zeros(spec.free)}
+        head = {name: value for name, value in head.items() if len(value)}
+        own = self._own(self._net.params(head))
+        return Theta(self._net.params(own if self._from_prototypes else {**head, **own}))
+
+    @property
+    def transductive(self) -> bool:
+        """Whether the answer to one query depends on the others."""
+        return self.normalisation == "batch"
+
+    def features(self, theta: Theta, x: Tensor) -> Tensor:
+        """What the network, not adapted, gives its linear head: [n, features] of x [n, ...]."""
+        return self._net.shared(theta.params, x, theta.running)[0]
+
+    def adapt(self, theta: Theta, support: Batch, *, start: Adapted | None = None, steps: int | None = None) -> Adapted:
+        """Fast weights [T, ...] after `steps` inner steps, from theta or from `start`.
+
+        Differentiable with respect to theta where autograd is on.
+        """
+        lr = self.inner_lr * (support.way if self.scale_by_way else 1)
+        frozen = theta.running if self.normalisation == "running" else None
+        begun = self._begin(theta, support)
+        fast = start.params if start else begun
+        taken = start.steps if start else 0
+        moving = [name for name in fast if self._adapts(name)]
+        answer = self._answering(fast, support.x, frozen)
+        differentiable = torch.is_grad_enabled() and any(value.requires_grad for value in fast.values())
+        with torch.enable_grad():
+            for _ in range(self.steps if steps is None else steps):
+                taken += 1
+                if not differentiable:
+                    fast = {name: value.detach().requires_grad_(name in moving) for name, value in fast.items()}
+                logits, _ = answer(fast)
+                loss = self._loss(logits, support).sum()  # tasks do not interact, so each gets its own gradient
+                second_order = differentiable and not self.first_order
+                grads = torch.autograd.grad(
+                    loss, [fast[name] for name in moving], create_graph=second_order, materialize_grads=True
+                )
+                size = lr / taken if self.schedule == "harmonic" else lr
+                moves = self._moves(theta, begun, fast, dict(zip(moving, grads, strict=True)), size)
+                fast = {name: value - moves[name] if name in moves else value for name, value in fast.items()}
+        if not differentiable:
+            fast = {name: value.detach() for name, value in fast.items()}
+        if self.normalisation in ("batch", "group") or not self._net.layers:
+            return Adapted(fast, steps=taken)
+        return Adapted(fast, frozen or answer(fast)[1], taken)
+
+    def predict(self, theta: Theta, adapted: Adapted, x: Tensor) -> Tensor:
+        """Logits [T, N, way] of x [T, N, ...]; what the tasks ask to predict, where that is not classes."""
+        # In meta-training `running` is normalised by the batch at hand, which for queries is the query batch.
+        stats = None if self.normalisation == "running" and theta.running is None else adapted.stats or None
+        return self._forward(adapted.params, x, stats)[0]
+
+    def unadapted(self, theta: Theta, tasks: int) -> Adapted:
+        """The initialisation itself, for so many tasks: what acts before anything is known of them."""
+        return Adapted(self._expand(theta, tasks, 1))
+
+    def _own(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What theta holds beside the weights: parameters of the inner loop itself."""
+        return {}
+
+    def _adapts(self, name: str) -> bool:
+        """Whether the inner loop moves the weight of this name."""
+        return True
+
+    def _moves(
+        self, theta: Theta, begun: dict[str, Tensor], fast: dict[str, Tensor], grads: dict[str, Tensor], size: float
+    ) -> dict[str, Tensor]:
+        """What one inner step of this size takes off the fast weights, which began as `begun`."""
+        return {name: size * grad for name, grad in grads.items()}
+
+    def _answering(self, fast: dict[str, Tensor], x: Tensor, stats: Stats | None) -> Answer:
+        """The output for x, and the statistics used, as a function of the fast weights on their way from `fast`."""
+        return lambda fast: self._forward(fast, x, stats)
+
+    @property
+    def _from_prototypes(self) -> bool:
+        return self.head == "prototypes" and not self._outputs
+
+    def _begin(self, theta: Theta, support: Batch) -> dict[str, Tensor]:
+        """The weights [T, ...] that the inner loop starts from."""
+        fast = self._expand(theta, len(support), support.way)
+        if self._from_prototypes:
+            frozen = theta.running if self.normalisation == "running" else None
+            z, _ = self._net.per_task(fast, support.x, frozen)
+            fast["head.weight"], fast["head.bias"] = euclidean_layer(prototypes(z, support)[0])
+        return fast
+
+    def _pulled(self, theta: Theta, support: Batch, apart: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The gradient, mean over tasks, for theta that one [T, ...] for what the inner loop begins from is."""
+        with torch.enable_grad():
+            begun = self._begin(theta, support)
+            grads = torch.autograd.grad(
+                list(begun.values()), list(theta.params.values()), [apart[n] for n in begun], materialize_grads=True
+            )
+        return {name: grad / len(support) for name, grad in zip(theta.params, grads, strict=True)}
+
+    def _expand(self, theta: Theta, tasks: int, way: int) -> dict[str, Tensor]:
+        params = {n: p for n, p in theta.params.items() if n in self._net.names or n.startswith("head.")}
+        if self.head == "prototypes" or self._outputs:
+            return {name: value.expand(tasks, *value.shape) for name, value in params.items()}
+        rows = params["head.bias"].shape[0]
+        if self.head == "fixed" and rows != way:
+            raise UserError(f"maml: its head was meta-trained for {rows} ways, not {way}; meta-train with head: shared")
+        shape = {n: (way, *p.shape[1:]) if n in HEAD else p.shape for n, p in params.items()}
+        return {name: value.expand(tasks, *shape[name]) for name, value in params.items()}
+
+    def _forward(self, fast: dict[str, Tensor], x: Tensor, stats: Stats | None) -> tuple[Tensor, Stats]:
+        features, used = self._net.per_task(fast, x, stats)
+        return self._linear(fast, features), used
+
+    def _linear(self, fast: dict[str, Tensor], features: Tensor) -> Tensor:
+        out = torch.baddbmm(fast["head.bias"][:, None], features, fast["head.weight"].mT)
+        if "head.free" in fast:
+            out = torch.cat([out, fast["head.free"][:, None].expand(*out.shape[:2], -1)], -1)
+        return out
+
+
 @dataclass
-class MAML:
+class MAML(GradientLearner):
     """Model-agnostic meta-learning (MAML, Finn, Abbeel, Levine 2017, arXiv 1703.03400, algorithm 2).
 
     Inner loop, per task: `phi <- phi - inner_lr * grad L_support(phi)`, from phi = theta, `steps` times, where L is the
@@ -51,85 +196,3 @@ class MAML:
     starts at the layer that the support's prototypes are (ProtoMAML, Triantafillou et al. 2020), for any way"""
     normalisation: Normalisation = "support"
     """what batch normalisation normalises by (umeta/models/pure.py); `batch` is transductive"""
-    _net: Pure = field(init=False, repr=False, compare=False)
-    _outputs: int = field(default=0, init=False, repr=False, compare=False)
-
-    def init(self, spec: TaskSpec, episode: EpisodeSpec, seed: int) -> Theta:
-        """Random weights, drawn from `seed`."""
-        self._net = Pure.build(self.model, spec.item_shape, self.normalisation, seed)
-        self._loss = OBJECTIVES[spec.objective]
-        self._outputs = spec.outputs
-        if self.head == "prototypes" and not spec.outputs:
-            return Theta(self._net.params())
-        width = self._net.features(spec.item_shape)
-        rows = spec.outputs or (episode.way if self.head == "fixed" else 1)
-        head = torch.empty(rows, width).uniform_(-1, 1, generator=torch.Generator().manual_seed(seed)) / width**0.5
-        own = {"head.weight": head, "head.bias": torch.zeros(rows), "head.free": torch.zeros(spec.free)}
-        return Theta(self._net.params({name: value for name, value in own.items() if len(value)}))
-
-    @property
-    def transductive(self) -> bool:
-        """Whether the answer to one query depends on the others."""
-        return self.normalisation == "batch"
-
-    def features(self, theta: Theta, x: Tensor) -> Tensor:
-        """What the network, not adapted, gives its linear head: [n, features] of x [n, ...]."""
-        return self._net.shared(theta.params, x, theta.running)[0]
-
-    def adapt(self, theta: Theta, support: Batch, *, start: Adapted | None = None, steps: int | None = None) -> Adapted:
-        """Fast weights [T, ...] after `steps` inner steps, from theta or from `start`.
-
-        Differentiable with respect to theta where autograd is on.
-        """
-        lr = self.inner_lr * (support.way if self.scale_by_way else 1)
-        frozen = theta.running if self.normalisation == "running" else None
-        fast = start.params if start else self._expand(theta, len(support), support.way)
-        taken = start.steps if start else 0
-        if self.head == "prototypes" and not start and not self._outputs:
-            z, _ = self._net.per_task(fast, support.x, frozen)
-            fast["head.weight"], fast["head.bias"] = euclidean_layer(prototypes(z, support)[0])
-        differentiable = torch.is_grad_enabled() and any(value.requires_grad for value in fast.values())
-        with torch.enable_grad():
-            for _ in range(self.steps if steps is None else steps):
-                taken += 1
-                if not differentiable:
-                    fast = {name: value.detach().requires_grad_() for name, value in fast.items()}
-                logits, _ = self._forward(fast, support.x, frozen)
-                loss = self._loss(logits, support).sum()  # tasks do not interact, so each gets its own gradient
-                second_order = differentiable and not self.first_order
-                grads = torch.autograd.grad(
-                    loss, list(fast.values()), create_graph=second_order, materialize_grads=True
-                )
-                size = lr / taken if self.schedule == "harmonic" else lr
-                fast = {n: p - size * g for (n, p), g in zip(fast.items(), grads, strict=True)}
-        if not differentiable:
-            fast = {name: value.detach() for name, value in fast.items()}
-        if self.normalisation in ("batch", "group") or not self._net.layers:
-            return Adapted(fast, steps=taken)
-        return Adapted(fast, frozen or self._forward(fast, support.x, None)[1], taken)
-
-    def unadapted(self, theta: Theta, tasks: int) -> Adapted:
-        """The initialisation itself, for so many tasks: what acts before anything is known of them."""
-        return Adapted(self._expand(theta, tasks, 1))
-
-    def predict(self, theta: Theta, adapted: Adapted, x: Tensor) -> Tensor:
-        """Logits [T, N, way] of x [T, N, ...]; what the tasks ask to predict, where that is not classes."""
-        # In meta-training `running` is normalised by the batch at hand, which for queries is the query batch.
-        stats = None if self.normalisation == "running" and theta.running is None else adapted.stats or None
-        return self._forward(adapted.params, x, stats)[0]
-
-    def _expand(self, theta: Theta, tasks: int, way: int) -> dict[str, Tensor]:
-        if self.head == "prototypes" or self._outputs:
-            return {name: value.expand(tasks, *value.shape) for name, value in theta.params.items()}
-        rows = theta.params["head.bias"].shape[0]
-        if self.head == "fixed" and rows != way:
-            raise UserError(f"maml: its head was meta-trained for {rows} ways, not {way}; meta-train with head: shared")
-        shape = {n: (way, *p.shape[1:]) if n in HEAD else p.shape for n, p in theta.params.items()}
-        return {name: value.expand(tasks, *shape[name]) for name, value in theta.params.items()}
-
-    def _forward(self, fast: dict[str, Tensor], x: Tensor, stats: Stats | None) -> tuple[Tensor, Stats]:
-        features, used = self._net.per_task(fast, x, stats)
-        out = torch.baddbmm(fast["head.bias"][:, None], features, fast["head.weight"].mT)
-        if "head.free" in fast:
-            out = torch.cat([out, fast["head.free"][:, None].expand(*out.shape[:2], -1)], -1)
-        return out, used
