@@ -74,7 +74,7 @@ def test_the_walk_through_from_photographs_to_predictions(tmp_path, monkeypatch,
     """Its own code and commands, but for meta-training cut to a few steps."""
     monkeypatch.chdir(tmp_path)
     Path("grocery84").symlink_to(GROCERIES)
-    part = TEXT[TEXT.index("## Your own pictures") : TEXT.index("## Use the learner")]
+    part = TEXT[TEXT.index("## Your own pictures") : TEXT.index("## An environment without")]
     prepare, score = re.findall(r"```python\n(.*?)```", part, re.DOTALL)
     commands = [line.partition("#")[0].split()[1:] for line in part.splitlines() if line.startswith("umeta ")]
     commands = [words for words in commands if words[0] != "evaluate"]
