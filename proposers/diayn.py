@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from annotated_types import Ge, Gt
-from torch import Tensor, nn
+from annotated_types import Ge, Gt, Le
+from torch import Tensor
 
 from umeta import seeds
 from umeta.context import RunContext
-from umeta.objectives import gaussian, log_probability
-from umeta.rl.advantage import gae, normalised
+from umeta.models.embedder import resumable
+from umeta.objectives import gaussian
 from umeta.rl.discriminator import Discriminator, SkillRewards
 from umeta.rl.explore import wandering
+from umeta.rl.ppo import PPO
 from umeta.rl.rollout import Paths, rollout
+from umeta.rl.sac import SAC
 from umeta.rl.skills import SkillPolicy, act
 from umeta.tasks.reward import RewardTasks
 from umeta.types import Embedder, Environment
@@ -29,8 +31,8 @@ class Diayn:
 
     A discriminator learns to tell from a state which skill z led there, a policy per skill earns `log p(z|s)`. The
     original learns by SAC, one update a step; here all skills act in many copies of a fast simulator at once and learn
-    on-policy by PPO (Schulman et al. 2017), which takes minutes. Rewards are always those of the present discriminator,
-    on the states it learns from, and an episode cut short by the horizon counts on with its value.
+    on-policy by PPO (Schulman et al. 2017), or by SAC with `updates` a round. Rewards are always those of the present
+    discriminator, which learns from this round's states; an episode cut short by the horizon counts on with its value.
     """
 
     skills: Annotated[int, Gt(1)] = 50
@@ -43,14 +45,8 @@ class Diayn:
     """width of the two hidden layers of policy, value and discriminator"""
     lr: Annotated[float, Gt(0)] = 1e-3
     """Adam's step size"""
-    clip: Annotated[float, Gt(0)] = 0.2
-    """PPO's bound on probability ratios"""
-    epochs: Annotated[int, Gt(0)] = 4
-    """PPO's passes over an iteration's steps, in four parts each"""
-    lam: Annotated[float, Ge(0)] = 0.95
-    """of generalised advantage estimation"""
-    entropy: Annotated[float, Ge(0)] = 0.0
-    """bonus per nat of the policy's entropy"""
+    learner: Literal["ppo", "sac"] = "ppo"
+    """what improves the policies: PPO on this iteration's steps, or SAC, as in the original, on a replay of all"""
     discriminator_steps: Annotated[int, Gt(0)] = 10
     """of the discriminator per iteration, on a fifth of its steps each"""
     inputs: Annotated[float, Gt(0)] = 1.0
@@ -60,6 +56,24 @@ class Diayn:
     extremes instead of crowding there"""
     sees: list[int] | None = None
     """which numbers of the observation the discriminator sees; by default all"""
+    clip: Annotated[float, Gt(0)] = 0.2
+    """ppo: the bound on probability ratios"""
+    epochs: Annotated[int, Gt(0)] = 4
+    """ppo: passes over an iteration's steps, in four parts each"""
+    lam: Annotated[float, Ge(0)] = 0.95
+    """ppo: of generalised advantage estimation"""
+    entropy: Annotated[float, Ge(0)] = 0.0
+    """ppo: bonus per nat of the policy's entropy"""
+    updates: Annotated[int, Gt(0)] = 100
+    """sac: steps of critics and policy per iteration"""
+    batch: Annotated[int, Gt(0)] = 256
+    """sac: steps of the replay in each update"""
+    replay: Annotated[int, Gt(0)] = 200_000
+    """sac: how many steps are kept, in checkpoints too"""
+    tau: Annotated[float, Gt(0), Le(1)] = 0.01
+    """sac: how far each update moves the critics' slow copies towards them"""
+    temperature: Annotated[float, Gt(0)] = 0.1
+    """sac: reward per nat of the policy's entropy, relative to the standard normal"""
 
     domain: ClassVar[Literal["image", "env"]] = "env"
     sees_labels: ClassVar[bool] = False
@@ -76,25 +90,34 @@ class Diayn:
 
 
 class Learning:
-    """Policy, value and discriminator on their way."""
+    """Policies, what improves them, and the discriminator on their way."""
 
     def __init__(self, options: Diayn, env: Environment, ctx: RunContext) -> None:
-        self.options, self.env, self.seed = options, env, ctx.seed
-        skills, hidden = options.skills, options.hidden
+        o = self.options = options
+        self.env, self.seed = env, ctx.seed
         with torch.random.fork_rng():
             torch.manual_seed(seeds.integer(ctx.seed, "diayn"))
-            self.policy = SkillPolicy(env.observation, env.action, skills, hidden)
-            self.value = nn.Sequential(
-                nn.Linear(env.observation + skills, hidden), nn.Tanh(), nn.Linear(hidden, hidden), nn.Tanh()
-            ).append(nn.Linear(hidden, 1))
-            self.discriminator = Discriminator.checked(env, skills, hidden, options.sees)
+            self.policy = SkillPolicy(env.observation, env.action, o.skills, o.hidden)
+            self.learner = self.improver()
+            self.discriminator = Discriminator.checked(env, o.skills, o.hidden, o.sees)
         seen = self.discriminator.seen(wandering(env, ctx))
-        self.discriminator.standardise(seen.mean(0), seen.std(0), options.inputs)
-        self.nets = nn.ModuleDict({"policy": self.policy, "value": self.value, "discriminator": self.discriminator})
-        # one optimiser for all: a parameter without a gradient is left alone
-        self.optimiser = torch.optim.Adam(self.nets.parameters(), lr=options.lr)
-        self.scale = torch.ones(())  # of the rewards, a running mean: what the value is in units of
-        self.simulation = env.simulate(skills * options.episodes)
+        self.discriminator.standardise(seen.mean(0), seen.std(0), o.inputs)
+        self.optimiser = torch.optim.Adam(self.discriminator.parameters(), lr=o.lr)
+        self.simulation = env.simulate(o.skills * o.episodes)
+        self.save, self.load = resumable(
+            learner=self.learner,
+            learner_adam=self.learner.optimiser,
+            discriminator=self.discriminator,
+            discriminator_adam=self.optimiser,
+        )
+
+    def improver(self) -> PPO | SAC:
+        """What the options ask for, with random weights."""
+        o, policy, discount = self.options, self.policy, self.env.discount
+        if o.learner == "ppo":
+            return PPO(policy, discount, lr=o.lr, clip=o.clip, epochs=o.epochs, lam=o.lam, entropy=o.entropy)
+        sac = {"updates": o.updates, "batch": o.batch, "replay": o.replay}
+        return SAC(policy, discount, lr=o.lr, tau=o.tau, temperature=o.temperature, **sac)
 
     def step(self, i: int) -> dict[str, float]:
         """One iteration: act, learn to tell the skills apart, earn what that gives."""
@@ -104,10 +127,9 @@ class Learning:
         paths = rollout(self.simulation, act(self.policy.policies()), noise, u)
         skill = torch.arange(o.skills).view(-1, 1, 1).expand_as(paths.mask)
         accuracy = self.tell_apart(paths, skill, random)
-        rewards = SkillRewards(self.discriminator)(paths, torch.arange(o.skills))
-        self.improve(paths, skill, rewards, random)
+        earned = (self.earned(paths.after, skill) * paths.mask).sum() / paths.mask.sum()
+        self.learner.improve(paths, skill, self.earned, random)
         std = gaussian(torch.cat([self.policy.log_std] * 2, -1))[1].exp().mean().item()
-        earned = (rewards * paths.mask).sum() / paths.mask.sum()
         return {"accuracy": accuracy, "reward": earned.item(), "std": std}
 
     def tell_apart(self, paths: Paths, skill: Tensor, random: torch.Generator) -> float:
@@ -119,58 +141,14 @@ class Learning:
             seen = self.discriminator.seen(states[part])
             seen = seen + self.options.noise * torch.randn(seen.shape, generator=random)
             logits = self.discriminator.layers(seen)
-            self.descend(F.cross_entropy(logits, labels[part]))
+            self.optimiser.zero_grad()
+            F.cross_entropy(logits, labels[part]).backward()
+            self.optimiser.step()
             right = (logits.argmax(-1) == labels[part]).float().mean().item()
         return right
 
-    def improve(self, paths: Paths, skill: Tensor, rewards: Tensor, random: torch.Generator) -> None:
-        """PPO on the skills' rewards."""
-        o = self.options
-        self.scale = torch.lerp(self.scale, rewards[paths.mask].square().mean().sqrt(), 0.1)
-        rewards = rewards / self.scale
-        with torch.no_grad():
-            skills = torch.arange(o.skills).view(-1, 1, 1).expand(*paths.observations.shape[:3])
-            values = self.valued(paths.observations, skills)
-            advantage = gae(rewards, values[..., :-1], paths.mask, self.env.discount, o.lam, last=values[..., -1])
-        target = advantage + values[..., :-1]
-        w = normalised(advantage, paths.mask)
-        every = [paths.observations[:, :, :-1], skill, paths.actions, paths.logp, w, target]
-        flat = [value[paths.mask] for value in every]
-        for part in parts(len(flat[0]), o.epochs, random):
-            x, z, action, logp, gain, aim = (value[part] for value in flat)
-            output = self.policy(x, z)
-            ratio = (log_probability(output, action) - logp).exp()
-            clipped = torch.minimum(ratio * gain, ratio.clamp(1 - o.clip, 1 + o.clip) * gain).mean()
-            entropy = gaussian(output)[1].sum(-1).mean()
-            self.descend(-clipped - o.entropy * entropy + F.mse_loss(self.valued(x, z), aim))
-
-    def valued(self, observations: Tensor, skill: Tensor) -> Tensor:
-        """Values [...] of observations [..., d] under skills [...]."""
-        told = F.one_hot(skill, self.options.skills).to(observations.dtype)
-        return self.value(torch.cat([observations, told], -1))[..., 0]
-
-    def descend(self, loss: Tensor) -> None:
-        self.optimiser.zero_grad()
-        loss.backward()
-        self.optimiser.step()
-
-    def save(self) -> dict[str, Tensor]:
-        """Everything a later step depends on."""
-        state = {f"nets.{name}": value for name, value in self.nets.state_dict().items()}
-        for name, param in self.nets.named_parameters():
-            state |= {f"adam.{name}.{key}": value for key, value in self.optimiser.state[param].items()}
-        return {**state, "scale": self.scale}
-
-    def load(self, state: dict[str, Tensor]) -> None:
-        found = {name.removeprefix("nets."): value for name, value in state.items() if name.startswith("nets.")}
-        self.nets.load_state_dict(found)
-        for name, param in self.nets.named_parameters():
-            moments = {key: state[f"adam.{name}.{key}"].clone() for key in ("step", "exp_avg", "exp_avg_sq")}
-            self.optimiser.state[param] = moments
-        self.scale = state["scale"]
-
-
-def parts(count: int, epochs: int, random: torch.Generator) -> Iterator[Tensor]:
-    """Which items to take in each step: every epoch all of them once, in four parts."""
-    for _ in range(epochs):
-        yield from torch.randperm(count, generator=random).chunk(4)
+    @torch.no_grad()
+    def earned(self, states: Tensor, skill: Tensor) -> Tensor:
+        """Present rewards [...] of skills [...] for steps that led to states [..., observation], as `SkillRewards`."""
+        logs = self.discriminator(states)
+        return logs.gather(-1, skill[..., None])[..., 0] + math.log(self.options.skills)

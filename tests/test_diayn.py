@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from proposers import diayn
 from proposers.diayn import Diayn, Learning
 from proposers.random_discriminator import RandomDiscriminator
 from umeta import config, seeds
@@ -21,9 +20,11 @@ from umeta.envs.nav2d import Nav2D
 from umeta.errors import UserError
 from umeta.metalearners.maml import MAML
 from umeta.models.mlp import MLP
+from umeta.rl import ppo
 from umeta.rl.advantage import gae
 from umeta.rl.discriminator import Discriminator, SkillRewards
 from umeta.rl.explore import EPISODES, episodes, reached, wandering
+from umeta.rl.ppo import PPO
 from umeta.rl.rollout import Paths
 from umeta.rl.skills import SkillPolicy, act
 from umeta.tasks import store
@@ -121,48 +122,40 @@ def test_tasks_are_the_same_from_files(tmp_path: Path) -> None:
 
 def test_an_episode_cut_short_counts_on_with_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
     """In the last step `A = r + discount V(s_H) - V(s_(H - 1))`, whatever lambda is."""
-    learning, seen = Learning(FEW, SHORT, RunContext()), []
+    seen, checked = [], []
 
-    def observed(*args: Any, **options: Any) -> Tensor:
-        seen.append((args, options, gae(*args, **options)))
-        return seen[-1][2]
+    def observed(*arguments: Any, **options: Any) -> Tensor:
+        seen.append(gae(*arguments, **options))
+        return seen[-1]
 
-    def improve(self: Learning, paths: Paths, skill: Tensor, rewards: Tensor, random: torch.Generator) -> None:
-        before, after = (
-            self.valued(paths.observations[:, :, t], torch.arange(FEW.skills)[:, None].expand(-1, FEW.episodes))
-            for t in (-2, -1)
-        )
-        original(self, paths, skill, rewards, random)
-        (_, _, mask, *_), _, found = seen.pop()
-        expected = (rewards[..., -1] / self.scale) + SHORT.discount * after - before
-        torch.testing.assert_close(found[..., -1], expected.detach())
-        assert after.abs().min() > 1e-3  # so that the value after the end would be missed
-        assert mask.all()
-        checked.append(True)
+    def improve(self: PPO, paths: Paths, skill: Tensor, earned: Any, random: torch.Generator) -> None:
+        before, after = (self.valued(paths.observations[:, :, t], skill[..., 0]).detach() for t in (-2, -1))
+        original(self, paths, skill, earned, random)
+        reward = earned(paths.after, skill)[..., -1] / self.scale
+        torch.testing.assert_close(seen.pop()[..., -1], reward + SHORT.discount * after - before)
+        checked.append(after.abs().min() > 1e-3)  # so that the value after the end would be missed
 
-    original, checked = Learning.improve, []
-    monkeypatch.setattr(diayn, "gae", observed)
-    monkeypatch.setattr(Learning, "improve", improve)
-    learning.step(0)
-    assert checked
+    original = PPO.improve
+    monkeypatch.setattr(ppo, "gae", observed)
+    monkeypatch.setattr(PPO, "improve", improve)
+    Learning(FEW, SHORT, RunContext()).step(0)
+    assert checked == [True]
 
 
 def test_its_rewards_are_those_of_the_present_discriminator(monkeypatch: pytest.MonkeyPatch) -> None:
     """After it has learnt from this iteration's states, of the states after each step."""
-    learning, checked = Learning(FEW, SHORT, RunContext()), []
-
-    def improve(self: Learning, paths: Paths, skill: Tensor, rewards: Tensor, random: torch.Generator) -> None:
-        assert not torch.equal(untrained, self.discriminator.layers[0].weight)  # type: ignore[arg-type]
-        for z in range(FEW.skills):
-            logs = self.discriminator(paths.observations[z, :, 1:])
-            torch.testing.assert_close(rewards[z], (logs[..., z] + math.log(FEW.skills)).detach())
-        assert torch.equal(skill, torch.arange(FEW.skills)[:, None, None].expand_as(rewards))
-        checked.append(True)
-
-    untrained = learning.discriminator.layers[0].weight.detach().clone()  # type: ignore[union-attr, operator]
-    monkeypatch.setattr(Learning, "improve", improve)
+    learning, given = Learning(FEW, SHORT, RunContext()), []
+    untrained = {name: value.clone() for name, value in learning.discriminator.state_dict().items()}
+    monkeypatch.setattr(PPO, "improve", lambda self, *arguments: given.append(arguments))
     learning.step(0)
-    assert checked
+    ((paths, skill, earned, _),) = given
+    assert not torch.equal(untrained["layers.0.weight"], learning.discriminator.state_dict()["layers.0.weight"])
+    assert torch.equal(skill, torch.arange(FEW.skills)[:, None, None].expand_as(paths.mask))
+    rewards = earned(paths.after, skill)
+    for z in range(FEW.skills):
+        logs = learning.discriminator(paths.observations[z, :, 1:]).detach()
+        torch.testing.assert_close(rewards[z], logs[..., z] + math.log(FEW.skills))
+    torch.testing.assert_close(rewards, SkillRewards(learning.discriminator)(paths, torch.arange(FEW.skills)))
 
 
 # The network of all skills

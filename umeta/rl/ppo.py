@@ -1,0 +1,75 @@
+"""Improving the policies of skills on the episodes that they have just acted in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from umeta.objectives import gaussian, log_probability
+from umeta.rl.advantage import gae, normalised
+from umeta.rl.rollout import Paths
+from umeta.rl.skills import SkillPolicy
+
+
+class PPO(nn.Module):
+    """Proximal policy optimisation (Schulman et al. 2017): a few passes over an iteration's steps, then they are gone.
+
+    A value network is told the skill, as the policy is. An episode cut short by the horizon counts on with its value.
+    """
+
+    scale: Tensor
+
+    def __init__(
+        self, policy: SkillPolicy, discount: float, *, lr: float, clip: float, epochs: int, lam: float, entropy: float
+    ) -> None:
+        super().__init__()
+        self.discount, self.clip, self.epochs, self.lam, self.entropy = discount, clip, epochs, lam, entropy
+        self.skills, hidden = len(policy.log_std), policy.first.out_features
+        self.policy = policy
+        inputs = policy.first.in_features + self.skills
+        self.value = nn.Sequential(
+            nn.Linear(inputs, hidden), nn.Tanh(), nn.Linear(hidden, hidden), nn.Tanh(), nn.Linear(hidden, 1)
+        )
+        self.register_buffer("scale", torch.ones(()))  # of the rewards, a running mean: what the value is in units of
+        self.optimiser = torch.optim.Adam(self.parameters(), lr=lr)
+
+    def improve(
+        self, paths: Paths, skill: Tensor, earned: Callable[[Tensor, Tensor], Tensor], random: torch.Generator
+    ) -> None:
+        """On episodes of each skill.
+
+        skill: [T, E, H], which one acted; earned: its rewards [...] for steps that led to states [..., observation].
+        """
+        rewards = earned(paths.after, skill)
+        self.scale.lerp_(rewards[paths.mask].square().mean().sqrt(), 0.1)
+        rewards = rewards / self.scale
+        with torch.no_grad():
+            values = self.valued(paths.observations, skill[..., :1].expand(paths.observations.shape[:3]))
+            advantage = gae(rewards, values[..., :-1], paths.mask, self.discount, self.lam, last=values[..., -1])
+        target = advantage + values[..., :-1]
+        w = normalised(advantage, paths.mask)
+        every = [paths.observations[:, :, :-1], skill, paths.actions, paths.logp, w, target]
+        flat = [value[paths.mask] for value in every]
+        for part in parts(len(flat[0]), self.epochs, random):
+            x, z, action, logp, gain, aim = (value[part] for value in flat)
+            output = self.policy(x, z)
+            ratio = (log_probability(output, action) - logp).exp()
+            clipped = torch.minimum(ratio * gain, ratio.clamp(1 - self.clip, 1 + self.clip) * gain).mean()
+            entropy = gaussian(output)[1].sum(-1).mean()
+            self.optimiser.zero_grad()
+            (-clipped - self.entropy * entropy + F.mse_loss(self.valued(x, z), aim)).backward()
+            self.optimiser.step()
+
+    def valued(self, observations: Tensor, skill: Tensor) -> Tensor:
+        """Values [...] of observations [..., d] under skills [...]."""
+        told = F.one_hot(skill, self.skills).to(observations.dtype)
+        return self.value(torch.cat([observations, told], -1))[..., 0]
+
+
+def parts(count: int, epochs: int, random: torch.Generator) -> Iterator[Tensor]:
+    """Which items to take in each step: every epoch all of them once, in four parts."""
+    for _ in range(epochs):
+        yield from torch.randperm(count, generator=random).chunk(4)
