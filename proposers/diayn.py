@@ -42,7 +42,7 @@ class Diayn:
     episodes: Annotated[int, Gt(0)] = 4
     """per skill and iteration"""
     hidden: Annotated[int, Gt(0)] = 100
-    """width of the two hidden layers of policy, value and discriminator"""
+    """width of the two hidden layers of policy, value (critics) and discriminator"""
     lr: Annotated[float, Gt(0)] = 1e-3
     """Adam's step size"""
     learner: Literal["ppo", "sac"] = "ppo"
