@@ -91,11 +91,11 @@ def test_the_policys_loss() -> None:
     assert sac.loss(steps, noise).item() == pytest.approx(total / 6, rel=1e-4)
 
 
-def test_the_policys_gradient_goes_through_its_actions() -> None:
+def test_the_policys_gradient_goes_through_its_actions(monkeypatch: pytest.MonkeyPatch) -> None:
     """With one linear critic `c . u`: d/d mean = a u - c, d/d log std = -a + (a u - c) std e, summed over the items."""
     sac, steps, noise = small(), some_steps(), drawn(6, 2, seed=3)
     c = torch.tensor([0.7, -0.4])
-    sac.values = lambda critics, x, z, action: (action @ c)[None]  # type: ignore[method-assign]
+    monkeypatch.setattr(sac, "values", lambda critics, x, z, action: (action @ c)[None])
     sac.loss(steps, noise).backward()
     actions = torch.stack([chosen(sac, x, z, e)[0] for x, z, e in zip(steps.before, steps.skill, noise, strict=True)])
     mean = 0.3 * actions - c
@@ -105,10 +105,10 @@ def test_the_policys_gradient_goes_through_its_actions() -> None:
     torch.testing.assert_close(sac.policy.log_std.grad, expected)
 
 
-def test_where_nothing_is_earned_the_policy_becomes_the_standard_normal() -> None:
+def test_where_nothing_is_earned_the_policy_becomes_the_standard_normal(monkeypatch: pytest.MonkeyPatch) -> None:
     """While its entropy alone would grow without end, of all actions that the environment clips."""
     sac, random = small(), torch.Generator().manual_seed(0)
-    sac.values = lambda critics, x, z, action: torch.zeros(1, len(x))  # type: ignore[method-assign]
+    monkeypatch.setattr(sac, "values", lambda critics, x, z, action: torch.zeros(1, len(x)))
     for _ in range(500):
         x, z = torch.randn(60, 2, generator=random), torch.arange(60) % 3
         sac.descend(
@@ -156,7 +156,9 @@ def test_the_replay_keeps_the_last_steps_in_order() -> None:
         replay.add(numbered(added, count))
         added += count
         kept = range(max(added - 5, 0), added)
-        assert [replay.skill[i % 5].item() for i in kept] == list(kept)  # step i lies at i modulo the size
+        assert [int(replay.state_dict()["skill"][i % 5]) for i in kept] == list(
+            kept
+        )  # step i lies at i modulo the size
         expected = numbered(0, added)
         for name, value in expected._asdict().items():
             at = torch.tensor(kept) % 5
@@ -193,7 +195,7 @@ def test_rewards_of_old_steps_follow_the_discriminator(monkeypatch: pytest.Monke
         return original(self, steps, rewards, noise)
 
     learning.step(0)
-    first = learning.learner.replay.after[:30].clone()  # type: ignore[union-attr]
+    first = learning.save()["learner.replay.after"][:30].clone()
     before = SkillRewards(learning.discriminator)
     old = before.discriminator(first).detach()
     monkeypatch.setattr(SAC, "target", observed)
