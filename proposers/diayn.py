@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -86,7 +85,7 @@ class Diayn:
         """
         learning = Learning(self, source, ctx)
         ctx.loop("diayn", self.iterations, learning.step, learning.save, learning.load)
-        return RewardTasks(source, SkillRewards(learning.discriminator), learning.policy.policies())
+        return RewardTasks(source, learning.rewards, learning.policy.policies())
 
 
 class Learning:
@@ -100,6 +99,7 @@ class Learning:
             self.policy = SkillPolicy(env.observation, env.action, o.skills, o.hidden)
             self.learner = self.improver()
             self.discriminator = Discriminator.checked(env, o.skills, o.hidden, o.sees)
+        self.rewards = SkillRewards(self.discriminator)  # of the discriminator as it is by then
         seen = self.discriminator.seen(wandering(env, ctx))
         self.discriminator.standardise(seen.mean(0), seen.std(0), o.inputs)
         self.optimiser = torch.optim.Adam(self.discriminator.parameters(), lr=o.lr)
@@ -127,8 +127,8 @@ class Learning:
         paths = rollout(self.simulation, act(self.policy.policies()), noise, u)
         skill = torch.arange(o.skills).view(-1, 1, 1).expand_as(paths.mask)
         accuracy = self.tell_apart(paths, skill, random)
-        earned = (self.earned(paths.after, skill) * paths.mask).sum() / paths.mask.sum()
-        self.learner.improve(paths, skill, self.earned, random)
+        earned = (self.rewards.at(paths.after, skill) * paths.mask).sum() / paths.mask.sum()
+        self.learner.improve(paths, skill, self.rewards.at, random)
         std = gaussian(torch.cat([self.policy.log_std] * 2, -1))[1].exp().mean().item()
         return {"accuracy": accuracy, "reward": earned.item(), "std": std}
 
@@ -146,9 +146,3 @@ class Learning:
             self.optimiser.step()
             right = (logits.argmax(-1) == labels[part]).float().mean().item()
         return right
-
-    @torch.no_grad()
-    def earned(self, states: Tensor, skill: Tensor) -> Tensor:
-        """Present rewards [...] of skills [...] for steps that led to states [..., observation], as `SkillRewards`."""
-        logs = self.discriminator(states)
-        return logs.gather(-1, skill[..., None])[..., 0] + math.log(self.options.skills)

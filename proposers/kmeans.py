@@ -14,8 +14,9 @@ from umeta.clustering import kmeans
 from umeta.context import RunContext, State
 from umeta.data.images import UnlabelledImages
 from umeta.errors import UserError
+from umeta.tasks.instances import Augmented
 from umeta.tasks.partition import PartitionTasks
-from umeta.types import Embedder
+from umeta.types import Augment, Embedder, TaskDistribution
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,10 @@ class KMeans:
     """share of the clusters that must be large enough"""
     retries: Annotated[int, Ge(0)] = 3
     """draws after a partition that kept too few; then the best draw is taken"""
+    augment: Augment | None = None
+    """views of the images that tasks are made of; none, as CACTUs has it for Omniglot"""
 
-    def propose(self, source: UnlabelledImages, ctx: RunContext, embedder: Embedder | None = None) -> PartitionTasks:
+    def propose(self, source: UnlabelledImages, ctx: RunContext, embedder: Embedder | None = None) -> TaskDistribution:
         """Partitions the embedded images.
 
         Raises:
@@ -76,7 +79,8 @@ class KMeans:
             found[:] = state["partitions"].numpy()
 
         ctx.loop("kmeans", self.partitions, step, save, load)
-        return PartitionTasks(source.pixels, found)
+        tasks = PartitionTasks(source.pixels, found)
+        return Augmented(tasks, self.augment) if self.augment else tasks
 
     def _partition(self, z: np.ndarray, p: int, seed: int) -> tuple[np.ndarray, int]:
         """One clustering: labels [n], -1 for members of dropped clusters, and how many clusters were kept."""

@@ -72,7 +72,7 @@ def test_what_is_encoded_and_generated_comes_back():
     x = images.floats(slice(0, 200))
     z = 2 * torch.rand(200, 4, generator=torch.Generator().manual_seed(0)) - 1
     errors = {}
-    for steps in (1, 300):
+    for steps in (1, 600):
         bigan = BiGAN(dimensions=4, depth=8, steps=steps, batch=32)
         bigan.fit(images, RunContext())
         encode, generate = bigan._nets["encoder"], bigan._nets["generator"]
@@ -80,9 +80,8 @@ def test_what_is_encoded_and_generated_comes_back():
             image = (generate(encode(x)) - x).square().mean() / x.var(0, correction=0).mean()
             code = (encode(generate(z)) - z).square().mean() / z.var(0, correction=0).mean()
         errors[steps] = (image.item(), code.item())
-    assert errors[1] > (0.95, 0.95)
-    assert errors[300][0] < 0.8
-    assert errors[300][1] < 0.85
+    assert min(errors[1]) > 0.95
+    assert max(errors[600]) < 0.9
 
 
 @pytest.mark.parametrize(("side", "inner", "channels"), [(16, 16, 1), (28, 32, 3), (96, 128, 1), (84, 64, 3)])

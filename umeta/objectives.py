@@ -39,11 +39,14 @@ def policy(output: Tensor, batch: Batch, clip: float | None = None) -> Tensor:
     """
     assert batch.w is not None
     assert batch.logp is not None
-    ratio = (log_probability(output, batch.y) - batch.logp).exp()
-    gain = ratio * batch.w
-    if clip is not None:
-        gain = torch.minimum(gain, ratio.clamp(1 - clip, 1 + clip) * batch.w)
-    return -(gain * batch.mask).sum(1) / batch.mask.sum(1)
+    return -(surrogate(output, batch.y, batch.logp, batch.w, clip) * batch.mask).sum(1) / batch.mask.sum(1)
+
+
+def surrogate(output: Tensor, action: Tensor, logp: Tensor, w: Tensor, clip: float | None = None) -> Tensor:
+    """Each item's advantage times the ratio of its action's probability to what it was; `clip` as in `policy`."""
+    ratio = (log_probability(output, action) - logp).exp()
+    gain = ratio * w
+    return gain if clip is None else torch.minimum(gain, ratio.clamp(1 - clip, 1 + clip) * w)
 
 
 def gaussian(output: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,8 @@ from umeta import artifacts, pictures, seeds
 from umeta.errors import UserError
 from umeta.objectives import gaussian
 from umeta.rl import skills
-from umeta.rl.rollout import Paths, rollout
+from umeta.rl.explore import episodes
+from umeta.rl.rollout import Paths
 from umeta.tasks.reward import RewardTasks
 from umeta.types import Act, Environment
 
@@ -53,22 +54,19 @@ def explored(tasks: RewardTasks) -> Paths:
     """Episodes [K, EPISODES, ...] of every skill, or of random actions [1, EPISODES, ...] where there are none."""
     if tasks.skills is None:
         still = torch.zeros(1, EPISODES, 2 * tasks.env.action)
-        return played(tasks.env, lambda x: still, 1, EPISODES, noiseless=0)
-    return played(tasks.env, skills.act(tasks.skills), policies(tasks), EPISODES, noiseless=1)
+        return episodes(tasks.env, lambda x: still, 1, EPISODES, seeds.generator(0, "views"))
+    return played(tasks, EPISODES, noiseless=1)
+
+
+def played(tasks: RewardTasks, count: int, noiseless: int) -> Paths:
+    """So many episodes of each of the skills, the first ones without noise; always with the same noise."""
+    assert tasks.skills is not None
+    return episodes(tasks.env, skills.act(tasks.skills), policies(tasks), count, seeds.generator(0, "views"), noiseless)
 
 
 def policies(tasks: RewardTasks) -> int:
     """How many skills there are."""
     return len(tasks.skills["head.free"]) if tasks.skills else 0
-
-
-def played(env: Environment, act: Act, count: int, episodes: int, noiseless: int) -> Paths:
-    """Episodes of each of the policies, the first ones without noise; always with the same noise."""
-    random = seeds.generator(0, "views")
-    noise = torch.randn(count, episodes, env.horizon, env.action, generator=random)
-    noise[:, :noiseless] = 0
-    u = torch.rand(count, episodes, env.randoms, generator=random)
-    return rollout(env.simulate(count * episodes), act, noise, u)
 
 
 def colours(count: int) -> list[tuple[float, float, float]]:
@@ -280,7 +278,7 @@ def skills_filmed(tasks: RewardTasks, folder: Path) -> list[str]:
     env = tasks.env
     try:
         if env.observation == 2:
-            paths = played(env, skills.act(tasks.skills), policies(tasks), 1, noiseless=0)
+            paths = played(tasks, 1, noiseless=0)
             frames = points(paths.positions[:, 0].numpy())
         else:
             count = min(SHOWN, policies(tasks))

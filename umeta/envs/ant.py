@@ -7,13 +7,12 @@ from typing import Annotated, Literal
 
 import numpy as np
 from annotated_types import Ge, Gt, Le
-from torch import Tensor
 
-from umeta.envs.batched import Bodies
+from umeta.envs.batched import Bodies, Driven
 
 
 @dataclass(frozen=True)
-class Ant:
+class Ant(Driven):
     """A robot with four legs (Schulman et al. 2016), as gymnasium's Ant-v5 without its contact forces.
 
     It has eight motors and starts near rest. It observes its height, its orientation, the angles of its joints and all
@@ -50,15 +49,6 @@ class Ant:
     @property
     def randoms(self) -> int:
         return 29
-
-    @property
-    def dt(self) -> float:
-        """Seconds a step."""
-        return 0.05
-
-    def torque(self, actions: Tensor) -> Tensor:
-        """What the motors get."""
-        return (actions * self.unit).clamp(-1, 1)
 
     def simulate(self, n: int) -> Bodies:
         hidden = 0 if self.positions else 2

@@ -23,6 +23,21 @@ NOISE = 0.1  # of positions and velocities at a reset
 PICTURE = 128  # pixels
 
 
+class Driven:
+    """What bodies share that motors drive; `unit` is an option of each."""
+
+    unit: float
+
+    @property
+    def dt(self) -> float:
+        """Seconds a step."""
+        return 0.05
+
+    def torque(self, actions: Tensor) -> Tensor:
+        """What the motors get."""
+        return (actions * self.unit).clamp(-1, 1)
+
+
 class Bodies:
     """n copies of a body, side by side. Their states are gymnasium's v5, bit for bit (tests/test_envs.py).
 

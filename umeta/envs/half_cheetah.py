@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
-from torch import Tensor
 
-from umeta.envs.batched import Bodies
+from umeta.envs.batched import Bodies, Driven
 
 
 @dataclass(frozen=True)
-class HalfCheetah:
+class HalfCheetah(Driven):
     """A two-legged robot that runs in a vertical plane (Wawrzynski 2009), as gymnasium's HalfCheetah-v5.
 
     It has six motors and starts near rest. It observes the coordinates of its joints and their velocities, 17 numbers;
@@ -46,15 +45,6 @@ class HalfCheetah:
     @property
     def randoms(self) -> int:
         return 18
-
-    @property
-    def dt(self) -> float:
-        """Seconds a step."""
-        return 0.05
-
-    def torque(self, actions: Tensor) -> Tensor:
-        """What the motors get."""
-        return (actions * self.unit).clamp(-1, 1)
 
     def simulate(self, n: int) -> Bodies:
         return Bodies("half_cheetah.xml", n, self.torque, plane=1, hidden=1 - self.positions)

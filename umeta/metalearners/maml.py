@@ -129,7 +129,9 @@ class GradientLearner:
         fast = self._expand(theta, len(support), support.way)
         if self._from_prototypes:
             frozen = theta.running if self.normalisation == "running" else None
-            z, _ = self._net.per_task(fast, support.x, frozen)
+            # Other copies of the weights: an inner step holds the layer that the prototypes were for what it is.
+            apart = self._expand(theta, len(support), support.way)
+            z, _ = self._net.per_task(apart, support.x, frozen)
             fast["head.weight"], fast["head.bias"] = euclidean_layer(prototypes(z, support)[0])
         return fast
 

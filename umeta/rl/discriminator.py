@@ -66,11 +66,13 @@ class SkillRewards:
     def count(self) -> int:
         return self.discriminator.skills
 
-    @torch.no_grad()
     def __call__(self, paths: Paths, which: Tensor) -> Tensor:
-        logs = self.discriminator(paths.after)  # [T, E, H, K]
-        index = which.view(-1, 1, 1, 1).expand(*logs.shape[:3], 1)
-        return logs.gather(-1, index)[..., 0] + math.log(self.count)
+        return self.at(paths.after, which.view(-1, 1, 1).expand_as(paths.mask))
+
+    @torch.no_grad()
+    def at(self, states: Tensor, skill: Tensor) -> Tensor:
+        """What skills [...] earn for steps that led to states [..., observation]."""
+        return self.discriminator(states).gather(-1, skill[..., None])[..., 0] + math.log(self.count)
 
     @torch.no_grad()
     def describe(self, states: Tensor) -> list[str]:

@@ -42,8 +42,11 @@ def wandered(env: Environment, seed: int) -> Paths:
     return episodes(env, lambda x: still, 1, EPISODES, seeds.generator(seed, "wandering"))
 
 
-def episodes(env: Environment, act: Act, policies: int, count: int, random: torch.Generator) -> Paths:
-    """So many episodes of each of the policies [policies, count, ...]."""
+def episodes(
+    env: Environment, act: Act, policies: int, count: int, random: torch.Generator, noiseless: int = 0
+) -> Paths:
+    """So many episodes of each of the policies [policies, count, ...], the first ones without noise."""
     noise = torch.randn(policies, count, env.horizon, env.action, generator=random)
+    noise[:, :noiseless] = 0
     u = torch.rand(policies, count, env.randoms, generator=random)
     return rollout(env.simulate(policies * count), act, noise, u)

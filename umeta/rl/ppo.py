@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from umeta.objectives import gaussian, log_probability
+from umeta.objectives import gaussian, surrogate
 from umeta.rl.advantage import gae, normalised
 from umeta.rl.rollout import Paths
 from umeta.rl.skills import SkillPolicy
@@ -56,8 +56,7 @@ class PPO(nn.Module):
         for part in parts(len(flat[0]), self.epochs, random):
             x, z, action, logp, gain, aim = (value[part] for value in flat)
             output = self.policy(x, z)
-            ratio = (log_probability(output, action) - logp).exp()
-            clipped = torch.minimum(ratio * gain, ratio.clamp(1 - self.clip, 1 + self.clip) * gain).mean()
+            clipped = surrogate(output, action, logp, gain, self.clip).mean()
             entropy = gaussian(output)[1].sum(-1).mean()
             self.optimiser.zero_grad()
             (-clipped - self.entropy * entropy + F.mse_loss(self.valued(x, z), aim)).backward()

@@ -52,8 +52,9 @@ class RewardTasks:
         """The tasks of these numbers; task i, its resets and its noise depend on (seed, i) only."""
         indices = np.asarray(indices)
         count = self.rewards.count
-        which = [seeds.choose(seeds.key(seed, "rewards", i // count), count, count)[i % count] for i in indices]
-        return RewardBatch(self, torch.from_numpy(np.array(which, dtype=np.int64)), indices, episode, seed)
+        rows, row = np.unique(indices // count, return_inverse=True)
+        orders = seeds.choose(seeds.key(seed, "rewards", rows), count, count)  # [rows, count]
+        return RewardBatch(self, torch.from_numpy(orders[row, indices % count]), indices, episode, seed)
 
     def to(self, device: torch.device | str) -> RewardTasks:
         """The same tasks with their batches on a device; the environment stays where it is."""
