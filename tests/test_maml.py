@@ -379,3 +379,19 @@ def test_scaling_by_way_steps_as_far_as_a_loss_that_many_times_larger() -> None:
         fast = [one.adapt(one.init(spec, EpisodeSpec(3, 2, 2), seed=0), support).params for one in (scaled, plain)]
     for name, value in fast[0].items():
         assert torch.allclose(value, fast[1][name], atol=1e-5), name
+
+
+def test_the_log_says_how_the_network_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    config = TrainConfig(outer=Adam(), steps=1, way=2, shot=1, query=1, meta_batch=2)
+    for model, said in (
+        (Conv4(2), "all tasks in one program"),
+        (Prelu(), "torch.func.vmap, which is slower: it has PReLU"),
+    ):
+        metatrain(MAML(model, steps=1), toy_tasks(), config, RunContext(progress=True))
+        assert f"the network runs {said}" in capsys.readouterr().err.replace("under ", "")
+
+
+@dataclass(frozen=True)
+class Prelu:
+    def build(self, item_shape: tuple[int, ...]) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.PReLU())

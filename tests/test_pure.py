@@ -83,10 +83,12 @@ def test_group_normalisation_is_torchs(channels: int, groups: int) -> None:
     torch.testing.assert_close(pure.shared(params, x)[0], expected.flatten(1))
 
 
-def test_second_order_gradients_through_batch_norm_are_exact_under_vmap() -> None:
+@pytest.mark.parametrize("program", ["batched", "vmap"])
+def test_second_order_gradients_through_batch_norm_are_exact(program: str) -> None:
     """The trap: native batch norm under vmap, its weight and bias adapted, silently gave wrong meta-gradients in some
-    versions of torch. This path must equal native batch norm in a plain loop, whatever the version does."""
+    versions of torch. Both programs must equal native batch norm in a plain loop, whatever the version does."""
     pure = Pure(BODY.double(), "batch")
+    pure.batched = pure.batched if program == "batched" else None
     theta = {name: p.requires_grad_() for name, p in random_params(pure).items()}
     x, x_query, y = images(3, 5, 2, 6, 6), images(3, 5, 2, 6, 6, seed=2), images(3, 5, 16, seed=3)
 

@@ -158,6 +158,8 @@ def metatrain(
     ctx = ctx or RunContext()
     outer = copy.deepcopy(config.outer)
     first = learner.init(tasks.spec, config.episode, seeds.integer(ctx.seed, "weights"))
+    if program := getattr(learner, "program", None):  # only learners with weights of each task's own have one
+        ctx.note(program)
     given = fitting(start, first, ctx) if start else {}
     params = {n: given.get(n, v).detach().clone().to(ctx.device).requires_grad_() for n, v in first.params.items()}
     outer.start(params)

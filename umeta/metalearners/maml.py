@@ -55,6 +55,11 @@ class GradientLearner:
         """Whether the answer to one query depends on the others."""
         return self.normalisation == "batch"
 
+    @property
+    def program(self) -> str:
+        """How the network runs at the tasks' own weights, for the log."""
+        return f"the network runs {self._net.program}"
+
     def features(self, theta: Theta, x: Tensor) -> Tensor:
         """What the network, not adapted, gives its linear head: [n, features] of x [n, ...]."""
         return self._net.shared(theta.params, x, theta.running)[0]

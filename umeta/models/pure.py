@@ -23,6 +23,7 @@ from torch.func import functional_call, vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from umeta.errors import UserError
+from umeta.models.batched import Refused, TaskBatched
 from umeta.types import Model, Stats
 
 Normalisation = Literal["batch", "support", "running", "group"]
@@ -98,6 +99,12 @@ class Pure:
         self.module = exchanged(copy.deepcopy(module).eval(), GroupNorm if normalisation == "group" else StatNorm)
         self.names = [name for name, _ in self.module.named_parameters()]
         self.layers = {name: layer for name, layer in self.module.named_modules() if isinstance(layer, StatNorm)}
+        try:
+            self.batched: TaskBatched | None = TaskBatched(self.module, (StatNorm, GroupNorm))
+            self.program = "all tasks in one program"
+        except Refused as error:
+            self.batched = None
+            self.program = f"under torch.func.vmap, which is slower: {error}"
 
     @classmethod
     def build(cls, model: Model, item_shape: tuple[int, ...], normalisation: Normalisation, seed: int) -> Pure:
@@ -132,13 +139,18 @@ class Pure:
     def per_task(self, params: dict[str, Tensor], x: Tensor, stats: Stats | None = None) -> tuple[Tensor, Stats]:
         """Weights [T, ...] and x [T, N, ...], statistics of each task's own: ([T, N, features], statistics [T, ...]).
 
-        `stats` are given as [T, channels], or as [channels] for all tasks. The module runs under `torch.func.vmap`, so
-        it may not branch on values.
+        `stats` are given as [T, channels], or as [channels] for all tasks. Vectors and images run through
+        `TaskBatched` where it has a rule for each part of the module; all else runs under `torch.func.vmap`: the same
+        numbers, slower, and the module may not branch on values.
         """
         if stats and len(x) == 1 and not torch.is_grad_enabled():  # one adapted learner at work: faster native kernels
             given = {name: value[0] if value.dim() == 2 else value for name, value in stats.items()}
             out, used = self.shared({name: value[0] for name, value in params.items()}, x[0], given)
             return out[None], {name: value[None] for name, value in used.items()}
+        if self.batched and x.dim() in (3, 5) and not torch.is_autocast_enabled(x.device.type):
+            pairs = {name: (stats[f"{name}.mean"], stats[f"{name}.var"]) for name in self.layers} if stats else {}
+            out, pairs = self.batched(params, x, pairs)
+            return out, named(pairs)
         dims = {name: 0 if value.dim() == 2 else None for name, value in (stats or {}).items()}
         call = vmap(lambda p, x, s: self._call(p, x, s, written_out=True), in_dims=(0, 0, dims if stats else None))
         return call(params, x, stats)
@@ -155,13 +167,15 @@ class Pure:
             buffers = {name: value.to(x.device) for name, value in self.module.named_buffers()}
             out = functional_call(self.module, {**own, **buffers}, (x,))
             used = {name: layer.used or layer.given for name, layer in self.layers.items()}
-            named = {
-                f"{n}.{k}": v for n, pair in used.items() if pair for k, v in zip(("mean", "var"), pair, strict=True)
-            }
-            return out.flatten(1), named
+            return out.flatten(1), named({name: pair for name, pair in used.items() if pair})
         finally:
             for layer in self.layers.values():
                 layer.given = layer.used = None
+
+
+def named(pairs: Mapping[str, tuple[Tensor, Tensor]]) -> Stats:
+    """Means and variances by layer as statistics by name."""
+    return {f"{n}.{k}": v for n, pair in pairs.items() for k, v in zip(("mean", "var"), pair, strict=True)}
 
 
 def exchanged(module: nn.Module, new: Callable[[_BatchNorm], nn.Module]) -> nn.Module:
