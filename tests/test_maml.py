@@ -130,6 +130,15 @@ def test_meta_gradient_equals_a_plain_loop(model: str, steps: int, first_order: 
         assert off / whole < 1e-10
 
 
+def test_recomputed_steps_have_the_same_gradient() -> None:
+    support, query = batch(2), batch(2, seed=1)
+    kept, again = (MAML(MODELS["pool"], 0.4, 3, recompute=recompute) for recompute in (False, True))
+    found = [
+        BatchProblem(learner, begun(learner), SPEC, [support], query, 3).loss_and_grad()[1] for learner in (kept, again)
+    ]
+    torch.testing.assert_close(*found, rtol=1e-12, atol=1e-14)
+
+
 def test_the_orders_differ() -> None:
     """Otherwise the test above would say nothing of second derivatives."""
     grads = {}

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from functools import partial
+from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Gt
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from umeta.errors import UserError
 from umeta.metalearners.protonet import euclidean_layer, prototypes
@@ -17,6 +19,7 @@ from umeta.objectives import OBJECTIVES
 from umeta.types import Adapted, Batch, EpisodeSpec, Model, Stats, TaskSpec, Theta
 
 Answer = Callable[[dict[str, Tensor]], tuple[Tensor, Stats]]
+Step = Callable[..., dict[str, Tensor]]
 HEAD = ("head.weight", "head.bias")
 
 
@@ -31,6 +34,7 @@ class GradientLearner:
     steps: int
     schedule: Literal["constant", "harmonic"] = "constant"
     first_order: bool = False
+    recompute: bool = False
     scale_by_way: bool = False
     head: Literal["shared", "fixed", "prototypes"]
     normalisation: Normalisation
@@ -77,20 +81,28 @@ class GradientLearner:
         moving = [name for name in fast if self._adapts(name)]
         answer = self._answering(fast, support.x, frozen)
         differentiable = torch.is_grad_enabled() and any(value.requires_grad for value in fast.values())
+
+        def stepped(fast: dict[str, Tensor], size: float, keep: bool) -> dict[str, Tensor]:
+            logits, _ = answer(fast)
+            loss = self._loss(logits, support).sum()  # tasks do not interact, so each gets its own gradient
+            grads = torch.autograd.grad(
+                loss, [fast[name] for name in moving], create_graph=keep, materialize_grads=True
+            )
+            moves = self._moves(theta, begun, fast, dict(zip(moving, grads, strict=True)), size)
+            return {name: value - moves[name] if name in moves else value for name, value in fast.items()}
+
         with torch.enable_grad():
             for _ in range(self.steps if steps is None else steps):
                 taken += 1
+                size = lr / taken if self.schedule == "harmonic" else lr
                 if not differentiable:
                     fast = {name: value.detach().requires_grad_(name in moving) for name, value in fast.items()}
-                logits, _ = answer(fast)
-                loss = self._loss(logits, support).sum()  # tasks do not interact, so each gets its own gradient
                 second_order = differentiable and not self.first_order
-                grads = torch.autograd.grad(
-                    loss, [fast[name] for name in moving], create_graph=second_order, materialize_grads=True
-                )
-                size = lr / taken if self.schedule == "harmonic" else lr
-                moves = self._moves(theta, begun, fast, dict(zip(moving, grads, strict=True)), size)
-                fast = {name: value - moves[name] if name in moves else value for name, value in fast.items()}
+                if second_order and self.recompute:
+                    new = Recomputed.apply(partial(stepped, size=size), list(fast), *fast.values())
+                    fast = dict(zip(fast, new, strict=True))
+                else:
+                    fast = stepped(fast, size, second_order)
         if not differentiable:
             fast = {name: value.detach() for name, value in fast.items()}
         if self.normalisation in ("batch", "group") or not self._net.layers:
@@ -170,6 +182,28 @@ class GradientLearner:
         return out
 
 
+class Recomputed(torch.autograd.Function):
+    """An inner step that keeps nothing but its weights; its vector-Jacobian product does the step again."""
+
+    @staticmethod
+    def forward(ctx: Any, step: Step, names: list[str], *values: Tensor) -> tuple[Tensor, ...]:
+        ctx.step, ctx.names = step, names
+        ctx.save_for_backward(*values)
+        return tuple(value.detach() for value in Recomputed.run(ctx, values, keep=False)[1])
+
+    @staticmethod
+    def run(ctx: Any, values: tuple[Tensor, ...], keep: bool) -> tuple[list[Tensor], list[Tensor]]:
+        with torch.enable_grad():
+            leaves = [value.detach().requires_grad_() for value in values]
+            return leaves, list(ctx.step(dict(zip(ctx.names, leaves, strict=True)), keep=keep).values())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple:
+        leaves, new = Recomputed.run(ctx, ctx.saved_tensors, keep=True)
+        return None, None, *torch.autograd.grad(new, leaves, cotangents, materialize_grads=True)
+
+
 @dataclass
 class MAML(GradientLearner):
     """Model-agnostic meta-learning (MAML, Finn, Abbeel, Levine 2017, arXiv 1703.03400, algorithm 2).
@@ -194,6 +228,9 @@ class MAML(GradientLearner):
     where the loss does not shrink by itself near the goal, as with normalised advantages"""
     first_order: bool = False
     """leave out second derivatives"""
+    recompute: bool = False
+    """do each inner step again in the backward pass instead of keeping what it computed: slower, and memory that hardly
+    grows with `steps`"""
     scale_by_way: bool = False
     """multiply the inner step size by the task's way, as the code of MAML and CACTUs does (their loss is `way` times
     the mean); it matters where a learner is tested at another way than it was meta-trained on"""
