@@ -22,7 +22,7 @@ from umeta.data.images import to_float
 from umeta.data.inputs import Format
 from umeta.errors import UserError
 from umeta.learner import AdaptedLearner, refuse_transductive
-from umeta.metalearners.maml import MAML
+from umeta.metalearners.maml import GradientLearner
 from umeta.metalearners.protonet import ProtoNet
 from umeta.models.pure import GroupNorm, Pure, exchanged
 from umeta.stages import Run, load_run
@@ -226,7 +226,7 @@ def classifier(adapted: AdaptedLearner) -> Classifier:
     refuse_transductive(adapted.source)
     learner: Any = adapted.source.learner
     theta, found = adapted.source.theta, adapted.adapted.params
-    if isinstance(learner, MAML):
+    if isinstance(learner, GradientLearner):
         params = {name: value[0] for name, value in found.items()}
         weight, bias = params["head.weight"], params["head.bias"]
     elif isinstance(learner, ProtoNet):
