@@ -17,7 +17,7 @@ from umeta.errors import UserError
 from umeta.evaluation import append, evaluate, evaluate_run, interval
 from umeta.metalearners.protonet import ProtoNet
 from umeta.report import aligned, markdown, table
-from umeta.tables import rewrite
+from umeta.tables import rewrite, series
 from umeta.tasks.partition import PartitionTasks
 from umeta.types import Adapted, EpisodeSpec, Theta
 
@@ -192,6 +192,18 @@ def test_tables_name_what_was_not_run():
     ]
     assert markdown(rows).splitlines()[1] == "|---|---:|---:|"
     assert len({len(line) for line in aligned(rows).splitlines()}) == 1
+
+
+def test_results_become_a_curve_over_a_key_of_their_configs():
+    def result(k: int, mean: float) -> dict:
+        rows = {
+            "chance": {"5-way": {"mean": 20.0, "interval": 0.0}},
+            f"k {k}": {"5-way": {"mean": mean, "interval": 1.5}},
+        }
+        return {"title": f"k {k}", "config": {"proposer": {"k": k}}, "rows": rows}
+
+    found = series([result(1, 50.0), result(10, 60.0)], "proposer.k")
+    assert found == {"5-way": {"label": "proposer.k", "x": [1, 10], "mean": [50.0, 60.0], "interval": [1.5, 1.5]}}
 
 
 def test_marked_tables_are_rewritten_from_results_files(tmp_path):

@@ -1,24 +1,26 @@
 """Results files as tables and plots: `python -m umeta.tables README.md` makes anew what its markers ask for.
 
 A marker names the files, own results and published numbers alike; a plot is of the learning curves of a file's first
-result, or on environments of the adaptation of all results:
+result, or of all its results over the value of a key of their configs, or on environments of their adaptation:
 
     <!-- results: results/omniglot.json results/omniglot_published.json -->
     <!-- end -->
     <!-- curves: results/omniglot_best.json docs/omniglot_curves.png -->
+    <!-- curves: results/omniglot_partitions.json docs/omniglot_partitions.png proposer.partitions -->
 """
 
 from __future__ import annotations
 
 import re
 import sys
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 from umeta import artifacts, views
 from umeta.report import cell, markdown
 
-CURVES = re.compile(r"<!-- curves: (?P<file>\S+) (?P<picture>\S+) -->")
+CURVES = re.compile(r"<!-- curves: (?P<file>\S+) (?P<picture>\S+)(?: (?P<key>\S+))? -->")
 MARKER = re.compile(r"(<!-- results: (?P<files>[^>]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -57,8 +59,9 @@ def source(result: dict[str, Any], path: Path, row: str) -> str:
     return ", ".join(fact for fact in facts if fact)
 
 
-def draw(path: Path, picture: Path) -> None:
-    """Accuracy against minutes with its 95 % interval, a line per episode, as PNG; return against steps of all rows."""
+def draw(path: Path, picture: Path, key: str | None = None) -> None:
+    """As PNG, with 95 % intervals: accuracy against minutes, a line per episode; return against steps of all rows; with
+    a `key`, such as `proposer.partitions`, the results' own rows against what their configs have there."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -68,18 +71,33 @@ def draw(path: Path, picture: Path) -> None:
     if "adaptation" in results[0]:
         curves = {name: curve for result in results for name, curve in result["adaptation"].items()}
         return views.adaptation(picture, curves, "return", "steps of adaptation")
-    result = results[0]
     figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
-    for name, curve in result["curves"].items():
+    for name, curve in (series(results, key) if key else results[0]["curves"]).items():
         axes.errorbar(curve["x"], curve["mean"], curve["interval"], marker="o", markersize=3, capsize=2, label=name)
         axes.set_xlabel(curve["label"])
+    if key:
+        axes.set_xscale("log")
+    else:
+        axes.set_title(results[0]["title"])
     axes.set_ylabel("accuracy, %")
-    axes.set_title(result["title"])
     axes.grid(alpha=0.3)
     axes.legend()
     with artifacts.replacing(picture) as temporary:
         figure.savefig(temporary, format="png", dpi=100)
     plt.close(figure)
+
+
+def series(results: list[dict[str, Any]], key: str) -> dict[str, dict[str, Any]]:
+    """By episode, each result's accuracy over the value its config has under the key."""
+    found: dict[str, dict[str, Any]] = {}
+    for result in results:
+        value = reduce(lambda part, name: part[name], key.split("."), result["config"])
+        for episode, measured in result["rows"][result["title"]].items():
+            curve = found.setdefault(episode, {"label": key, "x": [], "mean": [], "interval": []})
+            curve["x"].append(value)
+            curve["mean"].append(measured["mean"])
+            curve["interval"].append(measured["interval"])
+    return found
 
 
 def rewrite(text: str, root: Path) -> str:
@@ -91,5 +109,5 @@ if __name__ == "__main__":
     for name in sys.argv[1:]:
         target = Path(name)
         for marker in CURVES.finditer(target.read_text(encoding="utf-8")):
-            draw(target.parent / marker["file"], target.parent / marker["picture"])
+            draw(target.parent / marker["file"], target.parent / marker["picture"], marker["key"])
         artifacts.write_text(target, rewrite(target.read_text(encoding="utf-8"), target.parent))
