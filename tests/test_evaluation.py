@@ -218,6 +218,14 @@ def test_marked_tables_are_rewritten_from_results_files(tmp_path):
     assert rewrite(new, tmp_path) == new
 
 
+def test_a_marked_table_may_have_chosen_rows(tmp_path):
+    cells = {name: {"5w": {"mean": i, "interval": 0}} for i, name in enumerate("ABC")}
+    (tmp_path / "r.json").write_text(json.dumps([{"title": "A", "rows": cells, "source": "someone 2019"}]))
+    new = rewrite("<!-- results: r.json; C; A -->\n<!-- end -->", tmp_path)
+    assert [line[:3] for line in new.splitlines()[3:-1]] == ["| C", "| A"]
+    assert rewrite(new, tmp_path) == new
+
+
 def test_a_run_records_what_its_tasks_were_made_with(tmp_path, capsys):
     """Meta-training with another embedding in the config than the tasks' does not relabel them."""
     (tmp_path / "tiny.yaml").write_text(TINY)

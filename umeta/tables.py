@@ -1,9 +1,12 @@
 """Results files as tables and plots: `python -m umeta.tables README.md` makes anew what its markers ask for.
 
-A marker names the files, own results and published numbers alike; a plot is of the learning curves of a file's first
-result, or of all its results over the value of a key of their configs, or on environments of their adaptation:
+A marker names the files, own results and published numbers alike, and, after semicolons, the rows wanted, by default
+all. A plot is of the learning curves of a file's first result, or of all its results over the value of a key of their
+configs, or on environments of their adaptation:
 
     <!-- results: results/omniglot.json results/omniglot_published.json -->
+    <!-- end -->
+    <!-- results: results/omniglot.json; from scratch; ACAI CACTUs-MAML -->
     <!-- end -->
     <!-- curves: results/omniglot_best.json docs/omniglot_curves.png -->
     <!-- curves: results/omniglot_partitions.json docs/omniglot_partitions.png proposer.partitions -->
@@ -21,22 +24,30 @@ from umeta import artifacts, views
 from umeta.report import cell, markdown
 
 CURVES = re.compile(r"<!-- curves: (?P<file>\S+) (?P<picture>\S+)(?: (?P<key>\S+))? -->")
-MARKER = re.compile(r"(<!-- results: (?P<files>[^>]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
+MARKER = re.compile(r"(<!-- results: (?P<files>[^>;]*?)(?P<rows>;[^>]*?)? -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def table(files: list[Path]) -> str:
-    """One Markdown table of all rows: means and 95 % intervals, what it took, where it comes from."""
+def table(files: dict[str, Path], wanted: list[str] | None = None) -> str:
+    """One Markdown table of the rows, all or those wanted, in that order: means and 95 % intervals, what it took, where
+    it comes from. `files` are by the links to them.
+
+    Raises:
+        KeyError: no result has a row that is wanted.
+    """
     lines: list[tuple[str, dict[str, Any], str, str]] = []
     columns: list[str] = []
     seen: set[str] = set()
-    for path in files:
+    for link, path in files.items():
         for result in artifacts.read_json(path):
             for name, cells in result["rows"].items():
                 columns += [column for column in cells if column not in columns]
                 own = name == result["title"]
                 if own or name not in seen:
-                    lines.append((name, cells, minutes(result) if own else "", source(result, path, name)))
+                    lines.append((name, cells, minutes(result) if own else "", source(result, link, name)))
                     seen.add(name)
+    if wanted is not None:
+        by_name = {line[0]: line for line in reversed(lines)}
+        lines = [by_name[name] for name in wanted]
     body = [
         [name, *(cell(cells[c]) if c in cells else "" for c in columns), took, origin]
         for name, cells, took, origin in lines
@@ -49,13 +60,13 @@ def minutes(result: dict[str, Any]) -> str:
     return ", ".join(f"{stage} {value:.1f}" for stage, value in result.get("minutes", {}).items())
 
 
-def source(result: dict[str, Any], path: Path, row: str) -> str:
+def source(result: dict[str, Any], link: str, row: str) -> str:
     """Where a row comes from: a citation, or the results file, seed, inference (a variant's name tells) and commit."""
     if "source" in result:
         return result["source"]
     p = result["protocol"]
     inference = "transductive" if row.endswith(", transductive") else p.get("inference", "")
-    facts = [f"[{path.name}](results/{path.name})", f"seed {result['seed']}", inference, f"commit {result['commit']}"]
+    facts = [f"[{Path(link).name}]({link})", f"seed {result['seed']}", inference, f"commit {result['commit']}"]
     return ", ".join(fact for fact in facts if fact)
 
 
@@ -101,8 +112,14 @@ def series(results: list[dict[str, Any]], key: str) -> dict[str, dict[str, Any]]
 
 
 def rewrite(text: str, root: Path) -> str:
-    """The text with every marked table made anew."""
-    return MARKER.sub(lambda m: f"{m[1]}{table([root / f for f in m['files'].split()])}\n{m[3]}", text)
+    """The text, which is in the folder `root`, with every marked table made anew."""
+
+    def made(m: re.Match[str]) -> str:
+        files = {link: root / link for link in m["files"].split()}
+        wanted = [row.strip() for row in m["rows"].split(";")[1:]] if m["rows"] else None
+        return f"{m[1]}{table(files, wanted)}\n{m[4]}"
+
+    return MARKER.sub(made, text)
 
 
 if __name__ == "__main__":
