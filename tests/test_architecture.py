@@ -18,7 +18,19 @@ LAYERS = [
     {"calibration", "learner"},
     {"benchmarks"},
     {"report"},
-    {"evaluation", "adaptation", "tables", "card", "export", "adapt", "predict", "classifier", "features", "recipe"},
+    {
+        "evaluation",
+        "adaptation",
+        "regression",
+        "tables",
+        "card",
+        "export",
+        "adapt",
+        "predict",
+        "classifier",
+        "features",
+        "recipe",
+    },
     {"cli", "__main__"},
 ]
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}

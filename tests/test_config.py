@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from embeddings.pixels import Pixels
 from umeta import config
-from umeta.config import EnvTrainConfig, TrainConfig
+from umeta.config import EnvTrainConfig, RegressionTrainConfig, TrainConfig
 from umeta.errors import UserError
 from umeta.types import EpisodeSpec
 
@@ -44,7 +44,7 @@ def test_a_config_is_built_from_its_parts(file):
 def test_every_packaged_config_loads(name):
     built = config.load(name, ["data.root=x"] if name.startswith("omniglot") else [])
     assert built.name == name
-    assert isinstance(built.train, TrainConfig | EnvTrainConfig)
+    assert isinstance(built.train, TrainConfig | EnvTrainConfig | RegressionTrainConfig)
 
 
 def test_five_configs_are_packaged_and_each_is_found_by_name():

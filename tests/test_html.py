@@ -261,7 +261,7 @@ def environment(tmp_path) -> Path:
     views.gif(tmp_path / "tasks/skills.gif", [still, still + 255])
     views.gif(tmp_path / "run/before.gif", [still, still + 9])
     run: Any = SimpleNamespace(folder=tmp_path / "run", config=SimpleNamespace(tasks_folder=tmp_path / "tasks"))
-    report.write_env(run, acted(title=EVIL[1]))
+    report.write_adaptation(run, acted(title=EVIL[1]))
     return tmp_path
 
 

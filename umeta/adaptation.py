@@ -267,7 +267,7 @@ def evaluate_env(run: Run, *, record: Path | None = None, sinks: Sequence[Sink] 
         f"{result['hardware']}; seed {config.seed}"
     )
     with started(sinks, run.folder):
-        report.write_env(run, result, sinks)
+        report.write_adaptation(run, result, sinks)
     if record is not None:
         append(record, result)
     return result

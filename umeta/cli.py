@@ -281,7 +281,7 @@ def chain(configs: Sequence[Any], options: argparse.Namespace) -> dict[str, Any]
             if turn.tasks is None:
                 stages.propose(turn, device=options.device, resume=options.resume, sinks=log)
             folder = stages.metatrain(turn, device=options.device, resume=options.resume, sinks=log)
-        if config.evaluate.episodes == []:
+        if getattr(config.evaluate, "episodes", None) == []:
             continue
         # a finished run that is resumed is evaluated as this command's config says, not as its own did
         data = {key: config.plain[key] for key in ("data", "env") if key in config.plain}
@@ -421,7 +421,7 @@ def inspect(options: argparse.Namespace) -> dict[str, Any]:
     if (path / "report.json").exists():
         found["report"] = artifacts.read_json(path / "report.json")
         print(report.aligned(report.table([found["report"]])), *report.facts(found["report"]), sep="\n")
-        names = ("test_tasks.png", "adaptation.png", "behaviour.png", "training.png")
+        names = ("test_tasks.png", "adaptation.png", "behaviour.png", "fits.png", "extrapolation.png", "training.png")
         print("picture:", ", ".join(str(path / name) for name in names if (path / name).exists()))
     else:
         print(f"not evaluated yet: umeta evaluate {path}")

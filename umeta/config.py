@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Lt
 
 from umeta.errors import UserError, suggest
-from umeta.registry import KINDS, typed
+from umeta.registry import KINDS, find, typed
 from umeta.types import EpisodeSpec, Outer, PolicyLearner
 
 Count = Annotated[int, Gt(0)]
@@ -69,6 +69,51 @@ class EnvTrainConfig:
 
 
 @dataclass(frozen=True)
+class RegressionTrainConfig:
+    """The outer loop on functions to regress: how many meta-steps, on how many points."""
+
+    outer: Outer
+    """who takes the outer step"""
+    steps: Count = 10_000
+    """meta-steps"""
+    shot: Count = 10
+    """points of a task to adapt to"""
+    query: Count = 10
+    """points of a task to be scored on"""
+    meta_batch: Count = 25
+    """tasks per meta-step"""
+    task_chunk: Count = 25
+    """tasks per backward pass: bounds memory, changes no result beyond rounding"""
+    snapshots: Annotated[int, Ge(0)] = 0
+    """states kept at even steps"""
+
+    @property
+    def episode(self) -> EpisodeSpec:
+        return EpisodeSpec(1, self.shot, self.query)
+
+
+@dataclass(frozen=True)
+class RegressionEvaluateConfig:
+    """The test on functions: mean squared error against gradient steps, on tasks that nothing has seen before."""
+
+    shots: list[Count] = field(default_factory=lambda: [5, 10])
+    """points of a task to adapt to, a column for each"""
+    query: Count = 100
+    """points of a task that the error is the mean over"""
+    tasks: Annotated[int, Gt(1)] = 600
+    """tasks to test on"""
+    steps: Count = 10
+    """gradient steps: the error is measured after each, and before the first; learners without steps pass them over"""
+    seed: Seed = 0
+    """of the test tasks: fixed, so that every learner sees the same ones"""
+    baselines: list[str] = field(default_factory=lambda: ["pretrained", "oracle"])
+    """rows beside the result; [] for none"""
+    ranges: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    """options of the proposer and ranges for each, such as {amplitude: [[0.1, 5], [5, 10]]}: also the error on tasks of
+    these, with the most points of `shots`"""
+
+
+@dataclass(frozen=True)
 class EnvEvaluateConfig:
     """The test on true rewards: return against policy-gradient steps, on goals that nothing has seen before."""
 
@@ -110,6 +155,10 @@ class EvaluateConfig:
     """inner steps, for a learner that takes any; by default its own `test_steps`"""
     step_curve: list[Annotated[int, Ge(0)]] = field(default_factory=list)
     """also accuracy after each of these numbers of inner steps, such as [0, 1, 5, 10, 50], on the first 200 tasks"""
+    shear: list[float] = field(default_factory=list)
+    """also accuracy in the first of the episodes on test images that are all sheared so much, such as [0, 0.5, 1]"""
+    scale: list[Annotated[float, Gt(0)]] = field(default_factory=list)
+    """likewise on images that are all scaled by each of these, such as [1, 0.7, 0.5]"""
     variants: dict[str, dict[str, Any]] = field(default_factory=dict)
     """further rows: the same learner with some of its options changed, such as {ProtoTune: {test_steps: 20}}"""
     scratch_tasks: Count = 100
@@ -168,7 +217,19 @@ class EnvConfig(AnyConfig):
     evaluate: EnvEvaluateConfig
 
 
-def rounds(config: Config | EnvConfig) -> list[Config | EnvConfig]:
+@dataclass(frozen=True, kw_only=True)
+class RegressionConfig(AnyConfig):
+    """A run on functions to regress, which the proposer makes of nothing but its options."""
+
+    train: RegressionTrainConfig
+    evaluate: RegressionEvaluateConfig = field(default_factory=RegressionEvaluateConfig)
+
+
+RunConfig = Config | EnvConfig | RegressionConfig
+DOMAINS: dict[type, str] = {Config: "image", EnvConfig: "env", RegressionConfig: "regression"}
+
+
+def rounds(config: RunConfig) -> list[RunConfig]:
     """The configs of a run's rounds, in order; the last has the run's name.
 
     A later round embeds with the learner of the one before and starts from its weights, unless it says otherwise.
@@ -179,7 +240,7 @@ def rounds(config: Config | EnvConfig) -> list[Config | EnvConfig]:
     changeable = ("embedding", "proposer", "metalearner", "train", "start")
     plain = {key: value for key, value in config.plain.items() if key != "rounds"}
     names = [*(f"{config.name}-{i}" for i in range(len(config.rounds))), config.name]
-    found: list[Config | EnvConfig] = []
+    found: list[RunConfig] = []
     for i, (name, change) in enumerate(zip(names, [{}, *config.rounds], strict=True)):
         for key in change:
             if key not in changeable:
@@ -287,27 +348,41 @@ def parse(overrides: Sequence[str]) -> dict[Any, Any]:
     return parsed
 
 
-def build(plain: Mapping[str, Any]) -> Config | EnvConfig:
-    """The typed config: on an environment if it names one, else on images.
+def kind_of(plain: Mapping[str, Any]) -> type:
+    """Which config these values are of: on an environment if they name one, on functions if their proposer says so."""
+    proposer = plain.get("proposer")
+    name = proposer.get("name") if isinstance(proposer, Mapping) else proposer
+    if "env" in plain or not isinstance(name, str):
+        return EnvConfig if "env" in plain else Config
+    domain = getattr(find("proposer", name), "domain", None)
+    return RegressionConfig if domain == "regression" else Config
+
+
+def build(plain: Mapping[str, Any]) -> RunConfig:
+    """The typed config: on an environment if it names one, on functions if its proposer makes some, else on images.
 
     Raises:
         UserError: an unknown key or name (with the nearest), a missing one, a wrong type or value, or parts that do not
             go together.
     """
-    kind = EnvConfig if "env" in plain else Config
+    kind = kind_of(plain)
     keys = [f.name for f in dataclasses.fields(kind) if f.name != "plain"]
     for key in plain:
         if key not in keys:
-            other = ": a config is on images (data, embedding) or on an environment (env)"
+            other = (
+                ": its proposer makes tasks of nothing but its options"
+                if kind is RegressionConfig
+                else ": a config is on images (data, embedding) or on an environment (env)"
+            )
             hint = other if key in ("data", "embedding") else suggest(str(key), keys)
             raise UserError(f"config: unknown key '{key}'{hint}")
     name = str(plain["name"]) if isinstance(plain.get("name"), str | int | float) else ""
     if not name or name in (".", "..") or any(c in name for c in "/\\\0"):
         raise UserError(f"name: {plain.get('name')!r} cannot name a directory")
     config = typed(kind, {**plain, "name": name, "plain": dict(plain)}, "")
-    domain = "env" if kind is EnvConfig else "image"
+    domain = DOMAINS[kind]
+    what = {"env": "an environment", "image": "images", "regression": "functions"}
     if config.proposer.domain != domain:
-        what = {"env": "an environment", "image": "images"}
         raise UserError(
             f"proposer: it proposes tasks on {what[config.proposer.domain]}, this config is on {what[domain]}"
         )
@@ -316,16 +391,19 @@ def build(plain: Mapping[str, Any]) -> Config | EnvConfig:
             "metalearner: an environment needs one that acts before it has adapted and improves by gradient steps, "
             "such as maml; prototypes of classes make no policy"
         )
-    if domain == "image" and getattr(config.train.outer, "for_policies", False):
+    if domain == "regression" and not getattr(config.metalearner, "regresses", False):
         raise UserError(
-            f"train.outer: {config.plain['train']['outer']['name']} is for environments; on images use adam"
+            f"metalearner: {config.plain['metalearner']['name']} tells classes apart and cannot predict numbers; "
+            "functions need one that adapts a network with outputs of its own, such as maml, reptile or snail"
         )
-    if domain == "env" and config.rounds:
-        raise UserError("rounds: they embed images with the learner before them; leave them out on an environment")
+    if domain != "env" and getattr(config.train.outer, "for_policies", False):
+        raise UserError(f"train.outer: {config.plain['train']['outer']['name']} is for environments; use adam")
+    if domain != "image" and config.rounds:
+        raise UserError(f"rounds: they embed images with the learner before them; leave them out on {what[domain]}")
     return config
 
 
-def load(reference: str | Path, overrides: Sequence[str] = ()) -> Config | EnvConfig:
+def load(reference: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """`build(read(...))`."""
     return build(read(reference, overrides))
 

@@ -19,16 +19,29 @@ from torch import Tensor
 
 from umeta import artifacts, registry, report
 from umeta.benchmarks import baselines
+from umeta.benchmarks.distorted import Distorted
 from umeta.benchmarks.labelled import LabelledImages
 from umeta.benchmarks.protocols import resolve, test_images
 from umeta.calibration import expected_calibration_error, reliability
-from umeta.config import Config, EnvConfig, joined
+from umeta.config import Config, EnvConfig, RegressionConfig, RunConfig, joined
 from umeta.context import Progress, postponed_interrupt, started
 from umeta.errors import Interrupted, UserError, suggest
 from umeta.objectives import accuracy
 from umeta.stages import Run, load_run, snapshots
+from umeta.tasks.instances import Augmented
 from umeta.tasks.partition import PartitionTasks
-from umeta.types import Batch, Embedder, EpisodeSpec, MetaLearner, Model, Sink, TaskSpec, Theta, to_device
+from umeta.types import (
+    Batch,
+    Embedder,
+    EpisodeSpec,
+    MetaLearner,
+    Model,
+    Sink,
+    TaskDistribution,
+    TaskSpec,
+    Theta,
+    to_device,
+)
 from umeta.version import __version__
 
 ON_EMBEDDING = ("knn", "linear", "mlp", "cluster_matching")
@@ -37,12 +50,13 @@ CLUSTERS = 500  # of cluster matching, where the proposer has no such number
 RATES = (0.1, 0.03, 0.3)  # step sizes that training from scratch is tuned over; without a val split the first
 TUNING = 24  # validation tasks that it is tuned on
 CHUNK = 8  # test tasks adapted at a time
+CHANGES = ("shear", "scale")  # that test images can be distorted by
 
 
 def evaluate(
     learner: MetaLearner,
     theta: Theta,
-    tasks: PartitionTasks,
+    tasks: TaskDistribution,
     episode: EpisodeSpec,
     *,
     count: int = 1000,
@@ -66,7 +80,7 @@ def evaluate(
 def answers(
     learner: MetaLearner,
     theta: Theta,
-    tasks: PartitionTasks,
+    tasks: TaskDistribution,
     episode: EpisodeSpec,
     count: int,
     seed: int,
@@ -113,6 +127,10 @@ def evaluate_run(
         from umeta.adaptation import evaluate_env
 
         return evaluate_env(run, record=record, sinks=sinks)
+    if isinstance(run.config, RegressionConfig):
+        from umeta.regression import evaluate_regression
+
+        return evaluate_regression(run, record=record, sinks=sinks)
     test = check(run.config, record)
     settings = run.config.evaluate
     episodes, count = resolve(settings)
@@ -162,6 +180,11 @@ def evaluate_run(
         if settings.step_curve:
             for episode in episodes:
                 keep(done["step_curves"], episode, lambda e: step_curve(run, tasks, e, few))
+        for change in CHANGES:
+            for strength in getattr(settings, change):
+                part = done["extrapolation"].setdefault(change, {}).setdefault(f"{strength:g}", {})
+                distorted = Augmented(tasks, Distorted(**{change: strength}))
+                keep(part, episodes[0], partial(row, partial(tested, run, distorted)))
         keep(done["calibration"], episodes[0], lambda e: sureness(run, tasks, e, few))
     minutes = {name: round(value / 60, 2) for name, value in {**run.seconds(), "evaluate": done["seconds"]}.items()}
     result = {
@@ -185,6 +208,12 @@ def evaluate_run(
         "scratch_lr": done["scratch_lr"] if "from scratch" in rows else {},
         "curves": {name: found for name, found in done["curves"].items() if found},
         "step_curves": {f"{name}, by steps": found for name, found in done["step_curves"].items()},
+        "extrapolation": {
+            f"{change}, {episodes[0]}": {
+                run.config.title or run.config.name: {s: part[str(episodes[0])] for s, part in found.items()}
+            }
+            for change, found in done["extrapolation"].items()
+        },
         "calibration": done["calibration"][str(episodes[0])],
         "seed": run.config.seed,
         "hardware": hardware(run.theta),
@@ -202,7 +231,7 @@ def evaluate_run(
 
 def finished(kept: Path, asked: dict[str, Any]) -> dict[str, Any]:
     """What was computed before for the same question, and the seconds it took; nothing if the file is unusable."""
-    parts = ("rows", "scratch_lr", "curves", "step_curves", "calibration")
+    parts = ("rows", "scratch_lr", "curves", "step_curves", "extrapolation", "calibration")
     nothing: dict[str, Any] = {**{part: {} for part in parts}, "seconds": 0.0}
     try:
         before = json.loads(kept.read_text(encoding="utf-8"))
@@ -213,16 +242,20 @@ def finished(kept: Path, asked: dict[str, Any]) -> dict[str, Any]:
     return nothing
 
 
-def checked(config: Config | EnvConfig, record: Path | None = None) -> None:
+def checked(config: RunConfig, record: Path | None = None) -> None:
     """Finds what would stop the evaluation that a config asks for, before anything long begins.
 
     Raises:
-        UserError: as `check`, or its counterpart for an environment.
+        UserError: as `check`, or its counterpart for an environment or functions.
     """
     if isinstance(config, EnvConfig):
         from umeta import adaptation
 
         adaptation.check(config, record)
+    elif isinstance(config, RegressionConfig):
+        from umeta import regression
+
+        regression.check(config, record)
     elif config.evaluate.episodes != []:
         check(config, record)
 
@@ -300,7 +333,7 @@ def methods(
     return learners
 
 
-def tested(run: Run, tasks: PartitionTasks, episode: EpisodeSpec) -> np.ndarray:
+def tested(run: Run, tasks: TaskDistribution, episode: EpisodeSpec) -> np.ndarray:
     """Accuracy of the run's learner on each test task."""
     settings = run.config.evaluate
     count = resolve(settings)[1]

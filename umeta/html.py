@@ -79,10 +79,13 @@ POINTS = 300  # of a line, at most
 TONES = "red", "green", "amber", "violet", "soft"  # of lines beside the one that a plot is about
 DASHES = "7 4", "2 3", "9 3 2 3", "14 4"
 
+MEASURES = {"image": "accuracy, %", "env": "return", "regression": "mean squared error"}
 NUMBERS = {
     "image": "Accuracy in percent: mean over test tasks, and its 95 % interval.",
     "env": "Return of an episode after so many steps of adaptation: mean over test goals, and its 95 % interval.",
+    "regression": "Mean squared error, by points to adapt to and steps: mean over test tasks, and its 95 % interval.",
 }
+EXTRAPOLATION = "Tasks farther and farther from those of meta-training: mean over test tasks, and its 95 % interval."
 # files in the folders of a run and its tasks, by the heading they stand under, and what they show
 PICTURES = {
     "image": {
@@ -90,6 +93,7 @@ PICTURES = {
             "test_tasks.png": "One test task a row: labelled examples left of the gap, then queries, framed green "
             "where the prediction is right and red where it is wrong.",
         },
+        "Extrapolation": {"extrapolation.png": EXTRAPOLATION},
         "What was proposed": {"preview.png": "Samples of classes that were proposed, one class a row."},
     },
     "env": {
@@ -102,6 +106,13 @@ PICTURES = {
             "preview.png": "The proposed rewards, and the skills they come from where they come from skills.",
             "skills.gif": "An episode of the skills.",
         },
+    },
+    "regression": {
+        "Before and after adaptation": {
+            "fits.png": "One test task: the true curve, the points to adapt to, and predictions by steps taken.",
+        },
+        "Extrapolation": {"extrapolation.png": EXTRAPOLATION},
+        "What was proposed": {"preview.png": "The first tasks, with the points to adapt to."},
     },
 }
 
@@ -161,7 +172,7 @@ def page(title: str, table: Sequence[Sequence[str]], own: Collection[str], chapt
 
 
 def domain(result: Mapping[str, Any]) -> str:
-    """Which of `image` and `env` a result is of."""
+    """Which of `image`, `env` and `regression` a result is of."""
     return result.get("domain", "image")
 
 
@@ -198,8 +209,9 @@ def sections(chapter: Chapter) -> list[tuple[str, list[Markup]]]:
     shown = {heading: pictured(files, chapter.pictures) for heading, files in PICTURES[domain(result)].items()}
     parts: dict[str, list[Markup]] = {"How it was measured": [facts(result)]}
     if curves := result.get("adaptation"):
-        parts["Adaptation"] = compared("return", "steps of adaptation", curves, result["title"])
-    parts["Before and after adaptation"] = shown.get("Before and after adaptation", [])
+        parts["Adaptation"] = compared(MEASURES[domain(result)], "steps of adaptation", curves, result["title"])
+    for heading in ("Before and after adaptation", "Extrapolation"):
+        parts[heading] = shown.get(heading, [])
     words = [in_words(chapter.answers)] if chapter.answers else []
     parts["Right and wrong predictions"] = shown.get("Right and wrong predictions", []) + words
     if plots := [
@@ -300,6 +312,8 @@ def limits(results: Sequence[Mapping[str, Any]]) -> list[str]:
             "All goals are of one family, and adaptation sees the true reward of its goal at every step. Rewards of "
             "another kind, sparse ones, and other bodies or surroundings are not measured here.",
         ]
+    if "regression" in domains:
+        sentences.append("The functions are without noise and of one family. Other families are not measured here.")
     for result in results:
         p = result["protocol"]
         if p.get("split", "").endswith("val"):

@@ -1,6 +1,6 @@
 """What a task's loss is: plain functions of tensors, chosen by `TaskSpec.objective`. MAML never learns which.
 
-Both are one weighted likelihood loss per task. A policy's output is the mean and the log standard deviation of each
+Each is one weighted likelihood loss per task. A policy's output is the mean and the log standard deviation of each
 number of its action, side by side.
 """
 
@@ -25,6 +25,17 @@ def categorical(output: Tensor, batch: Batch) -> Tensor:
     """
     loss = F.cross_entropy(output.flatten(0, 1), batch.y.flatten(), reduction="none").view_as(batch.y)
     return (loss * batch.mask).sum(1) / batch.mask.sum(1)
+
+
+def squared_error(output: Tensor, batch: Batch) -> Tensor:
+    """Mean squared error over the unmasked items of each task and the numbers of each item. Returns [T].
+
+    Twice the mean negative log-likelihood of a Gaussian of variance 1, but for a constant.
+
+    output: [T, N, outputs].
+    """
+    each = (output - batch.y).square().mean(-1)
+    return (each * batch.mask).sum(1) / batch.mask.sum(1)
 
 
 def policy(output: Tensor, batch: Batch, clip: float | None = None) -> Tensor:
@@ -95,8 +106,13 @@ def std(output: Tensor, batch: Batch) -> Tensor:
     return gaussian(output)[1].exp().mean((1, 2))
 
 
-OBJECTIVES: dict[str, Callable[..., Tensor]] = {"categorical": categorical, "policy": policy}
+OBJECTIVES: dict[str, Callable[..., Tensor]] = {
+    "categorical": categorical,
+    "policy": policy,
+    "regression": squared_error,
+}
 MEASURES: dict[str, dict[str, Callable[[Tensor, Batch], Tensor]]] = {  # logged beside the loss, means over tasks
     "categorical": {"accuracy": accuracy},
     "policy": {"return": mean_return, "std": std},
+    "regression": {},
 }

@@ -7,7 +7,7 @@ import math
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +42,12 @@ def write(
     measured(result, sinks, "accuracy", {**result.get("curves", {}), **result.get("step_curves", {})})
 
 
-def write_env(run: Run, result: dict[str, Any], sinks: Sequence[Sink] = ()) -> None:
+def write_adaptation(run: Run, result: dict[str, Any], sinks: Sequence[Sink] = ()) -> None:
     """Writes `report.{html,md,json}`, `adaptation.png` and `training.png` into the run's folder."""
-    views.adaptation(run.folder / "adaptation.png", result["adaptation"], "return", "steps of adaptation")
+    measure = html.MEASURES[html.domain(result)]
+    views.adaptation(run.folder / "adaptation.png", result["adaptation"], measure, "steps of adaptation")
     written(run, result)
-    measured(result, sinks, "return", result["adaptation"])
+    measured(result, sinks, measure, result["adaptation"])
 
 
 def written(run: Run, result: dict[str, Any]) -> None:
@@ -56,6 +57,8 @@ def written(run: Run, result: dict[str, Any]) -> None:
         names = [name for name in TRAINING if any(name in line for line in lines)]
         values = {name: [line.get(name, math.nan) for line in lines] for name in names}
         pictures.curve(run.folder / "training.png", [line["step"] for line in lines], values, "meta-step")
+    if farther := result.get("extrapolation"):
+        views.extrapolation(run.folder / "extrapolation.png", farther, html.MEASURES[html.domain(result)])
     artifacts.write_json(run.folder / "report.json", result)
     artifacts.write_text(run.folder / "report.md", page(run, result))
     shown = chapter(result, run.folder, run.config.tasks_folder)
@@ -67,6 +70,7 @@ def written(run: Run, result: dict[str, Any]) -> None:
 def measured(result: dict[str, Any], sinks: Sequence[Sink], metric: str, curves: dict[str, Any]) -> None:
     """Passes the table and the curves on to the sinks."""
     cells = {f"{name}, {e}": cell["mean"] for name, cells in result["rows"].items() for e, cell in cells.items()}
+    cells = {name: mean for name, mean in cells.items() if mean is not None}
     for sink in sinks:
         sink.scalars("evaluate", 0, cells)
         for name, curve in curves.items():
@@ -107,6 +111,8 @@ def logged(path: Path) -> list[dict[str, float]]:
 def page(run: Run, result: dict[str, Any]) -> str:
     """The report of one run as Markdown."""
     about = [f"# {result['title']}", "", markdown(table([result])), "", *(f"- {line}" for line in facts(result)), ""]
+    for change, rows in extrapolated(result).items():
+        about += [f"## Extrapolation: {change}", "", markdown(rows), ""]
     training = {"How training went": {"training.png": "Meta-training on proposed tasks."}}
     return "\n".join([*about, *pictured(result, run.folder, run.config.tasks_folder, run.folder, "##", training)])
 
@@ -115,7 +121,7 @@ def pictured(
     result: dict[str, Any], folder: Path, tasks: Path, place: Path, level: str, more: dict[str, dict[str, str]]
 ) -> list[str]:
     """Markdown, to stand in `place`, of the pictures of a run and its tasks, under headings of a level."""
-    curves = {"Adaptation": {"adaptation.png": html.NUMBERS["env"]}} if "adaptation" in result else {}
+    curves = {"Adaptation": {"adaptation.png": html.NUMBERS[html.domain(result)]}} if "adaptation" in result else {}
     lines = []
     for heading, files in {**curves, **html.PICTURES[html.domain(result)], **more}.items():
         paths = found(files, folder, tasks)
@@ -144,6 +150,14 @@ def facts(result: dict[str, Any]) -> list[str]:
         f"{title}: minutes {', '.join(f'{name} {value:g}' for name, value in minutes.items())}; {result['hardware']}; "
         f"seed {result['seed']}",
     ]
+
+
+def extrapolated(result: dict[str, Any]) -> dict[str, list[list[str]]]:
+    """For each kind of change a table: a row per method, a column for each step of the change. First row: header."""
+    return {
+        change: [["", *next(iter(rows.values()))], *([n, *map(cell, cells.values())] for n, cells in rows.items())]
+        for change, rows in result.get("extrapolation", {}).items()
+    }
 
 
 def table(results: Sequence[dict[str, Any]]) -> list[list[str]]:
@@ -175,9 +189,12 @@ def own_rows(results: Sequence[dict[str, Any]]) -> list[str]:
     return list(dict.fromkeys(own))
 
 
-def cell(value: dict[str, float]) -> str:
-    """`68.12 ± 0.61`: an accuracy in percent, or a return."""
-    return f"{value['mean']:.2f}" + (f" ± {value['interval']:.2f}" if value["interval"] else "")
+def cell(value: Mapping[str, Any]) -> str:
+    """`68.12 ± 0.61`: an accuracy in percent, a return or an error; `diverged` where that is no number."""
+    if value["mean"] is None:
+        return "diverged"
+    digits = value.get("digits", 2)
+    return f"{value['mean']:.{digits}f}" + (f" ± {value['interval']:.{digits}f}" if value["interval"] else "")
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:

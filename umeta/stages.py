@@ -19,12 +19,13 @@ import torch
 from torch import Tensor
 
 from umeta import artifacts, pictures, registry, views
-from umeta.config import Config, EnvConfig, build, dump, joined
+from umeta.config import Config, EnvConfig, RegressionConfig, RunConfig, build, dump, joined
 from umeta.context import Checkpoints, RunContext, duration, started
 from umeta.data.images import UnlabelledImages
 from umeta.errors import UserError
 from umeta.tasks import store
 from umeta.tasks.reward import RewardTasks, acting
+from umeta.tasks.sinusoid import SinusoidTasks
 from umeta.train import metatrain as train
 from umeta.train import packed, unpacked
 from umeta.types import Embedder, Environment, MetaLearner, Sink, TaskDistribution, TaskSpec, Theta, to_device
@@ -32,9 +33,7 @@ from umeta.version import __version__
 
 
 @contextmanager
-def context(
-    config: Config | EnvConfig, folder: Path, device: str, resume: bool, sinks: Sequence[Sink]
-) -> Iterator[RunContext]:
+def context(config: RunConfig, folder: Path, device: str, resume: bool, sinks: Sequence[Sink]) -> Iterator[RunContext]:
     """What a stage of this config runs in."""
     ctx = RunContext(config.seed, to_device(device), folder, resume, progress=True, sinks=sinks)
     with started(sinks, folder):
@@ -80,15 +79,20 @@ def unlabelled(config: Config) -> UnlabelledImages:
     return UnlabelledImages.of(config.data.read("train").pixels)
 
 
-def source_of(config: Config | EnvConfig) -> UnlabelledImages | Environment:
-    """What tasks are proposed on: images without labels, or an environment without reward."""
+def source_of(config: RunConfig) -> UnlabelledImages | Environment | None:
+    """What tasks are proposed on: images without labels, an environment without reward, or nothing."""
+    if isinstance(config, RegressionConfig):
+        return None
     return config.env if isinstance(config, EnvConfig) else unlabelled(config)
 
 
-def fingerprint(source: UnlabelledImages | Environment, config: Config | EnvConfig) -> str:
+def fingerprint(source: UnlabelledImages | Environment | None, config: RunConfig) -> str:
     """Tells whether two stages speak of the same images or the same environment."""
     if isinstance(source, UnlabelledImages):
         return source.fingerprint
+    if source is None:
+        return "no source"
+    assert isinstance(config, EnvConfig)
     return artifacts.value_hash([config.plain["env"], source.observation, source.action])
 
 
@@ -149,9 +153,7 @@ def without_labels(data: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in data.items() if key not in ("test", "val")}
 
 
-def propose(
-    config: Config | EnvConfig, *, device: str = "auto", resume: bool = False, sinks: Sequence[Sink] = ()
-) -> Path:
+def propose(config: RunConfig, *, device: str = "auto", resume: bool = False, sinks: Sequence[Sink] = ()) -> Path:
     """Proposes tasks on unlabelled images or an environment and writes them to `tasks/NAME`.
 
     The sinks get what it measures.
@@ -165,7 +167,7 @@ def propose(
     if isinstance(config, Config):
         asked["data"] = without_labels(config.plain["data"])
         asked["files"] = named_files(asked["embedding"])
-    else:
+    elif isinstance(config, EnvConfig):
         asked["env"] = config.plain["env"]
     if not begin(folder, "tasks", asked, resume):
         return folder
@@ -173,10 +175,10 @@ def propose(
         oracle = config.proposer.sees_labels
         embedded = None
         seconds = {}
-        if isinstance(config, EnvConfig):
-            source: Any = config.env
+        if not isinstance(config, Config):
+            source: Any = source_of(config)
             given: Any = source
-            content: dict[str, Any] = {"env": config.plain["env"]}
+            content: dict[str, Any] = {"env": config.plain["env"]} if isinstance(config, EnvConfig) else {}
         else:
             if oracle:
                 from umeta.benchmarks.labelled import LabelledImages
@@ -222,14 +224,16 @@ def propose(
     return folder
 
 
-def previewed(tasks: TaskDistribution, config: Config | EnvConfig) -> np.ndarray:
-    """A picture of what was proposed: samples of classes, or the rewards of skills and where they lead."""
+def previewed(tasks: TaskDistribution, config: RunConfig) -> np.ndarray:
+    """A picture of what was proposed: samples of classes, the rewards of skills and where they lead, or waves."""
     if isinstance(tasks, RewardTasks):
         return views.proposed(tasks)
+    if isinstance(tasks, SinusoidTasks):
+        return views.waves(tasks, config.train.episode)
     return pictures.proposed(tasks, config.train.episode)
 
 
-def alone(config: Config | EnvConfig) -> None:
+def alone(config: RunConfig) -> None:
     """Raises UserError for a config of several rounds, which `umeta run` takes apart."""
     if config.rounds:
         raise UserError(
@@ -238,18 +242,18 @@ def alone(config: Config | EnvConfig) -> None:
         )
 
 
-def check_usable(tasks: TaskDistribution, config: Config | EnvConfig) -> None:
+def check_usable(tasks: TaskDistribution, config: RunConfig) -> None:
     """Raises UserError when the tasks cannot give meta-training's episodes: better now than after hours of work."""
     tasks.sample(np.arange(32), episode=config.train.episode, seed=0)
 
 
-def summary(tasks: TaskDistribution, config: Config | EnvConfig) -> str:
+def summary(tasks: TaskDistribution, config: RunConfig) -> str:
     """What was proposed, in numbers."""
     lines = "\n".join(f"- {line}" for line in tasks.describe(config.train.episode))
     return f"# Proposed tasks: {config.name}\n\n{lines}\n\n![what was proposed](preview.png)\n"
 
 
-def load_tasks(config: Config | EnvConfig) -> tuple[TaskDistribution, dict[str, Any]]:
+def load_tasks(config: RunConfig) -> tuple[TaskDistribution, dict[str, Any]]:
     """The proposed tasks that the config names, on their images or environment, and their manifest.
 
     Raises:
@@ -266,15 +270,13 @@ def load_tasks(config: Config | EnvConfig) -> tuple[TaskDistribution, dict[str, 
             f"{manifest['fingerprint']}); use what it was proposed on, or propose again"
         )
     registry.refuse_plugins(manifest["tasks"], registry.plugins(config.plain), str(config.tasks_folder))
-    if manifest["tasks"]["kind"] == "oracle":  # rewards that are a formula
+    if manifest["tasks"]["kind"] == "oracle":  # rewards or functions that are a formula
         made = artifacts.read_json(config.tasks_folder / "asked.json")
         return registry.component("proposer", made["proposer"]).propose(source, RunContext(made["seed"] or 0)), manifest
     return store.load(manifest["tasks"], config.tasks_folder, source), manifest
 
 
-def metatrain(
-    config: Config | EnvConfig, *, device: str = "auto", resume: bool = False, sinks: Sequence[Sink] = ()
-) -> Path:
+def metatrain(config: RunConfig, *, device: str = "auto", resume: bool = False, sinks: Sequence[Sink] = ()) -> Path:
     """Meta-trains on the proposed tasks and writes the learner to `runs/NAME`; the sinks get what it measures.
 
     Raises:
@@ -307,6 +309,7 @@ def metatrain(
             "umeta": __version__,
             "true_labels": manifest["true_labels"] or (parent is not None and parent.true_labels),
             "item_shape": list(tasks.spec.item_shape),
+            "outputs": tasks.spec.outputs,
         }
         if parent:
             seconds["earlier rounds"] = sum(parent.seconds().values())
@@ -324,7 +327,7 @@ class Run:
     """A finished run, loaded: the learner and what it learnt."""
 
     folder: Path
-    config: Any  # Config or EnvConfig
+    config: Any  # a RunConfig
     learner: MetaLearner
     theta: Theta
     true_labels: bool
@@ -336,7 +339,9 @@ class Run:
         return self.config.evaluate.steps or getattr(self.learner, "test_steps", None)
 
     def check_of_images(self) -> None:
-        """Raises UserError for a run on an environment, which has learnt nothing of images."""
+        """Raises UserError for a run on an environment or on functions, which has learnt nothing of images."""
+        if isinstance(self.config, RegressionConfig):
+            raise UserError(f"{self.folder}: it learnt to regress functions, this needs a run on images")
         if isinstance(self.config, EnvConfig):
             env = registry.name_of("env", self.config.env)
             raise UserError(
@@ -376,6 +381,8 @@ def load_run(
     theta = unpacked(artifacts.read_tensors(folder / "model.safetensors"), to_device(device))
     shape = tuple(manifest["item_shape"])
     spec = acting(config.env) if isinstance(config, EnvConfig) else TaskSpec(shape)
+    if isinstance(config, RegressionConfig):
+        spec = TaskSpec(shape, "regression", manifest["outputs"])
     config.metalearner.init(spec, config.train.episode, seed=0)
     return Run(folder, config, config.metalearner, theta, manifest["true_labels"], shape)
 

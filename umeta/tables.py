@@ -8,6 +8,8 @@ configs, or on environments of their adaptation:
     <!-- end -->
     <!-- results: results/omniglot.json; from scratch; ACAI CACTUs-MAML -->
     <!-- end -->
+    <!-- results: results/sinusoid.json | amplitude -->
+    <!-- end -->
     <!-- curves: results/omniglot_best.json docs/omniglot_curves.png -->
     <!-- curves: results/omniglot_partitions.json docs/omniglot_partitions.png proposer.partitions -->
 """
@@ -20,16 +22,18 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from umeta import artifacts, views
+from umeta import artifacts, html, views
 from umeta.report import cell, markdown
 
 CURVES = re.compile(r"<!-- curves: (?P<file>\S+) (?P<picture>\S+)(?: (?P<key>\S+))? -->")
 MARKER = re.compile(r"(<!-- results: (?P<files>[^>;]*?)(?P<rows>;[^>]*?)? -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def table(files: dict[str, Path], wanted: list[str] | None = None) -> str:
+def table(files: dict[str, Path], wanted: list[str] | None = None, change: str = "") -> str:
     """One Markdown table of the rows, all or those wanted, in that order: means and 95 % intervals, what it took, where
     it comes from. `files` are by the links to them.
+
+    change: the results of the extrapolation by this change instead, such as `amplitude`.
 
     Raises:
         KeyError: no result has a row that is wanted.
@@ -39,7 +43,7 @@ def table(files: dict[str, Path], wanted: list[str] | None = None) -> str:
     seen: set[str] = set()
     for link, path in files.items():
         for result in artifacts.read_json(path):
-            for name, cells in result["rows"].items():
+            for name, cells in (result.get("extrapolation", {}).get(change, {}) if change else result["rows"]).items():
                 columns += [column for column in cells if column not in columns]
                 own = name == result["title"]
                 if own or name not in seen:
@@ -81,7 +85,7 @@ def draw(path: Path, picture: Path, key: str | None = None) -> None:
     results = artifacts.read_json(path)
     if "adaptation" in results[0]:
         curves = {name: curve for result in results for name, curve in result["adaptation"].items()}
-        return views.adaptation(picture, curves, "return", "steps of adaptation")
+        return views.adaptation(picture, curves, html.MEASURES[html.domain(results[0])], "steps of adaptation")
     figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
     for name, curve in (series(results, key) if key else results[0]["curves"]).items():
         axes.errorbar(curve["x"], curve["mean"], curve["interval"], marker="o", markersize=3, capsize=2, label=name)
@@ -115,9 +119,10 @@ def rewrite(text: str, root: Path) -> str:
     """The text, which is in the folder `root`, with every marked table made anew."""
 
     def made(m: re.Match[str]) -> str:
-        files = {link: root / link for link in m["files"].split()}
+        names, _, change = m["files"].partition("|")
+        files = {link: root / link for link in names.split()}
         wanted = [row.strip() for row in m["rows"].split(";")[1:]] if m["rows"] else None
-        return f"{m[1]}{table(files, wanted)}\n{m[4]}"
+        return f"{m[1]}{table(files, wanted, change.strip())}\n{m[4]}"
 
     return MARKER.sub(made, text)
 

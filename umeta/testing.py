@@ -99,7 +99,8 @@ def check_proposer(
     Raises:
         AssertionError: names the promise that is broken.
     """
-    require(getattr(proposer, "domain", None) in ("image", "env"), "a proposer says its domain, 'image' or 'env'")
+    domains = ("image", "env", "regression")
+    require(getattr(proposer, "domain", None) in domains, f"a proposer says its domain, one of {', '.join(domains)}")
     require(isinstance(getattr(proposer, "sees_labels", None), bool), "a proposer says whether it sees_labels")
     source = source if source is not None else toy_images()
     images = getattr(source, "images", source)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from umeta import seeds
-from umeta.config import EnvTrainConfig, TrainConfig
+from umeta.config import EnvTrainConfig, RegressionTrainConfig, TrainConfig
 from umeta.context import RunContext, State
 from umeta.errors import UserError
 from umeta.models.pure import average
@@ -143,7 +143,7 @@ class BatchProblem:
 def metatrain(
     learner: MetaLearner,
     tasks: TaskDistribution,
-    config: TrainConfig | EnvTrainConfig,
+    config: TrainConfig | EnvTrainConfig | RegressionTrainConfig,
     ctx: RunContext | None = None,
     start: Theta | None = None,
 ) -> Theta:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class EpisodeSpec:
     """One task's size: `way` classes, `shot` support and `query` query items of each class.
 
-    On an environment: one class, and `shot` and `query` episodes.
+    On an environment: one class, and `shot` and `query` episodes. Of a function: one class, and so many points.
     """
 
     way: int
@@ -44,7 +44,7 @@ class TaskSpec:
     """What the tasks of a distribution have in common; way and shot are the caller's choice and not here."""
 
     item_shape: tuple[int, ...]
-    objective: Literal["categorical", "policy"] = "categorical"
+    objective: Literal["categorical", "policy", "regression"] = "categorical"
     outputs: int = 0  # numbers to predict; 0 where they are the task's classes, one each
     free: int = 0  # further ones that depend on no item: a policy's log standard deviations
 
@@ -59,9 +59,9 @@ class Batch:
     """The support or the query of T tasks with N items each."""
 
     x: Tensor  # [T, N, *item_shape] float
-    y: Tensor  # [T, N] int64 class, below `way`; [T, N, outputs] float for a policy
+    y: Tensor  # [T, N] int64 class, below `way`; [T, N, outputs] float for a policy or a regression
     mask: Tensor  # [T, N] bool; False marks padding: no loss, metric or prototype sees it, statistics over a batch do
-    way: int  # classes in each task; 1 for a policy
+    way: int  # classes in each task; 1 where there are none
     w: Tensor | None = None  # [T, N] advantage
     logp: Tensor | None = None  # [T, N] log-probability of y when it was sampled
     score: Tensor | None = None  # [T] mean return of the episodes, for people to read
@@ -123,10 +123,10 @@ class Embedder(Protocol):
 
 
 class Proposer(Protocol):
-    """Makes a task distribution out of unlabelled data."""
+    """Makes a task distribution out of unlabelled data; one of regressions is made of nothing but its options."""
 
-    domain: ClassVar[Literal["image", "env"]]
-    sees_labels: ClassVar[bool]  # True for oracles only, and stamped on every report
+    domain: ClassVar[Literal["image", "env", "regression"]]
+    sees_labels: ClassVar[bool]  # True for oracles and hand-made tasks only, and stamped on every report
 
     def propose(self, source: Any, ctx: RunContext, embedder: Embedder | None = None) -> TaskDistribution: ...
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import colorsys
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from umeta.rl import skills
 from umeta.rl.explore import episodes
 from umeta.rl.rollout import Paths
 from umeta.tasks.reward import RewardTasks
-from umeta.types import Act, Environment
+from umeta.tasks.sinusoid import SinusoidTasks
+from umeta.types import Act, Environment, EpisodeSpec
 
 EPISODES = 4  # of each skill in a picture; the first is without noise
 SHOWN = 12  # rewards, or skills in a film, that are shown one by one, at most
@@ -194,6 +195,73 @@ def adaptation(path: Path, curves: Mapping[str, Mapping[str, Sequence[float]]], 
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside right upper", frameon=False)
+    pictures.save(pictures.rendered(figure), path)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One panel of `fits`: a task's true curve [n] at x [n], its support, and predictions [n] by steps taken."""
+
+    title: str
+    x: np.ndarray
+    true: np.ndarray
+    support_x: np.ndarray
+    support_y: np.ndarray
+    after: Mapping[int, np.ndarray]
+
+
+def fits(path: Path, panels: Sequence[Fit]) -> None:
+    """Predictions of learners for one task beside its true curve, as PNG (figure 2 of Finn, Abbeel, Levine 2017)."""
+    from matplotlib.figure import Figure
+
+    columns = 2 if len(panels) > 1 else 1
+    rows = math.ceil(len(panels) / columns)
+    figure = Figure(figsize=(5 * columns, 3 * rows + 0.4), layout="constrained")
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    for axes, panel in zip(grid.flat, panels, strict=False):
+        axes.plot(panel.x, panel.true, color="#c33", linewidth=2, label="true")
+        for (steps, y), dash in zip(panel.after.items(), (":", "--", "-"), strict=False):
+            label = "before" if steps == 0 else f"after {steps} step{'' if steps == 1 else 's'}"
+            axes.plot(panel.x, y, dash, color="#05a", linewidth=1.6, label=label)
+        axes.plot(panel.support_x, panel.support_y, "^", color="#639", markersize=7, label="support")
+        axes.set_title(panel.title, fontsize=10)
+        axes.spines[["top", "right"]].set_visible(False)
+    handles, labels = grid.flat[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    pictures.save(pictures.rendered(figure), path)
+
+
+def waves(tasks: SinusoidTasks, episode: EpisodeSpec) -> np.ndarray:
+    """The first tasks: each wave, with the points to adapt to."""
+    from matplotlib.figure import Figure
+
+    batch = tasks.sample(np.arange(SHOWN), episode=episode, seed=0)
+    x = torch.linspace(*tasks.x, 200)
+    support, curves = batch.support(), batch.at(x).query().y[..., 0]
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for i, colour in enumerate(colours(SHOWN)):
+        axes.plot(x.numpy(), curves[i].numpy(), color=colour, linewidth=1)
+        axes.plot(support.x[i, :, 0].numpy(), support.y[i, :, 0].numpy(), ".", color=colour)
+    axes.set(xlabel="x", ylabel="y", title=f"the first {SHOWN} tasks, with their support")
+    return pictures.rendered(figure)
+
+
+def extrapolation(path: Path, axes_of: Mapping[str, Mapping[str, Mapping[str, Any]]], ylabel: str) -> None:
+    """A panel per kind of change, a line per learner over how far it goes, with 95 % intervals, as PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.5 * len(axes_of), 4), layout="constrained")
+    for axes, (change, rows) in zip(figure.subplots(1, len(axes_of), squeeze=False)[0], axes_of.items(), strict=True):
+        for i, (name, cells) in enumerate(rows.items()):
+            mean, half = (np.array([cell[key] for cell in cells.values()], float) for key in ("mean", "interval"))
+            colour, dash = colours(len(rows))[i], ("-", "--", "-.", ":")[i % 4]
+            axes.errorbar(list(cells), mean, half, color=colour, linestyle=dash, marker="os^vD*"[i % 6], label=name)
+        axes.set(xlabel=change, ylabel=ylabel)
+        axes.tick_params(axis="x", labelrotation=30)
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, fontsize=9)
     pictures.save(pictures.rendered(figure), path)
 
 

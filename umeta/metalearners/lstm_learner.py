@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -22,9 +22,14 @@ class SequenceLearner(EmbeddingLearner):
     The pairs are sorted by label, so that of the support's order only that within a class matters, and padding is
     first. Labels have places in the sequence and in the answer, so there is one way only.
 
+    Of a regression the numbers y take the place of the labels, and the pairs stand as they come.
+
     A subclass's module takes queries [T, Q, d + way] (labels zero), pairs [T, N, d + way] and which are there [T, N].
     Its last layer is `answer`.
     """
+
+    regresses: ClassVar[bool] = True
+    _outputs: int = 0
 
     def adapt(self, theta: Theta, support: Batch, *, start: Adapted | None = None, steps: int | None = None) -> Adapted:
         """The sequence: pairs [T, N, features + way] and which of them are there [T, N].
@@ -33,18 +38,27 @@ class SequenceLearner(EmbeddingLearner):
             UserError: a way other than that of meta-training.
         """
         name, rows = type(self).__name__.lower(), self._way(theta)
-        if rows != support.way:
+        if rows != support.way and not self._outputs:
             raise UserError(f"{name}: it was meta-trained for {rows} ways, not {support.way}; meta-train at this way")
         z, stats = self._embed(theta, support.x)
-        pairs = torch.cat([z, members(support).to(z.dtype)], -1)
-        order = torch.where(support.mask, support.y, -1).argsort(dim=1, stable=True)
+        if self._outputs:
+            labels, place = support.y * support.mask[..., None], support.mask.long()
+        else:
+            labels, place = members(support), torch.where(support.mask, support.y, -1)
+        pairs = torch.cat([z, labels.to(z.dtype)], -1)
+        order = place.argsort(dim=1, stable=True)
         pairs = pairs.take_along_dim(order[..., None], 1)
         return Adapted({"pairs": pairs, "present": support.mask.gather(1, order)}, stats)
 
     def predict(self, theta: Theta, adapted: Adapted, x: Tensor) -> Tensor:
-        """Logits [T, N, way] of x [T, N, ...]."""
+        """Logits [T, N, way] of x [T, N, ...], or what the tasks ask to predict."""
         queries = F.pad(self._embed_queries(theta, adapted, x), (0, self._way(theta)))
         return self._apply(theta, queries, adapted.params["pairs"], adapted.params["present"])
+
+    def _labels(self, spec: TaskSpec, episode: EpisodeSpec) -> int:
+        """Numbers in a label, and so in an answer; remembers whether they are a class."""
+        self._outputs = spec.outputs
+        return spec.outputs or episode.way
 
     def _way(self, theta: Theta) -> int:
         return len(theta.params[self._named("answer.bias")])
@@ -68,7 +82,8 @@ class LSTMLearner(SequenceLearner):
 
     def init(self, spec: TaskSpec, episode: EpisodeSpec, seed: int) -> Theta:
         """Random weights, drawn from `seed`."""
-        return self._drawn(spec, seed, lambda features: Reader(features + episode.way, self.hidden, episode.way))
+        width = self._labels(spec, episode)
+        return self._drawn(spec, seed, lambda features: Reader(features + width, self.hidden, width))
 
 
 class Reader(nn.Module):

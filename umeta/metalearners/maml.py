@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from annotated_types import Gt
@@ -29,6 +29,7 @@ class GradientLearner:
     A subclass is a dataclass with at least the options that have no value here; `MAML` says what each of them is.
     """
 
+    regresses: ClassVar[bool] = True
     model: Model
     inner_lr: float
     steps: int

@@ -36,7 +36,8 @@ class SNAIL(SequenceLearner):
 
     def init(self, spec: TaskSpec, episode: EpisodeSpec, seed: int) -> Theta:
         """Random weights, drawn from `seed`."""
-        return self._drawn(spec, seed, lambda features: Stack(features, episode.way, self.filters, self.reach))
+        width = self._labels(spec, episode)
+        return self._drawn(spec, seed, lambda features: Stack(features, width, self.filters, self.reach))
 
 
 class Stack(nn.Module):

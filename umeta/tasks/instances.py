@@ -70,7 +70,7 @@ class Views:
         count = batch.x.shape[1]
         keys = seeds.key(self.keys[:, None], role, np.arange(count * self.augment.randoms))
         u = torch.from_numpy(seeds.uniform(keys)).to(batch.x.device)
-        x = self.augment(batch.x.flatten(0, 1), u.view(-1, self.augment.randoms))
+        x = self.augment(batch.x.flatten(0, 1), u.view(len(u) * count, self.augment.randoms))
         return replace(batch, x=x.view_as(batch.x))
 
 

@@ -15,6 +15,7 @@ from umeta.tasks.mixture import Mixture
 from umeta.tasks.partition import PartitionTasks
 from umeta.tasks.reward import RewardTasks
 from umeta.tasks.rotated import Rotated
+from umeta.tasks.sinusoid import SinusoidTasks
 from umeta.types import Environment, TaskDistribution
 
 
@@ -42,7 +43,7 @@ def save(tasks: TaskDistribution, folder: Path, name: str = "partitions") -> dic
             artifacts.write_tensors(folder / "skills.safetensors", tasks.skills)
             description["policies"] = "skills.safetensors"
         return description
-    if isinstance(tasks, RewardTasks):
+    if isinstance(tasks, RewardTasks | SinusoidTasks):
         return {"kind": "oracle"}
     raise UserError(f"proposer: tasks of type {type(tasks).__name__} cannot be saved; return one of umeta.tasks")
 
@@ -54,10 +55,10 @@ def files(description: dict[str, Any]) -> list[str]:
     return [*found, *(description[key] for key in ("file", "policies") if key in description)]
 
 
-def load(description: dict[str, Any], folder: Path, source: UnlabelledImages | Environment) -> TaskDistribution:
+def load(description: dict[str, Any], folder: Path, source: UnlabelledImages | Environment | None) -> TaskDistribution:
     """The distribution of a description, on the images or the environment it was proposed for."""
     kind = description["kind"]
-    if kind == "skills" and not isinstance(source, UnlabelledImages):
+    if kind == "skills" and source is not None and not isinstance(source, UnlabelledImages):
         discriminator = Discriminator(**description["shape"])
         discriminator.load_state_dict(artifacts.read_tensors(folder / description["file"]))
         policies = description.get("policies")
