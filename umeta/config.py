@@ -12,7 +12,7 @@ from annotated_types import Ge, Gt, Lt
 
 from umeta.errors import UserError, suggest
 from umeta.registry import KINDS, typed
-from umeta.types import EpisodeSpec, Outer, PolicyLearner
+from umeta.types import EpisodeSpec, Outer, PolicyLearner, RecurrentLearner
 
 Count = Annotated[int, Gt(0)]
 Seed = Annotated[int, Ge(0), Lt(2**63)]
@@ -316,6 +316,8 @@ def build(plain: Mapping[str, Any]) -> Config | EnvConfig:
             "metalearner: an environment needs one that acts before it has adapted and improves by gradient steps, "
             "such as maml; prototypes of classes make no policy"
         )
+    if domain == "image" and isinstance(config.metalearner, RecurrentLearner):
+        raise UserError("metalearner: it is a policy, for an environment; on images use another, such as maml")
     if domain == "image" and getattr(config.train.outer, "for_policies", False):
         raise UserError(
             f"train.outer: {config.plain['train']['outer']['name']} is for environments; on images use adam"
