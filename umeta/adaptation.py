@@ -27,7 +27,7 @@ from umeta.models.mlp import MLP
 from umeta.stages import Run, load_tasks
 from umeta.tasks.reward import RewardBatch, RewardTasks, acting
 from umeta.train import packed, policy_of, unpacked
-from umeta.types import Adapted, Batch, Environment, EpisodeSpec, PolicyLearner, Sink, Theta
+from umeta.types import Adapted, Batch, Environment, EpisodeSpec, PolicyLearner, RecurrentLearner, Sink, Theta
 from umeta.version import __version__
 
 BASELINES = ("scratch", "finetune")
@@ -344,6 +344,11 @@ def facts_of(run: Run, rows: dict[str, dict[str, Any]]) -> list[str]:
         f"return of {s.episodes} fresh episodes per goal and step, 95 % interval over goals; reward: {reward}",
         f"{title}: proposed with {with_labels}, as are its meta-training tasks",
     ]
+    if isinstance(run.learner, RecurrentLearner):
+        facts.append(
+            f"{title}: a step is one more episode in each of {s.episodes} trials, which know nothing of each other and "
+            "are tested as they go; a step of the others sees all of the episodes"
+        )
     for name, row in rows.items():
         if "chosen" in row:
             facts.append(f"{name}: {row['chosen']}, chosen on {s.validation} validation goals")
