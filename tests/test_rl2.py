@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,8 +13,12 @@ from test_rl import Corners, Fuse
 from torch import Tensor
 from toys import Itself
 
+from umeta import artifacts, pictures, views
+from umeta.benchmarks.goals import goals
+from umeta.cli import main
 from umeta.config import EnvTrainConfig, build
 from umeta.context import RunContext
+from umeta.envs.gym import Gym
 from umeta.envs.nav2d import Nav2D
 from umeta.errors import UserError
 from umeta.metalearners.maml import MAML
@@ -125,12 +130,17 @@ class Far:
         return []
 
 
-ENVIRONMENTS = {"ends early": RewardTasks(Fuse(), Far()), "goes on": RewardTasks(Nav2D(horizon=6), Corners())}
+ENVIRONMENTS: dict[str, Callable[[], RewardTasks]] = {
+    "ends early": lambda: RewardTasks(Fuse(), Far()),
+    "goes on": lambda: RewardTasks(Nav2D(horizon=6), Corners()),
+    "has a reward of its own": lambda: goals("own", Gym("Pendulum-v1", horizon=6), "val", 4, 0),
+}
 
 
-@pytest.mark.parametrize("tasks", ENVIRONMENTS.values(), ids=ENVIRONMENTS)
-def test_what_acted_step_by_step_is_what_is_replayed(tasks: RewardTasks) -> None:
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_what_acted_step_by_step_is_what_is_replayed(name: str) -> None:
     """The probabilities that were noted when it acted are those of reading all of the trial at once."""
+    tasks = ENVIRONMENTS[name]()
     learner = RL2(MLP([8]), hidden=8)
     theta = learner.init(tasks.spec, EPISODE, 0)
     params = {name: 2 * value for name, value in theta.params.items()}
@@ -294,6 +304,30 @@ def test_images_are_refused() -> None:
         build(plain)
 
 
+def test_a_film_tells_what_was_earned_too() -> None:
+    tasks = RewardTasks(Nav2D(horizon=6), Corners())
+    learner = RL2(MLP([8]), hidden=8)
+    act = learner.act(theta := learner.init(tasks.spec, EPISODE, 0), learner.unadapted(theta, 1))
+    batch = tasks.sample(np.arange(1), episode=EPISODE, seed=0)
+    assert batch.telling(lambda x: x) is None
+    assert len(views.film(tasks.env, act, 0, 6, batch.telling(act))) == 7
+    assert act.state["seen"][0, 0, 0] == 6
+    assert act.state["seen"][0, 0, 1] < 0
+
+
+def test_every_stage_of_a_run(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pictures, "rendered", lambda figure: np.zeros((4, 4, 3), np.uint8))
+    overrides = ["env.horizon=6", "train.steps=2", "train.meta_batch=2", "train.episodes=2", "train.rounds=2"]
+    overrides += ["proposer.skills=3", "proposer.hidden=8", "metalearner.hidden=4", "metalearner.model.hidden=[4]"]
+    overrides += ["evaluate.goals=2", "evaluate.episodes=3", "evaluate.steps=2", "evaluate.baselines=[scratch]"]
+    assert main(["run", "nav2d_rl2", *overrides, "--device", "cpu"]) == 0
+    report = artifacts.read_json(tmp_path / "runs/nav2d_rl2/report.json")
+    assert len(report["adaptation"]) == 2
+    assert any("one more episode in each of 3 trials" in fact for fact in report["facts"])
+    assert (tmp_path / "runs/nav2d_rl2/after.gif").exists()
+
+
 def test_it_learns_to_find_a_goal_that_only_rewards_tell() -> None:
     """Standing still scores -11.3 in 20 steps. The first episode of a trial looks for the goal, the second knows it."""
     tasks = RewardTasks(Nav2D(horizon=20), Corners())
@@ -307,6 +341,5 @@ def test_it_learns_to_find_a_goal_that_only_rewards_tell() -> None:
 
     untrained = scores(learner.init(tasks.spec, config.episode, 0))
     trained = scores(metatrain(learner, tasks, config, RunContext()))
-    print(untrained, trained)
     assert trained[1] > untrained[1] + 4
     assert trained[1] > trained[0] + 1

@@ -313,8 +313,8 @@ def build(plain: Mapping[str, Any]) -> Config | EnvConfig:
         )
     if domain == "env" and not isinstance(config.metalearner, PolicyLearner):
         raise UserError(
-            "metalearner: an environment needs one that acts before it has adapted and improves by gradient steps, "
-            "such as maml; prototypes of classes make no policy"
+            "metalearner: an environment needs one that acts before it has adapted, such as maml or rl2; prototypes of "
+            "classes make no policy"
         )
     if domain == "image" and isinstance(config.metalearner, RecurrentLearner):
         raise UserError("metalearner: it is a policy, for an environment; on images use another, such as maml")
