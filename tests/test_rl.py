@@ -96,7 +96,7 @@ def test_returns_are_a_plain_loop(discount: float) -> None:
 
 def test_features_by_hand() -> None:
     paths = some_paths()
-    found = features(paths)
+    found = features(paths.observations[:, :, :-1])
     assert found.shape == (TASKS, EPISODES, STEPS, 2 * OBSERVED + 4)
     assert (paths.observations.abs() > 10).any()
     for t in range(STEPS):
@@ -124,7 +124,7 @@ def test_the_baseline_of_an_episode_knows_nothing_of_its_rewards() -> None:
     paths, rewards, mask = some_paths(), drawn(TASKS, EPISODES, STEPS), alive()
     change = torch.zeros_like(rewards)
     change[:, 1] = drawn(TASKS, STEPS, seed=2)
-    x = features(paths)
+    x = features(paths.observations[:, :, :-1])
     values, moved = (crossfitted(x, returns(r, mask, 0.9), mask) for r in (rewards, rewards + change))
     assert torch.equal(moved[:, 1::2], values[:, 1::2])
     assert ((moved - values)[:, ::2].abs().amax(-1) > 1e-3).all()

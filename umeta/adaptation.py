@@ -26,8 +26,8 @@ from umeta.metalearners.maml import MAML
 from umeta.models.mlp import MLP
 from umeta.stages import Run, load_tasks
 from umeta.tasks.reward import RewardBatch, RewardTasks, acting
-from umeta.train import packed, unpacked
-from umeta.types import Adapted, Batch, Environment, EpisodeSpec, PolicyLearner, Sink, Theta
+from umeta.train import packed, policy_of, unpacked
+from umeta.types import Adapted, Batch, Environment, EpisodeSpec, PolicyLearner, RecurrentLearner, Sink, Theta
 from umeta.version import __version__
 
 BASELINES = ("scratch", "finetune")
@@ -47,7 +47,7 @@ def returns(
     found, policies = [], [begin]
     bar = Progress(label, steps + 1, enabled=bool(label))
     for k in range(steps + 1):
-        act = partial(learner.predict, theta, policies[-1])
+        act = policy_of(learner, theta, policies[-1])
         with torch.no_grad():
             episodes = batch.batch(batch.paths(act, batch.episode.query, f"after {k}"))
         assert episodes.score is not None
@@ -130,21 +130,23 @@ class Trial:
         step = own_step(run.learner, run.theta)
         found, policies = returns(run.learner, run.theta, begin, step, batch, self.settings.steps, "adaptation")
         ends = {"before": policies[0], "after": policies[-1]}
-        notes = [self.filmed(name, policy) for name, policy in ends.items()]
+        notes = [self.filmed(name, policy, batch) for name, policy in ends.items()]
         few = replace(batch, which=batch.which[:PICTURED], indices=batch.indices[:PICTURED])
         paths = {}
         for name, policy in ends.items():
-            act = partial(run.learner.predict, run.theta, first(policy, PICTURED))
+            act = policy_of(run.learner, run.theta, first(policy, PICTURED))
             paths[f"{name} adaptation"] = few.paths(act, 3, "shown")
         places = getattr(batch.tasks.rewards, "places", None)
         marked = None if places is None else places[few.which]
         views.behaviour(run.folder / "behaviour.png", paths, marked)
         return found, {"notes": [note for note in dict.fromkeys(notes) if note]}
 
-    def filmed(self, name: str, policy: Adapted) -> str | None:
+    def filmed(self, name: str, policy: Adapted, batch: RewardBatch) -> str | None:
         """A film of the first goal's policy; a sentence where that is impossible."""
-        act = partial(self.run.learner.predict, self.run.theta, first(policy, 1))
-        return views.filmed(self.run.folder / f"{name}.gif", self.run.config.env, act, self.settings.seed)
+        assert isinstance(self.run.learner, PolicyLearner)
+        act = policy_of(self.run.learner, self.run.theta, first(policy, 1))
+        told = replace(batch, which=batch.which[:1]).telling(act)
+        return views.filmed(self.run.folder / f"{name}.gif", batch.tasks.env, act, self.settings.seed, told=told)
 
     def scratch(self) -> tuple[Tensor, dict[str, Any]]:
         """A policy with random weights, trained for each goal by itself."""
@@ -342,6 +344,11 @@ def facts_of(run: Run, rows: dict[str, dict[str, Any]]) -> list[str]:
         f"return of {s.episodes} fresh episodes per goal and step, 95 % interval over goals; reward: {reward}",
         f"{title}: proposed with {with_labels}, as are its meta-training tasks",
     ]
+    if isinstance(run.learner, RecurrentLearner):
+        facts.append(
+            f"{title}: a step is one more episode in each of {s.episodes} trials, which know nothing of each other and "
+            "are tested as they go; a step of the others sees all of the episodes"
+        )
     for name, row in rows.items():
         if "chosen" in row:
             facts.append(f"{name}: {row['chosen']}, chosen on {s.validation} validation goals")

@@ -12,7 +12,7 @@ from annotated_types import Ge, Gt, Lt
 
 from umeta.errors import UserError, suggest
 from umeta.registry import KINDS, find, typed
-from umeta.types import EpisodeSpec, Outer, PolicyLearner
+from umeta.types import EpisodeSpec, Outer, PolicyLearner, RecurrentLearner
 
 Count = Annotated[int, Gt(0)]
 Seed = Annotated[int, Ge(0), Lt(2**63)]
@@ -388,9 +388,11 @@ def build(plain: Mapping[str, Any]) -> RunConfig:
         )
     if domain == "env" and not isinstance(config.metalearner, PolicyLearner):
         raise UserError(
-            "metalearner: an environment needs one that acts before it has adapted and improves by gradient steps, "
-            "such as maml; prototypes of classes make no policy"
+            "metalearner: an environment needs one that acts before it has adapted, such as maml or rl2; prototypes of "
+            "classes make no policy"
         )
+    if domain != "env" and isinstance(config.metalearner, RecurrentLearner):
+        raise UserError("metalearner: it is a policy, for an environment; use another, such as maml")
     if domain == "regression" and not getattr(config.metalearner, "regresses", False):
         raise UserError(
             f"metalearner: {config.plain['metalearner']['name']} tells classes apart and cannot predict numbers; "

@@ -19,11 +19,13 @@ from umeta.errors import UserError
 from umeta.models.pure import average
 from umeta.objectives import MEASURES, OBJECTIVES, fisher, kl
 from umeta.types import (
+    Act,
     Adapted,
     Batch,
     MetaLearner,
     OwnMetaGradient,
     PolicyLearner,
+    RecurrentLearner,
     Stats,
     TaskBatch,
     TaskDistribution,
@@ -93,14 +95,15 @@ class BatchProblem:
 
     def fisher_vector(self, vector: dict[str, Tensor], share: float = 1.0) -> dict[str, Tensor]:
         """The Gauss-Newton product `J' F J v` (Martens 2020): J the query outputs' Jacobian through the adaptation, F
-        the Fisher information of each output. On every `1 / share`-th state of the supports and the query.
+        the Fisher information of each output. On every `1 / share`-th state of the supports and the query, or on all
+        where the learner is recurrent and steps cannot be left out.
 
         Neither the parameters nor `share` may change between calls: J is kept, of all chunks.
         """
         self.need_policies()
         leaves = list(self.theta.params.values())
         found = [torch.zeros_like(leaf) for leaf in leaves]
-        every = max(1, round(1 / share))
+        every = 1 if isinstance(self.learner, RecurrentLearner) else max(1, round(1 / share))
         for i, (supports, query, part) in enumerate(self.chunks()):
             if i not in self.graphs:
                 thin = [batch.thinned(every) for batch in (*supports, query)]
@@ -136,6 +139,9 @@ class BatchProblem:
         adapted = None
         for support in supports:
             adapted = self.learner.adapt(in_training, support, start=adapted)
+        if isinstance(self.learner, RecurrentLearner):
+            adapted = adapted or self.learner.unadapted(in_training, len(query))
+            return adapted, self.learner.replay(in_training, adapted, query)
         assert adapted is not None
         return adapted, self.learner.predict(in_training, adapted, query.x)
 
@@ -171,13 +177,15 @@ def metatrain(
         batch = tasks.sample(indices, episode=config.episode, seed=ctx.seed)
         if isinstance(config, EnvTrainConfig):
             supports, query = rolled_out(learner, Theta(params), batch, len(indices), config.rounds)
+            before = supports[0].score
+            if isinstance(learner, RecurrentLearner):
+                supports, query = [], learner.trial([*supports, query])
         else:
-            supports, query = [batch.support()], batch.query()
+            supports, query, before = [batch.support()], batch.query(), None
         problem = BatchProblem(learner, Theta(params), tasks.spec, supports, query, config.task_chunk)
         metrics = outer.step(problem, i / config.steps)
         running = average(running, problem.stats)
-        first = supports[0].score
-        return metrics if first is None else {**metrics, "return before": first.mean().item()}
+        return metrics if before is None else {**metrics, "return before": before.mean().item()}
 
     def save() -> State:
         return {
@@ -206,9 +214,16 @@ def rolled_out(
         adapted = learner.unadapted(theta, tasks)
         supports = []
         for r in range(rounds):
-            supports.append(batch.support(partial(learner.predict, theta, adapted), r))
+            supports.append(batch.support(policy_of(learner, theta, adapted), r))
             adapted = learner.adapt(theta, supports[-1], start=adapted)
-        return supports, batch.query(partial(learner.predict, theta, adapted))
+        return supports, batch.query(policy_of(learner, theta, adapted))
+
+
+def policy_of(learner: PolicyLearner, theta: Theta, adapted: Adapted) -> Act:
+    """What acts for an episode of each task: the adapted learner."""
+    if isinstance(learner, RecurrentLearner):
+        return learner.act(theta, adapted)
+    return partial(learner.predict, theta, adapted)
 
 
 def fitting(start: Theta, first: Theta, ctx: RunContext) -> dict[str, Tensor]:

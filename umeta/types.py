@@ -10,7 +10,7 @@ environment, E episodes of H steps: the items are its E * H steps, x what was ob
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
@@ -65,6 +65,9 @@ class Batch:
     w: Tensor | None = None  # [T, N] advantage
     logp: Tensor | None = None  # [T, N] log-probability of y when it was sampled
     score: Tensor | None = None  # [T] mean return of the episodes, for people to read
+    reward: Tensor | None = None  # [T, N] of each step
+    first: Tensor | None = None  # [T, N] bool; the first steps of episodes
+    sequences: int = 1  # steps come in so many sequences of one length: episodes, or trials of several episodes
 
     def __len__(self) -> int:
         return self.x.shape[0]
@@ -81,12 +84,21 @@ class Batch:
 
     def cut(self, part: Callable[[Tensor], Tensor]) -> Batch:
         """With each tensor exchanged for a part of it."""
-        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "way"}
-        parts: dict[str, Any] = {name: part(value) for name, value in tensors.items() if value is not None}
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        parts: dict[str, Any] = {name: part(value) for name, value in values.items() if isinstance(value, Tensor)}
         return replace(self, **parts)
 
 
 Act = Callable[[Tensor], Tensor]  # what a policy answers to observations [T, E, ...]: [T, E, outputs + free]
+
+
+@runtime_checkable
+class RecurrentAct(Protocol):
+    """A policy that remembers: it is asked once for each step of an episode, and told after each what came of it."""
+
+    def __call__(self, x: Tensor) -> Tensor: ...  # as `Act`
+
+    def told(self, action: Tensor, reward: Tensor) -> None: ...  # [T, E, action] and [T, E]
 
 
 class TaskBatch(Protocol):
@@ -225,6 +237,20 @@ class PolicyLearner(MetaLearner, Protocol):
     """A meta-learner that can act before it has adapted, which tasks on an environment need."""
 
     def unadapted(self, theta: Theta, tasks: int) -> Adapted: ...
+
+
+@runtime_checkable
+class RecurrentLearner(PolicyLearner, Protocol):
+    """A policy learner that goes on learning while it acts: its answer depends on the episode so far.
+
+    Its meta-loss is that of all episodes of a task, in turn one trial, whereas other learners are scored on the query.
+    """
+
+    def act(self, theta: Theta, adapted: Adapted) -> RecurrentAct: ...  # for one episode
+
+    def replay(self, theta: Theta, adapted: Adapted, steps: Batch) -> Tensor: ...  # its answers [T, N, outputs + free]
+
+    def trial(self, rounds: Sequence[Batch]) -> Batch: ...  # the supports and the query, one after the other
 
 
 @runtime_checkable

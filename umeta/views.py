@@ -15,13 +15,12 @@ from torch import Tensor
 
 from umeta import artifacts, pictures, seeds
 from umeta.errors import UserError
-from umeta.objectives import gaussian
 from umeta.rl import skills
 from umeta.rl.explore import episodes
-from umeta.rl.rollout import Paths
+from umeta.rl.rollout import Paths, Told, rollout
 from umeta.tasks.reward import RewardTasks
 from umeta.tasks.sinusoid import SinusoidTasks
-from umeta.types import Act, Environment, EpisodeSpec
+from umeta.types import Act, Environment, EpisodeSpec, Simulation
 
 EPISODES = 4  # of each skill in a picture; the first is without noise
 SHOWN = 12  # rewards, or skills in a film, that are shown one by one, at most
@@ -283,34 +282,52 @@ def behaviour(path: Path, moments: Mapping[str, Paths], goals: Tensor | None = N
     pictures.save(pictures.rendered(figure), path)
 
 
-def film(env: Environment, act: Act, seed: int, steps: int) -> list[np.ndarray]:
+def film(env: Environment, act: Act, seed: int, steps: int, told: Told = None) -> list[np.ndarray]:
     """One copy for an episode of at most `steps` under a policy: pictures [H, W, 3] uint8.
 
-    act: for one task and one episode.
+    act: for one task and one episode; told: as `rollout`.
 
     Raises:
         UserError: the environment cannot be drawn here.
     """
-    return [picture for (picture,) in filming(env, act, 1, seed, steps, FRAMES)]
+    return [picture for (picture,) in filming(env, act, 1, seed, steps, FRAMES, told)]
 
 
-def filming(env: Environment, act: Act, copies: int, seed: int, steps: int, frames: int) -> list[list[np.ndarray]]:
+def filming(
+    env: Environment, act: Act, copies: int, seed: int, steps: int, frames: int, told: Told = None
+) -> list[list[np.ndarray]]:
     """Pictures of every copy at about so many moments; each has a policy of its own, all the same noise and start."""
     random = seeds.generator(seed, "film")
     noise = torch.randn(steps, env.action, generator=random)
-    simulation = env.simulate(copies)
-    observation = simulation.reset(torch.rand(1, env.randoms, generator=random).expand(copies, -1))
-    living, shown = [True] * copies, [[simulation.picture(i) for i in range(copies)]]
-    for t in range(steps):
-        with torch.no_grad():
-            mean, log_std = (part[:, 0].cpu() for part in gaussian(act(observation[:, None])))
-        observation, ended = simulation.step(mean + log_std.exp() * noise[t])
-        if t % math.ceil(steps / frames) == 0:  # what has ended stands still
-            shown.append([simulation.picture(i) if living[i] else shown[-1][i] for i in range(copies)])
-        living = [one and not over for one, over in zip(living, ended.tolist(), strict=True)]
-        if not any(living):
-            break
-    return shown
+    u = torch.rand(1, env.randoms, generator=random)
+    drawn = Drawn(env.simulate(copies), copies, math.ceil(steps / frames))
+    rollout(drawn, act, noise.expand(copies, 1, -1, -1), u.expand(copies, 1, -1), told)
+    return drawn.shown
+
+
+class Drawn:
+    """Copies of an environment that are drawn as they go, after one in `every` steps; what has ended stands still."""
+
+    def __init__(self, simulation: Simulation, copies: int, every: int) -> None:
+        self.simulation, self.every, self.living, self.steps = simulation, every, [True] * copies, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.simulation, name)
+
+    def reset(self, u: Tensor) -> Tensor:
+        observation = self.simulation.reset(u)
+        self.shown = [[self.simulation.picture(i) for i in range(len(self.living))]]
+        return observation
+
+    def step(self, actions: Tensor) -> tuple[Tensor, Tensor]:
+        observation, ended = self.simulation.step(actions)
+        if self.steps % self.every == 0 and any(self.living):
+            last = self.shown[-1]
+            now = [self.simulation.picture(i) if there else last[i] for i, there in enumerate(self.living)]
+            self.shown.append(now)
+        self.living = [there and not over for there, over in zip(self.living, ended.tolist(), strict=True)]
+        self.steps += 1
+        return observation, ended
 
 
 def gif(path: Path, frames: Sequence[np.ndarray], fps: float = 12) -> None:
@@ -327,10 +344,10 @@ def gif(path: Path, frames: Sequence[np.ndarray], fps: float = 12) -> None:
         first.save(temporary, format="GIF", save_all=True, append_images=rest, duration=durations, loop=0)
 
 
-def filmed(path: Path, env: Environment, act: Act, seed: int, steps: int | None = None) -> str | None:
-    """Writes the film of an episode; what to tell the person where that is not possible."""
+def filmed(path: Path, env: Environment, act: Act, seed: int, told: Told = None) -> str | None:
+    """Writes the film of an episode, as `film`; what to tell the person where that is not possible."""
     try:
-        gif(path, film(env, act, seed, steps or env.horizon))
+        gif(path, film(env, act, seed, env.horizon, told))
     except UserError as error:
         return f"{path.name} left out: {error}"
     return None

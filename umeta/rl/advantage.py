@@ -16,8 +16,20 @@ def advantages(paths: Paths, rewards: Tensor, discount: float, lam: float = 1.0)
     Against a linear baseline, fitted to the other half of the task's episodes so that it knows nothing of those it
     scores. Normalising makes pseudo-rewards and true rewards, which differ in scale, alike to a learner.
     """
-    values = crossfitted(features(paths), returns(rewards, paths.mask, discount), paths.mask)
+    x = features(paths.observations[:, :, :-1])
+    values = crossfitted(x, returns(rewards, paths.mask, discount), paths.mask)
     return normalised(gae(rewards, values, paths.mask, discount, lam), paths.mask)
+
+
+def over_trials(observations: Tensor, rewards: Tensor, mask: Tensor, discount: float) -> Tensor:
+    """Advantages [T, E, R, H] in E trials of R episodes one after the other: later episodes count for earlier ones.
+
+    observations: [T, E, R, H, d]. The baseline, otherwise as in `advantages`, is each episode's of the trial.
+    """
+    coming = returns(rewards.flatten(2), mask.flatten(2), discount).view_as(rewards)
+    rounds = zip(observations.unbind(2), coming.unbind(2), mask.unbind(2), strict=True)
+    values = torch.stack([crossfitted(features(o), y, there) for o, y, there in rounds], 2)
+    return normalised(((coming - values) * mask).flatten(2), mask.flatten(2)).view_as(rewards)
 
 
 def returns(rewards: Tensor, mask: Tensor, discount: float) -> Tensor:
@@ -45,9 +57,9 @@ def gae(
     return out * mask
 
 
-def features(paths: Paths) -> Tensor:
-    """[o, o^2, t/100, (t/100)^2, (t/100)^3, 1] of each step, o clipped to +-10 (Duan et al. 2016, appendix)."""
-    o = paths.observations[:, :, :-1].clamp(-10, 10)
+def features(observations: Tensor) -> Tensor:
+    """[o, o^2, t/100, (t/100)^2, (t/100)^3, 1] of each step, o [T, E, H, d] clipped to +-10 (Duan et al. 2016)."""
+    o = observations.clamp(-10, 10)
     t = (torch.arange(o.shape[2]) / 100).view(1, 1, -1, 1).expand(*o.shape[:3], 1)
     return torch.cat([o, o**2, t, t**2, t**3, torch.ones_like(t)], -1)
 

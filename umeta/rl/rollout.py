@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -36,6 +36,9 @@ class Paths:
         return (rewards * self.mask).sum(2).mean(1)
 
 
+Told = Callable[[Paths], None] | None  # gets each step when it is done, as episodes of that step alone
+
+
 @contextmanager
 def one_thread() -> Iterator[None]:
     """torch computes on one thread: a policy is small, and a second thread would wait for its next part of the work by
@@ -50,7 +53,7 @@ def one_thread() -> Iterator[None]:
 
 @torch.no_grad()
 @one_thread()
-def rollout(simulation: Simulation, act: Act, noise: Tensor, u: Tensor) -> Paths:
+def rollout(simulation: Simulation, act: Act, noise: Tensor, u: Tensor, told: Told = None) -> Paths:
     """Lets each task's policy act for an episode in each of its copies.
 
     simulation: of T * E copies; act: the T policies, mean and log standard deviation of an action; noise: standard
@@ -60,9 +63,25 @@ def rollout(simulation: Simulation, act: Act, noise: Tensor, u: Tensor) -> Paths
         UserError: the simulation gives something that is not a number.
     """
     tasks, episodes, horizon, _ = noise.shape
-    where, done, spread, places, alive = [simulation.reset(u.flatten(0, 1))], [], [], [simulation.positions()], []
-    earned = []
+    where, places = [simulation.reset(u.flatten(0, 1))], [simulation.positions()]
+    done: list[Tensor] = []
+    spread: list[Tensor] = []
+    alive: list[Tensor] = []
+    earned: list[Tensor] = []
     living = torch.ones(tasks * episodes, dtype=torch.bool)
+
+    def since(t: int) -> Paths:
+        log_std = torch.stack(spread[t:], 2)
+        steps = log_std.shape[2]
+        return Paths(
+            observations=torch.stack(where[t:], 1).view(tasks, episodes, steps + 1, -1),
+            actions=torch.stack(done[t:], 2),
+            logp=(-0.5 * noise[:, :, t : t + steps].square() - log_std - 0.5 * math.log(2 * math.pi)).sum(-1),
+            positions=torch.stack(places[t:], 1).view(tasks, episodes, steps + 1, 2),
+            mask=torch.stack(alive[t:], 1).view(tasks, episodes, steps),
+            own=torch.stack(earned[t:], 1).view(tasks, episodes, steps) if earned else None,
+        )
+
     for t in range(horizon):
         mean, log_std = gaussian(act(where[-1].view(tasks, episodes, -1)))
         action = (mean + log_std.exp() * noise[:, :, t].to(mean.device)).cpu()
@@ -75,15 +94,9 @@ def rollout(simulation: Simulation, act: Act, noise: Tensor, u: Tensor) -> Paths
         places.append(simulation.positions())
         if (reward := getattr(simulation, "last_reward", None)) is not None:
             earned.append(reward)
-    log_std = torch.stack(spread, 2)
-    paths = Paths(
-        observations=torch.stack(where, 1).view(tasks, episodes, horizon + 1, -1),
-        actions=torch.stack(done, 2),
-        logp=(-0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)).sum(-1),
-        positions=torch.stack(places, 1).view(tasks, episodes, horizon + 1, 2),
-        mask=torch.stack(alive, 1).view(tasks, episodes, horizon),
-        own=torch.stack(earned, 1).view(tasks, episodes, horizon) if earned else None,
-    )
+        if told is not None:
+            told(since(t))
+    paths = since(0)
     good = paths.observations[:, :, 1:].isfinite().all(-1) & paths.actions.isfinite().all(-1)
     if not good.all():
         step = 1 + int(good.flatten(0, 1).all(0).int().argmin())

@@ -13,8 +13,8 @@ from torch import Tensor
 from umeta import seeds
 from umeta.rl.advantage import advantages
 from umeta.rl.explore import reached
-from umeta.rl.rollout import Paths, rollout
-from umeta.types import Act, Batch, Environment, EpisodeSpec, Simulation, TaskSpec
+from umeta.rl.rollout import Paths, Told, rollout
+from umeta.types import Act, Batch, Environment, EpisodeSpec, RecurrentAct, Simulation, TaskSpec
 
 
 class Rewards(Protocol):
@@ -23,7 +23,9 @@ class Rewards(Protocol):
     @property
     def count(self) -> int: ...  # how many there are
 
-    def __call__(self, paths: Paths, which: Tensor) -> Tensor: ...  # [T] int64, one for each task -> [T, E, H]
+    def __call__(self, paths: Paths, which: Tensor) -> Tensor:
+        """What each step earns [T, E, H], whatever the steps around it; which: each task's reward [T] int64."""
+        ...
 
     def describe(self, states: Tensor) -> list[str]: ...  # in numbers, some of them on states [n, observation]
 
@@ -100,12 +102,27 @@ class RewardBatch:
             u.append(torch.rand(episodes, env.randoms, generator=random))
         simulation = self.tasks.simulation(len(noise) * episodes)
         device = self.tasks.device
-        return rollout(simulation, lambda x: act(x.to(device)), torch.stack(noise), torch.stack(u))
+        return rollout(
+            simulation, lambda x: act(x.to(device)), torch.stack(noise), torch.stack(u), told=self.telling(act)
+        )
+
+    def telling(self, act: Act) -> Told:
+        """Tells a policy that remembers what each step earned; None for others."""
+        if not isinstance(act, RecurrentAct):
+            return None
+
+        def told(step: Paths) -> None:
+            reward = self.tasks.rewards(step, self.which)
+            act.told(step.actions[:, :, 0].to(self.tasks.device), reward[:, :, 0].to(self.tasks.device))
+
+        return told
 
     def batch(self, paths: Paths) -> Batch:
         """The steps of each task as items, scored by its reward."""
         rewards = self.tasks.rewards(paths, self.which)
         w = advantages(paths, rewards, self.tasks.env.discount)
+        first = torch.zeros_like(paths.mask)
+        first[:, :, 0] = True
         items = Batch(
             paths.observations[:, :, :-1].flatten(1, 2),
             paths.actions.flatten(1, 2),
@@ -114,5 +131,8 @@ class RewardBatch:
             w.flatten(1),
             paths.logp.flatten(1),
             paths.total(rewards),
+            rewards.flatten(1),
+            first.flatten(1),
+            first.shape[1],
         )
         return items.cut(lambda value: value.to(self.tasks.device))
