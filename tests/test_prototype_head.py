@@ -21,11 +21,12 @@ def task(seed: int) -> Batch:
     return Batch(torch.rand(2, 6, 1, 16, 16, generator=generator), y, mask, 3)
 
 
-def test_without_inner_steps_it_is_a_prototypical_network():
-    maml = MAML(MODEL, head="prototypes", normalisation="group")
-    proto = ProtoNet(MODEL, normalisation="group")
+@pytest.mark.parametrize("distance", ["euclidean", "cosine"])
+def test_without_inner_steps_it_is_a_prototypical_network(distance):
+    maml = MAML(MODEL, head="prototypes", normalisation="group", distance=distance)
+    proto = ProtoNet(MODEL, normalisation="group", distance=distance)
     theta = maml.init(SPEC, EPISODE, seed=3)
-    proto.init(SPEC, EPISODE, seed=3)
+    assert theta.params.keys() == proto.init(SPEC, EPISODE, seed=3).params.keys()  # so either starts from the other
     support, query = task(0), task(1)
     adapted = maml.adapt(theta, support, steps=0)
     torch.testing.assert_close(

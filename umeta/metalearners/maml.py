@@ -8,12 +8,13 @@ from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from annotated_types import Gt
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from umeta.errors import UserError
-from umeta.metalearners.protonet import euclidean_layer, prototypes
+from umeta.metalearners.protonet import cosine_layer, euclidean_layer, prototypes
 from umeta.models.pure import Normalisation, Pure
 from umeta.objectives import OBJECTIVES
 from umeta.types import Adapted, Batch, EpisodeSpec, Model, Stats, TaskSpec, Theta
@@ -38,6 +39,7 @@ class GradientLearner:
     recompute: bool = False
     scale_by_way: bool = False
     head: Literal["shared", "fixed", "prototypes"]
+    distance: Literal["euclidean", "cosine"] = "euclidean"
     normalisation: Normalisation
     _net: Pure
     _outputs: int = 0
@@ -53,7 +55,9 @@ class GradientLearner:
         head = {"head.weight": weight, "head.bias": torch.zeros(rows), "head.free": torch.zeros(spec.free)}
         head = {name: value for name, value in head.items() if len(value)}
         own = self._own(self._net.params(head))
-        return Theta(self._net.params(own if self._from_prototypes else {**head, **own}))
+        if self._from_prototypes:
+            head = {"scale": torch.tensor(10.0)} if self.distance == "cosine" else {}
+        return Theta(self._net.params({**head, **own}))
 
     @property
     def transductive(self) -> bool:
@@ -67,7 +71,7 @@ class GradientLearner:
 
     def features(self, theta: Theta, x: Tensor) -> Tensor:
         """What the network, not adapted, gives its linear head: [n, features] of x [n, ...]."""
-        return self._net.shared(theta.params, x, theta.running)[0]
+        return self._scaled(self._net.shared(theta.params, x, theta.running)[0])
 
     def adapt(self, theta: Theta, support: Batch, *, start: Adapted | None = None, steps: int | None = None) -> Adapted:
         """Fast weights [T, ...] after `steps` inner steps, from theta or from `start`.
@@ -150,7 +154,10 @@ class GradientLearner:
             # Other copies of the weights: an inner step holds the layer that the prototypes were for what it is.
             apart = self._expand(theta, len(support), support.way)
             z, _ = self._net.per_task(apart, support.x, frozen)
-            fast["head.weight"], fast["head.bias"] = euclidean_layer(prototypes(z, support)[0])
+            means, _ = prototypes(self._scaled(z), support)
+            unit = self.distance == "cosine"
+            layer = cosine_layer(means, theta.params["scale"]) if unit else euclidean_layer(means)
+            fast["head.weight"], fast["head.bias"] = layer
         return fast
 
     def _pulled(self, theta: Theta, support: Batch, apart: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -177,10 +184,13 @@ class GradientLearner:
         return self._linear(fast, features), used
 
     def _linear(self, fast: dict[str, Tensor], features: Tensor) -> Tensor:
-        out = torch.baddbmm(fast["head.bias"][:, None], features, fast["head.weight"].mT)
+        out = torch.baddbmm(fast["head.bias"][:, None], self._scaled(features), fast["head.weight"].mT)
         if "head.free" in fast:
             out = torch.cat([out, fast["head.free"][:, None].expand(*out.shape[:2], -1)], -1)
         return out
+
+    def _scaled(self, z: Tensor) -> Tensor:
+        return F.normalize(z, dim=-1) if self.distance == "cosine" else z
 
 
 class Recomputed(torch.autograd.Function):
@@ -239,5 +249,8 @@ class MAML(GradientLearner):
     """`shared`: one learnt row, copied to every class, so any way can be asked for (UNICORN-MAML, Ye and Chao 2022);
     `fixed`: a row per class, for tasks of the way it was meta-trained on; `prototypes`: nothing learnt, the inner loop
     starts at the layer that the support's prototypes are (ProtoMAML, Triantafillou et al. 2020), for any way"""
+    distance: Literal["euclidean", "cosine"] = "euclidean"
+    """`cosine` gives the head features of length 1; prototypes then make a layer of cosines times a learnt scale that
+    starts at 10, as in `protonet`"""
     normalisation: Normalisation = "support"
     """what batch normalisation normalises by (umeta/models/pure.py); `batch` is transductive"""

@@ -153,10 +153,11 @@ class ProtoNet(EmbeddingLearner):
 
     def layer(self, theta: Theta, prototypes: Tensor) -> tuple[Tensor, Tensor]:
         """The linear layer that prototypes [T, way, features] are: weight of the same shape, bias [T, way]."""
-        if self.distance == "cosine":  # of embeddings that have unit length already
-            weight = theta.params["scale"] * F.normalize(prototypes, dim=-1)
-            return weight, torch.zeros_like(weight[..., 0])
-        return euclidean_layer(prototypes)
+        return (
+            cosine_layer(prototypes, theta.params["scale"])
+            if self.distance == "cosine"
+            else euclidean_layer(prototypes)
+        )
 
 
 def members(support: Batch) -> Tensor:
@@ -177,6 +178,15 @@ def euclidean_layer(prototypes: Tensor) -> tuple[Tensor, Tensor]:
     Without |z|^2, which is the same for every class: weight [T, way, d], bias [T, way].
     """
     return 2 * prototypes, -prototypes.square().sum(-1)
+
+
+def cosine_layer(prototypes: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """The linear layer that answers embeddings of length 1 by their cosines with prototypes [T, way, d], times `scale`.
+
+    weight [T, way, d], bias [T, way].
+    """
+    weight = scale * F.normalize(prototypes, dim=-1)
+    return weight, torch.zeros_like(weight[..., 0])
 
 
 def linear(z: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
