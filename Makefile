@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test slow lint tables
+.PHONY: demo test slow lint tables bench
 
 # Set-up once: a virtual environment with the project and its development tools (about 3 minutes, 7 GB).
 $(VENV)/ready: pyproject.toml
@@ -29,3 +29,14 @@ lint: $(VENV)/ready
 # The README's tables, from the results files.
 tables: $(VENV)/ready
 	$(BIN)/python -m umeta.tables README.md
+	$(BIN)/python -m bench.table README.md
+
+# Speed and memory beside other libraries (about 25 minutes); BENCH="maml kmeans" for some of it. The libraries go into
+# an environment of their own.
+BENCH_PYTHON := bench/.venv/bin/python
+bench/.venv/ready: $(VENV)/ready bench/install.py
+	$(BIN)/python bench/install.py bench/.venv
+	touch $@
+
+bench: bench/.venv/ready
+	$(BENCH_PYTHON) -m bench $(BENCH)

@@ -1,37 +1,33 @@
-"""HalfCheetah, environment steps a second: rollouts beside the bare physics and gymnasium's vector environments.
+"""HalfCheetah: rollouts beside the bare physics and gymnasium's vector environments.
 
-    python bench/rollouts.py
-
-All are measured in turn, several times over, and the medians are printed and added to results/rollouts.json. The bare
-physics repeat the torques of a rollout, so that all of them go through the same states.
+The bare physics repeat the torques of a rollout, so that all of them go through the same states.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from datetime import date
 from itertools import pairwise
-from pathlib import Path
 
 import gymnasium
 import mujoco
-import numpy as np
 import torch
 from torch import Tensor
 
-from umeta import artifacts
 from umeta.envs.batched import FRAMES, quiet
 from umeta.envs.half_cheetah import HalfCheetah
-from umeta.evaluation import commit, hardware
 from umeta.rl.rollout import rollout
-from umeta.types import Act, Theta
+from umeta.types import Act
 
-TASKS, EPISODES, HIDDEN, ROUNDS = 20, 20, 100, 7
+TASKS, EPISODES, HIDDEN = 20, 20, 100
 COPIES = 16  # of gymnasium's vector environment
 SINGLE = 20  # copies whose episodes are repeated one by one
-RAW = "mujoco.batch, no policy"
-RESULTS = Path(__file__).parent.parent / "results" / "rollouts.json"
+STEPS = HalfCheetah().horizon
+SIDES = {  # steps of a call
+    "mujoco.batch, no policy": TASKS * EPISODES * STEPS,
+    "mj_step, no policy, one thread": SINGLE * STEPS,
+    "umeta": TASKS * EPISODES * STEPS,
+    f"gymnasium SyncVectorEnv({COPIES})": COPIES * STEPS,
+}
 
 
 def policies(env: HalfCheetah, tasks: int) -> Act:
@@ -52,8 +48,9 @@ def policies(env: HalfCheetah, tasks: int) -> Act:
     return act
 
 
-def contestants(env: HalfCheetah) -> dict[str, Callable[[], int]]:
-    """What is measured: each takes steps and says how many."""
+def side(name: str) -> Callable[[], None]:
+    """What takes the steps."""
+    env = HalfCheetah()
     random = torch.Generator().manual_seed(1)
     noise = torch.randn(TASKS, EPISODES, env.horizon, env.action, generator=random)
     u = torch.rand(TASKS, EPISODES, env.randoms, generator=random)
@@ -67,27 +64,25 @@ def contestants(env: HalfCheetah) -> dict[str, Callable[[], int]]:
     with quiet():
         vector = gymnasium.make_vec(env.id, COPIES, vectorization_mode="sync")
 
-    def ours() -> int:
-        return rollout(simulation, act, noise, u).mask.numel()
+    def ours() -> None:
+        rollout(simulation, act, noise, u)
 
-    def batched() -> int:
+    def batched() -> None:
         bodies.reset(u.flatten(0, 1))
         for torque in torques:
             bodies.ctrl[:] = torque
             bodies.batch.step(nstep=FRAMES)
-        return torques[..., 0].size
 
-    def single() -> int:
+    def single() -> None:
         for copy in range(SINGLE):
             mujoco.mj_resetData(model, data)
             data.qpos[:], data.qvel[:] = starts[copy]
             for torque in torques[:, copy]:
                 data.ctrl[:] = torque
                 mujoco.mj_step(model, data, nstep=FRAMES)
-        return SINGLE * len(torques)
 
     @torch.no_grad()
-    def gymnasiums() -> int:
+    def gymnasiums() -> None:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # more are slower on 16 observations
         seen, _ = vector.reset(seed=0)
@@ -95,47 +90,5 @@ def contestants(env: HalfCheetah) -> dict[str, Callable[[], int]]:
             mean, log_std = one(torch.from_numpy(seen)[None].float())[0].chunk(2, -1)
             vector.step(env.torque(mean + log_std.exp() * noise[0, :COPIES, t]).numpy())
         torch.set_num_threads(threads)
-        return COPIES * env.horizon
 
-    return {
-        RAW: batched,
-        "mj_step, no policy, one thread": single,
-        "umeta": ours,
-        f"gymnasium SyncVectorEnv({COPIES})": gymnasiums,
-    }
-
-
-def main() -> None:
-    measured = contestants(HalfCheetah())
-    speeds: dict[str, list[float]] = {name: [] for name in measured}
-    for _ in range(ROUNDS):
-        for name, run in measured.items():
-            start = time.perf_counter()
-            steps = run()
-            speeds[name].append(steps / (time.perf_counter() - start))
-    rows = {
-        name: {
-            "steps a second": round(float(np.median(found))),
-            "ratio": round(float(np.median(np.divide(found, speeds[RAW]))), 3),
-        }
-        for name, found in speeds.items()
-    }
-    print(f"{'HalfCheetah-v5':<34}{'steps a second':>16}{'ratio':>8}")
-    for name, row in rows.items():
-        print(f"{name:<34}{row['steps a second']:>16,}{row['ratio']:>8.2f}")
-    result = {
-        "date": date.today().isoformat(),
-        "commit": commit(),
-        "hardware": hardware(Theta({"policy": torch.zeros(1)})),
-        "mujoco": mujoco.__version__,
-        "gymnasium": gymnasium.__version__,
-        "tasks": TASKS,
-        "episodes": EPISODES,
-        "rounds": ROUNDS,
-        "rows": rows,
-    }
-    artifacts.write_json(RESULTS, [*(artifacts.read_json(RESULTS) if RESULTS.exists() else []), result])
-
-
-if __name__ == "__main__":
-    main()
+    return dict(zip(SIDES, [batched, single, ours, gymnasiums], strict=True))[name]

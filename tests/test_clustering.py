@@ -32,6 +32,32 @@ def test_kmeans_repeats_with_its_seed_and_finds_separated_blobs():
     assert not np.array_equal(kmeans(other, 20, 5, seed=1)[0], kmeans(other, 20, 5, seed=2)[0])
 
 
+def test_kmeans_is_no_worse_than_faiss_and_finds_every_blob_in_bfloat16_too(monkeypatch):
+    """Random first means leave two blobs to one mean; drawn by squared distance each of the 40 gets its own."""
+    import faiss
+
+    from umeta import clustering
+
+    true = np.arange(4000) % 40
+    z = drawn(4000, 16) + 20 * drawn(40, 16, seed=1)[true] + 300
+    means = faiss.Kmeans(16, 40, niter=10, seed=0)
+    means.train(z)
+    assert kmeans(z, 40, 10, seed=0)[1].sum() < means.index.search(z, 1)[0].sum()
+    monkeypatch.setattr(clustering, "WORTH", 0)
+    monkeypatch.setattr(clustering, "fast_bfloat16", lambda device: True)
+    labels, distances = kmeans(z, 40, 10, seed=0)
+    assert len(set(zip(labels.tolist(), true.tolist(), strict=True))) == 40
+    means = np.stack([z[true == c].mean(0) for c in range(40)])
+    np.testing.assert_allclose(distances, ((z - means[true]) ** 2).sum(1), rtol=1e-3)
+
+
+def test_kmeans_of_fewer_different_items_than_clusters():
+    z = np.repeat(drawn(3, 4), 10, axis=0)
+    labels, distances = kmeans(z, 5, 10, seed=0)
+    assert len(set(zip(labels.tolist(), (np.arange(30) // 10).tolist(), strict=True))) == len(set(labels.tolist()))
+    np.testing.assert_allclose(distances, 0, atol=1e-5)
+
+
 def test_core_keeps_the_nearest_members_of_each_cluster():
     labels = np.array([1, 0, 1, 0, 1, 3, 1, 0])
     distances = np.array([0.4, 0.1, 0.2, 0.3, 0.3, 9.0, 0.1, 0.2])

@@ -1,0 +1,123 @@
+"""Tables and the plot of results/bench.json: `python -m bench.table README.md` makes its marked tables anew.
+
+<!-- bench: results/bench.json -->
+<!-- end -->
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from bench.driver import ratio
+from bench.measurements import CURVES, GOALS, Goal
+from umeta import artifacts
+from umeta.report import markdown
+
+MARKER = re.compile(r"(<!-- bench: (?P<file>\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+ROOFLINE = ("sgemm", "convolution")  # the faster of the two, in float32
+
+
+def goals(result: dict[str, Any]) -> str:
+    """Each goal beside what was reached, as Markdown."""
+    rows = [["", "umeta", "reference", "ratio (quartiles)", "at least", "aim"]]
+    for goal in GOALS:
+        if goal.measurement in result["measurements"]:
+            rows.append([goal.text, *reached(goal, result["measurements"][goal.measurement])])
+    return markdown(rows) if len(rows) > 1 else ""
+
+
+def reached(goal: Goal, measured: dict[str, Any]) -> list[str]:
+    ours, theirs = measured["sides"][goal.side], measured["sides"][goal.reference]
+    if missing := ours.get("missing") or theirs.get("missing"):
+        return [f"not measured: {missing}", "", "", "", ""]
+    if goal.memory:
+        factor = ours["memory"] / theirs["memory"]
+        return [size(ours), size(theirs), f"{factor:.2f}", f"at most {goal.least}", str(goal.aim)]
+    factor, low, high = ratio(ours, theirs)
+    return [
+        duration(ours["median"]),
+        duration(theirs["median"]),
+        f"**{factor:.2f}** ({low:.2f} to {high:.2f})",
+        str(goal.least),
+        str(goal.aim),
+    ]
+
+
+def sides(result: dict[str, Any]) -> str:
+    """Every side of every measurement, as Markdown."""
+    rows = [["", "median", "quartiles", "share of the roofline", "memory it added", "found"]]
+    top = roofline(result)
+    for measured in result["measurements"].values():
+        rows.append([f"**{measured['title']}**, a {measured['unit']}", *[""] * 5])
+        for name, side in measured["sides"].items():
+            if "missing" in side:
+                rows.append([name, f"not measured: {side['missing']}", *[""] * 4])
+                continue
+            speed = measured["flop"] / side["median"]
+            share = f"{speed / top:.0%} ({speed / 1e9:.0f} GFLOP/s)" if speed and top else ""
+            found = ", ".join(f"{key} {value:.6g}" for key, value in side["found"].items())
+            spread = f"{duration(side['low'])} to {duration(side['high'])}"
+            rows.append([name, duration(side["median"]), spread, share, size(side), found])
+    facts = [f"{result['date']}, commit {result['commit']}, {result['hardware']}"]
+    facts += [f"{name} {version}" for name, version in result["versions"].items()]
+    return f"{markdown(rows)}\n\n{'; '.join(facts)}."
+
+
+def roofline(result: dict[str, Any]) -> float:
+    """Operations a second of the fastest kernel, float32; 0 where none was measured."""
+    measured = [result["measurements"][name] for name in ROOFLINE if name in result["measurements"]]
+    return max((m["flop"] / m["sides"]["float32"]["median"] for m in measured), default=0.0)
+
+
+def duration(seconds: float) -> str:
+    for unit, scale in (("s", 1.0), ("ms", 1e3), ("µs", 1e6)):
+        if seconds * scale >= 1:
+            return f"{seconds * scale:.3g} {unit}"
+    return f"{seconds * 1e9:.3g} ns"
+
+
+def size(side: dict[str, Any]) -> str:
+    return f"{side['memory'] / 1e6:,.0f} MB"
+
+
+def draw(result: dict[str, Any], picture: Path) -> None:
+    """Time and memory against each size, a column each, as PNG."""
+    from matplotlib.figure import Figure
+
+    curves = [result["curves"][name] for name in CURVES if name in result["curves"]]
+    figure = Figure(figsize=(3.2 * len(curves), 5.6), layout="constrained")
+    axes = figure.subplots(2, len(curves), squeeze=False)
+    for (time, memory), curve in zip(axes.T, curves, strict=True):
+        names = dict.fromkeys(name for point in curve["points"].values() for name in point["sides"])
+        for name in names:
+            found = [(float(x), point["sides"][name]) for x, point in curve["points"].items()]
+            found = [(x, side) for x, side in found if "missing" not in side]
+            xs = [x for x, _ in found]
+            time.plot(xs, [side["median"] for _, side in found], marker="o", markersize=3, label=name)
+            memory.plot(xs, [side["memory"] / 1e6 for _, side in found], marker="o", markersize=3, label=name)
+        for axis, label in ((time, "seconds"), (memory, "MB")):
+            axis.set(xscale="log", yscale="log", ylabel=label)
+            axis.grid(alpha=0.3)
+        time.legend(fontsize=7)
+        memory.set_xlabel(curve["label"], fontsize=7)
+    with artifacts.replacing(picture) as temporary:
+        figure.savefig(temporary, format="png", dpi=80)
+
+
+def rewrite(text: str, root: Path) -> str:
+    """The text with every marked table made anew."""
+
+    def tables(marker: re.Match[str]) -> str:
+        result = artifacts.read_json(root / marker["file"])
+        return f"{marker[1]}{goals(result)}\n\n{sides(result)}\n{marker[3]}"
+
+    return MARKER.sub(tables, text)
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        target = Path(name)
+        artifacts.write_text(target, rewrite(target.read_text(encoding="utf-8"), target.parent))

@@ -1,0 +1,146 @@
+"""The benchmarks' own logic: whose turn it is, what becomes of the rounds, and that all sides do the same work."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from bench import table
+from bench.driver import Measurement, Side, measure, ratio
+from bench.install import attempt
+from bench.maml import Case, agreement, loop_gradient
+from bench.measurements import CURVES, GOALS, MEASUREMENTS
+
+TINY = Case(tasks=1, way=2, query=1, steps=2, size=16, channels=2, filters=3)
+
+
+class Scripted:
+    """In place of a process: takes the seconds it is told, and writes down when it was asked."""
+
+    asked: list[str]
+    seconds: dict[str, list[float]]
+    closed: int
+
+    def __init__(self, side):
+        self.name = side.function
+
+    def read(self):
+        return {"missing": "No module named 'peer'"} if self.name == "absent" else {"threads": 2}
+
+    def round(self):
+        Scripted.asked.append(self.name)
+        seconds = Scripted.seconds[self.name].pop(0)
+        return {"seconds": seconds, "cpu": 2 * seconds, "memory": 5_000_000, "found": {"inertia": 7.0}}
+
+    def close(self):
+        Scripted.closed += 1
+
+
+def scripted(**limits):
+    Scripted.asked, Scripted.closed = [], 0
+    Scripted.seconds = {"a": [1, 2, 3, 4], "b": [20, 10, 60, 40]}
+    sides = {name: Side("none", name, count=10 if name == "b" else 1) for name in ("a", "absent", "b")}
+    return measure(Measurement("work", sides, rounds=4, flop=6.0, **limits), start=Scripted)
+
+
+def test_sides_take_turns_and_a_missing_one_is_left_out():
+    measured = scripted()
+    assert Scripted.asked == ["a", "b"] * 4
+    assert measured["sides"]["absent"]["missing"] == "No module named 'peer'"
+    assert measured["threads"] == [2]
+    assert Scripted.closed == 3
+
+
+def test_medians_are_of_a_unit_and_ratios_of_rounds():
+    sides = scripted()["sides"]
+    assert (sides["a"]["low"], sides["a"]["median"], sides["a"]["high"]) == (1.75, 2.5, 3.25)
+    assert sides["b"]["median"] == 3.0  # of 2, 1, 6, 4: a call does 10
+    assert sides["b"]["cpu"] == 6.0
+    assert ratio(sides["a"], sides["b"])[0] == 1.5  # of 2, 0.5, 2 and 1
+
+
+def test_rounds_end_with_the_time_but_not_before_there_are_three():
+    scripted(seconds=0)
+    assert Scripted.asked == ["a", "b"] * 3
+
+
+def test_a_process_answers_round_by_round_and_says_what_it_lacks():
+    sides = {
+        "ours": Side("bench.machine", "matmul", {"n": 8}, "tuned"),
+        "lost": Side("bench.maml", "package", {"name": "no_such_package"}),
+    }
+    measured = measure(Measurement("processes", sides, rounds=2))
+    assert len(measured["sides"]["ours"]["rounds"]) == 2
+    assert "no_such_package" in measured["sides"]["lost"]["missing"]
+
+
+def test_tables_say_ratios_shares_and_what_is_missing():
+    sides = scripted()["sides"]
+    goal = replace(GOALS[0], text="goal", measurement="work", side="a", reference="b", least=1, aim=2)
+    assert table.reached(goal, {"sides": sides}) == ["2.5 s", "3 s", "**1.50** (0.88 to 2.00)", "1", "2"]
+    assert table.reached(replace(goal, memory=True), {"sides": sides})[2:] == ["1.00", "at most 1", "2"]
+    assert "No module named 'peer'" in table.reached(replace(goal, reference="absent"), {"sides": sides})[0]
+    machine = {"title": "machine", "unit": "step", "flop": 48.0, "sides": {"float32": {**sides["a"], "median": 4.0}}}
+    result = {
+        "date": "2026-01-31",
+        "commit": "c0ffee",
+        "hardware": "2 threads",
+        "versions": {"torch": "3"},
+        "measurements": {"sgemm": machine, "work": scripted()},
+    }
+    assert table.roofline(result) == 12.0
+    text = table.sides(result)
+    assert "| a | 2.5 s | 1.75 s to 3.25 s | 20% (0 GFLOP/s) | 5 MB | inertia 7 |" in text
+    assert "commit c0ffee" in text
+    assert [table.duration(s) for s in (2.0, 0.0123, 4.5e-5, 3e-9)] == ["2 s", "12.3 ms", "45 µs", "3 ns"]
+
+
+def test_every_goal_is_of_sides_that_are_measured():
+    for goal in GOALS:
+        assert {goal.side, goal.reference} <= set(MEASUREMENTS[goal.measurement].sides)
+    assert not set(CURVES) & set(MEASUREMENTS)
+
+
+def test_the_plot_is_drawn(tmp_path):
+    measured = scripted()
+    points = {"1": measured, "10": measured}
+    table.draw({"curves": {"tasks": {"label": "tasks", "points": points}}}, tmp_path / "bench.png")
+    assert (tmp_path / "bench.png").stat().st_size > 1000
+
+
+def test_all_sides_have_one_meta_gradient():
+    """Those of the libraries that are installed: umeta always is."""
+    distances = agreement(tasks=2, way=2, query=1, steps=2, size=16, channels=1, filters=4)()
+    assert "umeta" in distances
+    assert max(distances.values()) < 1e-9, distances
+
+
+@pytest.mark.parametrize("first_order", [False, True])
+def test_operations_are_those_that_torch_counts(first_order):
+    case = replace(TINY, first_order=first_order)
+    net = case.network()
+    gradient = loop_gradient(case, net)
+    with FlopCounterMode(display=False) as counter:
+        gradient()
+    counted = counter.get_flop_counts()["Global"]
+    found = sum(n for op, n in counted.items() if "convolution" in str(op))
+    needless = 0 if first_order else 4 * (2 * 9 * 2 * 3 * 16**2)  # one product of the first layer in each inner step
+    assert found == case.flop + needless
+
+
+def test_the_default_meta_step_is_46_gflop():
+    assert Case().flop == pytest.approx(46e9, rel=0.01)
+
+
+def test_a_library_that_does_not_install_is_named(capsys):
+    assert not attempt("peer==1", ["false"])
+    assert "peer==1" in capsys.readouterr().err
+    assert attempt("peer==1", ["true"])
+
+
+def test_data_is_the_same_for_every_side():
+    support, query = TINY.batches()
+    assert torch.equal(support.x, TINY.batches()[0].x)
+    assert support.x.shape == (1, 2, 2, 16, 16)
+    assert not torch.equal(support.x[0, 0], query.x[0, 0])
