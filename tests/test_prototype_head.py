@@ -57,9 +57,11 @@ def test_one_inner_step_by_hand(training):
     torch.testing.assert_close(found, expected.detach(), rtol=1e-4, atol=1e-4)
 
 
-def test_the_meta_gradient_goes_through_the_prototypes():
+@pytest.mark.parametrize(("distance", "lr"), [("euclidean", 0.05), ("cosine", 1.0)])
+def test_the_meta_gradient_goes_through_the_prototypes(distance, lr):
     """Central differences of the query loss, in float64."""
-    maml = MAML(Conv4(filters=2), head="prototypes", normalisation="group", inner_lr=0.05, steps=2)
+    options = {"head": "prototypes", "normalisation": "group", "inner_lr": lr, "steps": 2, "distance": distance}
+    maml = MAML(Conv4(filters=2), **options)
     theta = maml.init(SPEC, EPISODE, seed=1)
     params = {name: value.double().requires_grad_() for name, value in theta.params.items()}
     support, query = (Batch(b.x.double(), b.y, b.mask, b.way) for b in (task(0).chunk(0, 1), task(1).chunk(0, 1)))

@@ -156,8 +156,9 @@ class GradientLearner:
             z, _ = self._net.per_task(apart, support.x, frozen)
             means, _ = prototypes(self._scaled(z), support)
             unit = self.distance == "cosine"
-            layer = cosine_layer(means, theta.params["scale"]) if unit else euclidean_layer(means)
-            fast["head.weight"], fast["head.bias"] = layer
+            weight, bias = cosine_layer(means, theta.params["scale"]) if unit else euclidean_layer(means)
+            fast["head.weight"] = weight
+            fast["head.bias"] = bias if bias.requires_grad else bias.requires_grad_(weight.requires_grad)
         return fast
 
     def _pulled(self, theta: Theta, support: Batch, apart: dict[str, Tensor]) -> dict[str, Tensor]:
