@@ -36,7 +36,7 @@ class MetaSGD(GradientLearner):
     """`shared`: one row for all classes, for any way; `fixed`: a row per class; `prototypes`: the inner loop starts at
     the layer that the support's prototypes are (umeta/metalearners/maml.py)"""
     distance: Literal["euclidean", "cosine"] = "euclidean"
-    """`cosine` gives the head features of length 1; prototypes are then a layer of cosines (umeta/metalearners/maml.py)"""
+    """`cosine` gives the head features of length 1: prototypes are then a layer of cosines (see `maml`)"""
     normalisation: Normalisation = "support"
     """what batch normalisation normalises by (umeta/models/pure.py); `batch` is transductive"""
 
