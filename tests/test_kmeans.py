@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from proposers.kmeans import KMeans
+from umeta.clustering import kmeans
 from umeta.context import RunContext
 from umeta.data.images import UnlabelledImages
 from umeta.errors import UserError
@@ -34,16 +35,13 @@ def test_separated_blobs_are_found():
 
 
 def test_only_partition_zero_is_unscaled(monkeypatch):
-    import faiss
-
     seen = []
 
-    class Spy(faiss.Kmeans):
-        def train(self, x):
-            seen.append(x.copy())
-            return super().train(x)
+    def spy(z, k, iterations, seed):
+        seen.append(z.copy())
+        return kmeans(z, k, iterations, seed)
 
-    monkeypatch.setattr(faiss, "Kmeans", Spy)
+    monkeypatch.setattr("proposers.kmeans.kmeans", spy)
     KMeans(k=6, partitions=3, smallest=1, keep=0).propose(IMAGES, RunContext(), Blobs())
     z = Blobs().z.astype(np.float32)
     assert np.array_equal(seen[0], z)
