@@ -14,10 +14,11 @@ from umeta.tables import rewrite
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+RESULTS = (ROOT / "docs/results.md").read_text(encoding="utf-8")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", TEXT, re.DOTALL)
+def blocks(language: str, text: str = TEXT) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
 def test_the_library_example_is_short_and_learns(tmp_path, monkeypatch, capsys):
@@ -55,7 +56,7 @@ def test_the_config_example_is_accepted():
 
 
 @pytest.mark.parametrize(
-    "line", [line for block in blocks("") for line in block.splitlines() if line.startswith("umeta ")]
+    "line", [line for block in blocks("", TEXT + RESULTS) for line in block.splitlines() if line.startswith("umeta ")]
 )
 def test_every_command_is_understood(line):
     words = line.partition("#")[0].split()[1:]
@@ -91,3 +92,4 @@ def test_the_walk_through_from_photographs_to_predictions(tmp_path, monkeypatch,
 
 def test_tables_are_those_of_the_results_files():
     assert rewrite(TEXT, ROOT) == TEXT
+    assert rewrite(RESULTS, ROOT / "docs") == RESULTS
