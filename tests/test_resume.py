@@ -87,6 +87,17 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "proposer": {"name": "random_discriminator", "skills": 3, "hidden": 8},
         "train": {**ENV["train"], "outer": "ppo", "rounds": 2},
     },
+    "rl2": {
+        **ENV,
+        "metalearner": {"name": "rl2", "model": {"name": "mlp", "hidden": [4]}, "hidden": 4},
+        "train": {**ENV["train"], "outer": "ppo"},
+    },
+    "sinusoid": {
+        "proposer": "sinusoid",
+        "metalearner": {"name": "maml", "model": {"name": "mlp", "hidden": [8]}, "steps": 1},
+        "train": {"outer": "adam", "steps": 3, "shot": 3, "query": 3, "meta_batch": 2, "snapshots": 2},
+        "evaluate": {"shots": [3, 5], "query": 5, "tasks": 8, "steps": 2, "ranges": {"amplitude": [[5, 9]]}},
+    },
 }
 # painting takes most of a tiny run's time, and a picture holds no more than what is compared anyway
 PREPARE = "import numpy; from umeta import pictures; pictures.rendered = lambda f: numpy.zeros((4, 4, 3), numpy.uint8)"
@@ -178,7 +189,7 @@ def test_a_few_kills_are_survived_bit_for_bit(forks: Forks, tmp_path: Path, name
 @pytest.mark.timeout(3600)  # each is a minute where nothing else runs
 @pytest.mark.parametrize("name", CONFIGS)
 def test_kills_at_random_moments_are_survived_bit_for_bit(forks: Forks, tmp_path: Path, name: str) -> None:
-    """16 kills in each of 7 configs: 112."""
+    """16 kills in each of 9 configs: 144."""
     assert survived(forks, tmp_path / "place", name, kills=16, seed=0) >= 1
 
 
