@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 
 # A module may import modules of its own layer's row or of rows above it, never below.
 LAYERS = [
-    {"errors", "memory", "version", "augment", "types", "seeds", "objectives", "registry", "artifacts"},
+    {"errors", "lock", "memory", "version", "augment", "types", "seeds", "objectives", "registry", "artifacts"},
     {"config", "context", "data", "survey"},
     {"tasks", "models", "rl", "envs", "clustering"},
     {"metalearners", "outer", "pictures", "views", "html", "sinks"},

@@ -259,6 +259,7 @@ def environment(tmp_path) -> Path:
     still = np.zeros((4, 4, 3), dtype=np.uint8)
     pictures.save(still, tmp_path / "tasks/preview.png")
     views.gif(tmp_path / "tasks/skills.gif", [still, still + 255])
+    artifacts.write_manifest(tmp_path / "tasks", "tasks", {}, ["summary.md", "preview.png"])
     views.gif(tmp_path / "run/before.gif", [still, still + 9])
     run: Any = SimpleNamespace(folder=tmp_path / "run", config=SimpleNamespace(tasks_folder=tmp_path / "tasks"))
     report.write_adaptation(run, acted(title=EVIL[1]))

@@ -451,7 +451,7 @@ def test_minutes_include_the_earlier_rounds(finished: Path) -> None:
     spent = []
     for name in ROUNDS[:2]:
         for kind in ("tasks", "runs"):
-            seconds = artifacts.read_json(finished / kind / name / "seconds.json")
+            seconds = artifacts.read_sealed(finished / kind / name / "seconds.json")
             spent += [value for key, value in seconds.items() if key != "earlier rounds"]
     found = artifacts.read_json(finished / "runs/tiny/seconds.json")["earlier rounds"]
     assert len(spent) == 5  # propose and metatrain twice, and the second round's embedding

@@ -129,11 +129,18 @@ def test_ctrl_c_without_a_folder_does_not_speak_of_saving() -> None:
 
 
 def test_the_second_ctrl_c_stops_at_once() -> None:
-    with postponed_interrupt() as pressed:
-        press()
-        assert pressed.is_set()
-        with pytest.raises(KeyboardInterrupt):
+    seen: list[bool] = []
+
+    def work() -> None:
+        with postponed_interrupt() as pressed:
             press()
+            seen.append(pressed.is_set())
+            press()
+            seen.append(False)
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert seen == [True]
 
 
 def test_long_work_may_run_in_another_thread() -> None:

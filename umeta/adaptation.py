@@ -228,7 +228,7 @@ def evaluate_env(run: Run, *, record: Path | None = None, sinks: Sequence[Sink] 
     asked.pop("baselines")
     kept = run.folder / "evaluation.json"
     done = finished(kept, asked)
-    with postponed_interrupt() as pressed:
+    with postponed_interrupt("row") as pressed:
         for name, method in rows.items():
             if name in done["rows"]:
                 continue
@@ -236,7 +236,7 @@ def evaluate_env(run: Run, *, record: Path | None = None, sinks: Sequence[Sink] 
             found, facts = method()
             done["rows"][name] = {**facts, "returns": found.tolist()}
             done["seconds"] += time.monotonic() - began
-            artifacts.write_json(kept, {"asked": asked, **done})
+            artifacts.write_sealed(kept, {"asked": asked, **done})
             if pressed.is_set():
                 raise Interrupted(
                     f"evaluate: stopped, finished rows are kept in {kept}; go on with the same command and --resume"
@@ -306,12 +306,11 @@ def check(config: EnvConfig, record: Path | None = None) -> None:
 def finished(kept: Path, asked: dict[str, Any]) -> dict[str, Any]:
     """Rows that were computed before for the same question; none if the file is unusable."""
     try:
-        before = json.loads(kept.read_text(encoding="utf-8"))
-        if before["asked"] == json.loads(json.dumps(asked)):
-            return {"rows": before["rows"], "seconds": before["seconds"]}
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    return {"rows": {}, "seconds": 0.0}
+        before = artifacts.read_sealed(kept)
+    except UserError:
+        before = {}
+    same = before.get("asked") == json.loads(json.dumps(asked))
+    return {"rows": before["rows"], "seconds": before["seconds"]} if same else {"rows": {}, "seconds": 0.0}
 
 
 def cells(found: Tensor) -> dict[str, dict[str, float]]:

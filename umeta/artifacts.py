@@ -7,6 +7,7 @@ its own. A directory without it is unfinished. No file holds code (safetensors, 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -14,6 +15,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,25 +23,49 @@ import torch
 from safetensors.torch import load_file, save
 
 from umeta.errors import UserError
+from umeta.lock import lent
 
 SCHEMA = 1
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends well, and vanishes when it does not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    """A temporary path beside `path` that takes its place when the block ends well, and vanishes when it does not.
+
+    Raises:
+        OSError: of a full disk, say; it names `path`, whatever the block was writing.
+    """
+    temporary, old = (path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp") for _ in range(2))
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        if path.is_dir():
-            shutil.rmtree(path)
-        os.replace(temporary, path)
+        if path.is_dir():  # which no system call replaces
+            os.rename(path, old)
+        try:
+            os.replace(temporary, path)
+        except BaseException:
+            if old.is_dir():
+                os.rename(old, path)
+            raise
+    except OSError as error:  # of Pillow's and NumPy's some have neither a number nor a name
+        own = error.filename is None or str(temporary) in str(error.filename)
+        where = str(path) if own else error.filename
+        raise OSError(error.errno or errno.EIO, error.strerror or str(error), where) from error
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
+        for left in (temporary, old):
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
+
+
+def sweep(folder: Path, pattern: str = "**/.*.tmp") -> None:
+    """Removes what `replacing` left in a folder when its process was killed; nobody may be writing there."""
+    for left in [*folder.glob(pattern)]:
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
         else:
-            temporary.unlink(missing_ok=True)
+            left.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -61,9 +87,25 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: damaged, not readable as JSON ({error}); make it again") from error
 
 
+def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
+    """A mapping as JSON with its own hash, for a file that no manifest lists."""
+    plain = json.loads(json.dumps(value))  # as it will be read: keys are words, tuples are lists
+    write_json(path, {**plain, "hash": value_hash(plain)})
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """What `write_sealed` wrote, without the hash. Raises UserError when the file is missing or damaged."""
+    value = read_json(path)
+    content = {key: part for key, part in value.items() if key != "hash"} if isinstance(value, dict) else {}
+    if not isinstance(value, dict) or value.get("hash") != value_hash(content):
+        raise UserError(f"{path}: damaged (it does not match its own hash); make it again")
+    return content
+
+
 def write_array(path: Path, array: np.ndarray) -> None:
     with replacing(path) as temporary, open(temporary, "wb") as file:
-        np.save(file, array, allow_pickle=False)
+        # to a real file NumPy writes through the C library, and on a full disk loses the end without a word
+        np.save(SimpleNamespace(write=file.write), array, allow_pickle=False)
 
 
 def read_array(path: Path) -> np.ndarray:
@@ -142,11 +184,25 @@ def cache_folder() -> Path:
 
 
 def cached(folder: Path, kind: str, make: Callable[[Path], list[str]]) -> Path:
-    """`folder`, made by `make(temporary folder) -> its files` unless it is there already and undamaged."""
-    try:
-        read_manifest(folder, kind)
-    except UserError:
-        with replacing(folder) as temporary:
-            temporary.mkdir(parents=True)
-            write_manifest(temporary, kind, {}, make(temporary))
+    """`folder`, made by `make(temporary folder) -> its files` unless it is there already and undamaged.
+
+    Of several processes one makes it, the others wait.
+    """
+    if intact(folder, kind):
+        return folder
+    with lent(folder):
+        sweep(folder.parent, f".{folder.name}.*.tmp")
+        if not intact(folder, kind):
+            with replacing(folder) as temporary:
+                temporary.mkdir(parents=True)
+                write_manifest(temporary, kind, {}, make(temporary))
     return folder
+
+
+def intact(folder: Path, *kinds: str) -> bool:
+    """Whether `read_manifest` would accept the artefact."""
+    try:
+        read_manifest(folder, *kinds)
+    except UserError:
+        return False
+    return True

@@ -29,7 +29,7 @@ BIASES = "What biases the training images carry was not examined."
 
 def of_run(run: Run, model: dict[str, Any]) -> str:
     """The card of an exported run; `model` is the content of `model.json`."""
-    result = artifacts.read_json(run.folder / "report.json") if (run.folder / "report.json").exists() else None
+    result = artifacts.read_sealed(run.folder / "report.json") if (run.folder / "report.json").exists() else None
     how = "tasks made from true labels" if run.true_labels else "tasks that were proposed without any label"
     return page(
         run_front(run, model, result),

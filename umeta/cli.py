@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import shlex
@@ -15,6 +16,8 @@ from typing import Any
 from umeta.errors import Interrupted, UserError
 
 # Nothing heavy is imported above or before a command needs it: `umeta --help` answers at once.
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room on the disk, in the quota, in a file's limit
 
 EPILOG = """examples:
   umeta run --images photos --minutes 30                your own pictures, without a config
@@ -138,7 +141,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise
-        print(f"umeta: {error.strerror or error}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
+        hint = "; make room, then go on with the same command and --resume" if hasattr(options, "resume") else ""
+        hint = hint if error.errno in FULL else ""
+        print(f"umeta: {error.strerror or error}: {error.filename or ''}".rstrip(": ") + hint, file=sys.stderr)
         return 2
     return 0
 
@@ -419,7 +424,7 @@ def inspect(options: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {"manifest": manifest}
     print((path / "config.yaml").read_text(encoding="utf-8"))
     if (path / "report.json").exists():
-        found["report"] = artifacts.read_json(path / "report.json")
+        found["report"] = artifacts.read_sealed(path / "report.json")
         print(report.aligned(report.table([found["report"]])), *report.facts(found["report"]), sep="\n")
         names = ("test_tasks.png", "adaptation.png", "behaviour.png", "fits.png", "extrapolation.png", "training.png")
         print("picture:", ", ".join(str(path / name) for name in names if (path / name).exists()))

@@ -38,6 +38,9 @@ class TrainConfig:
     """tasks per backward pass: bounds memory, changes no result beyond rounding"""
     snapshots: Annotated[int, Ge(0)] = 0
     """states kept at even steps, from which `evaluate` draws accuracy against minutes"""
+    not_a_number: Literal["stop", "skip"] = "stop"
+    """what becomes of a meta-step whose loss or gradient is none: `skip` leaves the weights as they were before it, and
+    stops when ten in a row are none"""
 
     @property
     def episode(self) -> EpisodeSpec:
@@ -62,6 +65,9 @@ class EnvTrainConfig:
     """tasks per backward pass: bounds memory, changes no result beyond rounding"""
     snapshots: Annotated[int, Ge(0)] = 0
     """states kept at even steps"""
+    not_a_number: Literal["stop", "skip"] = "stop"
+    """what becomes of a meta-step whose loss or gradient is none: `skip` leaves the weights as they were before it, and
+    stops when ten in a row are none"""
 
     @property
     def episode(self) -> EpisodeSpec:
@@ -86,6 +92,9 @@ class RegressionTrainConfig:
     """tasks per backward pass: bounds memory, changes no result beyond rounding"""
     snapshots: Annotated[int, Ge(0)] = 0
     """states kept at even steps"""
+    not_a_number: Literal["stop", "skip"] = "stop"
+    """what becomes of a meta-step whose loss or gradient is none: `skip` leaves the weights as they were before it, and
+    stops when ten in a row are none"""
 
     @property
     def episode(self) -> EpisodeSpec:

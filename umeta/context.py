@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import signal
 import sys
@@ -21,6 +22,7 @@ from umeta.errors import Interrupted, UserError
 from umeta.types import Sink
 
 State = dict[str, Tensor]
+SKIPPED = 10  # steps in a row that are too many to leave out
 
 
 @dataclass
@@ -36,6 +38,8 @@ class RunContext:
     progress: bool = False
     """print progress and time left to standard error"""
     checkpoint_seconds: float = 60.0
+    """least time between two checkpoints, longer where writing them would take more than 1 % of it; 0 writes one after
+    every step, whatever it costs"""
     label: str = ""
     """put before the names of loops, where several would have the same"""
     sinks: Sequence[Sink] = ()
@@ -49,17 +53,23 @@ class RunContext:
         save: Callable[[], State],
         load: Callable[[State], None],
         snapshots: int = 0,
+        skip: bool = False,
     ) -> float:
         """Runs `step(0) ... step(steps - 1)`; returns the seconds it took, those before a resume included.
 
         `step` returns metrics; every 10th step's go to `<name>.jsonl` and to the sinks. `save` and `load` move the
         whole state, as tensors, to and from a checkpoint: randomness must come from the step number (`umeta.seeds`).
 
-        `snapshots` states are kept for good, at even steps, under `snapshots/<name>`.
+        `snapshots` states are kept for good, at even steps, under `snapshots/<name>`. With `skip` a step of which a
+        metric is not a number is undone, and the next one taken.
+
+        The last two checkpoints are kept, two because the newest may be damaged. There is no best one among them: the
+        loss is that of tasks or images drawn anew at each step, not of held-out ones, so that the least would be luck.
 
         Raises:
             Interrupted: after Ctrl-C, when the current step is done and a checkpoint is written.
-            UserError: a metric is not a number; the message names the step and the last good checkpoint.
+            UserError: a metric is not a number, or that of ten steps in a row with `skip`; the message names the step
+                and the last good checkpoint.
         """
         name = f"{self.label}{name}"
         first, spent = 0, 0.0
@@ -71,13 +81,21 @@ class RunContext:
         elif log:
             log.truncate(0)
             shutil.rmtree(log.root / "snapshots" / name, ignore_errors=True)
-        began = saved = time.monotonic()
+        began = time.monotonic()
+        pace = Pace(self.checkpoint_seconds, began)
         bar = Progress(name, steps, first, enabled=self.progress)
+        skipped = 0  # in a row
         with postponed_interrupt() as pressed:
             for i in range(first, steps):
+                before = {key: value.clone() for key, value in save().items()} if skip else {}
                 metrics = step(i)
-                bad = [key for key, value in metrics.items() if value != value or abs(value) == float("inf")]
-                if bad:
+                bad = [key for key, value in metrics.items() if not math.isfinite(value)]
+                skipped = skipped + 1 if bad else 0
+                if bad and skip and skipped < SKIPPED:
+                    load(before)
+                    self.note(f"{name}: step {i} left out, its {bad[0]} is {metrics[bad[0]]}")
+                    metrics = {"left out": 1.0}
+                elif bad:
                     kept = log.newest() if log else None
                     where = f"; the last good checkpoint is at step {kept[1]}" if kept else ""
                     raise UserError(
@@ -86,17 +104,18 @@ class RunContext:
                 bar.update(i + 1, metrics)
                 now = time.monotonic()
                 last = i == steps - 1
-                if i % 10 == 0 or last:
+                if i % 10 == 0 or last or skipped:
                     if log:
                         log.append(i, metrics)
                     for sink in self.sinks:
                         sink.scalars(name, i, metrics)
                 if log and (i + 1) * snapshots // steps > i * snapshots // steps:
                     Checkpoints(log.root, name, "snapshots", most=snapshots).write(save(), i + 1, spent + now - began)
-                if log and (pressed.is_set() or now - saved > self.checkpoint_seconds or last):
+                stop = pressed.is_set()
+                if log and (stop or last or pace.due(now)):
                     log.write(save(), i + 1, spent + now - began)
-                    saved = now
-                if pressed.is_set():
+                    pace.wrote(now, time.monotonic())
+                if stop:
                     bar.close()
                     hint = f", saved in {self.folder}; go on with the same command and --resume" if log else ""
                     raise Interrupted(f"{name}: stopped after step {i + 1} of {steps}{hint}")
@@ -119,6 +138,27 @@ def started(sinks: Sequence[Sink], folder: Path) -> Iterator[None]:
         yield
 
 
+class Pace:
+    """When checkpoints are due: `every` so many seconds, and so seldom that writing them takes 1 % of the time at most.
+
+    What one takes is known from the one before: the first is due after `every` seconds, and until 100 times what it
+    took have passed it alone may be more than 1 %.
+    """
+
+    def __init__(self, every: float, now: float) -> None:
+        self.every, self.began, self.saved = every, now, now
+        self.last, self.writing = 0.0, 0.0  # seconds that the last one took, and all of them
+
+    def due(self, now: float) -> bool:
+        cheap = 100 * (self.writing + self.last) <= now - self.began  # one more, if it takes as long as the last
+        return now - self.saved >= self.every and (cheap or not self.every)
+
+    def wrote(self, began: float, ended: float) -> None:
+        """Takes down that one was written between these times."""
+        self.saved, self.last = ended, ended - began
+        self.writing += self.last
+
+
 class Checkpoints:
     """`checkpoints/<name>/step-N/{state.safetensors, meta.json}` and `<name>.jsonl`; the last steps are kept."""
 
@@ -135,8 +175,13 @@ class Checkpoints:
         with artifacts.replacing(self.folder / f"step-{step}") as temporary:
             temporary.mkdir(parents=True)
             artifacts.write_tensors(temporary / "state.safetensors", state)
-            meta = {"step": step, "seconds": seconds, "hash": artifacts.file_hash(temporary / "state.safetensors")}
-            artifacts.write_json(temporary / "meta.json", meta)
+            content = artifacts.file_hash(temporary / "state.safetensors")
+            meta = {"step": step, "seconds": seconds, "state": content}
+            artifacts.write_sealed(temporary / "meta.json", meta)
+        self.prune()
+
+    def prune(self) -> None:
+        """Drops all but the last ones."""
         for old in self.steps()[: -self.most]:
             shutil.rmtree(self.folder / f"step-{old}")
 
@@ -148,31 +193,36 @@ class Checkpoints:
         """State, step and seconds of one checkpoint; None if it is damaged."""
         path = self.folder / f"step-{step}"
         try:
-            meta = artifacts.read_json(path / "meta.json")
-            if artifacts.file_hash(path / "state.safetensors") == meta["hash"]:
+            meta = artifacts.read_sealed(path / "meta.json")
+            if artifacts.file_hash(path / "state.safetensors") == meta["state"]:
                 return artifacts.read_tensors(path / "state.safetensors"), meta["step"], meta["seconds"]
         except (UserError, OSError, KeyError, TypeError):
             pass
         return None
 
     def append(self, step: int, metrics: dict[str, float]) -> None:
-        with open(self.metrics, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **{k: round(v, 6) for k, v in metrics.items()}}) + "\n")
+        line = json.dumps({"step": step, **{k: round(v, 6) for k, v in metrics.items()}}) + "\n"
+        try:
+            with open(self.metrics, "a", encoding="utf-8") as file:
+                file.write(line)
+        except OSError as error:  # which names no file when the disk is full
+            raise OSError(error.errno, error.strerror, str(self.metrics)) from error
 
     def truncate(self, step: int) -> None:
-        """Drops checkpoints (damaged ones) and metrics of steps that will be run again."""
+        """Drops checkpoints (damaged ones) and metrics of steps that will be run again, and what a kill left over."""
         for later in self.steps():
             if later > step:
                 shutil.rmtree(self.folder / f"step-{later}")
+        self.prune()
         if self.metrics.exists():
-            lines = self.metrics.read_text(encoding="utf-8").splitlines()
+            lines = self.metrics.read_text(encoding="utf-8", errors="replace").splitlines()
             artifacts.write_text(self.metrics, "".join(f"{line}\n" for line in lines if read_step(line) < step))
 
 
 def read_step(line: str) -> float:
     """The step of a metrics line; infinity for a line cut short by a kill."""
     try:
-        return json.loads(line)["step"]
+        return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
         return float("inf")
 
@@ -208,8 +258,11 @@ def duration(seconds: float) -> str:
 
 
 @contextmanager
-def postponed_interrupt() -> Iterator[threading.Event]:
-    """Within the block the first Ctrl-C only sets the event, so that a step is never cut in half; the second stops."""
+def postponed_interrupt(what: str = "step") -> Iterator[threading.Event]:
+    """Within the block the first Ctrl-C only sets the event, so that a step is never cut in half; the second stops.
+
+    A first one that came too late for the block to see is raised at its end.
+    """
     pressed = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield pressed
@@ -220,10 +273,12 @@ def postponed_interrupt() -> Iterator[threading.Event]:
         if pressed.is_set():
             raise KeyboardInterrupt
         pressed.set()
-        print("\nstopping after this step (press Ctrl-C again to stop at once)", file=sys.stderr, flush=True)
+        print(f"\nstopping after this {what} (press Ctrl-C again to stop at once)", file=sys.stderr, flush=True)
 
     signal.signal(signal.SIGINT, handle)
     try:
         yield pressed
     finally:
         signal.signal(signal.SIGINT, before)
+    if pressed.is_set():
+        raise KeyboardInterrupt

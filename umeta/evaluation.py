@@ -26,6 +26,7 @@ from umeta.calibration import expected_calibration_error, reliability
 from umeta.config import Config, EnvConfig, RegressionConfig, RunConfig, joined
 from umeta.context import Progress, postponed_interrupt, started
 from umeta.errors import Interrupted, UserError, suggest
+from umeta.lock import lent, owned
 from umeta.objectives import accuracy
 from umeta.stages import Run, load_run, snapshots
 from umeta.tasks.instances import Augmented
@@ -120,17 +121,25 @@ def evaluate_run(
     results.
 
     Raises:
-        UserError: the run or the labelled data is missing, or the data cannot give the episodes.
+        UserError: the run or the labelled data is missing, or the data cannot give the episodes, or another process is
+            at work in the run's folder.
     """
     run = load_run(folder, overrides, device=device, trusted=trusted)
-    if isinstance(run.config, EnvConfig):
-        from umeta.adaptation import evaluate_env
+    with owned(run.folder):
+        artifacts.sweep(run.folder)
+        if isinstance(run.config, EnvConfig):
+            from umeta.adaptation import evaluate_env
 
-        return evaluate_env(run, record=record, sinks=sinks)
-    if isinstance(run.config, RegressionConfig):
-        from umeta.regression import evaluate_regression
+            return evaluate_env(run, record=record, sinks=sinks)
+        if isinstance(run.config, RegressionConfig):
+            from umeta.regression import evaluate_regression
 
-        return evaluate_regression(run, record=record, sinks=sinks)
+            return evaluate_regression(run, record=record, sinks=sinks)
+        return evaluate_images(run, device, record, sinks)
+
+
+def evaluate_images(run: Run, device: str, record: Path | None, sinks: Sequence[Sink]) -> dict[str, Any]:
+    """`evaluate_run` for a run on images."""
     test = check(run.config, record)
     settings = run.config.evaluate
     episodes, count = resolve(settings)
@@ -156,7 +165,7 @@ def evaluate_run(
     def row(method: Callable[[EpisodeSpec], np.ndarray], episode: EpisodeSpec) -> dict[str, float]:
         return interval(method(episode))
 
-    with postponed_interrupt() as pressed:
+    with postponed_interrupt("row") as pressed:
 
         def keep(part: dict[str, Any], episode: EpisodeSpec, work: Callable[[EpisodeSpec], Any]) -> None:
             """Does the work for an episode and keeps its result, unless that is kept already."""
@@ -165,7 +174,7 @@ def evaluate_run(
             began = time.monotonic()
             part[str(episode)] = work(episode)
             done["seconds"] += time.monotonic() - began
-            artifacts.write_json(kept, {"asked": asked, **done})
+            artifacts.write_sealed(kept, {"asked": asked, **done})
             if pressed.is_set():
                 raise Interrupted(
                     f"evaluate: stopped, finished rows are kept in {kept}; go on with the same command and --resume"
@@ -234,12 +243,11 @@ def finished(kept: Path, asked: dict[str, Any]) -> dict[str, Any]:
     parts = ("rows", "scratch_lr", "curves", "step_curves", "extrapolation", "calibration")
     nothing: dict[str, Any] = {**{part: {} for part in parts}, "seconds": 0.0}
     try:
-        before = json.loads(kept.read_text(encoding="utf-8"))
-        if before["asked"] == json.loads(json.dumps(asked)):
-            return {name: before[name] for name in nothing}
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    return nothing
+        before = artifacts.read_sealed(kept)
+    except UserError:
+        return nothing
+    same = before["asked"] == json.loads(json.dumps(asked))
+    return {name: before[name] for name in nothing} if same else nothing
 
 
 def checked(config: RunConfig, record: Path | None = None) -> None:
@@ -507,7 +515,8 @@ def append(path: Path, result: dict[str, Any]) -> None:
     def identity(row: dict[str, Any]) -> tuple[Any, ...]:
         return row["name"], row["seed"], row["protocol"]["name"], row["protocol"]["split"]
 
-    artifacts.write_json(path, [*(row for row in recorded(path) if identity(row) != identity(result)), result])
+    with lent(path):
+        artifacts.write_json(path, [*(row for row in recorded(path) if identity(row) != identity(result)), result])
 
 
 def recorded(path: Path) -> list[dict[str, Any]]:

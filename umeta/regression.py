@@ -165,14 +165,14 @@ def evaluate_regression(run: Run, *, record: Path | None = None, sinks: Sequence
     asked.pop("baselines")
     kept = run.folder / "evaluation.json"
     done = finished(kept, asked)
-    with postponed_interrupt() as pressed:
+    with postponed_interrupt("row") as pressed:
         for name, method in rows.items():
             if name in done["rows"]:
                 continue
             began = time.monotonic()
             done["rows"][name] = row(trial, method)
             done["seconds"] += time.monotonic() - began
-            artifacts.write_json(kept, {"asked": asked, **done})
+            artifacts.write_sealed(kept, {"asked": asked, **done})
             if pressed.is_set():
                 raise Interrupted(
                     f"evaluate: stopped, finished rows are kept in {kept}; go on with the same command and --resume"

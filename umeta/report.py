@@ -59,7 +59,7 @@ def written(run: Run, result: dict[str, Any]) -> None:
         pictures.curve(run.folder / "training.png", [line["step"] for line in lines], values, "meta-step")
     if farther := result.get("extrapolation"):
         views.extrapolation(run.folder / "extrapolation.png", farther, html.MEASURES[html.domain(result)])
-    artifacts.write_json(run.folder / "report.json", result)
+    artifacts.write_sealed(run.folder / "report.json", result)
     artifacts.write_text(run.folder / "report.md", page(run, result))
     shown = chapter(result, run.folder, run.config.tasks_folder)
     artifacts.write_text(
@@ -80,8 +80,10 @@ def measured(result: dict[str, Any], sinks: Sequence[Sink], metric: str, curves:
 
 def chapter(result: dict[str, Any], folder: Path, tasks: Path) -> html.Chapter:
     """What the web page shows of a run, from the run's folder and that of its tasks."""
-    numbers = (tasks / "summary.md").read_text(encoding="utf-8") if (tasks / "summary.md").exists() else ""
-    loops = {path.stem: logged(path) for place in (tasks, folder) for path in sorted(place.glob("*.jsonl"))}
+    proposed = artifacts.intact(tasks, "tasks")
+    numbers = (tasks / "summary.md").read_text(encoding="utf-8") if proposed else ""
+    places = [tasks, folder] if proposed else [folder]
+    loops = {path.stem: logged(path) for place in places for path in sorted(place.glob("*.jsonl"))}
     words = folder / "test_tasks.json"
     return html.Chapter(
         result,
@@ -92,7 +94,7 @@ def chapter(result: dict[str, Any], folder: Path, tasks: Path) -> html.Chapter:
         {
             path.name: path.read_bytes()
             for files in html.PICTURES[html.domain(result)].values()
-            for path in found(files, folder, tasks)
+            for path in found(files, *reversed(places))
         },
     )
 
@@ -104,7 +106,7 @@ def found(names: Iterable[str], *folders: Path) -> list[Path]:
 
 def logged(path: Path) -> list[dict[str, float]]:
     """The steps that a loop logged, `step` and metrics; none if there is no such file."""
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
     return [json.loads(line) for line in text.splitlines() if read_step(line) < math.inf]
 
 

@@ -5,11 +5,10 @@ Nothing here imports `umeta.benchmarks`, except for an oracle that the config na
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from umeta.config import Config, EnvConfig, RegressionConfig, RunConfig, build, 
 from umeta.context import Checkpoints, RunContext, duration, started
 from umeta.data.images import UnlabelledImages
 from umeta.errors import UserError
+from umeta.lock import LOCK, owned
 from umeta.tasks import store
 from umeta.tasks.reward import RewardTasks, acting
 from umeta.tasks.sinusoid import SinusoidTasks
@@ -33,20 +33,33 @@ from umeta.version import __version__
 
 
 @contextmanager
-def context(config: RunConfig, folder: Path, device: str, resume: bool, sinks: Sequence[Sink]) -> Iterator[RunContext]:
-    """What a stage of this config runs in."""
-    ctx = RunContext(config.seed, to_device(device), folder, resume, progress=True, sinks=sinks)
-    with started(sinks, folder):
-        yield ctx
+def context(
+    config: RunConfig,
+    folder: Path,
+    kind: str,
+    asked: Mapping[str, Any],
+    device: str,
+    resume: bool,
+    sinks: Sequence[Sink],
+) -> Iterator[RunContext | None]:
+    """What a stage of this config runs in, alone in its folder; None when it is finished (see `begin`)."""
+    with owned(folder):
+        if not begin(folder, kind, asked, resume):
+            yield None
+            return
+        ctx = RunContext(config.seed, to_device(device), folder, resume, progress=True, sinks=sinks)
+        with started(sinks, folder):
+            yield ctx
 
 
 def begin(folder: Path, kind: str, plain: Mapping[str, Any], resume: bool) -> bool:
-    """Makes ready to write an artefact; False when it is finished already and `resume` asks for nothing more.
+    """Makes an owned folder ready to be written; False when it is finished and `resume` asks for nothing more.
 
     Raises:
         UserError: the directory exists and `resume` is not set, or it was begun with another configuration.
     """
-    if folder.exists() and any(path.name != "asked.json" for path in folder.iterdir()):
+    artifacts.sweep(folder)
+    if any(path.name not in ("asked.json", LOCK) for path in folder.iterdir()):
         finished = (folder / "manifest.json").exists()
         if not resume:
             state, way_out = ("", "keep it") if finished else (", unfinished", "go on")
@@ -59,10 +72,7 @@ def begin(folder: Path, kind: str, plain: Mapping[str, Any], resume: bool) -> bo
                 raise UserError(f"{folder} was begun with another configuration ({changed}); choose another name=NAME")
         if finished:
             return False
-    try:
-        artifacts.write_json(folder / "asked.json", dict(plain))
-    except OSError as error:
-        raise UserError(f"{folder}: cannot write there ({error})") from error
+    artifacts.write_json(folder / "asked.json", dict(plain))
     return True
 
 
@@ -77,6 +87,13 @@ def differences(a: Any, b: Any, where: str = "") -> str:
 def unlabelled(config: Config) -> UnlabelledImages:
     """The training images, without labels."""
     return UnlabelledImages.of(config.data.read("train").pixels)
+
+
+def labelled(config: Config) -> Any:
+    """The training images with their true labels, for an oracle."""
+    from umeta.benchmarks.labelled import LabelledImages
+
+    return LabelledImages.load(config.data, "train")
 
 
 def source_of(config: RunConfig) -> UnlabelledImages | Environment | None:
@@ -118,20 +135,20 @@ def embed(config: Config, images: UnlabelledImages, ctx: RunContext) -> tuple[Em
     options = config.plain["embedding"]
     key = artifacts.value_hash([options, named_files(options), images.fingerprint, config.seed, __version__])
     folder = artifacts.cache_folder() / "embeddings" / key
-    try:
-        artifacts.read_manifest(folder, "embedding")
+    if artifacts.intact(folder, "embedding"):
         ctx.note(f"embedding: from the cache ({folder})")
-    except UserError:
+    else:
         began = time.monotonic()
         embedder.fit(images, ctx)
-        vectors = embedder.embed(images).cpu()
-        with artifacts.replacing(folder) as temporary:
-            temporary.mkdir(parents=True)
+        computed = embedder.embed(images).cpu()
+
+        def make(temporary: Path) -> list[str]:
             artifacts.write_tensors(temporary / "embedder.safetensors", embedder.state_dict())
-            artifacts.write_array(temporary / "embeddings.npy", vectors.numpy())
+            artifacts.write_array(temporary / "embeddings.npy", computed.numpy())
             artifacts.write_json(temporary / "seconds.json", time.monotonic() - began)
-            files = ["embedder.safetensors", "embeddings.npy"]
-            artifacts.write_manifest(temporary, "embedding", {}, files)
+            return ["embedder.safetensors", "embeddings.npy", "seconds.json"]
+
+        artifacts.cached(folder, "embedding", make)
     embedder.load_state_dict(artifacts.read_tensors(folder / "embedder.safetensors"))
     vectors = torch.from_numpy(np.array(artifacts.read_array(folder / "embeddings.npy")))
     return Embedded(embedder, images.fingerprint, vectors), artifacts.read_json(folder / "seconds.json")
@@ -159,34 +176,31 @@ def propose(config: RunConfig, *, device: str = "auto", resume: bool = False, si
     The sinks get what it measures.
 
     Raises:
-        UserError: bad data or options, or the directory exists.
+        UserError: bad data or options, or the directory exists, or another process is at work in it.
     """
     alone(config)
     folder = config.tasks_folder
     asked = {key: config.plain.get(key) for key in ("embedding", "proposer", "seed")}
+    oracle = config.proposer.sees_labels
     if isinstance(config, Config):
         asked["data"] = without_labels(config.plain["data"])
         asked["files"] = named_files(asked["embedding"])
-    elif isinstance(config, EnvConfig):
+        source: Any = labelled(config) if oracle else unlabelled(config)
+    else:
+        source = source_of(config)
+    if isinstance(config, EnvConfig):
         asked["env"] = config.plain["env"]
-    if not begin(folder, "tasks", asked, resume):
-        return folder
-    with context(config, folder, device, resume, sinks) as ctx:
-        oracle = config.proposer.sees_labels
+    given = source.images if oracle and isinstance(config, Config) else source  # what has no labels
+    asked["data fingerprint"] = fingerprint(given, config)  # which may change before a resume
+    with context(config, folder, "tasks", asked, device, resume, sinks) as ctx:
+        if ctx is None:
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+            return folder
         embedded = None
         seconds = {}
         if not isinstance(config, Config):
-            source: Any = source_of(config)
-            given: Any = source
             content: dict[str, Any] = {"env": config.plain["env"]} if isinstance(config, EnvConfig) else {}
         else:
-            if oracle:
-                from umeta.benchmarks.labelled import LabelledImages
-
-                source = LabelledImages.load(config.data, "train")
-                given = source.images
-            else:
-                source = given = unlabelled(config)
             content = {"images": len(given)}
             shape = "x".join(map(str, given.item_shape))
             ctx.note(f"images: {len(given)} of {shape}{', with true labels' if oracle else ''}")
@@ -211,10 +225,10 @@ def propose(config: RunConfig, *, device: str = "auto", resume: bool = False, si
         if isinstance(tasks, RewardTasks):
             for line in views.skills_filmed(tasks, folder):
                 ctx.note(line)
-        artifacts.write_json(folder / "seconds.json", seconds)
+        artifacts.write_sealed(folder / "seconds.json", seconds)
         content |= {
             "umeta": __version__,
-            "fingerprint": fingerprint(given, config),
+            "fingerprint": asked["data fingerprint"],
             "true_labels": oracle,
             "tasks": description,
         }
@@ -280,7 +294,8 @@ def metatrain(config: RunConfig, *, device: str = "auto", resume: bool = False, 
     """Meta-trains on the proposed tasks and writes the learner to `runs/NAME`; the sinks get what it measures.
 
     Raises:
-        UserError: tasks that do not fit the data or the episodes, or the directory exists.
+        UserError: tasks that do not fit the data or the episodes, or the directory exists, or another process is at
+            work in it.
     """
     alone(config)
     folder = config.run_folder
@@ -293,11 +308,11 @@ def metatrain(config: RunConfig, *, device: str = "auto", resume: bool = False, 
     trains = {key: value for key, value in plain.items() if key not in ("evaluate", "title", "out")}
     if isinstance(config, Config):
         trains["data"] = without_labels(plain["data"])
-    trains["files"] = named_files(config.start)
-    if not begin(folder, "run", trains, resume):
-        return folder
-    check_usable(tasks, config)
-    with context(config, folder, device, resume, sinks) as ctx:
+    trains["files"] = named_files([config.start, str(config.tasks_folder)])
+    with context(config, folder, "run", trains, device, resume, sinks) as ctx:
+        if ctx is None:
+            return folder
+        check_usable(tasks, config)
         began = time.monotonic()
         start = parent.theta if parent else None
         theta = train(config.metalearner, tasks.to(ctx.device), config.train, ctx, start)
@@ -314,7 +329,7 @@ def metatrain(config: RunConfig, *, device: str = "auto", resume: bool = False, 
         if parent:
             seconds["earlier rounds"] = sum(parent.seconds().values())
             content["start"] = {"run": config.start, "hash": artifacts.file_hash(parent.folder / "manifest.json")}
-        artifacts.write_json(folder / "seconds.json", seconds)
+        artifacts.write_sealed(folder / "seconds.json", seconds)
         artifacts.write_manifest(
             folder, "run", content, ["asked.json", "model.safetensors", "config.yaml", "tasks.json"]
         )
@@ -351,8 +366,11 @@ class Run:
 
     def seconds(self) -> dict[str, float]:
         """Seconds each stage took, as far as it is still known."""
-        files = [self.config.tasks_folder / "seconds.json", self.folder / "seconds.json"]
-        return {k: v for file in files if file.exists() for k, v in json.loads(file.read_text()).items()}
+        found: dict[str, float] = {}
+        for folder in (self.config.tasks_folder, self.folder):
+            with suppress(UserError):
+                found |= artifacts.read_sealed(folder / "seconds.json")
+        return found
 
 
 def load_run(

@@ -201,7 +201,7 @@ def metatrain(
         running = {name: value.to(ctx.device) for name, value in part(state, "running.").items()}
         outer.load_state_dict(part(state, "outer."))
 
-    ctx.loop("metatrain", config.steps, step, save, load, config.snapshots)
+    ctx.loop("metatrain", config.steps, step, save, load, config.snapshots, skip=config.not_a_number == "skip")
     return Theta({name: value.detach() for name, value in params.items()}, running)
 
 

@@ -55,7 +55,6 @@ class Adam:
         for name, param in self._params.items():
             prefix = f"{name}."
             moments = {k: state[prefix + k] for k in ("step", "exp_avg", "exp_avg_sq") if prefix + k in state}
-            if moments:
-                self._optimiser.state[param] = {
-                    k: v.clone() if k == "step" else v.to(param.device, copy=True) for k, v in moments.items()
-                }
+            self._optimiser.state[param] = {
+                k: v.clone() if k == "step" else v.to(param.device, copy=True) for k, v in moments.items()
+            }
