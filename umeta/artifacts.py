@@ -2,6 +2,9 @@
 
 Every artefact is a directory whose `manifest.json` is written last; it lists the size and hash of every other file, and
 its own. A directory without it is unfinished. No file holds code (safetensors, npy, json, yaml).
+
+An artefact may come from a stranger, its hashes made to fit: whatever is in it, reading it gives a value or a
+UserError, in memory that its own size bounds.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from umeta.errors import UserError
 from umeta.lock import lent
 
 SCHEMA = 1
+LARGEST_TEXT = 64 << 20  # bytes: no list, table or manifest of ours is larger
 
 
 @contextlib.contextmanager
@@ -77,13 +81,37 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Raises UserError when the file is missing or not JSON."""
+@contextlib.contextmanager
+def as_written(place: Path) -> Iterator[None]:
+    """Within the block, what is not as this library writes it (a missing key, another type or shape) is a UserError."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise UserError(f"{place}: damaged, or not written by umeta ({error!r}); make it again") from error
+    except (RuntimeError, AssertionError, MemoryError) as error:  # torch's, and too deep a nesting
+        raise UserError(f"{place}: damaged, or not written by umeta ({error!r}); make it again") from error
+
+
+def read_text(path: Path, largest: int = LARGEST_TEXT) -> str:
+    """The text of a file; raises UserError when it is missing, too large or not UTF-8."""
+    try:
+        with open(path, "rb") as file:
+            content = file.read(largest + 1)
+        if len(content) > largest:
+            raise UserError(f"{path}: refused, a text of more than {largest:,} bytes")
+        return content.decode()
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
     except (ValueError, OSError) as error:
+        raise UserError(f"{path}: damaged, not readable as text ({error}); make it again") from error
+
+
+def read_json(path: Path) -> Any:
+    """Raises UserError when the file is missing or not JSON."""
+    text = read_text(path)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: damaged, not readable as JSON ({error}); make it again") from error
 
 
@@ -111,9 +139,12 @@ def write_array(path: Path, array: np.ndarray) -> None:
 def read_array(path: Path) -> np.ndarray:
     """A read-only memory map of the array. Raises UserError when it is missing or damaged."""
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+        if not isinstance(found, np.memmap) or found.dtype.kind not in "biuf":
+            raise ValueError("not one array of numbers")
     except Exception as error:  # numpy parses the header as Python text and lets through what that raises
         raise UserError(f"{path}: missing or damaged ({error}); make it again") from error
+    return found
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -168,12 +199,15 @@ def read_manifest(folder: Path, *kinds: str) -> dict[str, Any]:
         raise UserError(f"{folder}: written with schema {manifest.get('schema')}, this version reads {SCHEMA}")
     if manifest.get("hash") != value_hash({key: value for key, value in manifest.items() if key != "hash"}):
         raise UserError(f"{folder / 'manifest.json'}: damaged (it does not match its own hash); make the {kind} again")
-    for name, expected in manifest["files"].items():
-        path = folder / name
-        if not path.is_file():
-            raise UserError(f"{path}: missing from the {kind}; make it again")
-        if path.stat().st_size != expected["bytes"] or file_hash(path) != expected["hash"]:
-            raise UserError(f"{path}: damaged (its content is not what the manifest records); make it again")
+    with as_written(folder / "manifest.json"):
+        for name, expected in manifest["files"].items():
+            path = folder / name
+            if name in ("", ".", "..") or any(c in name for c in "/\\\0"):
+                raise UserError(f"{folder / 'manifest.json'}: refused, it names the file {name!r} outside its folder")
+            if not path.is_file():
+                raise UserError(f"{path}: missing from the {kind}; make it again")
+            if path.stat().st_size != expected["bytes"] or file_hash(path) != expected["hash"]:
+                raise UserError(f"{path}: damaged (its content is not what the manifest records); make it again")
     return manifest
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import io
+import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,9 +13,15 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Lt
 
+from umeta import artifacts
 from umeta.errors import UserError, suggest
 from umeta.registry import KINDS, find, typed
 from umeta.types import EpisodeSpec, Outer, PolicyLearner, RecurrentLearner
+
+LARGEST = 1 << 16  # bytes of a config
+DEPTH, NODES = 50, 10_000  # nesting and values of a config, its aliases written out
+INTERPOLATIONS = 16  # each may stand for all of the others, so that their number bounds how far they grow
+OTHER_INTERPOLATION = re.compile(r"\$\{\s*(?!oc\.env:)[^}]*?[:$]")
 
 Count = Annotated[int, Gt(0)]
 Seed = Annotated[int, Ge(0), Lt(2**63)]
@@ -275,16 +284,11 @@ def ablation(reference: str | Path, rows: Path | None = None) -> dict[str, list[
     Raises:
         UserError: no such file, or not a mapping of titles to lists of `key=value`.
     """
-    from omegaconf import OmegaConf
-
     known = packaged()
     path = rows or next(iter(known.values())).parent / "ablations" / f"{Path(reference).stem}.yaml"
     if not path.is_file():
         raise UserError(f"{path}: no such file of ablations; write one and name it with --rows")
-    try:
-        found: Any = OmegaConf.to_container(OmegaConf.load(path))
-    except Exception as error:  # as in `read`
-        raise UserError(f"{path}: {' '.join(str(error).split())}") from error
+    found = read_yaml(path)
     if not isinstance(found, dict) or not all(isinstance(change, list) for change in found.values()):
         raise UserError(f"{path}: expected a mapping of titles to lists of key=value")
     return {str(title): [str(one) for one in change] for title, change in found.items()}
@@ -296,7 +300,7 @@ def read(reference: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]
     Raises:
         UserError: no such config, not YAML, not a mapping, a key twice, or a bad override.
     """
-    from omegaconf import DictConfig, OmegaConf
+    from omegaconf import OmegaConf
 
     path = Path(reference)
     if not path.is_file():
@@ -305,16 +309,77 @@ def read(reference: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]
             raise UserError(f"config '{reference}': no such file or packaged config{suggest(str(reference), known)}")
         path = known[str(reference)]
     changes = parse(overrides)
+    loaded = read_yaml(path)
+    where = f"config '{path}'{' with ' if overrides else ''}{' '.join(overrides)}"
+    if not isinstance(loaded, dict):
+        raise UserError(f"{where}: expected a mapping of keys to values, found a list")
     try:
-        loaded = OmegaConf.load(path)
-        if not isinstance(loaded, DictConfig):
-            raise ValueError("expected a mapping of keys to values, found a list")
-        plain = joined({"name": path.stem, **named(OmegaConf.to_container(loaded))}, changes)
+        plain = joined({"name": path.stem, **named(loaded)}, changes)
+        check_interpolations(plain)
         resolved: Any = OmegaConf.to_container(OmegaConf.create(plain), resolve=True)
-    except Exception as error:  # a YAML constructor raises nearly anything for text that is not what its tag says
-        reason = " ".join(str(error).split())
-        raise UserError(f"config '{path}'{' with ' if overrides else ''}{' '.join(overrides)}: {reason}") from error
+    except Exception as error:  # the grammar of interpolations raises nearly anything
+        raise UserError(f"{where}: {' '.join(str(error).split())}") from error
     return named(resolved)
+
+
+def read_yaml(path: Path) -> Any:
+    """A YAML file as plain values, interpolations as they stand; nothing in it is run, whatever its tags say.
+
+    Raises:
+        UserError: missing, not YAML, a key twice, or far larger, deeper or more repetitive than any configuration.
+    """
+    from omegaconf import OmegaConf
+
+    try:
+        text = artifacts.read_text(path, LARGEST)
+        check_size(text)
+        return to_plain(OmegaConf.to_container(OmegaConf.load(io.StringIO(text))))
+    except Exception as error:  # a YAML constructor raises nearly anything for text that is not what its tag says
+        raise UserError(f"config '{path}': {' '.join(str(error).split())}") from error
+
+
+def check_size(text: str) -> None:
+    """Raises ValueError for YAML that nests deeper than `DEPTH`, where the parser itself would run out of stack, or
+    that aliases blow up to more than `NODES` values; other errors of YAML are left to the parser."""
+    import yaml
+
+    sizes: dict[str, int] = {}  # of what an anchor stands for, in values
+    opened: list[tuple[str | None, int]] = []  # anchors of the collections around, and the values before them
+    total = 0
+    for event in yaml.parse(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        if isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = opened.pop()
+            sizes |= {anchor: total - before} if anchor else {}
+            continue
+        if isinstance(event, yaml.AliasEvent):
+            total += sizes.get(event.anchor, 0)
+        elif isinstance(event, yaml.NodeEvent):
+            total += 1
+            if isinstance(event, yaml.CollectionStartEvent):
+                opened.append((event.anchor, total - 1))
+            elif event.anchor:
+                sizes[event.anchor] = 1
+        if len(opened) > DEPTH or total > NODES:
+            raise ValueError(f"nested deeper than {DEPTH} levels, or more than {NODES:,} values with its aliases")
+
+
+def to_plain(value: Any) -> Any:
+    """Without the types that YAML tags of OmegaConf make, such as paths: as texts."""
+    if isinstance(value, dict):
+        return {to_plain(key): to_plain(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [to_plain(one) for one in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+
+
+def check_interpolations(plain: Mapping[Any, Any]) -> None:
+    """Raises ValueError for more `${...}` than any configuration needs, or others than of keys and `oc.env`, such as
+    `oc.create`, which would read YAML that `check_size` has not seen."""
+    text = json.dumps(plain)
+    if (count := text.count("${")) > INTERPOLATIONS:
+        raise ValueError(f"{count} interpolations ${{...}}, at most {INTERPOLATIONS} are followed")
+    if found := OTHER_INTERPOLATION.search(text):
+        raise ValueError(f"'{found[0]}...': only ${{key}} and ${{oc.env:NAME}} are followed")
 
 
 def named(plain: Any) -> Any:
@@ -350,7 +415,8 @@ def parse(overrides: Sequence[str]) -> dict[Any, Any]:
         if not equals or not all(key.split(".")):
             raise UserError(f"override '{override}': expected key=value, such as train.steps=100")
         try:
-            one = OmegaConf.to_container(OmegaConf.from_dotlist([override]))
+            check_size(override.partition("=")[2])
+            one = to_plain(OmegaConf.to_container(OmegaConf.from_dotlist([override])))
         except Exception as error:  # as in `read`
             raise UserError(f"override '{override}': {' '.join(str(error).split())}") from error
         parsed = joined(parsed, named(one))

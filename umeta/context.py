@@ -76,7 +76,8 @@ class RunContext:
         log = Checkpoints(self.folder, name) if self.folder else None
         if log and self.resume and (found := log.newest()):
             state, first, spent = found
-            load(state)
+            with artifacts.as_written(log.folder / f"step-{first}"):
+                load(state)
             log.truncate(first)
         elif log:
             log.truncate(0)
@@ -169,7 +170,7 @@ class Checkpoints:
         folder.mkdir(parents=True, exist_ok=True)
 
     def steps(self) -> list[int]:
-        return sorted(int(path.name[5:]) for path in self.folder.glob("step-*") if path.name[5:].isdigit())
+        return sorted(int(path.name[5:]) for path in self.folder.glob("step-*") if path.name[5:].isdecimal())
 
     def write(self, state: State, step: int, seconds: float) -> None:
         with artifacts.replacing(self.folder / f"step-{step}") as temporary:

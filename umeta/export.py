@@ -26,6 +26,7 @@ from umeta.metalearners.maml import GradientLearner
 from umeta.metalearners.protonet import ProtoNet
 from umeta.models.pure import GroupNorm, Pure, exchanged
 from umeta.stages import Run, load_run
+from umeta.train import check_fits
 from umeta.types import EpisodeSpec, MetaLearner, Stats, TaskSpec, Theta
 from umeta.version import __version__
 
@@ -130,16 +131,21 @@ def load_export(folder: Path | str, *, trusted: Collection[str] | None = ()) -> 
     folder = Path(folder)
     artifacts.read_manifest(folder, "export")
     model = artifacts.read_json(folder / "model.json")
-    if "network" not in model:
-        raise UserError(f"{folder}: exported from an adapted learner, which cannot adapt again; expected one of a run")
     registry.refuse_plugins(model, trusted, str(folder))
-    learner = registry.component("metalearner", {**model["learner"], "model": model["network"]})
     weights = artifacts.read_tensors(folder / "weights.safetensors")
-    way = len(weights.get("head.bias", ()))  # of a head that was learnt for one way
-    first = learner.init(TaskSpec(tuple(model["input"]["shape"][1:])), EpisodeSpec(way, shot=1, query=1), seed=0)
-    layers = [name.removesuffix("running_mean") for name in weights if name.endswith("running_mean")]
-    running = {f"{layer}{kind}": weights[f"{layer}running_{kind}"] for layer in layers for kind in ("mean", "var")}
-    return learner, Theta({name: weights[name] for name in first.params}, running or None)
+    with artifacts.as_written(folder):
+        if "network" not in model:
+            raise UserError(
+                f"{folder}: exported from an adapted learner, which cannot adapt again; expected one of a run"
+            )
+        learner = registry.component("metalearner", {**model["learner"], "model": model["network"]})
+        spec = TaskSpec(tuple(model["input"]["shape"][1:]))
+        episode = EpisodeSpec(len(weights.get("head.bias", ())), shot=1, query=1)  # of a head learnt for one way
+        check_fits(weights, learner, spec, episode, folder)
+        first = learner.init(spec, episode, seed=0)
+        layers = [name.removesuffix("running_mean") for name in weights if name.endswith("running_mean")]
+        running = {f"{layer}{kind}": weights[f"{layer}running_{kind}"] for layer in layers for kind in ("mean", "var")}
+        return learner, Theta({name: weights[name] for name in first.params}, running or None)
 
 
 # the folder

@@ -19,7 +19,7 @@ from umeta.data.images import to_float
 from umeta.data.inputs import Format
 from umeta.errors import UserError
 from umeta.stages import Run, load_run, load_tasks
-from umeta.train import part, unpacked
+from umeta.train import check_fits, part, unpacked
 from umeta.types import Adapted, Batch, EpisodeSpec, MetaLearner, TaskSpec, Theta, to_device
 from umeta.version import __version__
 
@@ -255,7 +255,17 @@ class AdaptedLearner:
         values = artifacts.read_json(folder / "learner.json")
         registry.refuse_plugins(values, trusted, str(folder))
         tensors = artifacts.read_tensors(folder / "model.safetensors")
-        return cls.unpacked(values, tensors, np.array(artifacts.read_array(folder / "support.npy")), device)
+        support = artifacts.read_array(folder / "support.npy")
+        with artifacts.as_written(folder):
+            if support.dtype != np.uint8 or support.shape != (len(values["labels"]), *values["shape"]):
+                raise ValueError(f"examples {support.dtype} {support.shape}")
+            learner = registry.component("metalearner", values["metalearner"])
+            episode = EpisodeSpec(len(values["classes"]), 1, 1)
+            check_fits(part(tensors, "params."), learner, TaskSpec(tuple(values["shape"])), episode, folder)
+            found = cls.unpacked(values, tensors, np.array(support), device)
+            if not found.shots.all() or len(found.shots) != len(found.classes):
+                raise ValueError("a label without a class, or a class without examples")
+            return found
 
     def to(self, device: str) -> AdaptedLearner:
         """The same learner on a device."""

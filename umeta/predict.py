@@ -8,6 +8,7 @@ import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -147,12 +148,12 @@ def files(places: Iterable[Path]) -> Iterator[File]:
                 inner[:] = sorted(name for name in inner if not name.startswith("."))
                 for name in sorted(names):
                     if not name.startswith("."):
-                        yield str(Path(folder, name)), Path(folder, name).read_bytes
+                        yield str(Path(folder, name)), partial(decode.contents, Path(folder, name))
         elif place.suffix.lower() == ".zip":
             for file in decode.files(place):
                 yield str(place / file.name), file.read
         else:
-            yield str(place), place.read_bytes
+            yield str(place), partial(decode.contents, place)
 
 
 def decoded(found: Iterator[File], format: Format, bad: list[str] | None) -> Iterator[Batch]:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from umeta import artifacts, pictures, registry, views
-from umeta.config import Config, EnvConfig, RegressionConfig, RunConfig, build, dump, joined
+from umeta.config import Config, EnvConfig, RegressionConfig, RunConfig, build, dump, joined, read_yaml
 from umeta.context import Checkpoints, RunContext, duration, started
 from umeta.data.images import UnlabelledImages
 from umeta.errors import UserError
@@ -26,8 +26,8 @@ from umeta.lock import LOCK, owned
 from umeta.tasks import store
 from umeta.tasks.reward import RewardTasks, acting
 from umeta.tasks.sinusoid import SinusoidTasks
+from umeta.train import check_fits, packed, unpacked
 from umeta.train import metatrain as train
-from umeta.train import packed, unpacked
 from umeta.types import Embedder, Environment, MetaLearner, Sink, TaskDistribution, TaskSpec, Theta, to_device
 from umeta.version import __version__
 
@@ -277,17 +277,25 @@ def load_tasks(config: RunConfig) -> tuple[TaskDistribution, dict[str, Any]]:
         raise UserError(f"{config.tasks_folder}: no such tasks; make them with umeta propose, or set tasks=tasks/NAME")
     manifest = artifacts.read_manifest(config.tasks_folder, "tasks")
     source = source_of(config)
-    if (found := fingerprint(source, config)) != manifest["fingerprint"]:
+    with artifacts.as_written(config.tasks_folder):
+        recorded = manifest["fingerprint"]
+    if (found := fingerprint(source, config)) != recorded:
         which = "other images than those of data" if isinstance(config, Config) else "another environment than env"
         raise UserError(
             f"{config.tasks_folder}: proposed on {which} (fingerprint {found} instead of "
-            f"{manifest['fingerprint']}); use what it was proposed on, or propose again"
+            f"{recorded}); use what it was proposed on, or propose again"
         )
-    registry.refuse_plugins(manifest["tasks"], registry.plugins(config.plain), str(config.tasks_folder))
-    if manifest["tasks"]["kind"] == "oracle":  # rewards or functions that are a formula
-        made = artifacts.read_json(config.tasks_folder / "asked.json")
-        return registry.component("proposer", made["proposer"]).propose(source, RunContext(made["seed"] or 0)), manifest
-    return store.load(manifest["tasks"], config.tasks_folder, source), manifest
+    known = registry.plugins(config.plain)
+    with artifacts.as_written(config.tasks_folder):
+        registry.refuse_plugins(manifest["tasks"], known, str(config.tasks_folder))
+        if manifest["tasks"]["kind"] == "oracle":  # rewards or functions that are a formula
+            made = artifacts.read_json(config.tasks_folder / "asked.json")
+            registry.refuse_plugins(made, known, str(config.tasks_folder))
+            proposer = registry.component("proposer", made["proposer"])
+            return proposer.propose(source, RunContext(made["seed"] or 0)), manifest
+        if missing := set(store.files(manifest["tasks"])) - set(manifest["files"]):
+            raise UserError(f"{config.tasks_folder}: its manifest does not list '{min(missing)}'; propose again")
+        return store.load(manifest["tasks"], config.tasks_folder, source), manifest
 
 
 def metatrain(config: RunConfig, *, device: str = "auto", resume: bool = False, sinks: Sequence[Sink] = ()) -> Path:
@@ -388,21 +396,20 @@ def load_run(
     Raises:
         UserError: missing, unfinished or damaged, or it names a plug-in that is not trusted.
     """
-    from omegaconf import OmegaConf
-
     folder = Path(folder)
     manifest = artifacts.read_manifest(folder, "run")
-    stored: Any = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
-    plain = joined(stored, overrides or {})
-    registry.refuse_plugins(plain, trusted, str(folder))
-    config = build(plain)
-    theta = unpacked(artifacts.read_tensors(folder / "model.safetensors"), to_device(device))
-    shape = tuple(manifest["item_shape"])
-    spec = acting(config.env) if isinstance(config, EnvConfig) else TaskSpec(shape)
-    if isinstance(config, RegressionConfig):
-        spec = TaskSpec(shape, "regression", manifest["outputs"])
-    config.metalearner.init(spec, config.train.episode, seed=0)
-    return Run(folder, config, config.metalearner, theta, manifest["true_labels"], shape)
+    with artifacts.as_written(folder):
+        plain = joined(read_yaml(folder / "config.yaml"), overrides or {})
+        registry.refuse_plugins(plain, trusted, str(folder))
+        config = build(plain)
+        theta = unpacked(artifacts.read_tensors(folder / "model.safetensors"), to_device(device))
+        shape = tuple(manifest["item_shape"])
+        spec = acting(config.env) if isinstance(config, EnvConfig) else TaskSpec(shape)
+        if isinstance(config, RegressionConfig):
+            spec = TaskSpec(shape, "regression", manifest["outputs"])
+        check_fits(theta.params, config.metalearner, spec, config.train.episode, folder)
+        config.metalearner.init(spec, config.train.episode, seed=0)
+        return Run(folder, config, config.metalearner, theta, manifest["true_labels"], shape)
 
 
 def snapshots(run: Run, device: str = "auto") -> Iterator[tuple[float, Run]]:

@@ -99,7 +99,7 @@ def look(data: bytes) -> Look:
     """One image file's bytes. Pillow raises nearly anything when it is not an image."""
     from PIL import Image
 
-    picture: Image.Image = Image.open(io.BytesIO(data))
+    picture: Image.Image = Image.open(io.BytesIO(data), formats=decode.formats())
     width, height = picture.size
     if picture.getexif().get(0x0112) in ROTATED:
         width, height = height, width

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -22,6 +23,7 @@ from umeta.types import (
     Act,
     Adapted,
     Batch,
+    EpisodeSpec,
     MetaLearner,
     OwnMetaGradient,
     PolicyLearner,
@@ -32,6 +34,8 @@ from umeta.types import (
     TaskSpec,
     Theta,
 )
+
+LARGEST_ITEM = 1 << 21  # numbers in an item of a stored learner, such as an image of 3 x 836 x 836
 
 
 class BatchProblem:
@@ -244,6 +248,28 @@ def fitting(start: Theta, first: Theta, ctx: RunContext) -> dict[str, Tensor]:
     if fresh := [name for name in first.params if name not in shared]:
         ctx.note(f"start: {len(shared)} parameters taken over; at random: {', '.join(fresh)}")
     return shared
+
+
+def check_fits(
+    params: Mapping[str, Tensor], learner: MetaLearner, spec: TaskSpec, episode: EpisodeSpec, place: Any
+) -> None:
+    """Checks stored parameters against those the learner would have, without taking the memory for them.
+
+    Raises:
+        UserError: items that are no images or vectors, or parameters that are missing or of another type or shape.
+    """
+    shape = spec.item_shape
+    if not all(isinstance(n, int) and n > 0 for n in shape) or not 0 < math.prod(shape) <= LARGEST_ITEM:
+        raise UserError(f"{place}: items of shape {shape}, expected 1 to {LARGEST_ITEM:,} numbers")
+    with torch.device("meta"):
+        expected = copy.deepcopy(learner).init(spec, episode, seed=0).params
+    for name, value in expected.items():
+        if name not in params or (params[name].shape, params[name].dtype) != (value.shape, value.dtype):
+            found = f"{params[name].dtype} {tuple(params[name].shape)}" if name in params else "missing"
+            raise UserError(
+                f"{place}: weights that do not fit its configuration: '{name}' is {found}, expected {value.dtype} "
+                f"{tuple(value.shape)}"
+            )
 
 
 def packed(theta: Theta) -> State:

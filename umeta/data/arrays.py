@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import numpy as np
 
 from umeta.data.images import Items, Split, to_pixels
 from umeta.errors import UserError
+from umeta.memory import available
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,11 @@ def load(path: Path, key: str) -> np.ndarray:
     try:
         loaded = np.load(path, allow_pickle=False, mmap_mode="r")
         single = isinstance(loaded, np.ndarray)
+        if not single:
+            check_unpacked(loaded.zip, f"{key}.npy")
         array = loaded if single else loaded.get(key)
+        if array is not None and array.dtype.kind not in "biufU":
+            raise ValueError(f"expected numbers, or words as labels, found {array.dtype}")
     except Exception as error:  # numpy, zipfile and zlib raise nearly anything for damaged bytes
         raise UserError(f"{path}: not a readable .npy or .npz ({error})") from error
     if single and key == "labels":
@@ -55,3 +62,18 @@ def load(path: Path, key: str) -> np.ndarray:
     if array is None:
         raise UserError(f"{path}: has no array '{key}'; it has {', '.join(loaded.files)}")
     return array
+
+
+def check_unpacked(archive: zipfile.ZipFile, name: str) -> None:
+    """Raises ValueError for an array of a `.npz` that does not fit into memory, or says to be larger than it is."""
+    if name not in archive.namelist():
+        return
+    size, free = archive.getinfo(name).file_size, available()
+    if size > free // 2:  # pixels are copied once
+        raise ValueError(f"'{name}' unpacks to {size:,} bytes, {free:,} are available; save it as a .npy of its own")
+    with archive.open(name) as file:
+        version = np.lib.format.read_magic(file)
+        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = header(file)
+    if math.prod(shape) * dtype.itemsize > size:
+        raise ValueError(f"'{name}' is said to be {dtype} {shape}, and holds {size:,} bytes")

@@ -9,6 +9,7 @@ from typing import Annotated
 import numpy as np
 from annotated_types import Ge
 
+from umeta import artifacts
 from umeta.data import decode
 from umeta.data.images import Items, Split
 from umeta.errors import UserError
@@ -108,6 +109,6 @@ def table(path: Path, width: int, header: int = 0) -> list[list[str]]:
 def words(path: Path) -> list[list[str]]:
     """The words of each line of a text file."""
     try:
-        return [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
+        return [line.split() for line in artifacts.read_text(path).splitlines()]
+    except UserError as error:
         raise UserError(f"{path}: expected a text file with one image a line ({error})") from error

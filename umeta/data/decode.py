@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Literal
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 LARGEST_FILE = 256 << 20  # bytes: no photograph is larger, a decompression bomb is
+# Of the formats that Pillow knows; not those that it hands to another program (EPS) or that hold what is no picture.
+FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def files(root: Path) -> list[File]:
             if path.is_file() and not any(part.startswith(".") for part in name.parts):
                 info = path.stat()
                 stamp = (info.st_size, info.st_mtime_ns, info.st_ctime_ns)
-                found.append(File(name.as_posix(), stamp, path.read_bytes))
+                found.append(File(name.as_posix(), stamp, partial(contents, path)))
     elif root.is_file():
         found = _members(root)
     else:
@@ -67,6 +69,15 @@ def files(root: Path) -> list[File]:
     if not found:
         raise UserError(f"{root}: holds no files; expected images")
     return sorted(found, key=lambda file: file.name)
+
+
+def contents(path: Path) -> bytes:
+    """What is in a file; raises OSError for one that is none (a pipe, a device), ValueError for one far too large."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file") if not path.exists() else OSError(f"{path}: not a file")
+    if (size := path.stat().st_size) > LARGEST_FILE:
+        raise ValueError(f"a file of {size:,} bytes")
+    return path.read_bytes()
 
 
 def _members(path: Path) -> list[File]:
@@ -93,7 +104,16 @@ def image(data: bytes, rule: Rule) -> np.ndarray:
     """One image file's bytes as uint8 [C, size, size]. Pillow raises nearly anything when it is not an image."""
     from PIL import Image
 
-    return picture_pixels(Image.open(io.BytesIO(data)), rule)
+    return picture_pixels(Image.open(io.BytesIO(data), formats=formats()), rule)
+
+
+@cache
+def formats() -> tuple[str, ...]:
+    """Those of `FORMATS` that this Pillow was built with."""
+    from PIL import Image
+
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def picture_pixels(picture: Image, rule: Rule) -> np.ndarray:

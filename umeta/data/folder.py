@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import numpy as np
 from annotated_types import Ge
 
+from umeta import artifacts
 from umeta.data import decode
 from umeta.data.images import Items, Split
 from umeta.errors import UserError, suggest
@@ -86,8 +87,8 @@ def class_list(path: Path) -> list[str]:
         UserError: missing, empty, not text, or a name twice.
     """
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
+        lines = [line.strip() for line in artifacts.read_text(path).splitlines()]
+    except UserError as error:
         raise UserError(f"{path}: expected a text file with one class a line ({error})") from error
     names = [line for line in lines if line]
     if not names:

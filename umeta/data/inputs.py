@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ class Format:
 
         def one(picture: Any) -> np.ndarray | Exception:
             if isinstance(picture, str | Path):
-                return decode.attempt(Path(picture).read_bytes, rule)
+                return decode.attempt(partial(decode.contents, Path(picture)), rule)
             try:
                 return decode.picture_pixels(picture, rule)
             except Exception as error:  # Pillow reads lazily, and raises nearly anything for damaged bytes
