@@ -14,6 +14,7 @@ LAYERS = [
     {"tasks", "models", "rl", "envs", "clustering"},
     {"metalearners", "outer", "pictures", "views", "html", "sinks"},
     {"train"},
+    {"footprint"},
     {"stages", "testing"},
     {"calibration", "learner"},
     {"benchmarks"},

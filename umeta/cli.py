@@ -106,9 +106,10 @@ def parser() -> argparse.ArgumentParser:
     text = "list the parts and configs, or show one in full"
     sub = commands.add_parser("list", help=text, description=text, parents=[common])
     sub.add_argument("name", nargs="?", help="a part or a config")
-    text = "numbers and a picture of proposed tasks, a run or a learner"
+    text = "numbers and a picture of proposed tasks, a run or a learner; the memory that a config would need"
     sub = commands.add_parser("inspect", help=text, description=text, parents=[common])
-    sub.add_argument("path", type=Path, help="tasks/NAME, runs/NAME or what adapt wrote")
+    sub.add_argument("path", type=Path, help="tasks/NAME, runs/NAME, what adapt wrote, or a config")
+    sub.add_argument("overrides", nargs="*", metavar="key=value", help=f"of a config: {overrides}")
     return top
 
 
@@ -403,9 +404,11 @@ def listing(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def inspect(options: argparse.Namespace) -> dict[str, Any]:
-    from umeta import artifacts
+    from umeta import artifacts, config
 
     path = options.path
+    if path.is_file() or (not path.exists() and str(path) in config.packaged()):
+        return inspect_config(options)
     manifest = artifacts.read_manifest(path, "tasks", "run", "learner")
     if manifest["kind"] == "tasks":
         print((path / "summary.md").read_text(encoding="utf-8").partition("![")[0].strip())
@@ -431,6 +434,32 @@ def inspect(options: argparse.Namespace) -> dict[str, Any]:
     else:
         print(f"not evaluated yet: umeta evaluate {path}")
     return found
+
+
+def inspect_config(options: argparse.Namespace) -> dict[str, Any]:
+    """The memory that the stages of a config would take, on its data."""
+    from umeta import config, evaluation, footprint, memory, stages
+    from umeta.benchmarks.protocols import resolve
+    from umeta.config import Config
+    from umeta.tasks.reward import acting
+    from umeta.types import TaskSpec
+
+    memory.keep_buffers()
+    found = config.load(str(options.path), options.overrides)
+    bounds = []
+    if isinstance(found, Config):
+        images = stages.unlabelled(found)
+        spec = TaskSpec(images.item_shape)
+        partitions = getattr(found.proposer, "partitions", 1) * len(images) * 4
+        bounds = [footprint.of_propose(found, images), footprint.of_metatrain(found, spec, partitions)]
+        if found.evaluate.episodes != []:
+            bounds.append(evaluation.bound_of(found, images.item_shape, resolve(found.evaluate)[0]))
+        print(f"images: {len(images)} of {'x'.join(map(str, images.item_shape))}")
+    else:
+        bounds = [footprint.of_metatrain(found, acting(found.env))]
+    print("peak of resident memory, on a CPU:", *bounds, sep="\n")
+    print(f"available: {memory.available() / footprint.MB:,.0f} MB")
+    return {"memory": {one.stage: one.bytes for one in bounds}, "available": memory.available()}
 
 
 COMMANDS = {

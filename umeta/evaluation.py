@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from umeta import artifacts, registry, report
+from umeta import artifacts, footprint, registry, report
 from umeta.benchmarks import baselines
 from umeta.benchmarks.distorted import Distorted
 from umeta.benchmarks.labelled import LabelledImages
@@ -158,6 +158,8 @@ def evaluate_images(run: Run, device: str, record: Path | None, sinks: Sequence[
     asked.pop("baselines")
     kept = run.folder / "evaluation.json"
     done = finished(kept, asked)
+    if to_device(device).type == "cpu":
+        bound_of(run.config, run.item_shape, episodes).check()
     rows = methods(run, test, device, done["scratch_lr"])
     tasks = test.tasks(device=str(to_device(device)))
     few = min(count, 200)
@@ -289,6 +291,15 @@ def check(config: Config, record: Path | None = None) -> LabelledImages:
     if record is not None:
         recorded(record)
     return test
+
+
+def bound_of(config: Config, item_shape: tuple[int, ...], episodes: Sequence[EpisodeSpec]) -> footprint.Bound:
+    """What the evaluation takes at most, on test images that are read already."""
+    learners, settings = [config.metalearner, *variants(config).values()], config.evaluate
+    if "scratch" in settings.baselines and (model := getattr(config.metalearner, "model", None)):
+        learners.append(baselines.from_scratch(model, RATES[0], settings.scratch_steps))
+    steps = settings.steps or getattr(config.metalearner, "test_steps", None)
+    return footprint.of_evaluate(learners, TaskSpec(item_shape), episodes, CHUNK, steps)
 
 
 def methods(

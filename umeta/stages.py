@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from umeta import artifacts, pictures, registry, views
+from umeta import artifacts, footprint, pictures, registry, views
 from umeta.config import Config, EnvConfig, RegressionConfig, RunConfig, build, dump, joined, read_yaml
 from umeta.context import Checkpoints, RunContext, duration, started
 from umeta.data.images import UnlabelledImages
@@ -204,6 +204,8 @@ def propose(config: RunConfig, *, device: str = "auto", resume: bool = False, si
             content = {"images": len(given)}
             shape = "x".join(map(str, given.item_shape))
             ctx.note(f"images: {len(given)} of {shape}{', with true labels' if oracle else ''}")
+            if ctx.device == torch.device("cpu"):
+                footprint.of_propose(config, given).check()
             if config.embedding is not None and not oracle:
                 embedded, seconds["embedding"] = embed(config, given, ctx)
         began = time.monotonic()
@@ -320,6 +322,8 @@ def metatrain(config: RunConfig, *, device: str = "auto", resume: bool = False, 
     with context(config, folder, "run", trains, device, resume, sinks) as ctx:
         if ctx is None:
             return folder
+        if ctx.device == torch.device("cpu"):
+            footprint.of_metatrain(config, tasks.spec).check()
         check_usable(tasks, config)
         began = time.monotonic()
         start = parent.theta if parent else None

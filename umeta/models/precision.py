@@ -16,7 +16,8 @@ def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     inner loop, whose meta-gradient is made of differences between nearby weights.
     """
     wanted = precision == "bfloat16" or (precision == "auto" and fast_bfloat16(device))
-    return torch.autocast(device.type, torch.bfloat16, enabled=wanted)
+    kind = "cpu" if device.type == "meta" else device.type  # see umeta/footprint.py
+    return torch.autocast(kind, torch.bfloat16, enabled=wanted)
 
 
 def fast_bfloat16(device: torch.device) -> bool:

@@ -1,0 +1,251 @@
+"""An upper bound of the memory that a stage takes, before it begins.
+
+The stage's largest step is carried out on torch's `meta` device, where tensors have a shape and no content, and the
+bytes of those that are alive at a time are counted; data, arrays and libraries are added. What is bounded is the peak
+of resident memory on a CPU.
+"""
+
+from __future__ import annotations
+
+import copy
+import resource
+import sys
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from umeta import memory, registry
+from umeta.config import Config, EnvConfig, EnvTrainConfig, TrainConfig
+from umeta.context import RunContext, State
+from umeta.data.images import UnlabelledImages
+from umeta.errors import UserError
+from umeta.train import BatchProblem
+from umeta.types import Batch, Embedder, EpisodeSpec, MetaLearner, TaskSpec, Theta
+
+SLACK = 1.15  # the allocator's gaps
+MB = 1 << 20
+PART = 1000  # images embedded at a time
+BOUNDED = ("kmeans", "instances", "random_labels", "hyperplanes")  # proposers whose memory is that of their arrays
+IMPORTS = 150 << 20  # bytes: libraries that are imported where they are first used (faiss, scikit-learn, matplotlib)
+
+
+class Live(TorchDispatchMode):
+    """Counts the bytes of the tensors that are alive, and the most there were. Numbers read out of tensors are 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.most = self.largest = 0
+        self._known: dict[int, weakref.ref[Any]] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default:
+            return 1.0 if args[0].dtype.is_floating_point else 1
+        kwargs = kwargs or {}
+        meta = [getattr(value, "type", None) for value in (kwargs.get("device"), getattr(args[0], "device", None))]
+        if "generator" in kwargs and "meta" in meta:  # seeds have generators of the CPU; here there is nothing to draw
+            kwargs = {**kwargs, "generator": None}
+        if func is torch.ops.aten._to_copy.default and args[0].device.type == "meta":
+            kwargs = {**kwargs, "device": torch.device("meta")}
+        out = func(*args, **kwargs)
+        made = sum(self.count(value) for value in tree_leaves(out) if isinstance(value, Tensor))
+        if "convolution" in func.__name__:  # oneDNN works on copies in a layout of its own
+            taken = sum(value.nbytes for value in tree_leaves(args) if isinstance(value, Tensor))
+            self.largest = max(self.largest, made + taken)
+        self.most = max(self.most, self.now)
+        return out
+
+    def count(self, value: Tensor) -> int:
+        """Takes note of a tensor's storage until it is freed; its bytes where it is new."""
+        storage = value.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._known:
+            return 0
+
+        def freed(_: object) -> None:
+            self.now -= size
+            del self._known[key]
+
+        self._known[key] = weakref.ref(storage, freed)
+        self.now += size
+        return size
+
+    @property
+    def peak(self) -> int:
+        """Bytes that the work takes at most."""
+        return int(SLACK * self.most) + self.largest
+
+
+def simulated(work: Callable[[], Any], default: str = "meta") -> int:
+    """Bytes that some work takes at most, done without content. `default`: the device of tensors that name none."""
+    live = Live()
+    with torch.random.fork_rng(), torch.device(default), live:
+        work()
+    return live.peak
+
+
+def metatraining(learner: MetaLearner, spec: TaskSpec, config: TrainConfig | EnvTrainConfig, horizon: int = 1) -> int:
+    """Bytes that a meta-step takes at most. `horizon`: steps of an episode."""
+    learner, outer = copy.deepcopy((learner, config.outer))
+
+    def work() -> None:
+        theta = Theta({n: v.requires_grad_() for n, v in learner.init(spec, config.episode, 0).params.items()})
+        outer.start(theta.params)
+        if isinstance(config, EnvTrainConfig):
+            support = query = batch(spec, config.meta_batch, 1, config.episodes * horizon)
+            supports = [support] * config.rounds
+        else:
+            way, shot, count = config.way, config.shot, config.query
+            supports = [batch(spec, config.meta_batch, way, way * shot)]
+            query = batch(spec, config.meta_batch, way, way * count)
+        outer.step(BatchProblem(learner, theta, spec, supports, query, config.task_chunk), 0.0)
+
+    return simulated(work)
+
+
+def answering(learner: MetaLearner, spec: TaskSpec, episode: EpisodeSpec, tasks: int, steps: int | None) -> int:
+    """Bytes that adapting to so many tasks at once, and answering their queries, takes at most."""
+    learner = copy.deepcopy(learner)
+
+    def work() -> None:
+        theta = learner.init(spec, episode, 0)
+        support = batch(spec, tasks, episode.way, episode.way * episode.shot)
+        query = batch(spec, tasks, episode.way, episode.way * episode.query)
+        with torch.no_grad():
+            adapted = learner.adapt(theta, support, steps=steps and min(steps, 3))
+            learner.predict(theta, adapted, query.x)
+
+    return simulated(work)
+
+
+def batch(spec: TaskSpec, tasks: int, way: int, items: int) -> Batch:
+    """Tasks of that size, without content."""
+    x = torch.empty(tasks, items, *spec.item_shape)
+    mask = torch.ones(tasks, items, dtype=torch.bool)
+    if not spec.interactive:
+        return Batch(x, torch.zeros(tasks, items, dtype=torch.int64), mask, way)
+    y, w, score = torch.empty(tasks, items, spec.outputs), torch.empty(tasks, items), torch.empty(tasks, items)
+    return Batch(x, y, mask, 1, w, w.clone(), score)
+
+
+@dataclass
+class FewSteps(RunContext):
+    """One step of each loop, on the meta device."""
+
+    device: torch.device | str = "meta"
+
+    def loop(
+        self,
+        name: str,
+        steps: int,
+        step: Callable[[int], dict[str, float]],
+        save: Callable[[], State],
+        load: Callable[[State], None],
+        snapshots: int = 0,
+    ) -> float:
+        step(0)
+        return 0.0
+
+
+def embedding(embedder: Embedder, images: UnlabelledImages) -> tuple[int, int]:
+    """Bytes that a step of an embedding's training and embedding a part of the images take, and numbers in a vector."""
+    embedder, width = copy.deepcopy(embedder), 0
+
+    def work() -> None:
+        nonlocal width
+        embedder.fit(images, FewSteps())
+        width = embedder.embed(UnlabelledImages(images.pixels[:PART], images.rows[:PART])).shape[1]
+
+    return simulated(work, "cpu"), width
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What a stage takes at most, resident memory on a CPU."""
+
+    stage: str
+    bytes: int | None
+    """None where it is not known: the stage has parts that cannot be simulated"""
+    reduce: str
+    """options that lower it"""
+
+    def __str__(self) -> str:
+        size = "not known before it runs" if self.bytes is None else f"at most {self.bytes / MB:,.0f} MB"
+        return f"{self.stage}: {size}, lower {self.reduce} for less"
+
+    def check(self) -> None:
+        """Raises UserError when there is less memory than the stage could take."""
+        free = memory.available() + resident()
+        if self.bytes is not None and self.bytes > free:
+            raise UserError(
+                f"{self.stage}: it would take up to {self.bytes / MB:,.0f} MB of memory, {free / MB:,.0f} MB are "
+                f"available; lower {self.reduce}"
+            )
+
+
+def bound(stage: str, reduce: str, work: Callable[[], int]) -> Bound:
+    """The bound of a stage whose data this process holds by now: `work` gives the bytes of the rest.
+
+    Parts that cannot do without the content of tensors, such as plug-ins, leave it unknown.
+    """
+    held = resident()
+    try:
+        found = max(peak(), held) + IMPORTS + work()
+    except Exception:  # whatever a part raises for tensors without content
+        return Bound(stage, None, reduce)
+    return Bound(stage, found, reduce)
+
+
+def of_propose(config: Config, images: UnlabelledImages) -> Bound:
+    """The bound of `propose` on these images."""
+
+    def work() -> int:
+        n, proposer = len(images), config.proposer
+        if registry.name_of("proposer", proposer) not in BOUNDED:
+            raise NotImplementedError
+        step, width = embedding(config.embedding, images) if config.embedding is not None else (0, 0)
+        vectors = 6 * n * width * 4  # as tensor, array, scaled, and what faiss copies
+        partitions = 6 * n * getattr(proposer, "partitions", 1) * 4  # with order, and a checkpoint of them
+        return max(step, partitions) + vectors + images.pixels.nbytes
+
+    return bound("propose", "data.size, proposer.partitions or the embedding's batch", work)
+
+
+def of_metatrain(config: Config | EnvConfig, spec: TaskSpec, arrays: int = 0) -> Bound:
+    """The bound of `metatrain`; `arrays`: bytes of what the tasks are kept as."""
+    horizon = config.env.horizon if isinstance(config, EnvConfig) else 1
+    reduce = "train.task_chunk, train.meta_batch or train.episodes"
+    if isinstance(config, Config):
+        reduce = "train.task_chunk, train.meta_batch, train.way, train.query or data.size"
+    return bound(
+        "metatrain", reduce, lambda: metatraining(config.metalearner, spec, config.train, horizon) + 3 * arrays
+    )
+
+
+def of_evaluate(
+    learners: Sequence[MetaLearner], spec: TaskSpec, episodes: Sequence[EpisodeSpec], tasks: int, steps: int | None
+) -> Bound:
+    """The bound of `evaluate` with these learners, which adapt to so many tasks at a time."""
+
+    def work() -> int:
+        return max(answering(learner, spec, episode, tasks, steps) for learner in learners for episode in episodes)
+
+    return bound("evaluate", "data.size, evaluate.query or evaluate.episodes", work)
+
+
+def resident() -> int:
+    """Bytes of this process that are in memory."""
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+
+def peak() -> int:
+    """The most bytes of this process that were in memory so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
