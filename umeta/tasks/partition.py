@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -63,7 +64,9 @@ class PartitionTasks:
         if partitions.shape[1] != len(items):
             raise UserError(f"partitions of {partitions.shape[1]} items cannot belong to data of {len(items)} items")
         if isinstance(items, np.ndarray):
-            items = torch.from_numpy(np.require(items, requirements=("C", "W")))
+            with warnings.catch_warnings():  # a memory map that cannot be written stays on disk: nothing writes items
+                warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+                items = torch.from_numpy(np.require(items, requirements="C"))
         self.items = items.to(device)
         self.partitions, self.names = partitions, names
         self.spec = TaskSpec(tuple(items.shape[1:]))
