@@ -16,8 +16,12 @@ def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     inner loop, whose meta-gradient is made of differences between nearby weights.
     """
     wanted = precision == "bfloat16" or (precision == "auto" and fast_bfloat16(device))
-    kind = "cpu" if device.type == "meta" else device.type  # see umeta/footprint.py
-    return torch.autocast(kind, torch.bfloat16, enabled=wanted)
+    return torch.autocast(autocast_kind(device), torch.bfloat16, enabled=wanted)
+
+
+def autocast_kind(device: torch.device) -> str:
+    """The device type that autocast knows it by: tensors without content (umeta/footprint.py) stand for the CPU's."""
+    return "cpu" if device.type == "meta" else device.type
 
 
 def fast_bfloat16(device: torch.device) -> bool:

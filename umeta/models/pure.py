@@ -24,6 +24,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from umeta.errors import UserError
 from umeta.models.batched import Refused, TaskBatched
+from umeta.models.precision import autocast_kind
 from umeta.types import Model, Stats
 
 Normalisation = Literal["batch", "support", "running", "group"]
@@ -147,7 +148,7 @@ class Pure:
             given = {name: value[0] if value.dim() == 2 else value for name, value in stats.items()}
             out, used = self.shared({name: value[0] for name, value in params.items()}, x[0], given)
             return out[None], {name: value[None] for name, value in used.items()}
-        if self.batched and x.dim() in (3, 5) and not torch.is_autocast_enabled(x.device.type):
+        if self.batched and x.dim() in (3, 5) and not torch.is_autocast_enabled(autocast_kind(x.device)):
             pairs = {name: (stats[f"{name}.mean"], stats[f"{name}.var"]) for name in self.layers} if stats else {}
             out, pairs = self.batched(params, x, pairs)
             return out, named(pairs)
