@@ -17,8 +17,20 @@ from umeta.tasks.reward import RewardTasks
 from umeta.types import EpisodeSpec
 
 CHAINS: dict[str, list[str]] = {
-    "digits_acai_kmeans_protonet": ["embedding.steps=3", "proposer.k=10", "proposer.partitions=3", "train.steps=3"],
-    "digits_acai_kmeans_maml": ["embedding={name: pixels}", "proposer.k=10", "proposer.partitions=3", "train.steps=2"],
+    "digits_acai_kmeans_protonet": [
+        "embedding.steps=3",
+        "proposer.k=10",
+        "proposer.partitions=3",
+        "train.way=5",
+        "train.steps=3",
+    ],
+    "digits_acai_kmeans_maml": [
+        "embedding={name: pixels}",
+        "proposer.k=10",
+        "proposer.partitions=3",
+        "train.way=5",
+        "train.steps=2",
+    ],
     "nav2d_diayn": ["proposer.iterations=2", "train.steps=2", "train.episodes=4"],
 }
 

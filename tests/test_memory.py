@@ -1,4 +1,4 @@
-"""How much memory a stage takes: the bound, how it is counted, and that it is refused rather than tried."""
+"""How much memory a stage takes: what is certain, the estimate, and that what cannot fit is refused, not tried."""
 
 from __future__ import annotations
 
@@ -62,7 +62,8 @@ def test_what_is_simulated_is_what_a_meta_step_takes(options):
         outer.start(theta.params)
         supports, query = [batch.support()], batch.query()
         outer.step(BatchProblem(learner, theta, spec, supports, query, settings.task_chunk), 0.0)
-    assert found == pytest.approx(live.peak, rel=0.05)
+    assert found.most == pytest.approx(live.most, rel=0.05)
+    assert found.peak == pytest.approx(live.peak, rel=0.05)
 
 
 def test_the_chunk_bounds_the_memory():
@@ -70,7 +71,7 @@ def test_the_chunk_bounds_the_memory():
 
     def taken(chunk: int) -> int:
         settings = TrainConfig(Adam(), way=5, meta_batch=16, task_chunk=chunk)
-        return footprint.metatraining(learner, TaskSpec((1, 28, 28)), settings)
+        return footprint.metatraining(learner, TaskSpec((1, 28, 28)), settings).most
 
     assert taken(1) < taken(4) < taken(16)
     assert taken(16) > 5 * taken(1)
@@ -79,7 +80,7 @@ def test_the_chunk_bounds_the_memory():
 def test_answering_takes_no_more_for_more_steps():
     learner = registry.component("metalearner", {"name": "maml", "model": {"name": "conv4", "filters": 4}})
     few, many = (
-        footprint.answering(learner, TaskSpec((1, 16, 16)), EpisodeSpec(3, 1, 2), 2, steps) for steps in (3, 300)
+        footprint.answering(learner, TaskSpec((1, 16, 16)), EpisodeSpec(3, 1, 2), 2, steps).most for steps in (3, 300)
     )
     assert few == many > 0
 
@@ -108,42 +109,51 @@ def test_what_does_not_fit_is_refused_before_it_begins(tmp_path, monkeypatch):
     small = config.build({**CONFIG, "out": str(tmp_path)})
     stages.propose(small, device="cpu")
     monkeypatch.setattr(memory, "available", lambda: 0)
-    with pytest.raises(UserError, match=r"metatrain: it would take up to .* MB are available; lower train\.task_chunk"):
+    monkeypatch.setattr(footprint, "resident", lambda: 0)
+    with pytest.raises(UserError, match=r"metatrain: its tensors take .* 0 MB are available; lower train\.task_chunk"):
         stages.metatrain(small, device="cpu")
-    assert not (tmp_path / "runs").exists()
-    with pytest.raises(UserError, match=r"propose: .*proposer\.partitions"):
-        stages.propose(config.build({**CONFIG, "out": str(tmp_path), "name": "other"}), device="cpu")
+    monkeypatch.undo()
+    assert (stages.metatrain(small, device="cpu") / "manifest.json").exists()
 
 
-def test_a_part_that_needs_contents_leaves_the_bound_open(monkeypatch):
-    def reading() -> int:
+def test_what_may_fit_is_tried(monkeypatch):
+    """The estimate refuses nothing: only the tensors themselves do."""
+    monkeypatch.setattr(footprint, "resident", lambda: 0)
+    monkeypatch.setattr(memory, "available", lambda: 100)
+    footprint.Need("metatrain", 200, 100, "train.way").check()
+    with pytest.raises(UserError, match="metatrain"):
+        footprint.Need("metatrain", 200, 101, "train.way").check()
+
+
+def test_a_part_that_needs_contents_leaves_the_need_open(monkeypatch):
+    def reading() -> tuple[int, int]:
         raise RuntimeError("content")
 
-    found = footprint.bound("metatrain", "train.way", reading)
+    found = footprint.need("metatrain", "train.way", reading)
     assert found.bytes is None
     monkeypatch.setattr(memory, "available", lambda: 0)
     found.check()
     assert "not known" in str(found)
 
 
-def test_inspect_prints_the_bounds_of_a_config(tmp_path, monkeypatch, capsys):
+def test_inspect_prints_the_needs_of_a_config(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("small.yaml").write_text(config.dump(CONFIG))
     assert main(["inspect", "small.yaml", "evaluate.episodes=[[5,1]]", "evaluate.tasks=5", "--json"]) == 0
     out = capsys.readouterr().out
-    bounds = json.loads(out.splitlines()[-1])["memory"]
-    assert set(bounds) == {"propose", "metatrain", "evaluate"}
-    assert all(value > footprint.resident() / 2 for value in bounds.values())
-    assert "metatrain: at most" in out
+    needs = json.loads(out.splitlines()[-1])["memory"]
+    assert set(needs) == {"propose", "metatrain", "evaluate"}
+    assert all(value > footprint.resident() / 2 for value in needs.values())
+    assert "metatrain: about" in out
     assert "train.task_chunk" in out
 
 
 def test_the_smallest_limit_of_the_machine_and_its_control_groups_counts(monkeypatch):
-    monkeypatch.setattr(memory, "_machine", lambda: 8 << 30)
+    monkeypatch.setattr(memory, "_machine", lambda: (8 << 30, 500))
     monkeypatch.setattr(memory, "_groups", lambda: [("max", 5), ("3000", 1000), (str(2**63), 7)])
-    assert memory.available() == 2000
+    assert memory.available() == 2500
     monkeypatch.setattr(memory, "_groups", lambda: [("10", 1000)])
-    assert memory.available() == 0
+    assert memory.available() == 500
 
 
 def alone(code: str, *arguments: str, cwd: Path) -> str:
@@ -164,11 +174,11 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("change", [[], ["metalearner={name: maml, steps: 3, model: {name: conv4, filters: 32}}"]])
-def test_the_bound_holds_and_is_near(tmp_path, change):
+def test_the_estimate_is_near_the_peak(tmp_path, change):
     (tmp_path / "small.yaml").write_text(config.dump(CONFIG))
     overrides = [*change, "evaluate.episodes=[[5,1]]", "evaluate.tasks=20", "evaluate.scratch_tasks=10"]
     printed = alone(STAGE, "inspect", "small.yaml", *overrides, "--json", cwd=tmp_path)
-    bounds = json.loads(printed.splitlines()[-2])["memory"]
+    needs = json.loads(printed.splitlines()[-2])["memory"]
     commands = {
         "propose": ["propose", "small.yaml", *overrides],
         "metatrain": ["metatrain", "small.yaml", *overrides],
@@ -176,8 +186,8 @@ def test_the_bound_holds_and_is_near(tmp_path, change):
     }
     for stage, command in commands.items():
         taken = int(alone(STAGE, *command, "--device", "cpu", cwd=tmp_path).splitlines()[-1])
-        print(f"{stage}: bound {bounds[stage] / MB:.0f} MB, peak {taken / MB:.0f} MB")
-        assert taken <= bounds[stage] <= 1.5 * taken
+        print(f"{stage}: estimate {needs[stage] / MB:.0f} MB, peak {taken / MB:.0f} MB")
+        assert 0.8 * taken <= needs[stage] <= 1.5 * taken
 
 
 MILLION = """

@@ -437,29 +437,33 @@ def inspect(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def inspect_config(options: argparse.Namespace) -> dict[str, Any]:
-    """The memory that the stages of a config would take, on its data."""
+    """Estimates of the memory that the stages of a config would take, on its data."""
     from umeta import config, evaluation, footprint, memory, stages
     from umeta.benchmarks.protocols import resolve
-    from umeta.config import Config
+    from umeta.config import Config, EnvConfig
+    from umeta.context import RunContext
     from umeta.tasks.reward import acting
     from umeta.types import TaskSpec
 
     memory.keep_buffers()
     found = config.load(str(options.path), options.overrides)
-    bounds = []
+    needs = []
     if isinstance(found, Config):
         images = stages.unlabelled(found)
         spec = TaskSpec(images.item_shape)
         partitions = getattr(found.proposer, "partitions", 1) * len(images) * 4
-        bounds = [footprint.of_propose(found, images), footprint.of_metatrain(found, spec, partitions)]
+        needs = [footprint.of_propose(found, images), footprint.of_metatrain(found, spec, partitions)]
         if found.evaluate.episodes != []:
-            bounds.append(evaluation.bound_of(found, images.item_shape, resolve(found.evaluate)[0]))
+            needs.append(evaluation.need_of(found, images.item_shape, *resolve(found.evaluate)))
         print(f"images: {len(images)} of {'x'.join(map(str, images.item_shape))}")
+    elif isinstance(found, EnvConfig):
+        needs = [footprint.of_metatrain(found, acting(found.env))]
     else:
-        bounds = [footprint.of_metatrain(found, acting(found.env))]
-    print("peak of resident memory, on a CPU:", *bounds, sep="\n")
+        waves = found.proposer.propose(None, RunContext(found.seed))  # a formula
+        needs = [footprint.of_metatrain(found, waves.spec)]
+    print("peak of resident memory on a CPU, estimated:", *needs, sep="\n")
     print(f"available: {memory.available() / footprint.MB:,.0f} MB")
-    return {"memory": {one.stage: one.bytes for one in bounds}, "available": memory.available()}
+    return {"memory": {one.stage: one.bytes for one in needs}, "available": memory.available()}
 
 
 COMMANDS = {

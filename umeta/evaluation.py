@@ -159,7 +159,7 @@ def evaluate_images(run: Run, device: str, record: Path | None, sinks: Sequence[
     kept = run.folder / "evaluation.json"
     done = finished(kept, asked)
     if to_device(device).type == "cpu":
-        bound_of(run.config, run.item_shape, episodes).check()
+        need_of(run.config, run.item_shape, episodes, count).check()
     rows = methods(run, test, device, done["scratch_lr"])
     tasks = test.tasks(device=str(to_device(device)))
     few = min(count, 200)
@@ -293,13 +293,15 @@ def check(config: Config, record: Path | None = None) -> LabelledImages:
     return test
 
 
-def bound_of(config: Config, item_shape: tuple[int, ...], episodes: Sequence[EpisodeSpec]) -> footprint.Bound:
-    """What the evaluation takes at most, on test images that are read already."""
+def need_of(config: Config, item_shape: tuple[int, ...], episodes: Sequence[EpisodeSpec], count: int) -> footprint.Need:
+    """What the evaluation on so many tasks takes, on test images that are read already."""
     learners, settings = [config.metalearner, *variants(config).values()], config.evaluate
+    tasks = min(CHUNK, count)
     if "scratch" in settings.baselines and (model := getattr(config.metalearner, "model", None)):
         learners.append(baselines.from_scratch(model, RATES[0], settings.scratch_steps))
+        tasks = min(tasks, settings.scratch_tasks)
     steps = settings.steps or getattr(config.metalearner, "test_steps", None)
-    return footprint.of_evaluate(learners, TaskSpec(item_shape), episodes, CHUNK, steps)
+    return footprint.of_evaluate(learners, TaskSpec(item_shape), episodes, tasks, steps)
 
 
 def methods(

@@ -1,8 +1,8 @@
-"""An upper bound of the memory that a stage takes, before it begins.
+"""The memory that a stage takes, before it begins: what its tensors certainly need, and an estimate of the peak.
 
 The stage's largest step is carried out on torch's `meta` device, where tensors have a shape and no content, and the
-bytes of those that are alive at a time are counted; data, arrays and libraries are added. What is bounded is the peak
-of resident memory on a CPU.
+bytes of those that are alive at a time are counted. For the estimate, of the peak of resident memory on a CPU, data,
+arrays and libraries are added.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from umeta import memory, registry
-from umeta.config import Config, EnvConfig, EnvTrainConfig, TrainConfig
+from umeta.config import Config, EnvConfig, EnvTrainConfig, RegressionTrainConfig, RunConfig, TrainConfig
 from umeta.context import RunContext, State
 from umeta.data.images import UnlabelledImages
 from umeta.errors import UserError
@@ -32,7 +32,7 @@ SLACK = 1.15  # the allocator's gaps
 MB = 1 << 20
 PART = 1000  # images embedded at a time
 BOUNDED = ("kmeans", "instances", "random_labels", "hyperplanes")  # proposers whose memory is that of their arrays
-IMPORTS = 150 << 20  # bytes: libraries that are imported where they are first used (faiss, scikit-learn, matplotlib)
+IMPORTS = 220 << 20  # bytes: libraries that are imported where they are first used (faiss, scikit-learn, matplotlib)
 
 
 class Live(TorchDispatchMode):
@@ -79,40 +79,40 @@ class Live(TorchDispatchMode):
 
     @property
     def peak(self) -> int:
-        """Bytes that the work takes at most."""
+        """Bytes that the work is expected to take, with what the libraries take beside the tensors."""
         return int(SLACK * self.most) + self.largest
 
 
-def simulated(work: Callable[[], Any], default: str = "meta") -> int:
-    """Bytes that some work takes at most, done without content. `default`: the device of tensors that name none."""
+def simulated(work: Callable[[], Any], default: str = "meta") -> Live:
+    """What some work takes, done without content. `default`: the device of tensors that name none."""
     live = Live()
     with torch.random.fork_rng(), torch.device(default), live:
         work()
-    return live.peak
+    return live
 
 
-def metatraining(learner: MetaLearner, spec: TaskSpec, config: TrainConfig | EnvTrainConfig, horizon: int = 1) -> int:
-    """Bytes that a meta-step takes at most. `horizon`: steps of an episode."""
+def metatraining(
+    learner: MetaLearner, spec: TaskSpec, config: TrainConfig | EnvTrainConfig | RegressionTrainConfig, horizon: int = 1
+) -> Live:
+    """What a meta-step takes. `horizon`: steps of an episode."""
     learner, outer = copy.deepcopy((learner, config.outer))
 
     def work() -> None:
         theta = Theta({n: v.requires_grad_() for n, v in learner.init(spec, config.episode, 0).params.items()})
         outer.start(theta.params)
-        if isinstance(config, EnvTrainConfig):
-            support = query = batch(spec, config.meta_batch, 1, config.episodes * horizon)
-            supports = [support] * config.rounds
-        else:
-            way, shot, count = config.way, config.shot, config.query
-            supports = [batch(spec, config.meta_batch, way, way * shot)]
-            query = batch(spec, config.meta_batch, way, way * count)
+        episode, tasks = config.episode, config.meta_batch
+        rounds = config.rounds if isinstance(config, EnvTrainConfig) else 1
+        supports = [batch(spec, tasks, episode.way, episode.way * episode.shot * horizon) for _ in range(rounds)]
+        query = batch(spec, tasks, episode.way, episode.way * episode.query * horizon)
         outer.step(BatchProblem(learner, theta, spec, supports, query, config.task_chunk), 0.0)
 
     return simulated(work)
 
 
-def answering(learner: MetaLearner, spec: TaskSpec, episode: EpisodeSpec, tasks: int, steps: int | None) -> int:
-    """Bytes that adapting to so many tasks at once, and answering their queries, takes at most."""
+def answering(learner: MetaLearner, spec: TaskSpec, episode: EpisodeSpec, tasks: int, steps: int | None) -> Live:
+    """What adapting to so many tasks at once, and answering their queries, takes: no more for many steps than for 3."""
     learner = copy.deepcopy(learner)
+    steps = steps or getattr(learner, "steps", None)
 
     def work() -> None:
         theta = learner.init(spec, episode, 0)
@@ -129,8 +129,10 @@ def batch(spec: TaskSpec, tasks: int, way: int, items: int) -> Batch:
     """Tasks of that size, without content."""
     x = torch.empty(tasks, items, *spec.item_shape)
     mask = torch.ones(tasks, items, dtype=torch.bool)
-    if not spec.interactive:
+    if spec.objective == "categorical":
         return Batch(x, torch.zeros(tasks, items, dtype=torch.int64), mask, way)
+    if spec.objective == "regression":
+        return Batch(x, torch.empty(tasks, items, spec.outputs), mask, way)
     y, w, score = torch.empty(tasks, items, spec.outputs), torch.empty(tasks, items), torch.empty(tasks, items)
     return Batch(x, y, mask, 1, w, w.clone(), score)
 
@@ -163,81 +165,90 @@ def embedding(embedder: Embedder, images: UnlabelledImages) -> tuple[int, int]:
         embedder.fit(images, FewSteps())
         width = embedder.embed(UnlabelledImages(images.pixels[:PART], images.rows[:PART])).shape[1]
 
-    return simulated(work, "cpu"), width
+    return simulated(work, "cpu").peak, width
 
 
 @dataclass(frozen=True)
-class Bound:
-    """What a stage takes at most, resident memory on a CPU."""
+class Need:
+    """What a stage takes on a CPU."""
 
     stage: str
     bytes: int | None
-    """None where it is not known: the stage has parts that cannot be simulated"""
+    """estimate of the peak of resident memory; None where it is not known: the stage has parts that cannot be
+    simulated"""
+    certain: int
+    """bytes of tensors that are alive at a time, without which the stage cannot do"""
     reduce: str
     """options that lower it"""
 
     def __str__(self) -> str:
-        size = "not known before it runs" if self.bytes is None else f"at most {self.bytes / MB:,.0f} MB"
+        size = "not known before it runs" if self.bytes is None else f"about {self.bytes / MB:,.0f} MB"
         return f"{self.stage}: {size}, lower {self.reduce} for less"
 
     def check(self) -> None:
-        """Raises UserError when there is less memory than the stage could take."""
-        free = memory.available() + resident()
-        if self.bytes is not None and self.bytes > free:
+        """Raises UserError when the tensors alone do not fit; a stage that might is tried."""
+        free = memory.available() + resident()  # a part of what this process holds may be free for it to use again
+        if self.certain > free:
             raise UserError(
-                f"{self.stage}: it would take up to {self.bytes / MB:,.0f} MB of memory, {free / MB:,.0f} MB are "
+                f"{self.stage}: its tensors take {self.certain / MB:,.0f} MB of memory, {free / MB:,.0f} MB are "
                 f"available; lower {self.reduce}"
             )
 
 
-def bound(stage: str, reduce: str, work: Callable[[], int]) -> Bound:
-    """The bound of a stage whose data this process holds by now: `work` gives the bytes of the rest.
+def need(stage: str, reduce: str, work: Callable[[], tuple[int, int]]) -> Need:
+    """The need of a stage whose data this process holds by now: `work` gives the bytes of the rest, and the certain.
 
     Parts that cannot do without the content of tensors, such as plug-ins, leave it unknown.
     """
     held = resident()
     try:
-        found = max(peak(), held) + IMPORTS + work()
+        rest, certain = work()
     except Exception:  # whatever a part raises for tensors without content
-        return Bound(stage, None, reduce)
-    return Bound(stage, found, reduce)
+        return Need(stage, None, 0, reduce)
+    return Need(stage, max(peak(), held) + IMPORTS + rest, certain, reduce)
 
 
-def of_propose(config: Config, images: UnlabelledImages) -> Bound:
-    """The bound of `propose` on these images."""
+def of_propose(config: Config, images: UnlabelledImages) -> Need:
+    """What `propose` takes on these images. It carries a step of the embedding's training out."""
 
-    def work() -> int:
+    def work() -> tuple[int, int]:
         n, proposer = len(images), config.proposer
         if registry.name_of("proposer", proposer) not in BOUNDED:
             raise NotImplementedError
         step, width = embedding(config.embedding, images) if config.embedding is not None else (0, 0)
         vectors = 6 * n * width * 4  # as tensor, array, scaled, and what faiss copies
         partitions = 6 * n * getattr(proposer, "partitions", 1) * 4  # with order, and a checkpoint of them
-        return max(step, partitions) + vectors + images.pixels.nbytes
+        return max(step, partitions) + vectors + images.pixels.nbytes, 0
 
-    return bound("propose", "data.size, proposer.partitions or the embedding's batch", work)
+    return need("propose", "data.size, proposer.partitions or the embedding's batch", work)
 
 
-def of_metatrain(config: Config | EnvConfig, spec: TaskSpec, arrays: int = 0) -> Bound:
-    """The bound of `metatrain`; `arrays`: bytes of what the tasks are kept as."""
-    horizon = config.env.horizon if isinstance(config, EnvConfig) else 1
-    reduce = "train.task_chunk, train.meta_batch or train.episodes"
-    if isinstance(config, Config):
+def of_metatrain(config: RunConfig, spec: TaskSpec, arrays: int = 0) -> Need:
+    """What `metatrain` takes; `arrays`: bytes of what the tasks are kept as."""
+    reduce = "train.task_chunk or train.meta_batch"
+    if isinstance(config, EnvConfig):
+        reduce = "train.task_chunk, train.meta_batch or train.episodes"
+    elif isinstance(config, Config):
         reduce = "train.task_chunk, train.meta_batch, train.way, train.query or data.size"
-    return bound(
-        "metatrain", reduce, lambda: metatraining(config.metalearner, spec, config.train, horizon) + 3 * arrays
-    )
+
+    def work() -> tuple[int, int]:
+        horizon = config.env.horizon if isinstance(config, EnvConfig) else 1
+        live = metatraining(config.metalearner, spec, config.train, horizon)
+        return live.peak + 3 * arrays, live.most
+
+    return need("metatrain", reduce, work)
 
 
 def of_evaluate(
     learners: Sequence[MetaLearner], spec: TaskSpec, episodes: Sequence[EpisodeSpec], tasks: int, steps: int | None
-) -> Bound:
-    """The bound of `evaluate` with these learners, which adapt to so many tasks at a time."""
+) -> Need:
+    """What `evaluate` takes with these learners, which adapt to so many tasks at a time."""
 
-    def work() -> int:
-        return max(answering(learner, spec, episode, tasks, steps) for learner in learners for episode in episodes)
+    def work() -> tuple[int, int]:
+        lives = [answering(learner, spec, episode, tasks, steps) for learner in learners for episode in episodes]
+        return max(live.peak for live in lives), max(live.most for live in lives)
 
-    return bound("evaluate", "data.size, evaluate.query or evaluate.episodes", work)
+    return need("evaluate", "data.size, evaluate.query or evaluate.episodes", work)
 
 
 def resident() -> int:

@@ -24,21 +24,22 @@ def keep_buffers(limit: int = 1 << 30) -> bool:
 
 
 def available() -> int:
-    """Bytes that this process can still take: what the machine has free, or less where a control group allows less."""
-    found = [_machine()]
-    for limit, used in _groups():
-        if limit.isdigit():
-            found.append(int(limit) - used)
-    return max(0, min(found))
+    """Bytes that this process can still take: what the machine has free, or less where a control group allows less.
+
+    Swap counts: work in it is slow, but it is done.
+    """
+    free, swap = _machine()
+    return max(0, min([free, *(int(limit) - used for limit, used in _groups() if limit.isdigit())])) + swap
 
 
-def _machine() -> int:
+def _machine() -> tuple[int, int]:
     info = Path("/proc/meminfo")
     if info.exists():
         fields = dict(line.split(":", 1) for line in info.read_text().splitlines())
         if "MemAvailable" in fields:
-            return int(fields["MemAvailable"].split()[0]) << 10
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+            free, swap = (int(fields.get(name, "0").split()[0]) << 10 for name in ("MemAvailable", "SwapFree"))
+            return free, swap
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), 0
 
 
 def _groups() -> list[tuple[str, int]]:
@@ -56,7 +57,8 @@ def _groups() -> list[tuple[str, int]]:
             try:
                 limit, used = ((folder / name).read_text().strip() for name in names)
                 fields = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-                found.append((limit, int(used) - int(fields.get("inactive_file", 0))))
+                cached = sum(int(fields.get(name, 0)) for name in ("inactive_file", "active_file"))
+                found.append((limit, int(used) - cached))
             except (OSError, ValueError):
                 continue
     return found

@@ -204,8 +204,6 @@ def propose(config: RunConfig, *, device: str = "auto", resume: bool = False, si
             content = {"images": len(given)}
             shape = "x".join(map(str, given.item_shape))
             ctx.note(f"images: {len(given)} of {shape}{', with true labels' if oracle else ''}")
-            if ctx.device == torch.device("cpu"):
-                footprint.of_propose(config, given).check()
             if config.embedding is not None and not oracle:
                 embedded, seconds["embedding"] = embed(config, given, ctx)
         began = time.monotonic()
