@@ -92,19 +92,27 @@ def simulated(work: Callable[[], Any], default: str = "meta") -> Live:
 
 
 def metatraining(
-    learner: MetaLearner, spec: TaskSpec, config: TrainConfig | EnvTrainConfig | RegressionTrainConfig, horizon: int = 1
+    learner: MetaLearner,
+    spec: TaskSpec,
+    config: TrainConfig | EnvTrainConfig | RegressionTrainConfig,
+    horizon: int = 1,
+    whole: bool = True,
 ) -> Live:
-    """What a meta-step takes. `horizon`: steps of an episode."""
+    """What a meta-step takes. `horizon`: steps of an episode; `whole`: with the outer step, not the gradient alone."""
     learner, outer = copy.deepcopy((learner, config.outer))
 
     def work() -> None:
         theta = Theta({n: v.requires_grad_() for n, v in learner.init(spec, config.episode, 0).params.items()})
-        outer.start(theta.params)
         episode, tasks = config.episode, config.meta_batch
         rounds = config.rounds if isinstance(config, EnvTrainConfig) else 1
         supports = [batch(spec, tasks, episode.way, episode.way * episode.shot * horizon) for _ in range(rounds)]
         query = batch(spec, tasks, episode.way, episode.way * episode.query * horizon)
-        outer.step(BatchProblem(learner, theta, spec, supports, query, config.task_chunk), 0.0)
+        problem = BatchProblem(learner, theta, spec, supports, query, config.task_chunk)
+        if whole:
+            outer.start(theta.params)
+            outer.step(problem, 0.0)
+        else:
+            problem.loss_and_grad()
 
     return simulated(work)
 
@@ -223,8 +231,8 @@ def of_propose(config: Config, images: UnlabelledImages) -> Need:
     return need("propose", "data.size, proposer.partitions or the embedding's batch", work)
 
 
-def of_metatrain(config: RunConfig, spec: TaskSpec, arrays: int = 0) -> Need:
-    """What `metatrain` takes; `arrays`: bytes of what the tasks are kept as."""
+def of_metatrain(config: RunConfig, spec: TaskSpec, arrays: int = 0, whole: bool = True) -> Need:
+    """What `metatrain` takes; `arrays`: bytes of what the tasks are kept as, `whole`: as for `metatraining`."""
     reduce = "train.task_chunk or train.meta_batch"
     if isinstance(config, EnvConfig):
         reduce = "train.task_chunk, train.meta_batch or train.episodes"
@@ -233,7 +241,7 @@ def of_metatrain(config: RunConfig, spec: TaskSpec, arrays: int = 0) -> Need:
 
     def work() -> tuple[int, int]:
         horizon = config.env.horizon if isinstance(config, EnvConfig) else 1
-        live = metatraining(config.metalearner, spec, config.train, horizon)
+        live = metatraining(config.metalearner, spec, config.train, horizon, whole)
         return live.peak + 3 * arrays, live.most
 
     return need("metatrain", reduce, work)

@@ -321,7 +321,7 @@ def metatrain(config: RunConfig, *, device: str = "auto", resume: bool = False, 
         if ctx is None:
             return folder
         if ctx.device == torch.device("cpu"):
-            footprint.of_metatrain(config, tasks.spec).check()
+            footprint.of_metatrain(config, tasks.spec, whole=False).check()
         check_usable(tasks, config)
         began = time.monotonic()
         start = parent.theta if parent else None
