@@ -159,6 +159,7 @@ class FewSteps(RunContext):
         save: Callable[[], State],
         load: Callable[[State], None],
         snapshots: int = 0,
+        skip: bool = False,
     ) -> float:
         step(0)
         return 0.0
