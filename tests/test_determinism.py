@@ -57,7 +57,12 @@ def chain(name: str, place: Path, monkeypatch: pytest.MonkeyPatch, threads: int)
 
 
 @pytest.mark.parametrize(
-    ("name", "count"), [("digits_acai_kmeans_protonet", 2), ("digits_acai_kmeans_maml", 1), ("nav2d_diayn", 2)]
+    ("name", "count"),
+    [
+        ("digits_acai_kmeans_protonet", 2),
+        ("digits_acai_kmeans_maml", 1),
+        pytest.param("nav2d_diayn", 2, marks=pytest.mark.slow),
+    ],
 )
 def test_the_same_seed_and_number_of_threads_give_the_same_bytes(name, count, tmp_path, monkeypatch, threads):
     once, again = (chain(name, tmp_path / place, monkeypatch, count) for place in ("once", "again"))

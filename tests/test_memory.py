@@ -66,6 +66,7 @@ def test_what_is_simulated_is_what_a_meta_step_takes(options):
     assert found.peak == pytest.approx(live.peak, rel=0.05)
 
 
+@pytest.mark.slow
 def test_the_chunk_bounds_the_memory():
     learner = registry.component("metalearner", {"name": "protonet", "model": {"name": "conv4", "filters": 8}})
 

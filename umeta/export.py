@@ -132,12 +132,12 @@ def load_export(folder: Path | str, *, trusted: Collection[str] | None = ()) -> 
     artifacts.read_manifest(folder, "export")
     model = artifacts.read_json(folder / "model.json")
     registry.refuse_plugins(model, trusted, str(folder))
-    weights = artifacts.read_tensors(folder / "weights.safetensors")
     with artifacts.as_written(folder):
         if "network" not in model:
             raise UserError(
                 f"{folder}: exported from an adapted learner, which cannot adapt again; expected one of a run"
             )
+        weights = artifacts.read_tensors(folder / "weights.safetensors")
         learner = registry.component("metalearner", {**model["learner"], "model": model["network"]})
         spec = TaskSpec(tuple(model["input"]["shape"][1:]))
         episode = EpisodeSpec(len(weights.get("head.bias", ())), shot=1, query=1)  # of a head learnt for one way
