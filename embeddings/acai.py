@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
-from umeta import seeds
+from umeta import distributed, seeds
 from umeta.context import RunContext
 from umeta.data.images import UnlabelledImages
-from umeta.models.embedder import NetworkEmbedder, halvings, resized, resumable
+from umeta.errors import UserError
+from umeta.models.embedder import NetworkEmbedder, descend, halvings, resized, resumable
 
 
 @dataclass
@@ -30,6 +32,8 @@ class ACAI(NetworkEmbedder):
     Networks as in the paper's appendix: 3x3 convolutions in pairs, leaky ReLU 0.2, average pooling down to 4 x 4 and
     nearest-neighbour upsampling; the critic is the encoder averaged. Images are resized to the nearest 4 x 2^n.
     """
+
+    shared_fit: ClassVar[bool] = True
 
     dimensions: Annotated[int, Gt(0)] = 256
     """of the embedding, a multiple of 16"""
@@ -52,7 +56,16 @@ class ACAI(NetworkEmbedder):
             raise ValueError(f"dimensions: {self.dimensions} is not a multiple of 16")
 
     def fit(self, images: UnlabelledImages, ctx: RunContext) -> None:
-        """Trains on the images; resumable through `ctx`."""
+        """Trains on the images; resumable through `ctx`.
+
+        Raises:
+            UserError: fewer pairs of images in a batch than processes.
+        """
+        if self.batch < 2 * distributed.size():
+            raise UserError(
+                f"embedding.batch: {self.batch} images per step are too few for {distributed.size()} processes, which "
+                "need two each"
+            )
         self.draw(images.item_shape, seeds.integer(ctx.seed, "acai"))
         # channels last in memory: about twice as fast on a CPU
         nets = self._nets.to(ctx.device).to(memory_format=torch.channels_last).train()
@@ -64,19 +77,19 @@ class ACAI(NetworkEmbedder):
             generator = seeds.generator(ctx.seed, "acai step", i)
             index = torch.randint(len(images), (self.batch,), generator=generator).numpy()
             alpha = torch.rand(self.batch, generator=generator).to(ctx.device) / 2
-            x = self._resize(images.floats(index, ctx.device))
+            mine = mirrored(self.batch)
+            share = len(mine) / self.batch
+            x, alpha = self._resize(images.floats(index[mine], ctx.device)), alpha[mine]
             z = nets["encoder"](x)
             rebuilt = nets["decoder"](z)
             mixed = nets["decoder"](torch.lerp(z.flip(0), z, alpha.view(-1, 1, 1, 1)))
             losses = self.losses(x, rebuilt, mixed, alpha)
             for name, loss in losses.items():
-                # each network learns from its own loss alone
-                grads = torch.autograd.grad(loss, params[name], retain_graph=True)
-                for p, g in zip(params[name], grads, strict=True):
-                    p.grad = g
+                descend(params[name], loss * share)  # each network learns from its own loss alone
             for optimiser in optimisers.values():
                 optimiser.step()
-            return {"rebuild": F.mse_loss(rebuilt, x).item(), "critic": losses["critic"].item()}
+            means = {"rebuild": F.mse_loss(rebuilt, x), "critic": losses["critic"]}
+            return distributed.totals({name: mean.item() * share for name, mean in means.items()})
 
         ctx.loop("acai", self.steps, step, *resumable(nets=nets, **optimisers))
         nets.cpu().eval()
@@ -107,6 +120,12 @@ class ACAI(NetworkEmbedder):
 
     def _resize(self, x: Tensor) -> Tensor:
         return resized(x, self._side)
+
+
+def mirrored(batch: int) -> np.ndarray:
+    """This process's places of a batch: with each one its mirror image, which it is mixed with."""
+    half = np.asarray(distributed.shard(range((batch + 1) // 2)))
+    return np.union1d(half, batch - 1 - half)
 
 
 class Mean(nn.Module):

@@ -9,7 +9,8 @@ ROOT = Path(__file__).parent.parent
 
 # A module may import modules of its own layer's row or of rows above it, never below.
 LAYERS = [
-    {"errors", "lock", "memory", "version", "augment", "types", "seeds", "objectives", "registry", "artifacts"},
+    {"errors", "lock", "memory", "version", "augment", "types", "seeds", "objectives", "registry", "artifacts"}
+    | {"distributed"},
     {"config", "context", "data", "survey"},
     {"tasks", "models", "rl", "envs", "clustering"},
     {"metalearners", "outer", "pictures", "views", "html", "sinks"},
@@ -98,7 +99,7 @@ def test_there_is_no_import_cycle():
 
 @pytest.mark.parametrize("name", [name for name in modules() if name.split(".")[0] in ("proposers", "embeddings")])
 def test_parts_import_leaf_modules_only_and_never_each_other(name):
-    leaves = {"errors", "types", "seeds", "objectives", "clustering"}
+    leaves = {"errors", "types", "seeds", "objectives", "clustering", "distributed"}
     leaves |= {"context", "data", "augment", "tasks", "models", "rl"}
     if name == "embeddings.learner":  # loads a run, which is made of stages
         leaves |= {"registry", "stages"}

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
+from toys import Corners
 
 from umeta.config import EnvTrainConfig
 from umeta.context import RunContext
@@ -544,20 +545,6 @@ def test_a_policy_that_breaks_is_named() -> None:
 
 
 # Learning
-
-
-@dataclass(frozen=True)
-class Corners:
-    """Minus the distance to one corner of a square, after the move."""
-
-    count: int = 4
-
-    def __call__(self, paths: Paths, which: Tensor) -> Tensor:
-        corners = torch.tensor([[0.4, 0.4], [-0.4, 0.4], [0.4, -0.4], [-0.4, -0.4]])
-        return -(paths.positions[:, :, 1:] - corners[which][:, None, None]).norm(dim=-1)
-
-    def describe(self, states: Tensor) -> list[str]:
-        return []
 
 
 @pytest.mark.parametrize("outer", [TRPO(), PPO(lr=1e-2), Adam(lr=3e-2)], ids=["trpo", "ppo", "adam"])

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from umeta.config import TrainConfig
 from umeta.objectives import accuracy
 from umeta.outer.adam import Adam
+from umeta.rl.rollout import Paths
 from umeta.tasks.partition import PartitionTasks
 from umeta.train import metatrain
 from umeta.types import Batch, MetaLearner, TaskSpec, Theta
@@ -25,6 +26,20 @@ class Itself:
         layer = nn.Linear(item_shape[0], item_shape[0], bias=False)
         nn.init.eye_(layer.weight)
         return layer
+
+
+@dataclass(frozen=True)
+class Corners:
+    """Minus the distance to one corner of a square, after the move."""
+
+    count: int = 4
+
+    def __call__(self, paths: Paths, which: Tensor) -> Tensor:
+        corners = torch.tensor([[0.4, 0.4], [-0.4, 0.4], [0.4, -0.4], [-0.4, -0.4]])
+        return -(paths.positions[:, :, 1:] - corners[which][:, None, None]).norm(dim=-1)
+
+    def describe(self, states: Tensor) -> list[str]:
+        return []
 
 
 def batch(x: Tensor, y: list[list[int]], way: int, mask: Tensor | None = None) -> Batch:

@@ -7,8 +7,12 @@ import errno
 import json
 import os
 import shlex
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -122,10 +126,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser().error(f"unrecognized argument: {word}")
         takes.append(Path(word) if options.command == "predict" else word)
     try:
-        result = COMMANDS[options.command](options)
-        if options.json:
-            print(json.dumps(result))
-        sys.stdout.flush()
+        with terminable(), processes(options):
+            result = COMMANDS[options.command](options)
+            if options.json:
+                print(json.dumps(result))
+            sys.stdout.flush()
     except UserError as error:
         print(f"umeta: {error}", file=sys.stderr)
         return 2
@@ -147,6 +152,51 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"umeta: {error.strerror or error}: {error.filename or ''}".rstrip(": ") + hint, file=sys.stderr)
         return 2
     return 0
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Within the block SIGTERM does what Ctrl-C does."""
+
+    def handle(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def processes(options: argparse.Namespace) -> Iterator[None]:
+    """Within the block the processes that torchrun started are one run, of which the first speaks."""
+    if not {"RANK", "MASTER_ADDR"} <= os.environ.keys() or os.environ.get("WORLD_SIZE", "1") == "1":
+        yield
+        return
+    if not hasattr(options, "resume"):
+        raise UserError(f"{options.command}: it is the work of one process; leave out torchrun")
+    from umeta import distributed
+
+    with distributed.joined(options.device):
+        if distributed.first():
+            yield
+            return
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+            try:
+                yield
+            except (Interrupted, KeyboardInterrupt):  # as the first process was
+                sys.exit(130)
+            except distributed.Lost:
+                raise
+            except UserError:
+                with suppress(KeyboardInterrupt):
+                    time.sleep(60)  # most often the first process says the same, and torchrun then ends the others
+                    raise
+                sys.exit(2)
 
 
 def prepared(reference: str, changes: Sequence[str], options: argparse.Namespace) -> Any:
@@ -237,17 +287,20 @@ def run_images(names: Sequence[str], changes: Sequence[str], options: argparse.N
     if options.record is not None and options.test is None:
         raise UserError("run: --record keeps results, and without --test there are none")
     from umeta import recipe
+    from umeta.distributed import once
     from umeta.memory import keep_buffers
 
     keep_buffers()
     minutes = recipe.MINUTES if options.minutes is None else options.minutes
-    path = recipe.written(
-        options.images,
-        options.test,
-        [*changes, *as_overrides(options, "seed")],
-        minutes=minutes,
-        device=options.device,
-        resume=options.resume,
+    path = once(
+        lambda: recipe.written(
+            options.images,
+            options.test,
+            [*changes, *as_overrides(options, "seed")],
+            minutes=minutes,
+            device=options.device,
+            resume=options.resume,
+        )
     )
     config = prepared(str(path), changes, options)
     result = chain([config], options)
@@ -275,10 +328,13 @@ def chain(configs: Sequence[Any], options: argparse.Namespace) -> dict[str, Any]
     """All stages of each config, and one report of them all."""
     from umeta import registry, report, stages
     from umeta.config import rounds
+    from umeta.distributed import once
     from umeta.evaluation import checked, evaluate_run
+    from umeta.train import check_share
 
     for config in configs:
-        rounds(config)
+        for turn in rounds(config):
+            check_share(turn.train)
         checked(config, options.record)
     log, results = sinks(options), []
     for config in configs:
@@ -299,9 +355,9 @@ def chain(configs: Sequence[Any], options: argparse.Namespace) -> dict[str, Any]
         return {"report": None, "results": []}
     print(report.aligned(report.table(results)))
     print(*dict.fromkeys(fact for result in results for fact in report.facts(result)), sep="\n")
-    page = (
-        report.together(results, Path(configs[0].out)) if len(results) > 1 else Path(results[0]["folder"]) / "report.md"
-    )
+    page = Path(results[0]["folder"]) / "report.md"
+    if len(results) > 1:
+        page = once(lambda: report.together(results, Path(configs[0].out)))
     print(page.with_suffix(".html"))
     return {"report": str(page), "results": results}
 

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from umeta import distributed
 from umeta.models.precision import fast_bfloat16
 
 ROWS = 2048  # worked on at a time
@@ -20,17 +21,22 @@ def kmeans(z: np.ndarray, k: int, iterations: int, seed: int) -> tuple[np.ndarra
     Every item takes part. Large problems find the nearest mean in bfloat16 where the processor computes in it, but for
     the last two times, which are in float32 as the means always are.
 
-    z: [n, d] float32, of which a few rows at a time are held in memory beside it.
+    Several processes share the items out, whose sums over clusters are added up.
+
+    z: [n, d] float32, the same in each process, of which a few rows at a time are held in memory beside it.
     """
     centre = z.mean(0, dtype=np.float64).astype(np.float32)  # around which numbers are small, and so are their errors
-    means = seeded(z, centre, k, seed)
+    means = distributed.once(lambda: seeded(z, centre, k, seed))
     rough = z.size * k >= WORTH and fast_bfloat16(torch.device("cpu"))
+    mine = distributed.shard(z)
     for left in range(iterations, 0, -1):
-        _, _, sums, sizes = assigned(z, centre, means, rough and left > 1)
-        means = sums / sizes.clamp(min=1)[:, None]
-        split(means, sizes)
-    labels, distances, _, _ = assigned(z, centre, means, False)
-    return labels, distances
+        _, _, sums, sizes = assigned(mine, centre, means, rough and left > 1)
+        found = distributed.summed({"sums": sums, "sizes": sizes})
+        means = found["sums"] / found["sizes"].clamp(min=1)[:, None]
+        split(means, found["sizes"])
+    labels, distances, _, _ = assigned(mine, centre, means, False)
+    parts = distributed.gathered([(labels, distances)])
+    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
 
 
 def seeded(z: np.ndarray, centre: np.ndarray, k: int, seed: int) -> Tensor:

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from umeta import artifacts
+from umeta import artifacts, distributed
 from umeta.errors import Interrupted, UserError
 from umeta.types import Sink
 
@@ -68,17 +68,18 @@ class RunContext:
 
         Raises:
             Interrupted: after Ctrl-C, when the current step is done and a checkpoint is written.
-            UserError: a metric is not a number, or that of ten steps in a row with `skip`; the message names the step
-                and the last good checkpoint.
+            UserError: a metric is not a number, with `skip` that of ten steps in a row, or another process is gone; the
+                message names the step and the last good checkpoint.
         """
         name = f"{self.label}{name}"
         first, spent = 0, 0.0
-        log = Checkpoints(self.folder, name) if self.folder else None
-        if log and self.resume and (found := log.newest()):
+        log = Checkpoints(self.folder, name) if self.folder and distributed.first() else None
+        if found := distributed.once(lambda: log.newest() if log and self.resume else None):
             state, first, spent = found
-            with artifacts.as_written(log.folder / f"step-{first}"):
+            with artifacts.as_written(Path(self.folder or "", "checkpoints", name, f"step-{first}")):
                 load(state)
-            log.truncate(first)
+            if log:
+                log.truncate(first)
         elif log:
             log.truncate(0)
             shutil.rmtree(log.root / "snapshots" / name, ignore_errors=True)
@@ -88,8 +89,15 @@ class RunContext:
         skipped = 0  # in a row
         with postponed_interrupt() as pressed:
             for i in range(first, steps):
-                before = {key: value.clone() for key, value in save().items()} if skip else {}
-                metrics = step(i)
+                # for a step that is left out, or cut short by another process's death with half of its changes made
+                before = copied(save()) if skip or (log and distributed.size() > 1) else {}
+                try:
+                    metrics = step(i)
+                    stop = distributed.agreed(pressed.is_set())
+                except distributed.Lost as error:
+                    if log:
+                        log.write(before, i, spent + time.monotonic() - began)
+                    raise UserError(f"{name}: at step {i} of {steps}, {error}") from error
                 bad = [key for key, value in metrics.items() if not math.isfinite(value)]
                 skipped = skipped + 1 if bad else 0
                 if bad and skip and skipped < SKIPPED:
@@ -105,27 +113,26 @@ class RunContext:
                 bar.update(i + 1, metrics)
                 now = time.monotonic()
                 last = i == steps - 1
-                if i % 10 == 0 or last or skipped:
+                if (i % 10 == 0 or last or skipped) and distributed.first():
                     if log:
                         log.append(i, metrics)
                     for sink in self.sinks:
                         sink.scalars(name, i, metrics)
                 if log and (i + 1) * snapshots // steps > i * snapshots // steps:
                     Checkpoints(log.root, name, "snapshots", most=snapshots).write(save(), i + 1, spent + now - began)
-                stop = pressed.is_set()
                 if log and (stop or last or pace.due(now)):
                     log.write(save(), i + 1, spent + now - began)
                     pace.wrote(now, time.monotonic())
                 if stop:
                     bar.close()
-                    hint = f", saved in {self.folder}; go on with the same command and --resume" if log else ""
+                    hint = f", saved in {self.folder}; go on with the same command and --resume" if self.folder else ""
                     raise Interrupted(f"{name}: stopped after step {i + 1} of {steps}{hint}")
         bar.close()
         return spent + time.monotonic() - began
 
     def note(self, message: str) -> None:
         """A line for the person watching."""
-        if self.progress:
+        if self.progress and distributed.first():
             print(message, file=sys.stderr, flush=True)
 
 
@@ -133,7 +140,7 @@ class RunContext:
 def started(sinks: Sequence[Sink], folder: Path) -> Iterator[None]:
     """Within the block the sinks take what is measured for `folder`."""
     with ExitStack() as stack:
-        for sink in sinks:
+        for sink in sinks if distributed.first() else ():
             sink.start(folder)
             stack.callback(sink.close)
         yield
@@ -158,6 +165,11 @@ class Pace:
         """Takes down that one was written between these times."""
         self.saved, self.last = ended, ended - began
         self.writing += self.last
+
+
+def copied(state: State) -> State:
+    """The state as it is now, whatever becomes of its tensors."""
+    return {name: value.detach().clone() for name, value in state.items()}
 
 
 class Checkpoints:
@@ -232,8 +244,8 @@ class Progress:
     """One line on a terminal, redrawn; a line every ten seconds elsewhere."""
 
     def __init__(self, name: str, total: int, first: int = 0, *, enabled: bool = True) -> None:
-        self.name, self.total, self.first, self.enabled = name, total, first, enabled
-        self.live = enabled and sys.stderr.isatty()
+        self.name, self.total, self.first, self.enabled = name, total, first, enabled and distributed.first()
+        self.live = self.enabled and sys.stderr.isatty()
         self.began = self.shown = time.monotonic()
 
     def update(self, done: int, metrics: dict[str, float] | None = None) -> None:
@@ -260,7 +272,8 @@ def duration(seconds: float) -> str:
 
 @contextmanager
 def postponed_interrupt(what: str = "step") -> Iterator[threading.Event]:
-    """Within the block the first Ctrl-C only sets the event, so that a step is never cut in half; the second stops.
+    """Within the block the first Ctrl-C (or SIGTERM) only sets the event, so that a step is never cut in half; the
+    second stops, where there are no other processes: torchrun sends all of them as many as it likes.
 
     A first one that came too late for the block to see is raised at its end.
     """
@@ -268,18 +281,19 @@ def postponed_interrupt(what: str = "step") -> Iterator[threading.Event]:
     if threading.current_thread() is not threading.main_thread():
         yield pressed
         return
-    before = signal.getsignal(signal.SIGINT)
 
     def handle(number: int, frame: object) -> None:
-        if pressed.is_set():
+        if pressed.is_set() and distributed.size() == 1:
             raise KeyboardInterrupt
+        if not pressed.is_set() and distributed.first():
+            print(f"\nstopping after this {what} (press Ctrl-C again to stop at once)", file=sys.stderr, flush=True)
         pressed.set()
-        print(f"\nstopping after this {what} (press Ctrl-C again to stop at once)", file=sys.stderr, flush=True)
 
-    signal.signal(signal.SIGINT, handle)
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield pressed
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     if pressed.is_set():
         raise KeyboardInterrupt

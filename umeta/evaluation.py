@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from umeta import artifacts, footprint, registry, report
+from umeta import artifacts, distributed, footprint, registry, report
 from umeta.benchmarks import baselines
 from umeta.benchmarks.distorted import Distorted
 from umeta.benchmarks.labelled import LabelledImages
@@ -73,9 +73,9 @@ def evaluate(
     bar = Progress(label, count, enabled=bool(label))
     for logits, query in answers(learner, theta, tasks, episode, count, seed, steps):
         found.append(accuracy(logits, query).cpu())
-        bar.update(min(CHUNK * len(found), count))
+        bar.update(min(CHUNK * len(found) * distributed.size(), count))
     bar.close()
-    return torch.cat(found).numpy()
+    return torch.cat(distributed.gathered(found)).numpy()
 
 
 def answers(
@@ -87,8 +87,11 @@ def answers(
     seed: int,
     steps: int | None,
 ) -> Iterator[tuple[Tensor, Batch]]:
-    """Logits [T, N, way] of the queries of tasks 0 to `count`, and the queries, a chunk of tasks at a time."""
-    for start in range(0, count, CHUNK):
+    """Logits [T, N, way] of the queries of tasks 0 to `count`, and the queries, a chunk of tasks at a time.
+
+    Several processes share the chunks out: each gives its own.
+    """
+    for start in distributed.shard(range(0, count, CHUNK)):
         with torch.no_grad():
             batch = tasks.sample(np.arange(start, min(start + CHUNK, count)), episode=episode, seed=seed)
             query = batch.query()
@@ -125,16 +128,16 @@ def evaluate_run(
             at work in the run's folder.
     """
     run = load_run(folder, overrides, device=device, trusted=trusted)
-    with owned(run.folder):
-        artifacts.sweep(run.folder)
+    with distributed.held(owned(run.folder)):
+        distributed.once(lambda: artifacts.sweep(run.folder))
         if isinstance(run.config, EnvConfig):
             from umeta.adaptation import evaluate_env
 
-            return evaluate_env(run, record=record, sinks=sinks)
+            return distributed.once(lambda: evaluate_env(run, record=record, sinks=sinks))
         if isinstance(run.config, RegressionConfig):
             from umeta.regression import evaluate_regression
 
-            return evaluate_regression(run, record=record, sinks=sinks)
+            return distributed.once(lambda: evaluate_regression(run, record=record, sinks=sinks))
         return evaluate_images(run, device, record, sinks)
 
 
@@ -157,9 +160,9 @@ def evaluate_images(run: Run, device: str, record: Path | None, sinks: Sequence[
     }
     asked.pop("baselines")
     kept = run.folder / "evaluation.json"
-    done = finished(kept, asked)
+    done = distributed.once(lambda: finished(kept, asked))
     if to_device(device).type == "cpu":
-        need_of(run.config, run.item_shape, episodes, count).check()
+        distributed.once(lambda: need_of(run.config, run.item_shape, episodes, count).check())
     rows = methods(run, test, device, done["scratch_lr"])
     tasks = test.tasks(device=str(to_device(device)))
     few = min(count, 200)
@@ -176,8 +179,9 @@ def evaluate_images(run: Run, device: str, record: Path | None, sinks: Sequence[
             began = time.monotonic()
             part[str(episode)] = work(episode)
             done["seconds"] += time.monotonic() - began
-            artifacts.write_sealed(kept, {"asked": asked, **done})
-            if pressed.is_set():
+            if distributed.first():
+                artifacts.write_sealed(kept, {"asked": asked, **done})
+            if distributed.agreed(pressed.is_set()):
                 raise Interrupted(
                     f"evaluate: stopped, finished rows are kept in {kept}; go on with the same command and --resume"
                 )
@@ -233,11 +237,15 @@ def evaluate_images(run: Run, device: str, record: Path | None, sinks: Sequence[
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "config": run.config.plain,
     }
-    with started(sinks, run.folder):
-        report.write(run, test, result, episodes[0], sinks)
-    if record is not None:
-        append(record, result)
-    return result
+
+    def write() -> dict[str, Any]:
+        with started(sinks, run.folder):
+            report.write(run, test, result, episodes[0], sinks)
+        if record is not None:
+            append(record, result)
+        return result
+
+    return distributed.once(write)
 
 
 def finished(kept: Path, asked: dict[str, Any]) -> dict[str, Any]:
@@ -373,9 +381,9 @@ def tested(run: Run, tasks: TaskDistribution, episode: EpisodeSpec) -> np.ndarra
 def sureness(run: Run, tasks: PartitionTasks, episode: EpisodeSpec, count: int) -> dict[str, Any]:
     """How sure the learner is on test tasks, not calibrated: expected calibration error and reliability diagram."""
     seed = run.config.evaluate.seed
-    found = list(answers(run.learner, run.theta, tasks, episode, count, seed, run.test_steps))
-    probabilities = torch.cat([logits.softmax(-1).flatten(0, 1) for logits, _ in found]).cpu().numpy()
-    labels = torch.cat([query.y.flatten() for _, query in found]).cpu().numpy()
+    chunks = answers(run.learner, run.theta, tasks, episode, count, seed, run.test_steps)
+    found = [(logits.softmax(-1).flatten(0, 1).cpu(), query.y.flatten().cpu()) for logits, query in chunks]
+    probabilities, labels = (torch.cat(parts).numpy() for parts in zip(*distributed.gathered(found), strict=True))
     ece = expected_calibration_error(probabilities, labels)
     return {"episode": str(episode), "ece": ece, "bins": reliability(probabilities, labels)}
 

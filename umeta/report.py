@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from umeta import artifacts, html, pictures, views
+from umeta import artifacts, distributed, html, pictures, views
 from umeta.benchmarks.labelled import LabelledImages
 from umeta.config import dump
 from umeta.context import read_step
@@ -26,7 +26,8 @@ TRAINING = "loss", "accuracy", "return before", "return"  # of what meta-trainin
 
 def note(message: str) -> None:
     """A line on standard error."""
-    print(message, file=sys.stderr, flush=True)
+    if distributed.first():
+        print(message, file=sys.stderr, flush=True)
 
 
 def write(

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from umeta import artifacts, footprint, pictures, registry, views
+from umeta import artifacts, distributed, footprint, pictures, registry, views
 from umeta.config import Config, EnvConfig, RegressionConfig, RunConfig, build, dump, joined, read_yaml
 from umeta.context import Checkpoints, RunContext, duration, started
 from umeta.data.images import UnlabelledImages
@@ -43,8 +43,8 @@ def context(
     sinks: Sequence[Sink],
 ) -> Iterator[RunContext | None]:
     """What a stage of this config runs in, alone in its folder; None when it is finished (see `begin`)."""
-    with owned(folder):
-        if not begin(folder, kind, asked, resume):
+    with distributed.held(owned(folder)):
+        if not distributed.once(lambda: begin(folder, kind, asked, resume)):
             yield None
             return
         ctx = RunContext(config.seed, to_device(device), folder, resume, progress=True, sinks=sinks)
@@ -86,7 +86,8 @@ def differences(a: Any, b: Any, where: str = "") -> str:
 
 def unlabelled(config: Config) -> UnlabelledImages:
     """The training images, without labels."""
-    return UnlabelledImages.of(config.data.read("train").pixels)
+    with distributed.in_turn():
+        return UnlabelledImages.of(config.data.read("train").pixels)
 
 
 def labelled(config: Config) -> Any:
@@ -135,11 +136,14 @@ def embed(config: Config, images: UnlabelledImages, ctx: RunContext) -> tuple[Em
     options = config.plain["embedding"]
     key = artifacts.value_hash([options, named_files(options), images.fingerprint, config.seed, __version__])
     folder = artifacts.cache_folder() / "embeddings" / key
-    if artifacts.intact(folder, "embedding"):
+    if distributed.once(lambda: artifacts.intact(folder, "embedding")):
         ctx.note(f"embedding: from the cache ({folder})")
     else:
         began = time.monotonic()
-        embedder.fit(images, ctx)
+        if distributed.size() == 1 or getattr(embedder, "shared_fit", False):
+            embedder.fit(images, ctx)
+        else:
+            embedder.load_state_dict(distributed.once(lambda: fitted(embedder, images, ctx)))
         computed = embedder.embed(images).cpu()
 
         def make(temporary: Path) -> list[str]:
@@ -148,10 +152,23 @@ def embed(config: Config, images: UnlabelledImages, ctx: RunContext) -> tuple[Em
             artifacts.write_json(temporary / "seconds.json", time.monotonic() - began)
             return ["embedder.safetensors", "embeddings.npy", "seconds.json"]
 
-        artifacts.cached(folder, "embedding", make)
-    embedder.load_state_dict(artifacts.read_tensors(folder / "embedder.safetensors"))
+        distributed.once(lambda: artifacts.cached(folder, "embedding", make))
+    state, vectors, seconds = distributed.once(lambda: kept(folder))
+    embedder.load_state_dict(state)
+    return Embedded(embedder, images.fingerprint, vectors), seconds
+
+
+def fitted(embedder: Embedder, images: UnlabelledImages, ctx: RunContext) -> dict[str, Tensor]:
+    """All that the embedding has learnt on the images."""
+    embedder.fit(images, ctx)
+    return dict(embedder.state_dict())
+
+
+def kept(folder: Path) -> tuple[dict[str, Tensor], Tensor, float]:
+    """Of an embedding in the cache what it has learnt, the vectors, and the seconds that it took."""
+    state = artifacts.read_tensors(folder / "embedder.safetensors")
     vectors = torch.from_numpy(np.array(artifacts.read_array(folder / "embeddings.npy")))
-    return Embedded(embedder, images.fingerprint, vectors), artifacts.read_json(folder / "seconds.json")
+    return state, vectors, artifacts.read_json(folder / "seconds.json")
 
 
 def named_files(value: Any) -> dict[str, str]:
@@ -179,6 +196,8 @@ def propose(config: RunConfig, *, device: str = "auto", resume: bool = False, si
         UserError: bad data or options, or the directory exists, or another process is at work in it.
     """
     alone(config)
+    if isinstance(config, EnvConfig) and distributed.size() > 1:  # skills are learnt by one process
+        return distributed.once(lambda: propose(config, device=device, resume=resume, sinks=sinks))
     folder = config.tasks_folder
     asked = {key: config.plain.get(key) for key in ("embedding", "proposer", "seed")}
     oracle = config.proposer.sees_labels
@@ -210,6 +229,8 @@ def propose(config: RunConfig, *, device: str = "auto", resume: bool = False, si
         tasks = config.proposer.propose(source, ctx, embedded)
         seconds["propose"] = time.monotonic() - began
         check_usable(tasks, config)
+        if not distributed.first():
+            return folder
 
         description = store.save(tasks, folder)
         files = ["asked.json", "summary.md", "preview.png", *store.files(description)]
@@ -321,11 +342,13 @@ def metatrain(config: RunConfig, *, device: str = "auto", resume: bool = False, 
         if ctx is None:
             return folder
         if ctx.device == torch.device("cpu"):
-            footprint.of_metatrain(config, tasks.spec, whole=False).check()
+            distributed.once(lambda: footprint.of_metatrain(config, tasks.spec, whole=False).check())
         check_usable(tasks, config)
         began = time.monotonic()
         start = parent.theta if parent else None
         theta = train(config.metalearner, tasks.to(ctx.device), config.train, ctx, start)
+        if not distributed.first():
+            return folder
         artifacts.write_tensors(folder / "model.safetensors", packed(theta))
         artifacts.write_text(folder / "config.yaml", dump(plain))
         artifacts.write_json(folder / "tasks.json", {"hash": artifacts.value_hash(manifest), "manifest": manifest})

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from umeta import seeds
+from umeta import distributed, seeds
 from umeta.config import EnvTrainConfig, RegressionTrainConfig, TrainConfig
 from umeta.context import RunContext, State
 from umeta.errors import UserError
@@ -41,15 +41,23 @@ LARGEST_ITEM = 1 << 21  # numbers in an item of a stored learner, such as an ima
 class BatchProblem:
     """The meta-loss of one meta-batch: the mean over tasks of the query loss after adapting on the supports in turn.
 
-    Tasks are worked on in chunks with a backward pass each, so that memory is bounded by the chunk.
+    Tasks are worked on in chunks with a backward pass each, so that memory is bounded by the chunk. Where several
+    processes share the tasks out, each is given its own, which are this `share` of all, and the means are over all.
     """
 
     def __init__(
-        self, learner: MetaLearner, theta: Theta, spec: TaskSpec, supports: Sequence[Batch], query: Batch, chunk: int
+        self,
+        learner: MetaLearner,
+        theta: Theta,
+        spec: TaskSpec,
+        supports: Sequence[Batch],
+        query: Batch,
+        chunk: int,
+        share: float = 1.0,
     ) -> None:
         self.learner, self.theta, self.supports, self.query, self.chunk = learner, theta, supports, query, chunk
         self.loss, self.measures = OBJECTIVES[spec.objective], MEASURES[spec.objective]
-        self.spec = spec
+        self.spec, self.share = spec, share
         self.stats: Stats = {}  # the supports' normalisation statistics, averaged over the tasks
         self.before: list[Tensor] = []  # what the adapted policies put out at the first call of `loss_and_kl`
         self.graphs: dict[int, Any] = {}  # what `fisher_vector` differentiates again and again, by chunk
@@ -80,8 +88,14 @@ class BatchProblem:
                 metrics[name] += measure(output.detach(), query).mean().item() * share
             for name, value in adapted.stats.items():
                 stats[name] = stats.get(name, 0) + value.detach().mean(0) * share
-        self.stats = stats
-        return metrics, dict(zip(names, grads, strict=True))
+        sums = distributed.summed(
+            {
+                **{f"gradient.{name}": grad for name, grad in zip(names, grads, strict=True)},
+                **{f"stats.{name}": value for name, value in stats.items()},
+            }
+        )
+        self.stats = part(sums, "stats.")
+        return distributed.totals(metrics), part(sums, "gradient.")
 
     def loss_and_kl(self) -> tuple[float, float]:
         """The loss, and the mean KL divergence of the adapted policies from what they were at the first call."""
@@ -95,7 +109,8 @@ class BatchProblem:
                 if first:
                     self.before.append(output)
                 apart += kl(self.before[i], output, query).mean().item() * share
-        return total, apart
+        found = distributed.totals({"loss": total, "kl": apart})
+        return found["loss"], found["kl"]
 
     def fisher_vector(self, vector: dict[str, Tensor], share: float = 1.0) -> dict[str, Tensor]:
         """The Gauss-Newton product `J' F J v` (Martens 2020): J the query outputs' Jacobian through the adaptation, F
@@ -123,7 +138,7 @@ class BatchProblem:
             products = torch.autograd.grad(output, leaves, curved, retain_graph=True, materialize_grads=True)
             for total, product in zip(found, products, strict=True):
                 total += product
-        return dict(zip(self.theta.params, found, strict=True))
+        return distributed.summed(dict(zip(self.theta.params, found, strict=True)))
 
     def need_policies(self) -> None:
         """Raises UserError on images, where there is no policy to keep near the one that acted."""
@@ -131,11 +146,11 @@ class BatchProblem:
             raise UserError("train.outer: trpo and ppo are for environments; on images use adam")
 
     def chunks(self) -> Iterator[tuple[list[Batch], Batch, float]]:
-        """Supports and query of a few tasks at a time, and their share of all tasks."""
+        """Supports and query of a few tasks at a time, and their share of all tasks of all processes."""
         for start in range(0, len(self.query), self.chunk):
             supports = [batch.chunk(start, start + self.chunk) for batch in self.supports]
             query = self.query.chunk(start, start + self.chunk)
-            yield supports, query, len(query) / len(self.query)
+            yield supports, query, self.share * len(query) / len(self.query)
 
     def answered(self, supports: Sequence[Batch], query: Batch) -> tuple[Adapted, Tensor]:
         """The learner adapted to the supports, and its output for the query."""
@@ -162,12 +177,14 @@ def metatrain(
     start: weights to begin with; those of the learner's parameters that it lacks begin at random.
 
     Raises:
-        UserError: the tasks cannot give such episodes, `start` does not fit the learner, or the loss stops being a
-            number.
+        UserError: the tasks cannot give such episodes, `start` does not fit the learner, the loss stops being a number,
+            or there are more processes than tasks in a meta-batch.
     """
     ctx = ctx or RunContext()
+    check_share(config)
     outer = copy.deepcopy(config.outer)
-    first = learner.init(tasks.spec, config.episode, seeds.integer(ctx.seed, "weights"))
+    drawn = learner.init(tasks.spec, config.episode, seeds.integer(ctx.seed, "weights"))
+    first = distributed.once(lambda: drawn)  # other processors may round otherwise
     if program := getattr(learner, "program", None):  # only learners with weights of each task's own have one
         ctx.note(program)
     given = fitting(start, first, ctx) if start else {}
@@ -177,7 +194,8 @@ def metatrain(
 
     def step(i: int) -> dict[str, float]:
         nonlocal running
-        indices = np.arange(i * config.meta_batch, (i + 1) * config.meta_batch)
+        indices = distributed.shard(np.arange(i * config.meta_batch, (i + 1) * config.meta_batch))
+        share = len(indices) / config.meta_batch
         batch = tasks.sample(indices, episode=config.episode, seed=ctx.seed)
         if isinstance(config, EnvTrainConfig):
             supports, query = rolled_out(learner, Theta(params), batch, len(indices), config.rounds)
@@ -186,10 +204,12 @@ def metatrain(
                 supports, query = [], learner.trial([*supports, query])
         else:
             supports, query, before = [batch.support()], batch.query(), None
-        problem = BatchProblem(learner, Theta(params), tasks.spec, supports, query, config.task_chunk)
+        problem = BatchProblem(learner, Theta(params), tasks.spec, supports, query, config.task_chunk, share)
         metrics = outer.step(problem, i / config.steps)
         running = average(running, problem.stats)
-        return metrics if before is None else {**metrics, "return before": before.mean().item()}
+        if before is None:
+            return metrics
+        return {**metrics, **distributed.totals({"return before": before.mean().item() * share})}
 
     def save() -> State:
         return {
@@ -207,6 +227,15 @@ def metatrain(
 
     ctx.loop("metatrain", config.steps, step, save, load, config.snapshots, skip=config.not_a_number == "skip")
     return Theta({name: value.detach() for name, value in params.items()}, running)
+
+
+def check_share(config: TrainConfig | EnvTrainConfig | RegressionTrainConfig) -> None:
+    """Raises UserError where there are more processes than tasks in a meta-batch."""
+    if config.meta_batch < distributed.size():
+        raise UserError(
+            f"train.meta_batch: {config.meta_batch} tasks are too few for {distributed.size()} processes; start "
+            f"{config.meta_batch} at most, or set train.meta_batch={distributed.size()} or more"
+        )
 
 
 def rolled_out(

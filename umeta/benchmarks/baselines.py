@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
-from umeta import seeds
+from umeta import distributed, seeds
 from umeta.clustering import kmeans
 from umeta.metalearners.maml import MAML
 from umeta.tasks.partition import PartitionTasks
@@ -19,12 +19,12 @@ def nearest_neighbour(tasks: PartitionTasks, episode: EpisodeSpec, count: int, s
     """1-nearest neighbour (Euclidean) in the items' own space. Returns accuracy per task [count]."""
     batch = tasks.sample(np.arange(count), episode=episode, seed=seed)
     right = []
-    for i in range(count):
+    for i in distributed.shard(range(count)):
         support = batch.items[batch.support_index[i]].float().flatten(1)
         query = batch.items[batch.query_index[i]].float().flatten(1)
         nearest = torch.cdist(query, support).argmin(1)
         right.append((batch.support_label[i][nearest] == batch.query_label[i]).float().mean().item())
-    return np.array(right)
+    return np.array(distributed.gathered(right))
 
 
 def linear(tasks: PartitionTasks, episode: EpisodeSpec, count: int, seed: int) -> np.ndarray:
@@ -37,11 +37,11 @@ def linear(tasks: PartitionTasks, episode: EpisodeSpec, count: int, seed: int) -
     right = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        for i in range(count):
+        for i in distributed.shard(range(count)):
             model = LogisticRegression(C=1.0, max_iter=200)
             model.fit(items[batch.support_index[i]], batch.support_label[i])
             right.append(model.score(items[batch.query_index[i]], batch.query_label[i]))
-    return np.array(right)
+    return np.array(distributed.gathered(right))
 
 
 def mlp(tasks: PartitionTasks, episode: EpisodeSpec, count: int, seed: int) -> np.ndarray:
@@ -54,7 +54,8 @@ def mlp(tasks: PartitionTasks, episode: EpisodeSpec, count: int, seed: int) -> n
     batch = tasks.sample(np.arange(count), episode=episode, seed=seed)
     items = batch.items.float().flatten(1)
     right = []
-    for start in range(0, count, chunk):  # tasks at a time, so that their weights stay in the processor's cache
+    # tasks at a time, so that their weights stay in the processor's cache
+    for start in distributed.shard(range(0, count, chunk)):
         chosen = slice(start, start + chunk)
         support, query = items[batch.support_index[chosen]], items[batch.query_index[chosen]]  # [T, N, d]
         label = batch.support_label[chosen]
@@ -79,7 +80,7 @@ def mlp(tasks: PartitionTasks, episode: EpisodeSpec, count: int, seed: int) -> n
         with torch.no_grad():
             logits = torch.baddbmm(biases[1], torch.baddbmm(biases[0], query, weights[0]).relu(), weights[1])
         right.append((logits.argmax(-1) == batch.query_label[chosen]).float().mean(1))
-    return torch.cat(right).numpy()
+    return torch.cat(distributed.gathered(right)).numpy()
 
 
 def centroids(training: np.ndarray, k: int, seed: int) -> np.ndarray:
@@ -103,14 +104,14 @@ def cluster_matching(
     distances = torch.cdist(batch.items.float().flatten(1), torch.from_numpy(means))  # [n, k]
     cluster = distances.argmin(1)
     right = []
-    for i in range(count):
+    for i in distributed.shard(range(count)):
         votes = torch.zeros(len(means), episode.way)
         votes.index_put_((cluster[batch.support_index[i]], batch.support_label[i]), torch.tensor(1.0), accumulate=True)
         named = votes.sum(1).nonzero()[:, 0]
         nearest = named[distances[batch.query_index[i]][:, named].argmin(1)]
         # of labels with equally many the first one, which is any, as label ids are random
         right.append((votes[nearest].argmax(1) == batch.query_label[i]).float().mean().item())
-    return np.array(right)
+    return np.array(distributed.gathered(right))
 
 
 def from_scratch(model: Model, lr: float, steps: int) -> MAML:

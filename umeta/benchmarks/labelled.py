@@ -7,6 +7,7 @@ from itertools import combinations
 
 import numpy as np
 
+from umeta import distributed
 from umeta.data.images import Source, Split, UnlabelledImages
 from umeta.errors import UserError
 from umeta.tasks.partition import PartitionTasks
@@ -28,7 +29,8 @@ class LabelledImages:
     @classmethod
     def load(cls, source: Source, split: Split) -> LabelledImages:
         """Raises UserError when the source has no labels for that split."""
-        items = source.read(split)
+        with distributed.in_turn():
+            items = source.read(split)
         images = UnlabelledImages.of(items.pixels)
         if items.labels is not None:
             return cls(images, items.labels[images.rows], items.names)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from umeta import distributed
 from umeta.context import State
 from umeta.data.images import UnlabelledImages
 from umeta.errors import UserError
@@ -20,6 +22,8 @@ BATCH = 1000  # images embedded at a time
 class NetworkEmbedder(ABC):
     """All of an embedder but `fit`, which calls `draw`, trains `_nets`, and leaves it on the CPU in evaluation mode."""
 
+    shared_fit: ClassVar[bool] = False
+    """whether several processes train it together; otherwise one does"""
     _nets: nn.Module
     _shape: tuple[int, ...]
 
@@ -38,9 +42,11 @@ class NetworkEmbedder(ABC):
             self._nets, self._shape = self.networks(item_shape), item_shape
 
     def embed(self, images: UnlabelledImages) -> Tensor:
-        """[n, d] float32."""
+        """[n, d] float32; several processes share the images out."""
+        starts = distributed.shard(range(0, len(images), BATCH))
         with torch.no_grad():
-            return torch.cat([self.vectors(images.floats(slice(i, i + BATCH))) for i in range(0, len(images), BATCH)])
+            parts = [self.vectors(images.floats(slice(i, i + BATCH))) for i in starts]
+        return torch.cat(distributed.gathered(parts))
 
     def state_dict(self) -> dict[str, Tensor]:
         return {**self._nets.state_dict(), "item_shape": torch.tensor(self._shape)}
@@ -49,6 +55,14 @@ class NetworkEmbedder(ABC):
         self.draw(tuple(state["item_shape"].tolist()), seed=0)
         self._nets.load_state_dict({name: value for name, value in state.items() if name != "item_shape"})
         self._nets.eval()
+
+
+def descend(params: Sequence[nn.Parameter], loss: Tensor) -> None:
+    """Sets the parameters' gradients: those of the sum of all processes' losses. Keeps the loss's graph."""
+    grads = torch.autograd.grad(loss, params, retain_graph=True)
+    sums = distributed.summed({str(i): grad for i, grad in enumerate(grads)})
+    for param, grad in zip(params, sums.values(), strict=True):
+        param.grad = grad
 
 
 def resumable(**parts: nn.Module | torch.optim.Optimizer) -> tuple[Callable[[], State], Callable[[State], None]]:
