@@ -366,8 +366,8 @@ def test_transductive_learners_are_refused_with_a_way_out(made_run):
     ("options", "says"),
     [
         ({"modell": 3}, "unknown option 'modell'.*did you mean 'model'"),
-        ({"model": {"name": "conv4", "filters": 4}}, "do not fit its weights"),
-        ({"distance": "cosine"}, r"do not fit its weights \(scale\)"),
+        ({"model": {"name": "conv4", "filters": 4}}, "do not fit its configuration: '0.weight'"),
+        ({"distance": "cosine"}, "'scale' is missing"),
     ],
 )
 def test_options_that_do_not_fit_are_named(made_run, options, says):
