@@ -207,12 +207,20 @@ def test_fault_a_disk_that_is_really_full_or_read_only(place: Path) -> None:
 
 
 def damaged(content: bytes, count: int) -> Iterator[bytes]:
-    """Cut and with one bit turned, at even places; the end of the last line does not count."""
+    """Cut and with one bit turned, at even places; the end of the last line does not count, nor what says the same."""
     content = content.rstrip(b"\n")
     for i in range(count):
         at = (len(content) - 1) * i // max(count - 1, 1)
-        yield content[:at]
-        yield content[:at] + bytes([content[at] ^ (1 << i % 8)]) + content[at + 1 :]
+        turned = content[:at] + bytes([content[at] ^ (1 << i % 8)]) + content[at + 1 :]
+        yield from (bad for bad in (content[:at], turned) if not same_json(bad, content))
+
+
+def same_json(one: bytes, other: bytes) -> bool:
+    """Whether both are JSON of the same values, as where the last of a number's digits is beyond its precision."""
+    try:
+        return json.loads(one) == json.loads(other)
+    except ValueError:
+        return False
 
 
 def refuses(read: Callable[[], Any]) -> Callable[[], None]:
@@ -546,8 +554,10 @@ def test_fault_a_loss_that_is_not_a_number_stops_by_default(place: Path, monkeyp
     predict, calls = ProtoNet.predict, []
 
     def sick(self: ProtoNet, *arguments: Any) -> torch.Tensor:
-        calls.append(1)
-        return predict(self, *arguments) * (float("nan") if len(calls) == 3 else 1.0)
+        output = predict(self, *arguments)
+        if output.device.type != "meta":  # where only its memory is counted
+            calls.append(1)
+        return output * (float("nan") if len(calls) == 3 else 1.0)
 
     monkeypatch.setattr(ProtoNet, "predict", sick)
     code, err = call(*METATRAIN)
