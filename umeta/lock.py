@@ -65,8 +65,9 @@ def locked(path: Path, wait: bool = False) -> int:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             lock(handle, wait)
-            if path.exists() and os.path.samestat(os.fstat(handle), path.stat()):
-                return handle
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(handle), path.stat()):
+                    return handle
         except BaseException:
             os.close(handle)
             raise
