@@ -16,10 +16,10 @@ from umeta.augment.suited import suited
 from umeta.context import RunContext
 from umeta.data.images import UnlabelledImages
 from umeta.errors import UserError
+from umeta.models.batched import channels_last
 from umeta.models.conv4 import Conv4
 from umeta.models.embedder import NetworkEmbedder, features, resumable
 from umeta.models.precision import Precision, autocast
-from umeta.models.pure import channels_last
 from umeta.types import Augment, Model
 
 

@@ -18,9 +18,9 @@ from umeta.clustering import kmeans, refilled, whitened, whitening
 from umeta.context import RunContext
 from umeta.data.images import UnlabelledImages
 from umeta.errors import UserError
+from umeta.models.batched import channels_last
 from umeta.models.conv4 import Conv4
 from umeta.models.embedder import BATCH, NetworkEmbedder, features, resumable
-from umeta.models.pure import channels_last
 from umeta.types import Augment, Model
 
 ITERATIONS = 20  # of k-means, each time

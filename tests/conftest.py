@@ -36,6 +36,36 @@ def draw() -> Callable[..., Path]:
     return draw
 
 
+@pytest.fixture
+def umeta(capsys) -> Callable[..., tuple[int, str, str]]:
+    """Runs the command line: (exit code, standard output, standard error)."""
+
+    from umeta.cli import main
+
+    def call(*arguments: Any) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = main([str(word) for word in arguments])
+        return code, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def refused(umeta) -> Callable[..., None]:
+    """`refused("propose", "x.yaml", says=["x.yaml"])`: exit code 2 and one line that says all of it, no traceback."""
+
+    def check(*arguments: Any, says: list[str]) -> None:
+        code, out, err = umeta(*arguments)
+        assert code == 2
+        message = err.strip().splitlines()[-1]
+        assert message.startswith("umeta: ")
+        assert "Traceback" not in err
+        assert [text for text in says if text not in message] == [], message
+        assert "{" not in out
+
+    return check
+
+
 @pytest.fixture(scope="session")
 def made_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """`made_run("maml", head="fixed")`: a run of a few meta-steps on digits 0 to 4, each made once. Not to change."""

@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,11 @@ import pytest
 from PIL import Image
 
 from umeta import FewShotClassifier, artifacts, predict
-from umeta.cli import main
 from umeta.data.digits import Digits
 
 TEST = Digits().read("test")
 NAMES = ["five", "six", "seven"]
 ODD = ['a,"b', "line\nbreak", "größe/日本"]  # names that a table must quote; the last one is a folder in a folder
-Call = Callable[..., tuple[int, str, str]]
 
 
 def digit(label: int, i: int) -> np.ndarray:
@@ -36,33 +33,6 @@ def draw(path: Path, label: int, i: int) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(digit(label, i)).save(path)
     return path
-
-
-@pytest.fixture
-def umeta(capsys) -> Call:
-    """Runs the command line: (exit code, standard output, standard error)."""
-
-    def call(*arguments: Any) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = main([str(word) for word in arguments])
-        return code, *capsys.readouterr()
-
-    return call
-
-
-@pytest.fixture
-def refused(umeta) -> Callable[..., None]:
-    """Exit code 2 and one line that says all of it, no traceback."""
-
-    def check(*arguments: Any, says: list[str]) -> None:
-        code, _, err = umeta(*arguments)
-        message = err.strip().splitlines()[-1]
-        assert code == 2
-        assert message.startswith("umeta: ")
-        assert "Traceback" not in err
-        assert [text for text in says if text not in message] == [], message
-
-    return check
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,6 @@ FOLDER = {
     "proposer": {"name": "kmeans", "k": 3, "partitions": 2, "smallest": 1, "keep": 0},
     "train": {**CONFIG["train"], "way": 2, "query": 1},
 }
-Call = Callable[..., tuple[int, str, str]]
 
 
 def write(path: Path, config: dict[str, Any]) -> None:
@@ -63,34 +62,6 @@ def place(finished, tmp_path, monkeypatch) -> Path:
     shutil.copytree(finished, tmp_path / "place")
     monkeypatch.chdir(tmp_path / "place")
     return tmp_path / "place"
-
-
-@pytest.fixture
-def umeta(capsys) -> Call:
-    """Runs the command line: (exit code, standard output, standard error)."""
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = main(arguments)
-        return code, *capsys.readouterr()
-
-    return call
-
-
-@pytest.fixture
-def refused(umeta) -> Callable[..., None]:
-    """`refused("propose", "x.yaml", says=["x.yaml"])`: exit code 2 and one line that says all of it, no traceback."""
-
-    def check(*arguments: str, says: list[str]) -> None:
-        code, out, err = umeta(*arguments)
-        assert code == 2
-        message = err.strip().splitlines()[-1]
-        assert message.startswith("umeta: ")
-        assert "Traceback" not in err
-        assert [text for text in says if text not in message] == [], message
-        assert "{" not in out
-
-    return check
 
 
 # every command

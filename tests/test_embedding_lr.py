@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
-from toys import Itself, answers, batch, learnt, padded, rand
+from toys import Itself, batch, check_padding_and_labels, learnt, rand
 
 from umeta.metalearners.embedding_lr import EmbeddingLR
 from umeta.models.conv4 import Conv4
@@ -58,14 +56,7 @@ def test_the_first_step_is_towards_the_class_means() -> None:
 
 
 def test_padding_counts_for_nothing_and_permuted_labels_permute_the_answers() -> None:
-    learner = EmbeddingLR(Itself())
-    theta = learner.init(SPEC, EPISODE, 0)
-    support, query = batch(rand(2, 6, 3), [[0, 0, 1, 1, 2, 2]] * 2, 3), rand(2, 4, 3, seed=1)
-    logits = answers(learner, theta, support, query)
-    torch.testing.assert_close(answers(learner, theta, padded(support, 3), query), logits)
-    order = torch.tensor([2, 0, 1])
-    permuted = answers(learner, theta, replace(support, y=order[support.y]), query)
-    torch.testing.assert_close(permuted[..., order], logits)
+    check_padding_and_labels(EmbeddingLR(Itself()))
 
 
 def test_it_learns_which_coordinates_matter() -> None:

@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -48,7 +47,6 @@ ORACLE = {
 }
 PROTONET = "{name: protonet, model: {name: mlp}}"
 IMAGES = "digits_acai_kmeans_protonet"
-Call = Callable[..., tuple[int, str, str]]
 
 
 def write(path: Path, config: dict[str, Any]) -> None:
@@ -103,34 +101,6 @@ def spoilt(finished, tmp_path_factory) -> Path:
 def unpainted(monkeypatch) -> None:
     """Figures are blank, which is quick."""
     monkeypatch.setattr(pictures, "rendered", lambda figure: np.zeros((4, 4, 3), np.uint8))
-
-
-@pytest.fixture
-def umeta(capsys) -> Call:
-    """Runs the command line: (exit code, standard output, standard error)."""
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = main(arguments)
-        return code, *capsys.readouterr()
-
-    return call
-
-
-@pytest.fixture
-def refused(umeta) -> Callable[..., None]:
-    """Exit code 2 and one line that says all of it, no traceback."""
-
-    def check(*arguments: str, says: list[str]) -> None:
-        code, out, err = umeta(*arguments)
-        assert code == 2
-        message = err.strip().splitlines()[-1]
-        assert message.startswith("umeta: ")
-        assert "Traceback" not in err
-        assert [text for text in says if text not in message] == [], message
-        assert "{" not in out
-
-    return check
 
 
 # every command

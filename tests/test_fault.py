@@ -22,7 +22,7 @@ import torch
 import yaml
 from test_resume import IMAGES, PREPARE, write_images
 
-from umeta import adaptation, artifacts, evaluation, report, stages
+from umeta import artifacts, evaluation, report, stages
 from umeta.cli import main
 from umeta.config import TrainConfig
 from umeta.context import Checkpoints, RunContext
@@ -249,7 +249,7 @@ def checkpoint(kind: str) -> Callable[[], Any]:
 
 def kept_rows() -> dict[str, Any]:
     asked = json.loads(Path("asked.copy").read_text())
-    return evaluation.finished(Path("runs/tiny/evaluation.json"), asked)["rows"]
+    return evaluation.finished(Path("runs/tiny/evaluation.json"), asked, evaluation.PARTS)["rows"]
 
 
 # every kind of file -> what becomes of it when it is damaged
@@ -341,11 +341,11 @@ def test_fault_of_a_file_of_times_or_of_a_log_is_left_out_of_the_report(all_kind
 def test_fault_of_a_kept_evaluation_on_an_environment_is_computed_again(tmp_path: Path) -> None:
     kept = tmp_path / "evaluation.json"
     artifacts.write_sealed(kept, {"asked": {"a": 1}, "rows": {"x": {"returns": [[1.5]]}}, "seconds": 2.0})
-    assert adaptation.finished(kept, {"a": 1})["rows"] == {"x": {"returns": [[1.5]]}}
-    assert adaptation.finished(kept, {"a": 2})["rows"] == {}
+    assert evaluation.finished(kept, {"a": 1})["rows"] == {"x": {"returns": [[1.5]]}}
+    assert evaluation.finished(kept, {"a": 2})["rows"] == {}
     for bad in damaged(kept.read_bytes(), 64):
         kept.write_bytes(bad)
-        assert adaptation.finished(kept, {"a": 1})["rows"] == {}
+        assert evaluation.finished(kept, {"a": 1})["rows"] == {}
 
 
 # two processes at once

@@ -9,8 +9,9 @@ import yaml
 from torch import Tensor, nn
 
 from umeta.errors import UserError
+from umeta.models.batched import channels_last
 from umeta.models.conv4 import Conv4
-from umeta.models.pure import MOMENTUM, Pure, average, channels_last
+from umeta.models.pure import MOMENTUM, Pure, average
 
 BODY = nn.Sequential(
     nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(2), nn.Flatten()

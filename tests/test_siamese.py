@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
-from toys import Itself, answers, batch, learnt, padded, rand
+from toys import Itself, answers, batch, check_padding_and_labels, learnt, rand
 
 from umeta.metalearners.siamese import Siamese
 from umeta.models.conv4 import Conv4
@@ -33,14 +31,7 @@ def test_probabilities_by_hand() -> None:
 
 
 def test_padding_counts_for_nothing_and_permuted_labels_permute_the_answers() -> None:
-    learner = Siamese(Itself())
-    theta = learner.init(SPEC, EPISODE, 0)
-    support, query = batch(rand(2, 6, 3), [[0, 0, 1, 1, 2, 2]] * 2, 3), rand(2, 4, 3, seed=1)
-    logits = answers(learner, theta, support, query)
-    torch.testing.assert_close(answers(learner, theta, padded(support, 3), query), logits)
-    order = torch.tensor([2, 0, 1])
-    permuted = answers(learner, theta, replace(support, y=order[support.y]), query)
-    torch.testing.assert_close(permuted[..., order], logits)
+    check_padding_and_labels(Siamese(Itself()))
 
 
 def test_far_pairs_and_a_class_without_support_are_no_reason_to_fail() -> None:

@@ -451,9 +451,9 @@ def test_a_checkpoint_of_something_else_is_named(tmp_path):
         state["missing"]
 
     context = RunContext(folder=tmp_path, resume=True)
-    Checkpoints(tmp_path, "work").write({"x": torch.zeros(2)}, 1, 0.0)
-    with pytest.raises(UserError, match=r"checkpoints/work/step-1: damaged"):
-        context.loop("work", 3, lambda i: {}, dict, load)
+    Checkpoints(tmp_path, "acai").write({"x": torch.zeros(2)}, 1, 0.0)
+    with pytest.raises(UserError, match=r"checkpoints/acai/step-1: damaged"):
+        context.loop("acai", 3, lambda i: {}, dict, load)
 
 
 if sys.platform != "linux":

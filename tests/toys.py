@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from umeta.outer.adam import Adam
 from umeta.rl.rollout import Paths
 from umeta.tasks.partition import PartitionTasks
 from umeta.train import metatrain
-from umeta.types import Batch, MetaLearner, TaskSpec, Theta
+from umeta.types import Batch, EpisodeSpec, MetaLearner, TaskSpec, Theta
 
 
 @dataclass(frozen=True)
@@ -85,3 +85,14 @@ def padded(support: Batch, at: int, y: Any = 0) -> Batch:
         return torch.cat([value[:, :at], torch.full_like(value[:, :1], new), value[:, at:]], 1)
 
     return Batch(with_one(support.x, 99), with_one(support.y, y), with_one(support.mask, False), support.way)
+
+
+def check_padding_and_labels(learner: MetaLearner) -> None:
+    """A learner of vectors of three numbers: padding counts for nothing, and permuted labels permute the answers."""
+    theta = learner.init(TaskSpec((3,)), EpisodeSpec(2, 2, 1), 0)
+    support, query = batch(rand(2, 6, 3), [[0, 0, 1, 1, 2, 2]] * 2, 3), rand(2, 4, 3, seed=1)
+    logits = answers(learner, theta, support, query)
+    torch.testing.assert_close(answers(learner, theta, padded(support, 3), query), logits)
+    order = torch.tensor([2, 0, 1])
+    permuted = answers(learner, theta, replace(support, y=order[support.y]), query)
+    torch.testing.assert_close(permuted[..., order], logits)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,16 +16,15 @@ from torch import Tensor
 from umeta import artifacts, report, views
 from umeta.benchmarks.goals import BENCHMARKS, Split, goals
 from umeta.config import EnvConfig, EnvEvaluateConfig
-from umeta.context import Progress, postponed_interrupt, started
-from umeta.errors import Interrupted, UserError, suggest
-from umeta.evaluation import append, commit, hardware, recorded
+from umeta.context import Progress, started
+from umeta.errors import UserError, suggest
+from umeta.evaluation import append, computed, provenance, recorded
 from umeta.metalearners.maml import MAML
 from umeta.models.mlp import MLP
 from umeta.stages import Run, load_tasks
 from umeta.tasks.reward import RewardBatch, RewardTasks, acting
 from umeta.train import packed, policy_of, unpacked
 from umeta.types import Adapted, Batch, Environment, EpisodeSpec, PolicyLearner, RecurrentLearner, Sink, Theta
-from umeta.version import __version__
 
 BASELINES = ("scratch", "finetune")
 SHOWN = (0, 1, 2, 3, 5, 10)  # steps in a table
@@ -227,21 +223,8 @@ def evaluate_env(run: Run, *, record: Path | None = None, sinks: Sequence[Sink] 
     }
     asked.pop("baselines")
     kept = run.folder / "evaluation.json"
-    done = finished(kept, asked)
-    with postponed_interrupt("row") as pressed:
-        for name, method in rows.items():
-            if name in done["rows"]:
-                continue
-            began = time.monotonic()
-            found, facts = method()
-            done["rows"][name] = {**facts, "returns": found.tolist()}
-            done["seconds"] += time.monotonic() - began
-            artifacts.write_sealed(kept, {"asked": asked, **done})
-            if pressed.is_set():
-                raise Interrupted(
-                    f"evaluate: stopped, finished rows are kept in {kept}; go on with the same command and --resume"
-                )
-    table = {name: done["rows"][name] for name in rows}
+    done = computed(kept, asked, {name: partial(row, method) for name, method in rows.items()})
+    table = done["rows"]
     result = {
         "domain": "env",
         "name": config.name,
@@ -257,12 +240,7 @@ def evaluate_env(run: Run, *, record: Path | None = None, sinks: Sequence[Sink] 
         "facts": facts_of(run, table),
         "notes": table[title]["notes"],
         "minutes": {k: round(v / 60, 2) for k, v in {**run.seconds(), "evaluate": done["seconds"]}.items()},
-        "seed": config.seed,
-        "hardware": hardware(run.theta),
-        "umeta": __version__,
-        "commit": commit(),
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "config": config.plain,
+        **provenance(run),
     }
     result["facts"].append(
         f"{title}: minutes {', '.join(f'{name} {value:g}' for name, value in result['minutes'].items())}; "
@@ -303,14 +281,10 @@ def check(config: EnvConfig, record: Path | None = None) -> None:
         recorded(record)
 
 
-def finished(kept: Path, asked: dict[str, Any]) -> dict[str, Any]:
-    """Rows that were computed before for the same question; none if the file is unusable."""
-    try:
-        before = artifacts.read_sealed(kept)
-    except UserError:
-        before = {}
-    same = before.get("asked") == json.loads(json.dumps(asked))
-    return {"rows": before["rows"], "seconds": before["seconds"]} if same else {"rows": {}, "seconds": 0.0}
+def row(method: Callable[[], tuple[Tensor, dict[str, Any]]]) -> dict[str, Any]:
+    """A method's returns and what there is to say of them, as they are kept."""
+    found, facts = method()
+    return {**facts, "returns": found.tolist()}
 
 
 def cells(found: Tensor) -> dict[str, dict[str, float]]:

@@ -6,7 +6,7 @@ import json
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import cache, partial
@@ -51,6 +51,7 @@ CLUSTERS = 500  # of cluster matching, where the proposer has no such number
 RATES = (0.1, 0.03, 0.3)  # step sizes that training from scratch is tuned over; without a val split the first
 TUNING = 24  # validation tasks that it is tuned on
 CHUNK = 8  # test tasks adapted at a time
+PARTS = ("rows", "scratch_lr", "curves", "step_curves", "extrapolation", "calibration")  # of what is kept
 CHANGES = ("shear", "scale")  # that test images can be distorted by
 
 
@@ -160,7 +161,7 @@ def evaluate_images(run: Run, device: str, record: Path | None, sinks: Sequence[
     }
     asked.pop("baselines")
     kept = run.folder / "evaluation.json"
-    done = distributed.once(lambda: finished(kept, asked))
+    done = distributed.once(lambda: finished(kept, asked, PARTS))
     if to_device(device).type == "cpu":
         distributed.once(lambda: need_of(run.config, run.item_shape, episodes, count).check())
     rows = methods(run, test, device, done["scratch_lr"])
@@ -182,9 +183,7 @@ def evaluate_images(run: Run, device: str, record: Path | None, sinks: Sequence[
             if distributed.first():
                 artifacts.write_sealed(kept, {"asked": asked, **done})
             if distributed.agreed(pressed.is_set()):
-                raise Interrupted(
-                    f"evaluate: stopped, finished rows are kept in {kept}; go on with the same command and --resume"
-                )
+                raise stopped(kept)
 
         for name, method in rows.items():
             for episode in episodes:
@@ -230,12 +229,7 @@ def evaluate_images(run: Run, device: str, record: Path | None, sinks: Sequence[
             for change, found in done["extrapolation"].items()
         },
         "calibration": done["calibration"][str(episodes[0])],
-        "seed": run.config.seed,
-        "hardware": hardware(run.theta),
-        "umeta": __version__,
-        "commit": commit(),
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "config": run.config.plain,
+        **provenance(run),
     }
 
     def write() -> dict[str, Any]:
@@ -248,16 +242,52 @@ def evaluate_images(run: Run, device: str, record: Path | None, sinks: Sequence[
     return distributed.once(write)
 
 
-def finished(kept: Path, asked: dict[str, Any]) -> dict[str, Any]:
+def finished(kept: Path, asked: dict[str, Any], parts: Sequence[str] = ("rows",)) -> dict[str, Any]:
     """What was computed before for the same question, and the seconds it took; nothing if the file is unusable."""
-    parts = ("rows", "scratch_lr", "curves", "step_curves", "extrapolation", "calibration")
-    nothing: dict[str, Any] = {**{part: {} for part in parts}, "seconds": 0.0}
     try:
         before = artifacts.read_sealed(kept)
     except UserError:
-        return nothing
-    same = before["asked"] == json.loads(json.dumps(asked))
-    return {name: before[name] for name in nothing} if same else nothing
+        before = {}
+    if before.get("asked") != json.loads(json.dumps(asked)):
+        before = {part: {} for part in parts} | {"seconds": 0.0}
+    return {name: before[name] for name in (*parts, "seconds")}
+
+
+def computed(kept: Path, asked: dict[str, Any], rows: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
+    """The rows, each from its function, and the seconds they took; those that `kept` has of before are not done again.
+
+    Raises:
+        Interrupted: after Ctrl-C, when the current row is done and kept.
+    """
+    done = finished(kept, asked)
+    with postponed_interrupt("row") as pressed:
+        for name, method in rows.items():
+            if name in done["rows"]:
+                continue
+            began = time.monotonic()
+            done["rows"][name] = method()
+            done["seconds"] += time.monotonic() - began
+            artifacts.write_sealed(kept, {"asked": asked, **done})
+            if pressed.is_set():
+                raise stopped(kept)
+    return {"rows": {name: done["rows"][name] for name in rows}, "seconds": done["seconds"]}
+
+
+def stopped(kept: Path) -> Interrupted:
+    """What ends an evaluation after Ctrl-C."""
+    return Interrupted(f"evaluate: stopped, finished rows are kept in {kept}; go on with the same command and --resume")
+
+
+def provenance(run: Run) -> dict[str, Any]:
+    """What a result was made by."""
+    return {
+        "seed": run.config.seed,
+        "hardware": hardware(run.theta),
+        "umeta": __version__,
+        "commit": commit(),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "config": run.config.plain,
+    }
 
 
 def checked(config: RunConfig, record: Path | None = None) -> None:

@@ -7,11 +7,9 @@ model, outer step and number of meta-steps.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,18 +19,17 @@ import torch
 from torch import Tensor
 
 from umeta import artifacts, registry, report, seeds, views
-from umeta.adaptation import finished, spread
+from umeta.adaptation import spread
 from umeta.config import RegressionConfig
-from umeta.context import RunContext, postponed_interrupt, started
-from umeta.errors import Interrupted, UserError, suggest
-from umeta.evaluation import append, commit, hardware, recorded
+from umeta.context import RunContext, started
+from umeta.errors import UserError, suggest
+from umeta.evaluation import append, computed, hardware, provenance, recorded
 from umeta.metalearners.maml import MAML
 from umeta.objectives import squared_error
 from umeta.stages import Run
 from umeta.tasks.sinusoid import SinusoidTasks
 from umeta.train import metatrain
 from umeta.types import EpisodeSpec, MetaLearner, Sink, Theta
-from umeta.version import __version__
 
 BASELINES = {"oracle": "oracle, told amplitude and phase", "pretrained": "pretrained on all tasks, fine-tuned"}
 RATES = (0.001, 0.003, 0.01, 0.03, 0.1)  # step sizes that fine-tuning the pretrained network is tuned over
@@ -164,20 +161,8 @@ def evaluate_regression(run: Run, *, record: Path | None = None, sinks: Sequence
     }
     asked.pop("baselines")
     kept = run.folder / "evaluation.json"
-    done = finished(kept, asked)
-    with postponed_interrupt("row") as pressed:
-        for name, method in rows.items():
-            if name in done["rows"]:
-                continue
-            began = time.monotonic()
-            done["rows"][name] = row(trial, method)
-            done["seconds"] += time.monotonic() - began
-            artifacts.write_sealed(kept, {"asked": asked, **done})
-            if pressed.is_set():
-                raise Interrupted(
-                    f"evaluate: stopped, finished rows are kept in {kept}; go on with the same command and --resume"
-                )
-    table = {name: done["rows"][name] for name in rows}
+    done = computed(kept, asked, {name: partial(row, trial, method) for name, method in rows.items()})
+    table = done["rows"]
     views.fits(run.folder / "fits.png", fits(trial, {n: m for n, m in rows.items() if n != BASELINES["oracle"]}))
     minutes = {k: round(v / 60, 2) for k, v in {**run.seconds(), "evaluate": done["seconds"]}.items()}
     result = {
@@ -208,12 +193,7 @@ def evaluate_regression(run: Run, *, record: Path | None = None, sinks: Sequence
             f"{hardware(run.theta)}; seed {config.seed}",
         ],
         "minutes": minutes,
-        "seed": config.seed,
-        "hardware": hardware(run.theta),
-        "umeta": __version__,
-        "commit": commit(),
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "config": config.plain,
+        **provenance(run),
     }
     with started(sinks, run.folder):
         report.write_adaptation(run, result, sinks)

@@ -8,13 +8,12 @@ from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from annotated_types import Gt
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from umeta.errors import UserError
-from umeta.metalearners.protonet import cosine_layer, euclidean_layer, prototypes
+from umeta.metalearners.protonet import prototype_layer, prototypes, scaled
 from umeta.models.pure import Normalisation, Pure
 from umeta.objectives import OBJECTIVES
 from umeta.types import Adapted, Batch, EpisodeSpec, Model, Stats, TaskSpec, Theta
@@ -71,7 +70,7 @@ class GradientLearner:
 
     def features(self, theta: Theta, x: Tensor) -> Tensor:
         """What the network, not adapted, gives its linear head: [n, features] of x [n, ...]."""
-        return self._scaled(self._net.shared(theta.params, x, theta.running)[0])
+        return scaled(self._net.shared(theta.params, x, theta.running)[0], self.distance)
 
     def adapt(self, theta: Theta, support: Batch, *, start: Adapted | None = None, steps: int | None = None) -> Adapted:
         """Fast weights [T, ...] after `steps` inner steps, from theta or from `start`.
@@ -154,9 +153,8 @@ class GradientLearner:
             # Other copies of the weights: an inner step holds the layer that the prototypes were for what it is.
             apart = self._expand(theta, len(support), support.way)
             z, _ = self._net.per_task(apart, support.x, frozen)
-            means, _ = prototypes(self._scaled(z), support)
-            unit = self.distance == "cosine"
-            weight, bias = cosine_layer(means, theta.params["scale"]) if unit else euclidean_layer(means)
+            means, _ = prototypes(scaled(z, self.distance), support)
+            weight, bias = prototype_layer(means, self.distance, theta)
             fast["head.weight"] = weight
             fast["head.bias"] = bias if bias.requires_grad else bias.requires_grad_(weight.requires_grad)
         return fast
@@ -185,13 +183,10 @@ class GradientLearner:
         return self._linear(fast, features), used
 
     def _linear(self, fast: dict[str, Tensor], features: Tensor) -> Tensor:
-        out = torch.baddbmm(fast["head.bias"][:, None], self._scaled(features), fast["head.weight"].mT)
+        out = torch.baddbmm(fast["head.bias"][:, None], scaled(features, self.distance), fast["head.weight"].mT)
         if "head.free" in fast:
             out = torch.cat([out, fast["head.free"][:, None].expand(*out.shape[:2], -1)], -1)
         return out
-
-    def _scaled(self, z: Tensor) -> Tensor:
-        return F.normalize(z, dim=-1) if self.distance == "cosine" else z
 
 
 class Recomputed(torch.autograd.Function):

@@ -40,7 +40,7 @@ class EmbeddingLearner:
     def features(self, theta: Theta, x: Tensor) -> Tensor:
         """Embeddings [n, features] of x [n, ...], of length 1 for the cosine distance; by the running statistics."""
         with autocast(x.device, self.precision):
-            return self._scaled(self._net.shared(theta.params, x, theta.running)[0])
+            return scaled(self._net.shared(theta.params, x, theta.running)[0], self.distance)
 
     def _drawn(
         self, spec: TaskSpec, seed: int, own: Callable[[int], nn.Module] | None = None, **scalars: float
@@ -68,14 +68,10 @@ class EmbeddingLearner:
         """Embeddings [T, N, features] of x [T, N, ...] and the statistics they were normalised by."""
         with autocast(x.device, self.precision):
             z, used = self._forward(theta, x, stats)
-        return self._scaled(z), used
+        return scaled(z, self.distance), used
 
     def _embed_queries(self, theta: Theta, adapted: Adapted, x: Tensor) -> Tensor:
         return self._embed(theta, x, adapted.stats if self.normalisation == "support" else None)[0]
-
-    def _scaled(self, z: Tensor) -> Tensor:
-        z = z.to(torch.promote_types(z.dtype, torch.float32))
-        return F.normalize(z, dim=-1) if self.distance == "cosine" else z
 
     def _forward(self, theta: Theta, x: Tensor, stats: Stats | None) -> tuple[Tensor, Stats]:
         # Statistics are each task's own, so that what a task gives does not depend on the tasks beside it.
@@ -153,11 +149,7 @@ class ProtoNet(EmbeddingLearner):
 
     def layer(self, theta: Theta, prototypes: Tensor) -> tuple[Tensor, Tensor]:
         """The linear layer that prototypes [T, way, features] are: weight of the same shape, bias [T, way]."""
-        return (
-            cosine_layer(prototypes, theta.params["scale"])
-            if self.distance == "cosine"
-            else euclidean_layer(prototypes)
-        )
+        return prototype_layer(prototypes, self.distance, theta)
 
 
 def members(support: Batch) -> Tensor:
@@ -172,21 +164,22 @@ def prototypes(z: Tensor, support: Batch) -> tuple[Tensor, Tensor]:
     return member.mT @ z / counts[..., None].clamp(min=1), counts
 
 
-def euclidean_layer(prototypes: Tensor) -> tuple[Tensor, Tensor]:
-    """The linear layer that answers with minus the squared distances to prototypes [T, way, d]. Equation 8.
+def prototype_layer(prototypes: Tensor, distance: str, theta: Theta) -> tuple[Tensor, Tensor]:
+    """The linear layer that prototypes [T, way, d] are: weight [T, way, d], bias [T, way].
 
-    Without |z|^2, which is the same for every class: weight [T, way, d], bias [T, way].
+    It answers with minus the squared distances to them, but for |z|^2, which is the same for every class (equation 8);
+    for the cosine distance with theta's scale times the cosines, of embeddings that have length 1.
     """
+    if distance == "cosine":
+        weight = theta.params["scale"] * F.normalize(prototypes, dim=-1)
+        return weight, torch.zeros_like(weight[..., 0])
     return 2 * prototypes, -prototypes.square().sum(-1)
 
 
-def cosine_layer(prototypes: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """The linear layer that answers embeddings of length 1 by their cosines with prototypes [T, way, d], times `scale`.
-
-    weight [T, way, d], bias [T, way].
-    """
-    weight = scale * F.normalize(prototypes, dim=-1)
-    return weight, torch.zeros_like(weight[..., 0])
+def scaled(z: Tensor, distance: str) -> Tensor:
+    """Embeddings as the distance takes them: of length 1 for cosines, and in float32 at least."""
+    z = z.to(torch.promote_types(z.dtype, torch.float32))
+    return F.normalize(z, dim=-1) if distance == "cosine" else z
 
 
 def linear(z: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -206,12 +206,10 @@ def rows(x: Tensor, tasks: int) -> Tensor:
 
 
 def channels_last(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last)
-
-
-def like(x: Tensor) -> Tensor:
-    """A tensor of this shape that is never read: the kernels want one for its shape."""
-    return torch.empty_like(x, memory_format=torch.channels_last)
+    """Images with channels last in memory: several times faster pooling and normalisation on a CPU."""
+    if x.dim() == 4 and x.shape[1] == 1:  # `contiguous` sees no difference here, the convolution does
+        return x.contiguous().as_strided(x.shape, (x[0].numel(), 1, x.shape[3], 1))
+    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
 
 
 class Convolution(torch.autograd.Function):

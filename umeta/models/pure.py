@@ -23,7 +23,7 @@ from torch.func import functional_call, vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from umeta.errors import UserError
-from umeta.models.batched import Refused, TaskBatched
+from umeta.models.batched import Refused, TaskBatched, channels_last
 from umeta.models.precision import autocast_kind
 from umeta.types import Model, Stats
 
@@ -187,13 +187,6 @@ def exchanged(module: nn.Module, new: Callable[[_BatchNorm], nn.Module]) -> nn.M
         if child is not None:
             setattr(module, name, exchanged(child, new))
     return module
-
-
-def channels_last(x: Tensor) -> Tensor:
-    """Images with channels last in memory: several times faster pooling and normalisation on a CPU."""
-    if x.dim() == 4 and x.shape[1] == 1:  # `contiguous` sees no difference here, the convolution does
-        return x.contiguous().as_strided(x.shape, (x[0].numel(), 1, x.shape[3], 1))
-    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
 
 
 def average(running: Stats | None, new: Stats) -> Stats:
