@@ -63,11 +63,11 @@ class Case:
         return net.to(self.dtype)
 
     def batch(self, items: int, seed: int) -> Batch:
-        """`items` of each class of each task: uniform noise, brighter in a place of its class's own."""
+        """`items` of each class of each task: uniform noise, brighter at a pixel of its class's own."""
         random = torch.Generator().manual_seed(seed)
         y = torch.arange(self.way).repeat_interleave(items).expand(self.tasks, -1).contiguous()
         x = torch.rand(self.tasks, self.way * items, self.channels, self.size, self.size, generator=random)
-        x[..., 0] += F.one_hot(y, self.size)[:, :, None]
+        x += F.one_hot(y, self.size**2).view(self.tasks, -1, 1, self.size, self.size)
         return Batch(x.to(self.dtype), y, torch.ones_like(y, dtype=torch.bool), self.way)
 
     def batches(self) -> tuple[Batch, Batch]:

@@ -1,7 +1,9 @@
 """Tables and the plot of results/bench.json: `python -m bench.table README.md` makes its marked tables anew.
 
-<!-- bench: results/bench.json -->
+<!-- bench: goals results/bench.json -->
 <!-- end -->
+
+and the same with `sides`, the table of all that was measured.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from bench.measurements import CURVES, GOALS, Goal
 from umeta import artifacts
 from umeta.report import markdown
 
-MARKER = re.compile(r"(<!-- bench: (?P<file>\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+MARKER = re.compile(r"(<!-- bench: (?P<table>goals|sides) (?P<file>\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 ROOFLINE = ("sgemm", "convolution")  # the faster of the two, in float32
 
 
@@ -110,11 +112,11 @@ def draw(result: dict[str, Any], picture: Path) -> None:
 def rewrite(text: str, root: Path) -> str:
     """The text with every marked table made anew."""
 
-    def tables(marker: re.Match[str]) -> str:
-        result = artifacts.read_json(root / marker["file"])
-        return f"{marker[1]}{goals(result)}\n\n{sides(result)}\n{marker[3]}"
+    def table(marker: re.Match[str]) -> str:
+        make = {"goals": goals, "sides": sides}[marker["table"]]
+        return f"{marker[1]}{make(artifacts.read_json(root / marker['file']))}\n{marker[4]}"
 
-    return MARKER.sub(tables, text)
+    return MARKER.sub(table, text)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The benchmarks' own logic: whose turn it is, what becomes of the rounds, and that all sides do the same work."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -75,7 +76,7 @@ def test_a_process_answers_round_by_round_and_says_what_it_lacks():
     assert "no_such_package" in measured["sides"]["lost"]["missing"]
 
 
-def test_tables_say_ratios_shares_and_what_is_missing():
+def test_tables_say_ratios_shares_and_what_is_missing(tmp_path):
     sides = scripted()["sides"]
     goal = replace(GOALS[0], text="goal", measurement="work", side="a", reference="b", least=1, aim=2)
     assert table.reached(goal, {"sides": sides}) == ["2.5 s", "3 s", "**1.50** (0.88 to 2.00)", "1", "2"]
@@ -93,6 +94,11 @@ def test_tables_say_ratios_shares_and_what_is_missing():
     text = table.sides(result)
     assert "| a | 2.5 s | 1.75 s to 3.25 s | 20% (0 GFLOP/s) | 5 MB | inertia 7 |" in text
     assert "commit c0ffee" in text
+    (tmp_path / "bench.json").write_text(json.dumps(result))
+    page = "above\n<!-- bench: sides bench.json -->\nold\n<!-- end -->\nbelow"
+    made = table.rewrite(page, tmp_path)
+    assert made == page.replace("old", text)
+    assert table.rewrite(made, tmp_path) == made
     assert [table.duration(s) for s in (2.0, 0.0123, 4.5e-5, 3e-9)] == ["2 s", "12.3 ms", "45 µs", "3 ns"]
 
 
