@@ -16,8 +16,9 @@ demo: $(VENV)/ready
 	$(BIN)/umeta run digits_acai_kmeans_protonet digits_acai_kmeans_maml digits_oracle_protonet out=demo
 	$(BIN)/umeta run nav2d_diayn proposer.iterations=60 train.steps=40 evaluate.goals=10 evaluate.validation=4 out=demo
 
+# A process a core, each with one thread: the networks of tests are too small for two.
 test: $(VENV)/ready
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --dist=loadfile
 
 slow: $(VENV)/ready
 	$(BIN)/python -m pytest -m slow
@@ -29,7 +30,7 @@ lint: $(VENV)/ready
 # The README's tables, from the results files.
 tables: $(VENV)/ready
 	$(BIN)/python -m umeta.tables README.md docs/results.md
-	$(BIN)/python -m bench.table README.md
+	$(BIN)/python -m bench.table README.md docs/speed.md
 
 # Speed and memory beside other libraries (about 25 minutes); BENCH="maml kmeans" for some of it. The libraries go into
 # an environment of their own.

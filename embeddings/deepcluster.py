@@ -21,6 +21,7 @@ from umeta.errors import UserError
 from umeta.models.batched import channels_last
 from umeta.models.conv4 import Conv4
 from umeta.models.embedder import BATCH, NetworkEmbedder, features, resumable
+from umeta.models.precision import Precision, autocast
 from umeta.types import Augment, Model
 
 ITERATIONS = 20  # of k-means, each time
@@ -52,6 +53,8 @@ class DeepCluster(NetworkEmbedder):
     """images per step"""
     lr: Annotated[float, Gt(0)] = 2e-3
     """Adam's largest step size"""
+    precision: Precision = "float32"
+    """of the network in training; `auto` is bfloat16 where the hardware computes with it"""
     _nets: nn.ModuleDict = field(init=False, repr=False, compare=False)
 
     def fit(self, images: UnlabelledImages, ctx: RunContext) -> None:
@@ -88,7 +91,9 @@ class DeepCluster(NetworkEmbedder):
             index = balanced(head.labels, torch.rand(self.batch, 2, generator=generator).to(ctx.device))
             u = torch.rand(self.batch, augment.randoms, generator=generator).to(ctx.device)
             x = augment(images.floats(index.cpu().numpy(), ctx.device), u)
-            loss = F.cross_entropy(head(net.train()(channels_last(x))), head.labels[index])
+            with autocast(x.device, self.precision):
+                logits = head(net.train()(channels_last(x)))
+            loss = F.cross_entropy(logits.float(), head.labels[index])
             for optimiser in optimisers.values():
                 optimiser.zero_grad()
             loss.backward()

@@ -75,7 +75,8 @@ def characters(classes=10, each=40, side=16):
     return images, images.rows // each
 
 
-def test_it_finds_the_true_classes_better_than_pixels_do():
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_it_finds_the_true_classes_better_than_pixels_do(precision):
     """By normalised mutual information of as many clusters as there are classes; one of unrelated ones is 0."""
     images, true = characters()
 
@@ -84,7 +85,9 @@ def test_it_finds_the_true_classes_better_than_pixels_do():
         return np.mean([normalized_mutual_info_score(true, labels) for labels in found])
 
     model = Conv4(16, halvings=2)
-    embedder = DeepCluster(dimensions=16, model=model, augment=HAND, k=20, every=40, steps=160, batch=64)
+    embedder = DeepCluster(
+        dimensions=16, model=model, augment=HAND, k=20, every=40, steps=160, batch=64, precision=precision
+    )
     embedder.fit(images, RunContext())
     pixels = agreement(images.floats(slice(None)).flatten(1))
     assert agreement(embedder.embed(images)) > pixels + 0.15

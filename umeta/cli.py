@@ -125,6 +125,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if takes is None or word.startswith("-"):
             parser().error(f"unrecognized argument: {word}")
         takes.append(Path(word) if options.command == "predict" else word)
+    if not launched():
+        return done(options)
+    try:
+        code = done(options)
+    except SystemExit as silent:
+        code = int(silent.code or 0)
+    sys.stderr.flush()
+    os._exit(code)  # Gloo's threads may still hold tensors, and to let go of one in a Python that is ending aborts
+
+
+def done(options: argparse.Namespace) -> int:
+    """Runs the command; what goes wrong in it becomes a message and an exit code."""
     try:
         with terminable(), processes(options):
             result = COMMANDS[options.command](options)
@@ -171,10 +183,15 @@ def terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def launched() -> bool:
+    """Whether torchrun has started this process as one of several."""
+    return {"RANK", "MASTER_ADDR"} <= os.environ.keys() and os.environ.get("WORLD_SIZE", "1") != "1"
+
+
 @contextmanager
 def processes(options: argparse.Namespace) -> Iterator[None]:
     """Within the block the processes that torchrun started are one run, of which the first speaks."""
-    if not {"RANK", "MASTER_ADDR"} <= os.environ.keys() or os.environ.get("WORLD_SIZE", "1") == "1":
+    if not launched():
         yield
         return
     if not hasattr(options, "resume"):
