@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bench import table
 from umeta import config
 from umeta.cli import main, parser
 from umeta.data.digits import Digits
@@ -15,6 +16,7 @@ from umeta.tables import rewrite
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 RESULTS = (ROOT / "docs/results.md").read_text(encoding="utf-8")
+SPEED = (ROOT / "docs/speed.md").read_text(encoding="utf-8")
 
 
 def blocks(language: str, text: str = TEXT) -> list[str]:
@@ -93,3 +95,5 @@ def test_the_walk_through_from_photographs_to_predictions(tmp_path, monkeypatch,
 def test_tables_are_those_of_the_results_files():
     assert rewrite(TEXT, ROOT) == TEXT
     assert rewrite(RESULTS, ROOT / "docs") == RESULTS
+    assert table.rewrite(TEXT, ROOT) == TEXT
+    assert table.rewrite(SPEED, ROOT / "docs") == SPEED

@@ -72,6 +72,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--test", type=Path, metavar="PLACE", help=where)
     text = "with --images: how long it may take (default: 30)"
     sub.add_argument("--minutes", type=float, metavar="N", help=text)
+    text = "run each config with N seeds, and add the mean over them and its interval"
+    sub.add_argument("--seeds", type=int, default=1, metavar="N", help=text)
     sub.add_argument("--record", type=Path, metavar="FILE", help="append the result to this results file")
     text = "run a config with one part changed at a time, in one table"
     sub = commands.add_parser("ablate", help=text, description=text, parents=[work, log])
@@ -222,7 +224,7 @@ def prepared(reference: str, changes: Sequence[str], options: argparse.Namespace
     from umeta.memory import keep_buffers
 
     keep_buffers()
-    return config.load(reference, [*changes, *as_overrides(options, "seed")])
+    return config.load(reference, [*as_overrides(options, "seed"), *changes])
 
 
 def as_overrides(options: argparse.Namespace, seed: str) -> list[str]:
@@ -294,13 +296,29 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     configs = [prepared(name, changes, options) for name in names]  # all are checked before the first begins
     if len({config.name for config in configs}) < len(configs):
         raise UserError(f"run: two of {', '.join(names)} are named the same; each needs a name of its own")
-    return chain(configs, options)
+    if options.seeds < 1:
+        raise UserError(f"run: --seeds {options.seeds}: expected 1 or more")
+    if options.seeds > 1:
+        configs = [
+            prepared(name, [*changes, *with_seed(config, config.seed + i)], options)
+            for name, config in zip(names, configs, strict=True)
+            for i in range(options.seeds)
+        ]
+    return chain(configs, options, options.seeds)
+
+
+def with_seed(config: Any, seed: int) -> list[str]:
+    """The overrides that make of a config one with another seed."""
+    title = json.dumps(f"{config.title or config.name}, seed {seed}", ensure_ascii=False)
+    return [f"seed={seed}", f"name={config.name}-seed{seed}", f"title={title}"]
 
 
 def run_images(names: Sequence[str], changes: Sequence[str], options: argparse.Namespace) -> dict[str, Any]:
     """`run` without a config: one is written for the images, and then run."""
     if names:
         raise UserError(f"run: --images stands for a config; leave out '{names[0]}', or set data.root in the config")
+    if options.seeds != 1:
+        raise UserError("run: --seeds goes with a config; --images writes one, which can be run again with it")
     if options.record is not None and options.test is None:
         raise UserError("run: --record keeps results, and without --test there are none")
     from umeta import recipe
@@ -341,12 +359,12 @@ def ablate(options: argparse.Namespace) -> dict[str, Any]:
     )
 
 
-def chain(configs: Sequence[Any], options: argparse.Namespace) -> dict[str, Any]:
-    """All stages of each config, and one report of them all."""
+def chain(configs: Sequence[Any], options: argparse.Namespace, seeds: int = 1) -> dict[str, Any]:
+    """All stages of each config, and one report of them all; so many configs in a row differ in their seed alone."""
     from umeta import registry, report, stages
     from umeta.config import rounds
-    from umeta.distributed import once
-    from umeta.evaluation import checked, evaluate_run
+    from umeta.distributed import first, once
+    from umeta.evaluation import append, checked, evaluate_run
     from umeta.train import check_share
 
     for config in configs:
@@ -370,11 +388,15 @@ def chain(configs: Sequence[Any], options: argparse.Namespace) -> dict[str, Any]
         results.append({**result, "folder": str(folder), "tasks": str(turn.tasks_folder)})
     if not results:
         return {"report": None, "results": []}
-    print(report.aligned(report.table(results)))
+    means = [report.over_seeds(results[i : i + seeds]) for i in range(0, len(results), seeds) if seeds > 1]
+    if options.record is not None and first():
+        for mean in means:
+            append(options.record, mean)
+    print(report.aligned(report.table([*results, *means])))
     print(*dict.fromkeys(fact for result in results for fact in report.facts(result)), sep="\n")
     page = Path(results[0]["folder"]) / "report.md"
     if len(results) > 1:
-        page = once(lambda: report.together(results, Path(configs[0].out)))
+        page = once(lambda: report.together(results, Path(configs[0].out), means))
     print(page.with_suffix(".html"))
     return {"report": str(page), "results": results}
 

@@ -192,6 +192,38 @@ def own_rows(results: Sequence[dict[str, Any]]) -> list[str]:
     return list(dict.fromkeys(own))
 
 
+def over_seeds(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One result of several that differ in their seed alone, without the baselines.
+
+    Means over the seeds, with 95 % intervals (Student's t) of what proposed tasks, training and initial weights vary; a
+    run's own interval is over test tasks.
+    """
+    from scipy.stats import t
+
+    first, quantile = results[0], float(t.ppf(0.975, len(results) - 1))
+    own = first["title"].removesuffix(f", seed {first['seed']}")
+    title = f"{own}, mean of {len(results)} seeds"
+    rows = {}
+    for row, name in enumerate(own_rows([first])):
+        cells = [result["rows"][own_rows([result])[row]] for result in results]
+        rows[name.replace(first["title"], title, 1)] = {
+            column: over([one[column] for one in cells], quantile) for column in cells[0]
+        }
+    known = ("domain", "protocol", "hardware", "umeta", "commit", "date", "config")
+    kept: dict[str, Any] = {key: first[key] for key in known if key in first}
+    seeds = ", ".join(str(result["seed"]) for result in results)
+    return {"name": f"{first['name']} and more", "title": title, "rows": rows, **kept, "seed": seeds}
+
+
+def over(cells: Sequence[Mapping[str, Any]], quantile: float) -> dict[str, Any]:
+    """The mean of the cells' means, and the interval that the quantile gives; None where one is no number."""
+    means = [cell["mean"] for cell in cells]
+    if None in means:
+        return {**cells[0], "mean": None, "interval": None}
+    error = np.std(means, ddof=1) / len(means) ** 0.5
+    return {**cells[0], "mean": float(np.mean(means)), "interval": float(quantile * error)}
+
+
 def cell(value: Mapping[str, Any]) -> str:
     """`68.12 ± 0.61`: an accuracy in percent, a return or an error; `diverged` where that is no number."""
     if value["mean"] is None:
@@ -216,9 +248,10 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def together(results: Sequence[dict[str, Any]], folder: Path) -> Path:
-    """`folder/report.{html,md}`: one table of several runs, and each run's pictures."""
-    parts = ["# Results", "", markdown(table(results)), ""]
+def together(results: Sequence[dict[str, Any]], folder: Path, means: Sequence[dict[str, Any]] = ()) -> Path:
+    """`folder/report.{html,md}`: one table of several runs and of means over seeds, and each run's pictures."""
+    rows = table([*results, *means])
+    parts = ["# Results", "", markdown(rows), ""]
     for result in results:
         run, tasks = Path(result["folder"]), Path(result["tasks"])
         links = f"[report]({os.path.relpath(run, folder)}/report.md)"
@@ -228,7 +261,8 @@ def together(results: Sequence[dict[str, Any]], folder: Path) -> Path:
         parts += pictured(result, run, tasks, folder, "###", {})
     artifacts.write_text(folder / "report.md", "\n".join(parts))
     chapters = [chapter(result, Path(result["folder"]), Path(result["tasks"])) for result in results]
-    artifacts.write_text(folder / "report.html", html.page("Results", table(results), own_rows(results), chapters))
+    own = own_rows([*results, *means])
+    artifacts.write_text(folder / "report.html", html.page("Results", rows, own, chapters))
     return folder / "report.md"
 
 
