@@ -36,7 +36,8 @@ class Episodes:
 
     def _batch(self, index: Tensor, label: Tensor) -> Batch:
         device = self.items.device
-        x = to_float(self.items[index.to(device)])
+        x = self.items.index_select(0, index.flatten().to(device))  # `items[index]` takes ten to twenty times as long
+        x = to_float(x.view(*index.shape, *self.items.shape[1:]))
         return Batch(x, label.to(device), torch.ones(label.shape, dtype=torch.bool, device=device), self.way)
 
 
