@@ -204,7 +204,7 @@ def read_manifest(folder: Path, *kinds: str) -> dict[str, Any]:
             path = folder / name
             if name in ("", ".", "..") or any(c in name for c in "/\\\0"):
                 raise UserError(f"{folder / 'manifest.json'}: refused, it names the file {name!r} outside its folder")
-            if not path.is_file():
+            if not os.path.isfile(path):  # of a name too long for a file, `path.is_file()` raises
                 raise UserError(f"{path}: missing from the {kind}; make it again")
             if path.stat().st_size != expected["bytes"] or file_hash(path) != expected["hash"]:
                 raise UserError(f"{path}: damaged (its content is not what the manifest records); make it again")
