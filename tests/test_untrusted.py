@@ -295,7 +295,7 @@ def test_a_bomb_of_arrays_is_refused_unread(tmp_path, monkeypatch):
         ({"item_shape": [1, 28, "28"]}, "items of shape"),
         ({"files": {"../config.yaml": {"bytes": 1, "hash": ""}}}, "outside its folder"),
         ({"files": {"/etc/passwd": {"bytes": 1, "hash": ""}}}, "outside its folder"),
-        ({"files": {"x" * 300: {"bytes": 1, "hash": ""}}}, "missing from the tasks"),
+        ({"files": {"x" * 300: {"bytes": 1, "hash": ""}}}, "missing from the run"),
         ({"files": []}, "damaged"),
         ({"files": {"config.yaml": 3}}, "damaged"),
     ],
