@@ -195,6 +195,14 @@ def test_an_override_cannot_nest_too_deeply_either():
 # archives and pictures
 
 
+def test_a_member_without_a_name_is_passed_over(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as file:
+        file.writestr("", b"?")
+        file.writestr("cat/1.png", b"?")
+        file.writestr("dog/", b"")
+    assert [found.name for found in decode.files(tmp_path / "x.zip")] == ["cat/1.png"]
+
+
 def test_a_zip_of_overlapping_or_lying_members_costs_no_more_than_it_says(tmp_path):
     """A member that unpacks to more than its entry says is cut there, and then fails its checksum."""
     with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as file:

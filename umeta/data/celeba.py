@@ -82,11 +82,12 @@ def read_attributes(path: Path) -> tuple[tuple[str, ...], dict[str, np.ndarray]]
     Raises:
         UserError: not in the published format.
     """
-    (count, *more), names, *_ = [*words(path), [""], [""]]
+    first, names, *_ = [*words(path), [], []]
+    count, *more = first or [""]
     if more or not count.isdigit() or len(names) != 40:
         raise UserError(
             f"{path}: expected a line with the number of images, then one with 40 names of attributes, found "
-            f"{len(more) + 1} and {len(names)} words"
+            f"{len(first)} and {len(names)} words"
         )
     rows = table(path, 41, header=2)
     values = np.array([row[1:] for row in rows])

@@ -95,7 +95,7 @@ def _members(path: Path) -> list[File]:
         if info.file_size > LARGEST_FILE:
             raise UserError(f"{path}: refused, its member '{info.filename}' unpacks to {info.file_size} bytes")
         hidden = any(part.startswith(".") or part == "__MACOSX" for part in place.parts)
-        if not info.is_dir() and not hidden:
+        if place.name and not info.filename.endswith("/") and not hidden:  # a member's name may be empty
             found.append(File(str(place), (info.file_size, info.CRC), partial(archive.read, info)))
     return found
 
