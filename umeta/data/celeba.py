@@ -82,7 +82,8 @@ def read_attributes(path: Path) -> tuple[tuple[str, ...], dict[str, np.ndarray]]
     Raises:
         UserError: not in the published format.
     """
-    first, names, *_ = [*words(path), [], []]
+    lines: list[list[str]] = [*words(path), [], []]
+    first, names = lines[:2]
     count, *more = first or [""]
     if more or not count.isdigit() or len(names) != 40:
         raise UserError(
