@@ -200,7 +200,7 @@ def test_a_member_without_a_name_is_passed_over(tmp_path):
         patch.setattr(
             zipfile.ZipInfo, "is_dir", lambda info: info.filename.endswith("/")
         )  # Python's fails at such a name
-        file.writestr("", b"?")
+        file.writestr(zipfile.ZipInfo(""), b"?")
         file.writestr("cat/1.png", b"?")
         file.writestr("dog/", b"")
     assert [found.name for found in decode.files(tmp_path / "x.zip")] == ["cat/1.png"]
