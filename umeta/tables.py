@@ -1,8 +1,8 @@
 """Results files as tables and plots: `python -m umeta.tables README.md` makes anew what its markers ask for.
 
 A marker names the files, own results and published numbers alike, and, after semicolons, the rows wanted, by default
-all. A plot is of the learning curves of a file's first result, or of all its results over the value of a key of their
-configs, or on environments of their adaptation:
+all. A plot is of the learning curves of a file's first result, or of its `step_curves`, or of all its results over the
+value of a key of their configs, or on environments of their adaptation:
 
     <!-- results: results/omniglot.json results/omniglot_published.json -->
     <!-- end -->
@@ -11,6 +11,7 @@ configs, or on environments of their adaptation:
     <!-- results: results/sinusoid.json | amplitude -->
     <!-- end -->
     <!-- curves: results/omniglot_best.json docs/omniglot_curves.png -->
+    <!-- curves: results/omniglot_steps.json docs/omniglot_steps.png step_curves -->
     <!-- curves: results/omniglot_partitions.json docs/omniglot_partitions.png proposer.partitions -->
 """
 
@@ -74,9 +75,10 @@ def source(result: dict[str, Any], link: str, row: str) -> str:
     return ", ".join(fact for fact in facts if fact)
 
 
-def draw(path: Path, picture: Path, key: str | None = None) -> None:
-    """As PNG, with 95 % intervals: accuracy against minutes, a line per episode; return against steps of all rows; with
-    a `key`, such as `proposer.partitions`, the results' own rows against what their configs have there."""
+def draw(path: Path, picture: Path, key: str = "curves") -> None:
+    """As PNG, with 95 % intervals: accuracy against minutes, or with the key `step_curves` against steps of adaptation,
+    a line per episode; with a key of the config, such as `proposer.partitions`, the results' own rows against it; on
+    environments return against steps of all rows."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -87,10 +89,11 @@ def draw(path: Path, picture: Path, key: str | None = None) -> None:
         curves = {name: curve for result in results for name, curve in result["adaptation"].items()}
         return views.adaptation(picture, curves, html.MEASURES[html.domain(results[0])], "steps of adaptation")
     figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
-    for name, curve in (series(results, key) if key else results[0]["curves"]).items():
+    configured = "." in key
+    for name, curve in (series(results, key) if configured else results[0][key]).items():
         axes.errorbar(curve["x"], curve["mean"], curve["interval"], marker="o", markersize=3, capsize=2, label=name)
         axes.set_xlabel(curve["label"])
-    if key:
+    if configured:
         axes.set_xscale("log")
     else:
         axes.set_title(results[0]["title"])
@@ -131,5 +134,5 @@ if __name__ == "__main__":
     for name in sys.argv[1:]:
         target = Path(name)
         for marker in CURVES.finditer(target.read_text(encoding="utf-8")):
-            draw(target.parent / marker["file"], target.parent / marker["picture"], marker["key"])
+            draw(target.parent / marker["file"], target.parent / marker["picture"], marker["key"] or "curves")
         artifacts.write_text(target, rewrite(target.read_text(encoding="utf-8"), target.parent))
