@@ -88,7 +88,7 @@ def draw(path: Path, picture: Path, key: str = "curves") -> None:
     if "adaptation" in results[0]:
         curves = {name: curve for result in results for name, curve in result["adaptation"].items()}
         return views.adaptation(picture, curves, html.MEASURES[html.domain(results[0])], "steps of adaptation")
-    figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
+    figure, axes = plt.subplots(figsize=(7, 3.5), layout="constrained")
     configured = "." in key
     for name, curve in (series(results, key) if configured else results[0][key]).items():
         axes.errorbar(curve["x"], curve["mean"], curve["interval"], marker="o", markersize=3, capsize=2, label=name)
@@ -99,7 +99,7 @@ def draw(path: Path, picture: Path, key: str = "curves") -> None:
         axes.set_title(results[0]["title"])
     axes.set_ylabel("accuracy, %")
     axes.grid(alpha=0.3)
-    axes.legend()
+    figure.legend(loc="outside right upper")
     with artifacts.replacing(picture) as temporary:
         figure.savefig(temporary, format="png", dpi=100)
     plt.close(figure)
