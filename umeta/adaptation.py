@@ -239,7 +239,7 @@ def evaluate_env(run: Run, *, record: Path | None = None, sinks: Sequence[Sink] 
         },
         "facts": facts_of(run, table),
         "notes": table[title]["notes"],
-        "minutes": {k: round(v / 60, 2) for k, v in {**run.seconds(), "evaluate": done["seconds"]}.items()},
+        "minutes": run.minutes(evaluate=done["seconds"]),
         **provenance(run),
     }
     result["facts"].append(

@@ -30,6 +30,8 @@ from umeta.lock import lent
 
 SCHEMA = 1
 LARGEST_TEXT = 64 << 20  # bytes: no list, table or manifest of ours is larger
+MALFORMED: tuple[type[Exception], ...] = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
+MALFORMED += (RuntimeError, AssertionError, MemoryError)  # torch's, and too deep a nesting
 
 
 @contextlib.contextmanager
@@ -86,9 +88,7 @@ def as_written(place: Path) -> Iterator[None]:
     """Within the block, what is not as this library writes it (a missing key, another type or shape) is a UserError."""
     try:
         yield
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        raise UserError(f"{place}: damaged, or not written by umeta ({error!r}); make it again") from error
-    except (RuntimeError, AssertionError, MemoryError) as error:  # torch's, and too deep a nesting
+    except MALFORMED as error:
         raise UserError(f"{place}: damaged, or not written by umeta ({error!r}); make it again") from error
 
 

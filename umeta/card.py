@@ -212,7 +212,7 @@ def training(run: Run, result: dict[str, Any] | None) -> str:
     config = run.config
     kinds = ("embedding", "proposer", "metalearner")
     parts = [line for kind in kinds for line in cites(kind, getattr(config, kind))]
-    minutes = result["minutes"] if result else {name: round(value / 60, 2) for name, value in run.seconds().items()}
+    minutes = result["minutes"] if result else run.minutes()
     facts = [
         f"meta-steps: {config.train.steps}, each of {config.train.meta_batch} tasks, {config.train.episode}",
         f"seed: {config.seed}",

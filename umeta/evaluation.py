@@ -200,7 +200,6 @@ def evaluate_images(run: Run, device: str, record: Path | None, sinks: Sequence[
                 distorted = Augmented(tasks, Distorted(**{change: strength}))
                 keep(part, episodes[0], partial(row, partial(tested, run, distorted)))
         keep(done["calibration"], episodes[0], lambda e: sureness(run, tasks, e, few))
-    minutes = {name: round(value / 60, 2) for name, value in {**run.seconds(), "evaluate": done["seconds"]}.items()}
     result = {
         "name": run.config.name,
         "title": run.config.title or run.config.name,
@@ -218,7 +217,7 @@ def evaluate_images(run: Run, device: str, record: Path | None, sinks: Sequence[
             "inference": "transductive" if transductive(run.learner) else "inductive",
             "proposed_with": "true labels" if run.true_labels else "no labels",
         },
-        "minutes": minutes,
+        "minutes": run.minutes(evaluate=done["seconds"]),
         "scratch_lr": done["scratch_lr"] if "from scratch" in rows else {},
         "curves": {name: found for name, found in done["curves"].items() if found},
         "step_curves": {f"{name}, by steps": found for name, found in done["step_curves"].items()},

@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 
 from umeta import memory, registry
 from umeta.config import Config, EnvConfig, EnvTrainConfig, RegressionTrainConfig, RunConfig, TrainConfig
-from umeta.context import RunContext, State
+from umeta.context import RunContext
 from umeta.data.images import UnlabelledImages
 from umeta.errors import UserError
 from umeta.train import BatchProblem
@@ -156,10 +156,8 @@ class FewSteps(RunContext):
         name: str,
         steps: int,
         step: Callable[[int], dict[str, float]],
-        save: Callable[[], State],
-        load: Callable[[State], None],
-        snapshots: int = 0,
-        skip: bool = False,
+        *saving: Any,
+        **options: Any,
     ) -> float:
         step(0)
         return 0.0
@@ -225,7 +223,7 @@ def of_propose(config: Config, images: UnlabelledImages) -> Need:
         if registry.name_of("proposer", proposer) not in BOUNDED:
             raise NotImplementedError
         step, width = embedding(config.embedding, images) if config.embedding is not None else (0, 0)
-        vectors = 6 * n * width * 4  # as tensor, array, scaled, and what faiss copies
+        vectors = 6 * n * width * 4  # as tensor, array, scaled, and copies in between
         partitions = 6 * n * getattr(proposer, "partitions", 1) * 4  # with order, and a checkpoint of them
         return max(step, partitions) + vectors + images.pixels.nbytes, 0
 

@@ -164,7 +164,7 @@ def evaluate_regression(run: Run, *, record: Path | None = None, sinks: Sequence
     done = computed(kept, asked, {name: partial(row, trial, method) for name, method in rows.items()})
     table = done["rows"]
     views.fits(run.folder / "fits.png", fits(trial, {n: m for n, m in rows.items() if n != BASELINES["oracle"]}))
-    minutes = {k: round(v / 60, 2) for k, v in {**run.seconds(), "evaluate": done["seconds"]}.items()}
+    minutes = run.minutes(evaluate=done["seconds"])
     result = {
         "domain": "regression",
         "name": config.name,

@@ -204,9 +204,9 @@ def over_seeds(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     own = first["title"].removesuffix(f", seed {first['seed']}")
     title = f"{own}, mean of {len(results)} seeds"
     rows = {}
-    for row, name in enumerate(own_rows([first])):
-        cells = [result["rows"][own_rows([result])[row]] for result in results]
-        rows[name.replace(first["title"], title, 1)] = {
+    for names in zip(*(own_rows([result]) for result in results), strict=True):
+        cells = [result["rows"][name] for result, name in zip(results, names, strict=True)]
+        rows[names[0].replace(first["title"], title, 1)] = {
             column: over([one[column] for one in cells], quantile) for column in cells[0]
         }
     known = ("domain", "protocol", "hardware", "umeta", "commit", "date", "config")

@@ -405,6 +405,10 @@ class Run:
                 found |= artifacts.read_sealed(folder / "seconds.json")
         return found
 
+    def minutes(self, **seconds: float) -> dict[str, float]:
+        """The same in minutes, for people, and of further stages that took these seconds."""
+        return {stage: round(value / 60, 2) for stage, value in {**self.seconds(), **seconds}.items()}
+
 
 def load_run(
     folder: Path | str,
