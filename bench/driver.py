@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 Allocator = Literal["default", "tuned"]
-Round = dict[str, Any]  # what a worker says of one round: seconds, cpu, memory, found
+Round = dict[str, Any]  # what a worker says of one round: seconds, cpu, memory (added), process (all of it), found
 
 
 @dataclass(frozen=True)
@@ -138,6 +138,7 @@ def summary(rounds: list[Round], count: float) -> dict[str, Any]:
         "high": high,
         "cpu": float(np.median([r["cpu"] for r in rounds])) / count,
         "memory": rounds[-1]["memory"],
+        "process": rounds[-1]["process"],
         "found": rounds[-1]["found"],
         "rounds": seconds.tolist(),
     }

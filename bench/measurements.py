@@ -174,7 +174,7 @@ CURVES: dict[str, Curve] = {
 
 @dataclass(frozen=True)
 class Goal:
-    """What a ratio of two sides is to reach: how many times faster, or with `memory` what share of the memory."""
+    """What a ratio of two sides is to reach: how many times faster, or with `memory` what share of a process's memory."""
 
     text: str
     measurement: str
@@ -209,7 +209,15 @@ GOALS: list[Goal] = [
         1,
         1.7,
     ),
-    Goal("MAML, peak memory", "maml", named("umeta", TUNED), named("learn2learn", PLAIN), 2.5, 1.5, memory=True),
+    Goal(
+        "MAML, peak memory of the process",
+        "maml",
+        named("umeta", TUNED),
+        named("learn2learn", PLAIN),
+        2.5,
+        1.5,
+        memory=True,
+    ),
     Goal(
         "ProtoNet 60w5s5q, plain loop as shipped",
         "protonet",

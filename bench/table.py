@@ -36,8 +36,8 @@ def reached(goal: Goal, measured: dict[str, Any]) -> list[str]:
     if missing := ours.get("missing") or theirs.get("missing"):
         return [f"not measured: {missing}", "", "", "", ""]
     if goal.memory:
-        factor = ours["memory"] / theirs["memory"]
-        return [size(ours), size(theirs), f"{factor:.2f}", f"at most {goal.least}", str(goal.aim)]
+        factor = ours["process"] / theirs["process"]
+        return [size(ours["process"]), size(theirs["process"]), f"{factor:.2f}", f"at most {goal.least}", str(goal.aim)]
     factor, low, high = ratio(ours, theirs)
     return [
         duration(ours["median"]),
@@ -62,7 +62,7 @@ def sides(result: dict[str, Any]) -> str:
             share = f"{speed / top:.0%} ({speed / 1e9:.0f} GFLOP/s)" if speed and top else ""
             found = ", ".join(f"{key} {value:.6g}" for key, value in side["found"].items())
             spread = f"{duration(side['low'])} to {duration(side['high'])}"
-            rows.append([name, duration(side["median"]), spread, share, size(side), found])
+            rows.append([name, duration(side["median"]), spread, share, size(side["memory"]), found])
     facts = [f"{result['date']}, commit {result['commit']}, {result['hardware']}"]
     facts += [f"{name} {version}" for name, version in result["versions"].items()]
     return f"{markdown(rows)}\n\n{'; '.join(facts)}."
@@ -81,8 +81,8 @@ def duration(seconds: float) -> str:
     return f"{seconds * 1e9:.3g} ns"
 
 
-def size(side: dict[str, Any]) -> str:
-    return f"{side['memory'] / 1e6:,.0f} MB"
+def size(count: float) -> str:
+    return f"{count / 1e6:,.0f} MB"
 
 
 def draw(result: dict[str, Any], picture: Path) -> None:

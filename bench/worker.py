@@ -41,7 +41,7 @@ def main(side: dict[str, Any]) -> None:
         found = run() or {}
         seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        say(seconds=seconds, cpu=cpu, memory=peak - before, found=found)
+        say(seconds=seconds, cpu=cpu, memory=peak - before, process=peak, found=found)
 
 
 if __name__ == "__main__":

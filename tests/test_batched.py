@@ -49,12 +49,29 @@ class Functional(nn.Module):
         return torch.tanh(2 * (z + x))
 
 
+class Pooled(nn.Module):
+    """Pooling after normalisation in all ways: with ReLU between, with weights below 0, beside another use."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2))
+        self.negative = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.MaxPool2d(3, 2, 1))
+        self.norm, self.pool, self.smooth = nn.BatchNorm2d(4), nn.MaxPool2d(2), nn.AvgPool2d(2)
+        with torch.no_grad():
+            self.negative[1].weight[::2] = -1
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.norm(self.negative(self.first(x)))
+        return self.pool(z) + self.smooth(z)
+
+
 MODULES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "conv4": (lambda: Conv4(3, "pool_first").build((2, 16, 16)), (2, 16, 16)),
     "resnet12": (lambda: ResNet12([2, 3, 2, 3]).build((2, 16, 16)), (2, 16, 16)),
     "mlp": (lambda: MLP([6, 5]).build((2, 1, 3)), (2, 1, 3)),
     "every layer": (lambda: copy.deepcopy(EVERY_LAYER), (2, 12, 12)),
     "functional": (Functional, (2, 5, 6)),
+    "pooled": (Pooled, (2, 16, 18)),
 }
 
 
@@ -102,7 +119,7 @@ def test_meta_gradient_equals_a_plain_loop(name: str, normalisation: str) -> Non
     assert off / whole < 1e-10
 
 
-@pytest.mark.parametrize("name", ["conv4", "every layer", "resnet12"])
+@pytest.mark.parametrize("name", ["conv4", "every layer", "resnet12", "pooled"])
 def test_what_is_made_of_the_statistics_has_their_gradient_too(name: str) -> None:
     """Queries normalised by the support's statistics, which depend on the weights, after a step."""
     build, shape = MODULES[name]
@@ -114,7 +131,7 @@ def test_what_is_made_of_the_statistics_has_their_gradient_too(name: str) -> Non
     found = []
     for pure in (ours, theirs):
         fast = {n: p.expand(TASKS, *p.shape) for n, p in theta.items()}
-        grads = torch.autograd.grad(pure.per_task(fast, x)[0].square().sum(), list(fast.values()), create_graph=True)
+        grads = torch.autograd.grad(pure.per_task(fast, x)[0].square().mean(), list(fast.values()), create_graph=True)
         fast = {n: p - 0.1 * g for (n, p), g in zip(fast.items(), grads, strict=True)}
         stats = pure.per_task(fast, x)[1]
         out, used = pure.per_task(fast, query, stats)

@@ -32,7 +32,13 @@ class Scripted:
     def round(self):
         Scripted.asked.append(self.name)
         seconds = Scripted.seconds[self.name].pop(0)
-        return {"seconds": seconds, "cpu": 2 * seconds, "memory": 5_000_000, "found": {"inertia": 7.0}}
+        return {
+            "seconds": seconds,
+            "cpu": 2 * seconds,
+            "memory": 5_000_000,
+            "process": 9_000_000,
+            "found": {"inertia": 7.0},
+        }
 
     def close(self):
         Scripted.closed += 1

@@ -18,18 +18,21 @@ of w is `W(g, u)`; for a cotangent v of W(g, x), that of g is `x * v` and that o
 backward gets the same numbers by a convolution for each group.
 
 **Batch normalisation**, per channel: `h = (x - m) r`, `y = a h + b`, m and r the mean and inverse standard deviation of
-the n values. Writing E for the mean over them, its backward is
+the n values. Where max-pooling over windows comes next, the largest y of a window is that of its largest x, as long as
+a > 0. So the pooling P, which picks, goes first: `y = a P h + b`, a quarter of the numbers, the statistics still of all
+n. P' puts back what P picks, zero elsewhere; with neither pooling nor P the same holds. Writing E for the mean over
+the n and G = P' g, the backward of y's cotangent g is
 
-    dx = a r (g - E[g] - h E[g h]),   da = n E[g h],   db = n E[g].                                             (1)
+    dx = a r (G - E[G] - h E[G h]),   da = n E[G h],   db = n E[G].                                             (1)
 
 For cotangents u of dx, p of da and q of db let `S = <u, dx> + p da + q db`. Then
 
-    dS/dg = a r (u - E[u] - h E[u h]) + p h + q                                                                 (2)
-    dS/da = <u, dx> / a = n r (E[u g] - E[u] E[g] - E[u h] E[g h]) =: r A                                       (3)
-    dS/dx = r (s - E[s] - h E[s h]) - a A r^2 h / n,   s = (p - a r E[u h]) g - a r E[g h] u                    (4)
+    dS/dg = P (a r (u - E[u] - h E[u h]) + p h + q)                                                             (2)
+    dS/da = <u, dx> / a = n r (E[u G] - E[u] E[G] - E[u h] E[G h]) =: r A                                       (3)
+    dS/dx = r (s - E[s] - h E[s h]) - a A r^2 h / n,   s = (p - a r E[u h]) G - a r E[G h] u                    (4)
 
-where the last term of (4) is the derivative through r. The first part of (2) is (1) for u, one native kernel, which
-also gives E[u] and E[u h]; (4) is a sum of u, g and x with a coefficient for each channel.
+where the last term of (4) is the derivative through r. All sums with G are sums over windows, of g and what P picks.
+(1) and (4) are a sum of x and u with a coefficient for each channel, and something put on top.
 
 tests/test_batched.py holds all of it against a plain loop in float64.
 """
@@ -48,6 +51,8 @@ from torch.autograd.function import once_differentiable
 aten = torch.ops.aten
 ELEMENTWISE = (nn.ReLU, nn.LeakyReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.ELU, nn.Identity, nn.Dropout)
 FUNCTIONS = (F.relu, F.leaky_relu, F.gelu, F.silu, torch.relu, torch.tanh, torch.sigmoid, operator.add, operator.mul)
+Geometry = tuple[list[int], ...]  # of windows: height and width, stride, padding, dilation
+CACHED = 2**21  # bytes that stay in a processor's cache
 OVER = (0, 2, 3)  # what a channel's statistics are taken over
 
 
@@ -75,10 +80,11 @@ class TaskBatched:
         self.layers = dict(module.named_modules(remove_duplicate=False))
         for node in self.nodes:
             self.check(node)
+        self.pooled = {node: pool for node in self.nodes if (pool := self.pool_after(node))}
 
     def check(self, node: fx.Node) -> None:
         """Raises Refused where the node has no rule."""
-        layer = self.layers[str(node.target)] if node.op == "call_module" else None
+        layer = self.layer(node)
         if isinstance(layer, nn.Conv2d):
             known = layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
         elif isinstance(layer, nn.MaxPool2d):
@@ -95,6 +101,25 @@ class TaskBatched:
             raise Refused(
                 f"it has {type(layer).__name__ if layer else node.target}, for which there is no batched rule"
             )
+
+    def pool_after(self, node: fx.Node) -> fx.Node | None:
+        """The max-pooling that can be done with this normalisation: after it comes nothing else, or ReLU before it.
+
+        ReLU and pooling may change places, since what is largest stays the largest.
+        """
+        if not isinstance(self.layer(node), self.own):
+            return None
+        while len(node.users) == 1:
+            node = next(iter(node.users))
+            layer = self.layer(node)
+            if isinstance(layer, nn.MaxPool2d):
+                return node
+            if not isinstance(layer, nn.ReLU) and node.target not in (F.relu, torch.relu):
+                return None
+        return None
+
+    def layer(self, node: fx.Node) -> nn.Module | None:
+        return self.layers[str(node.target)] if node.op == "call_module" else None
 
     def __call__(
         self, params: Mapping[str, Tensor], x: Tensor, given: Mapping[str, tuple[Tensor, Tensor]]
@@ -120,9 +145,12 @@ class TaskBatched:
             name = str(node.target)
             layer = self.layers[name]
             if isinstance(layer, self.own):
-                values[node], stats = self.normalised(layer, params, inputs[0], tasks, given.get(name))
+                pool = windows(self.layer(self.pooled[node])) if node in self.pooled else None
+                values[node], stats = self.normalised(layer, pool, params, inputs[0], tasks, given.get(name))
                 if stats is not None:
                     used[name] = stats
+            elif node in self.pooled.values():
+                values[node] = inputs[0]
             else:
                 values[node] = self.applied(layer, params, inputs[0], tasks)
         raise AssertionError("a graph ends in its output")
@@ -137,14 +165,14 @@ class TaskBatched:
             weight, bias = self.weights(layer, params)
             assert weight is not None
             geometry = (layer.stride, layer.padding, layer.dilation, tasks * layer.groups)
-            z = Convolution.apply(x, weight.flatten(0, 1), geometry)
-            return z if bias is None else z + bias.flatten()[:, None, None]
+            z = Convolution.apply(x, channels_last(weight.flatten(0, 1)), geometry)
+            return z if bias is None else z + wide(bias.flatten())
         if isinstance(layer, nn.Linear):
             weight, bias = self.weights(layer, params)
             assert weight is not None
             return x @ weight.mT if bias is None else torch.baddbmm(bias[:, None], x, weight.mT)
         if isinstance(layer, nn.MaxPool2d):
-            return MaxPool.apply(x, (layer.kernel_size, layer.stride, layer.padding, layer.dilation))
+            return MaxPool.apply(x, windows(layer))
         if isinstance(layer, nn.Flatten):
             return rows(x, tasks)
         return layer(x)
@@ -152,11 +180,13 @@ class TaskBatched:
     def normalised(
         self,
         layer: Any,
+        pool: Geometry | None,
         params: Mapping[str, Tensor],
         x: Tensor,
         tasks: int,
         given: tuple[Tensor, Tensor] | None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        """Normalised, and then pooled by `pool`; and the mean and variance [T, channels] that it took."""
         weight, bias = self.weights(layer, params)
         flat = x.dim() == 3
         z = x.transpose(0, 1).flatten(1)[..., None, None] if flat else x  # [N, T * C, H, W]
@@ -167,15 +197,20 @@ class TaskBatched:
         if hasattr(layer, "groups"):
             grouped = z.reshape(len(z), tasks * layer.groups, -1)
             mean, var = grouped.mean(-1, keepdim=True), grouped.var(-1, keepdim=True, correction=0)
-            z = ((grouped - mean) * (var + layer.eps).rsqrt()).reshape(z.shape) * a[:, None, None] + b[:, None, None]
-        elif given is None:
-            z, mean, var = BatchNorm.apply(z, a, b, layer.eps)
-            stats = mean.view(tasks, -1), var.view(tasks, -1)
+            z = ((grouped - mean) * (var + layer.eps).rsqrt()).reshape(z.shape) * wide(a) + wide(b)
         else:
-            mean, var = (value.expand(tasks, channels // tasks).reshape(channels) for value in given)
-            scale = (var + layer.eps).rsqrt() * a
-            z = torch.addcmul((b - mean * scale)[:, None, None], z, scale[:, None, None])
+            # tensors without content (umeta/footprint.py) stand for those of a usual network
+            first = pool is not None and (a.is_meta or bool((a > 0).all()))  # see the top
+            if given is None:
+                z, mean, var = BatchNorm.apply(z, a, b, layer.eps, pool if first else None)
+            else:
+                mean, var = (value.expand(tasks, channels // tasks).reshape(channels) for value in given)
+                scale = (var + layer.eps).rsqrt() * a
+                z = MaxPool.apply(z, pool) if first else z
+                z = torch.addcmul(wide(b - mean * scale), z, wide(scale))
+            pool = None if first else pool
             stats = mean.view(tasks, -1), var.view(tasks, -1)
+        z = z if pool is None else MaxPool.apply(z, pool)
         return z.view(len(z), tasks, -1).transpose(0, 1) if flat else z, stats
 
 
@@ -274,6 +309,7 @@ class WeightGradient(torch.autograd.Function):
     def backward(ctx: Any, v: Tensor) -> tuple:
         g, x = ctx.saved_tensors
         for_g, for_x, _, _ = ctx.needs_input_grad
+        v = channels_last(v)
         return (
             Convolution.apply(x, v, ctx.geometry) if for_g else None,
             DataGradient.apply(g, v, x, ctx.geometry) if for_x else None,
@@ -286,31 +322,53 @@ class MaxPool(torch.autograd.Function):
     """Max-pooling: linear where its winners stay the same, so that its second derivative only picks and puts."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, geometry: tuple) -> Tensor:
-        y, winners = aten.max_pool2d_with_indices(x, *map(pair, geometry))
-        ctx.save_for_backward(winners, x)
-        ctx.geometry = geometry
+    def forward(ctx: Any, x: Tensor, geometry: Geometry) -> Tensor:
+        y, winners = largest(x, geometry)
+        ctx.save_for_backward(winners)
+        ctx.shape, ctx.geometry = x.shape, geometry
         return y
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple:
-        winners, x = ctx.saved_tensors
-        return MaxPoolGradient.apply(g, winners, x.detach(), ctx.geometry), None
+        return MaxPoolGradient.apply(g, *ctx.saved_tensors, ctx.shape, ctx.geometry), None
 
 
 class MaxPoolGradient(torch.autograd.Function):
-    """Puts g where the winners are; `x` is there for its shape."""
+    """Puts g where the winners are."""
 
     @staticmethod
-    def forward(ctx: Any, g: Tensor, winners: Tensor, x: Tensor, geometry: tuple) -> Tensor:
+    def forward(ctx: Any, g: Tensor, winners: Tensor, shape: torch.Size, geometry: Geometry) -> Tensor:
         ctx.save_for_backward(winners)
-        return aten.max_pool2d_with_indices_backward(channels_last(g), x, *map(pair, geometry), False, winners)
+        out = torch.empty(shape, dtype=g.dtype, device=g.device, memory_format=torch.channels_last)
+        return put(g, winners, geometry, out)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, u: Tensor) -> tuple:
-        (winners,) = ctx.saved_tensors
-        return u.flatten(2).gather(2, winners.flatten(2)).view(winners.shape), None, None, None
+        return pick(u, *ctx.saved_tensors), None, None, None
+
+
+def windows(layer: Any) -> Geometry:
+    """Those of an `nn.MaxPool2d`."""
+    return tuple(map(pair, (layer.kernel_size, layer.stride, layer.padding, layer.dilation)))
+
+
+def largest(x: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
+    """The largest of each window, and where in its map it is."""
+    return aten.max_pool2d_with_indices(x, *geometry)
+
+
+def pick(x: Tensor, winners: Tensor) -> Tensor:
+    """P x: what x has where the winners are."""
+    places = winners.permute(0, 2, 3, 1)  # as they lie in memory, which is twice as fast
+    return x.permute(0, 2, 3, 1).flatten(1, 2).gather(1, places.flatten(1, 2)).view(places.shape).permute(0, 3, 1, 2)
+
+
+def put(g: Tensor, winners: Tensor, geometry: Geometry, out: Tensor) -> Tensor:
+    """Writes P' g: g where the winners are, 0 elsewhere."""
+    # of what was pooled the kernel asks for no more than the shape, which is that of `out`
+    kernel = aten.max_pool2d_with_indices_backward.grad_input
+    return kernel(channels_last(g), out.detach(), *geometry, False, winners, grad_input=out)
 
 
 def pair(value: int | tuple[int, ...]) -> list[int]:
@@ -318,29 +376,36 @@ def pair(value: int | tuple[int, ...]) -> list[int]:
 
 
 class BatchNorm(torch.autograd.Function):
-    """Batch normalisation by the statistics of x [N, C, H, W], which come out beside: (y, mean [C], variance [C])."""
+    """Batch normalisation by the statistics of x [N, C, H, W], then, for a > 0, max-pooling if `pool` says how.
+
+    The statistics come out beside: (y, mean [C], variance [C]).
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, a: Tensor, b: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-        y, mean, r = torch.native_batch_norm(x, a, b, None, None, True, 0.0, eps)
-        ctx.save_for_backward(x, a, mean, r)
-        ctx.eps = eps
+    def forward(
+        ctx: Any, x: Tensor, a: Tensor, b: Tensor, eps: float, pool: Geometry | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        mean, var = statistics(x)
+        r = (var + eps).rsqrt()
+        top, winners = largest(x, pool) if pool else (x, None)
+        ctx.save_for_backward(x, a, mean, r, top, winners)
+        ctx.pool = pool
         ctx.set_materialize_grads(False)
-        return y, mean, (r**-2 - eps).clamp(min=0)
+        return torch.addcmul(wide(b - a * r * mean), wide(a * r), top), mean, var
 
     @staticmethod
     def backward(ctx: Any, g: Tensor | None, g_mean: Tensor | None, g_var: Tensor | None) -> tuple:
-        x, a, mean, r = ctx.saved_tensors
+        x, a, mean, r, top, winners = ctx.saved_tensors
         dx = da = db = None
         if g is not None:
-            dx, da, db = BatchNormGradient.apply(g, x, a, mean, r, ctx.eps)
+            dx, da, db = BatchNormGradient.apply(g, x, a, mean, r, top, winners, ctx.pool)
         n = x.numel() // len(mean)
         if g_mean is not None:
-            dx = (0 if dx is None else dx) + (g_mean / n)[:, None, None].expand_as(x)
+            dx = (0 if dx is None else dx) + wide(g_mean / n).expand_as(x)
         if g_var is not None:
             centred = x - x.mean(OVER, keepdim=True)
-            dx = (0 if dx is None else dx) + (2 / n * g_var)[:, None, None] * centred
-        return dx, da, db, None
+            dx = (0 if dx is None else dx) + wide(2 / n * g_var) * centred
+        return dx, da, db, None, None
 
 
 class BatchNormGradient(torch.autograd.Function):
@@ -348,40 +413,92 @@ class BatchNormGradient(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, g: Tensor, x: Tensor, a: Tensor, mean: Tensor, r: Tensor, eps: float
+        ctx: Any,
+        g: Tensor,
+        x: Tensor,
+        a: Tensor,
+        mean: Tensor,
+        r: Tensor,
+        top: Tensor,
+        winners: Tensor | None,
+        pool: Geometry | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         g = channels_last(g)
-        dx, da, db = aten.native_batch_norm_backward(g, x, a, None, None, mean, r, True, eps, [True] * 3)
-        ctx.save_for_backward(g, x, a, mean, r, da, db)
-        ctx.eps = eps
+        da, db = sums(g, top, mean, r)
+        ctx.save_for_backward(g, x, a, mean, r, da, db, top, winners)
+        ctx.pool = pool
         ctx.set_materialize_grads(False)
-        return dx, da, db
+        n = x.numel() // len(mean)
+        scale = a * r
+        c_x = -scale * r * da / n
+        shift = -scale * db / n - c_x * mean
+        return total((c_x, x), shift=shift, last=(scale, g), winners=winners, pool=pool), da, db
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, u: Tensor | None, p: Tensor | None, q: Tensor | None) -> tuple:
-        g, x, a, mean, r, da, db = ctx.saved_tensors
+        g, x, a, mean, r, da, db, top, winners = ctx.saved_tensors
         n = x.numel() // len(mean)
         none = torch.zeros_like(mean)
         p, q = (none if value is None else value for value in (p, q))
         if u is None:
             u = torch.zeros_like(x)
         u = channels_last(u)
-        dg, sum_uh, sum_u = aten.native_batch_norm_backward(u, x, a, None, None, mean, r, True, ctx.eps, [True] * 3)
+        sum_uh, sum_u = sums(u, x, mean, r)
+        picked = u if winners is None else pick(u, winners)
+        sum_ug, _ = sums(picked, g, none, torch.ones_like(r))
         e_uh, e_u, e_gh, e_g = sum_uh / n, sum_u / n, da / n, db / n
         s_g, s_u = p - a * r * e_uh, -a * r * e_gh
         e_s, e_sh = s_g * e_g + s_u * e_u, s_g * e_gh + s_u * e_uh
-        big = (u * g).sum(OVER) - n * (e_u * e_g + e_uh * e_gh)  # A
+        big = sum_ug - n * (e_u * e_g + e_uh * e_gh)  # A
         c_x = -r * r * (e_sh + a * big * r / n)  # of x - mean
-        dg = added(dg, (p * r, x), shift=q - p * r * mean)
-        dx = added(None, (r * s_g, g), (r * s_u, u), (c_x, x), shift=-r * e_s - c_x * mean)
-        return dg, dx, r * big, None, None, None
+        dg = total((s_g * r, top), shift=q - a * r * e_u - s_g * r * mean, last=(a * r, picked))
+        shift = -r * e_s - c_x * mean
+        dx = total((r * s_u, u), (c_x, x), shift=shift, last=(r * s_g, g), winners=winners, pool=ctx.pool)
+        return dg, dx, r * big, None, None, None, None, None
 
 
-def added(total: Tensor | None, *terms: tuple[Tensor, Tensor], shift: Tensor) -> Tensor:
-    """`total`, which is overwritten, plus `shift` [C] and each coefficient [C] times its tensor [N, C, H, W]."""
-    wide = shift[:, None, None]
-    total = wide if total is None else total.add_(wide)
-    for coefficient, value in terms:
-        total = torch.addcmul(total, coefficient[:, None, None], value)
-    return total
+def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance [C]."""
+    if x.is_meta:  # for which the kernel below is not there; on a CPU this one is fifty times slower
+        var, mean = torch.var_mean(x, OVER, correction=0)
+        return mean, var
+    return torch.batch_norm_update_stats(x, None, None, 0.0)
+
+
+def sums(g: Tensor, x: Tensor, mean: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
+    """For each channel the sums of `g (x - mean) r` and of g, in one pass."""
+    _, gh, total = aten.native_batch_norm_backward(g, x, r, None, None, mean, r, True, 0.0, [False, True, True])
+    return gh, total
+
+
+def total(
+    *terms: tuple[Tensor, Tensor],
+    shift: Tensor,
+    last: tuple[Tensor, Tensor],
+    winners: Tensor | None = None,
+    pool: Geometry | None = None,
+) -> Tensor:
+    """`shift` [C] plus each coefficient [C] times its tensor [N, C, H, W]; where there is a P, P' puts the last one.
+
+    It does some items after the other, so few that they stay in the cache: else each pass waits for memory.
+    """
+    like = terms[0][1]
+    out = torch.empty_like(like)
+    some = max(torch.get_num_threads(), CACHED // (like[0].numel() * like.element_size())) if like.is_cpu else len(like)
+    for part in (slice(start, start + some) for start in range(0, len(like), some)):
+        scaled = wide(last[0]) * last[1][part]
+        if pool is None:
+            out[part] = scaled
+        else:
+            assert winners is not None
+            put(scaled, winners[part], pool, out[part])
+        out[part].add_(wide(shift))
+        for coefficient, value in terms:
+            out[part].addcmul_(wide(coefficient), value[part])
+    return out
+
+
+def wide(coefficient: Tensor) -> Tensor:
+    """[C] to go with [N, C, H, W]."""
+    return coefficient[:, None, None]
