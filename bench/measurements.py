@@ -174,7 +174,7 @@ CURVES: dict[str, Curve] = {
 
 @dataclass(frozen=True)
 class Goal:
-    """What a ratio of two sides is to reach: how many times faster, or with `memory` what share of a process's memory."""
+    """What a ratio of two sides is to reach: how many times faster; with `memory`, what share of a process's memory."""
 
     text: str
     measurement: str
