@@ -6,6 +6,7 @@ a whole meta-batch is drawn at once, in any order, in any process, with the same
 
 from __future__ import annotations
 
+import functools
 import hashlib
 
 import numpy as np
@@ -21,18 +22,23 @@ def _mix(z: np.ndarray) -> np.ndarray:
     return z ^ (z >> np.uint64(31))
 
 
+@functools.lru_cache(256)
+def _word(text: str) -> np.ndarray:
+    """A word's number, mixed."""
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return _mixed(int.from_bytes(digest, "little"))
+
+
+def _mixed(number: int | np.ndarray) -> np.ndarray:
+    return _mix(np.asarray(number).astype(np.uint64) + _GOLDEN)
+
+
 def key(*parts: int | str | np.ndarray) -> np.ndarray:
     """Hash of the parts, in order; arrays broadcast against each other. Returns uint64."""
     with np.errstate(over="ignore"):
         out = np.asarray(0, dtype=np.uint64)
         for part in parts:
-            if isinstance(part, str):
-                word = np.asarray(
-                    int.from_bytes(hashlib.blake2b(part.encode(), digest_size=8).digest(), "little"), np.uint64
-                )
-            else:
-                word = np.asarray(part).astype(np.uint64)
-            out = _mix(out + _GOLDEN + _mix(word + _GOLDEN))
+            out = _mix(out + _GOLDEN + (_word(part) if isinstance(part, str) else _mixed(part)))
         return out
 
 
