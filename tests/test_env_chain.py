@@ -17,11 +17,12 @@ from typing import Any, ClassVar
 import gymnasium
 import numpy as np
 import pytest
+import torch
 import yaml
 from gymnasium import spaces
 
 from proposers.diayn import Learning
-from umeta import Features, FewShotClassifier, artifacts, pictures
+from umeta import Features, FewShotClassifier, artifacts, pictures, stages
 from umeta.adaptation import Trial
 from umeta.benchmarks import goals
 from umeta.cli import main
@@ -166,6 +167,19 @@ def test_the_stages_one_by_one_give_the_same_learner_and_numbers(place, umeta):
     assert (row["name"], row["protocol"]["name"], row["rows"]) == ("skills", "nav2d", rows)
 
 
+def test_meta_training_starts_at_the_middle_of_the_skills(place, umeta):
+    """A step of almost no size leaves it there; the learner's network has the two layers that the skills' have."""
+    still = ["metalearner.model.hidden=[8,8]", "train.outer.lr=1e-9", "train.steps=1", "start=skills"]
+    assert umeta("metatrain", "skills.yaml", "name=warm", "tasks=tasks/skills", *still)[0] == 0
+    run = stages.load_run("runs/warm")
+    skills = stages.load_tasks(run.config)[0].skills
+    assert run.theta.params.keys() == skills.keys()
+    for name, value in run.theta.params.items():
+        torch.testing.assert_close(value, sum(skills[name]) / 3, atol=1e-6, rtol=0)
+    assert (run.theta.params["1.bias"] - skills["1.bias"]).abs().max() > 1e-3  # they do differ
+    assert umeta("evaluate", "runs/warm", "evaluate.baselines=[]")[0] == 0
+
+
 def test_list_and_inspect(place, umeta):
     assert "DIAYN" in umeta("list", "diayn")[1]
     assert "  diayn" in umeta("list")[1]
@@ -308,6 +322,8 @@ def test_finetuning_without_skills_is_left_out_with_a_note(place, umeta, unpaint
         (["metatrain", IMAGES, "tasks=tasks/skills", "name=new"], ["tasks/skills", "proposed on other images"]),
         (["metatrain", "skills.yaml", "name=new", "tasks=TASKS"], ["proposed on another environment"]),
         (["metatrain", "skills.yaml", "name=new", "tasks=tasks/skills", "start=RUN"], ["start", "the same model"]),
+        (["metatrain", "skills.yaml", "name=new", "tasks=tasks/skills", "start=skills"], ["start", "the same model"]),
+        (["metatrain", "skills.yaml", "name=new", "tasks=tasks/random", "start=skills"], ["start", "diayn"]),
         (["evaluate", "runs/skills", "evaluate.goal=3"], ["'goal'", "did you mean 'goals'"]),
         (["evaluate", "runs/skills", "evaluate.benchmark=own"], ["is of Gym", "Nav2D"]),
         (["evaluate", "runs/skills", "data.root=x"], ["'data'", "on an environment"]),

@@ -187,6 +187,9 @@ class EvaluateConfig:
     """gradient steps of training from scratch"""
 
 
+SKILLS = "skills"  # what `start` calls the middle of them
+
+
 @dataclass(frozen=True, kw_only=True)
 class AnyConfig:
     """Everything a run needs. The parts are built, so a wrong option is found at once."""
@@ -198,7 +201,8 @@ class AnyConfig:
     tasks: str | None = None
     """the proposed tasks to meta-train on, `tasks/NAME`; by default those of this run's own name"""
     start: str | None = None
-    """a run whose weights meta-training starts from, `runs/NAME`"""
+    """a run whose weights meta-training starts from, `runs/NAME`; in an environment also `skills`, the mean of the
+    proposer's skills' policies"""
     rounds: list[dict[str, Any]] = field(default_factory=list)
     """further rounds of `umeta run`: changes to this config's embedding, proposer, metalearner and train"""
     out: str = "."
@@ -206,6 +210,11 @@ class AnyConfig:
     title: str = ""
     """the learner's row in tables; by default the name"""
     plain: dict[str, Any] = field(default_factory=dict)  # what was read, as plain values; for manifests and re-loading
+
+    @property
+    def parent(self) -> str | None:
+        """The run that meta-training starts from."""
+        return None if self.start == SKILLS else self.start
 
     @property
     def tasks_folder(self) -> Path:

@@ -319,6 +319,18 @@ def load_tasks(config: RunConfig) -> tuple[TaskDistribution, dict[str, Any]]:
         return store.load(manifest["tasks"], config.tasks_folder, source), manifest
 
 
+def middle(tasks: TaskDistribution) -> Theta:
+    """The mean of the proposed skills' policies.
+
+    Raises:
+        UserError: the tasks have none.
+    """
+    skills = getattr(tasks, "skills", None)
+    if skills is None:
+        raise UserError("start: skills: these tasks have no skills' policies; propose them with diayn, or leave it out")
+    return Theta({name: value.mean(0) for name, value in skills.items()})
+
+
 def metatrain(config: RunConfig, *, device: str = "auto", resume: bool = False, sinks: Sequence[Sink] = ()) -> Path:
     """Meta-trains on the proposed tasks and writes the learner to `runs/NAME`; the sinks get what it measures.
 
@@ -329,7 +341,7 @@ def metatrain(config: RunConfig, *, device: str = "auto", resume: bool = False, 
     alone(config)
     folder = config.run_folder
     tasks, manifest = load_tasks(config)
-    parent = load_run(config.start, device=device, trusted=registry.loaded()) if config.start else None
+    parent = load_run(config.parent, device=device, trusted=registry.loaded()) if config.parent else None
     # the run's config says what its tasks were made with, whatever this command's config says
     made = artifacts.read_json(config.tasks_folder / "asked.json")
     kept = ("embedding", "proposer") if isinstance(config, Config) else ("proposer",)
@@ -337,7 +349,7 @@ def metatrain(config: RunConfig, *, device: str = "auto", resume: bool = False, 
     trains = {key: value for key, value in plain.items() if key not in ("evaluate", "title", "out")}
     if isinstance(config, Config):
         trains["data"] = without_labels(plain["data"])
-    trains["files"] = named_files([config.start, str(config.tasks_folder)])
+    trains["files"] = named_files([config.parent, str(config.tasks_folder)])
     with context(config, folder, "run", trains, device, resume, sinks) as ctx:
         if ctx is None:
             return folder
@@ -345,7 +357,7 @@ def metatrain(config: RunConfig, *, device: str = "auto", resume: bool = False, 
             distributed.once(lambda: footprint.of_metatrain(config, tasks.spec, whole=False).check())
         check_usable(tasks, config)
         began = time.monotonic()
-        start = parent.theta if parent else None
+        start = parent.theta if parent else middle(tasks) if config.start else None
         theta = train(config.metalearner, tasks.to(ctx.device), config.train, ctx, start)
         if not distributed.first():
             return folder
@@ -361,7 +373,7 @@ def metatrain(config: RunConfig, *, device: str = "auto", resume: bool = False, 
         }
         if parent:
             seconds["earlier rounds"] = sum(parent.seconds().values())
-            content["start"] = {"run": config.start, "hash": artifacts.file_hash(parent.folder / "manifest.json")}
+            content["start"] = {"run": config.parent, "hash": artifacts.file_hash(parent.folder / "manifest.json")}
         artifacts.write_sealed(folder / "seconds.json", seconds)
         artifacts.write_manifest(
             folder, "run", content, ["asked.json", "model.safetensors", "config.yaml", "tasks.json"]
@@ -444,8 +456,8 @@ def load_run(
 def snapshots(run: Run, device: str = "auto") -> Iterator[tuple[float, Run]]:
     """Seconds of work and the learner at each snapshot of the run and of the rounds before it, in order."""
     before = 0.0
-    if run.config.start and Path(run.config.start).exists():
-        parent = load_run(run.config.start, device=device, trusted=registry.loaded())
+    if run.config.parent and Path(run.config.parent).exists():
+        parent = load_run(run.config.parent, device=device, trusted=registry.loaded())
         yield from snapshots(parent, device)
         before = sum(parent.seconds().values())
     before += sum(value for name, value in run.seconds().items() if name in ("embedding", "propose"))
