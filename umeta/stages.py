@@ -319,15 +319,22 @@ def load_tasks(config: RunConfig) -> tuple[TaskDistribution, dict[str, Any]]:
         return store.load(manifest["tasks"], config.tasks_folder, source), manifest
 
 
-def middle(tasks: TaskDistribution) -> Theta:
+def middle(tasks: TaskDistribution, config: RunConfig) -> Theta:
     """The mean of the proposed skills' policies.
 
     Raises:
-        UserError: the tasks have none.
+        UserError: the tasks have none, or the learner's network is another.
     """
     skills = getattr(tasks, "skills", None)
     if skills is None:
         raise UserError("start: skills: these tasks have no skills' policies; propose them with diayn, or leave it out")
+    own = config.metalearner.init(tasks.spec, config.train.episode, seed=0).params
+    if any(name not in own or own[name].shape != value.shape[1:] for name, value in skills.items()):
+        width = skills["1.bias"].shape[1]
+        raise UserError(
+            "start: skills: metalearner.model is not the same model as the skills', {name: mlp, hidden: "
+            f"[{width}, {width}]}}; use that, or leave it out"
+        )
     return Theta({name: value.mean(0) for name, value in skills.items()})
 
 
@@ -357,7 +364,7 @@ def metatrain(config: RunConfig, *, device: str = "auto", resume: bool = False, 
             distributed.once(lambda: footprint.of_metatrain(config, tasks.spec, whole=False).check())
         check_usable(tasks, config)
         began = time.monotonic()
-        start = parent.theta if parent else middle(tasks) if config.start else None
+        start = parent.theta if parent else middle(tasks, config) if config.start else None
         theta = train(config.metalearner, tasks.to(ctx.device), config.train, ctx, start)
         if not distributed.first():
             return folder
