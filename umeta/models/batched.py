@@ -199,8 +199,9 @@ class TaskBatched:
             mean, var = grouped.mean(-1, keepdim=True), grouped.var(-1, keepdim=True, correction=0)
             z = ((grouped - mean) * (var + layer.eps).rsqrt()).reshape(z.shape) * wide(a) + wide(b)
         else:
-            # tensors without content (umeta/footprint.py) stand for those of a usual network
-            first = pool is not None and (a.is_meta or bool((a > 0).all()))  # see the top
+            # Whether pooling may go first, see the top. A GPU would have to wait for the answer; tensors without
+            # content (umeta/footprint.py) stand for a CPU's.
+            first = pool is not None and (a.is_meta or (a.is_cpu and bool((a > 0).all())))
             if given is None:
                 z, mean, var = BatchNorm.apply(z, a, b, layer.eps, pool if first else None)
             else:
@@ -460,16 +461,16 @@ class BatchNormGradient(torch.autograd.Function):
 
 def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance [C]."""
-    if x.is_meta:  # for which the kernel below is not there; on a CPU this one is fifty times slower
-        var, mean = torch.var_mean(x, OVER, correction=0)
-        return mean, var
-    return torch.batch_norm_update_stats(x, None, None, 0.0)
+    if x.is_cpu:  # where `var_mean` is fifty times slower
+        return torch.batch_norm_update_stats(x, None, None, 0.0)
+    var, mean = torch.var_mean(x, OVER, correction=0)
+    return mean, var
 
 
 def sums(g: Tensor, x: Tensor, mean: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
     """For each channel the sums of `g (x - mean) r` and of g, in one pass."""
-    _, gh, total = aten.native_batch_norm_backward(g, x, r, None, None, mean, r, True, 0.0, [False, True, True])
-    return gh, total
+    _, gh, alone = aten.native_batch_norm_backward(g, x, r, None, None, mean, r, True, 0.0, [False, True, True])
+    return gh, alone
 
 
 def total(
