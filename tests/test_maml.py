@@ -102,7 +102,8 @@ def plain_meta_gradient(model: str, learner: MAML, theta: Theta, support: Batch,
             logits, _ = forward(model, fast, support.x[t], learner.normalisation)
             loss = F.cross_entropy(logits, support.y[t])
             grads = torch.autograd.grad(loss, list(fast.values()), create_graph=not learner.first_order)
-            fast = {n: p - learner.inner_lr * g for (n, p), g in zip(fast.items(), grads, strict=True)}
+            moves = learner.adapts or fast
+            fast = {n: p - learner.inner_lr * g * (n in moves) for (n, p), g in zip(fast.items(), grads, strict=True)}
         given = None
         if learner.normalisation == "support":
             given = forward(model, fast, support.x[t], "support")[1]
@@ -128,6 +129,26 @@ def test_meta_gradient_equals_a_plain_loop(model: str, steps: int, first_order: 
         whole = torch.cat([e.flatten() for e in expected]).norm()
         assert whole > 1e-3
         assert off / whole < 1e-10
+
+
+@pytest.mark.parametrize("adapts", [["2.bias"], ["4.weight", "head.bias"]])
+def test_the_inner_loop_moves_the_weights_it_is_told_to(adapts: list[str]) -> None:
+    learner = MAML(MODELS["mlp"], 0.4, 3, head="fixed", normalisation="batch", adapts=adapts)
+    theta, support, query = begun(learner), batch(2), batch(2, seed=1)
+    fast = learner.adapt(theta, support).params
+    for name, value in fast.items():
+        moved = not torch.equal(value, theta.params[name].expand(value.shape))
+        assert moved == (name in adapts)
+    _, expected = plain_meta_gradient("mlp", learner, theta, support, query)
+    _, grads = BatchProblem(learner, theta, SPEC, [support], query, 3).loss_and_grad()
+    for (name, found), true in zip(grads.items(), expected, strict=True):
+        torch.testing.assert_close(found, true, rtol=1e-9, atol=1e-12, msg=name)
+
+
+@pytest.mark.parametrize("adapts", [[], ["2.weigth"]])
+def test_the_inner_loop_has_to_move_something_that_is_there(adapts: list[str]) -> None:
+    with pytest.raises(UserError, match=r"adapts: expected names among 1.weight, .* head.bias, got"):
+        MAML(MODELS["mlp"], adapts=adapts).init(SPEC, EPISODE, 0)
 
 
 def test_recomputed_steps_have_the_same_gradient() -> None:

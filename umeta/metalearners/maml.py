@@ -250,3 +250,22 @@ class MAML(GradientLearner):
     starts at 10, as in `protonet`"""
     normalisation: Normalisation = "support"
     """what batch normalisation normalises by (umeta/models/pure.py); `batch` is transductive"""
+    adapts: list[str] | None = None
+    """names of the weights that the inner loop moves, by default all. The first layer's bias alone, `[1.bias]` of an
+    `mlp`, is what a context fed to that layer adds (CAVIA, Zintgraf et al. 2019, section 3.1), as skills are told to
+    DIAYN's policies; few weights bear steps many times larger"""
+
+    def init(self, spec: TaskSpec, episode: EpisodeSpec, seed: int) -> Theta:
+        """Random weights, drawn from `seed`.
+
+        Raises:
+            UserError: `adapts` names what is no weight.
+        """
+        theta = super().init(spec, episode, seed)
+        known = [name for name in (*self._net.names, *HEAD, "head.free") if name in theta.params or name in HEAD]
+        if self.adapts is not None and (not self.adapts or set(self.adapts) - set(known)):
+            raise UserError(f"metalearner.adapts: expected names among {', '.join(known)}, got {self.adapts}")
+        return theta
+
+    def _adapts(self, name: str) -> bool:
+        return self.adapts is None or name in self.adapts
