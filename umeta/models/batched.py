@@ -386,13 +386,19 @@ class BatchNorm(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, a: Tensor, b: Tensor, eps: float, pool: Geometry | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        mean, var = statistics(x)
-        r = (var + eps).rsqrt()
-        top, winners = largest(x, pool) if pool else (x, None)
+        if pool is None:
+            top, winners = x, None
+            y, mean, r = torch.native_batch_norm(x, a, b, None, None, True, 0.0, eps)
+            var = (r**-2 - eps).clamp(min=0)
+        else:
+            mean, var = statistics(x)
+            r = (var + eps).rsqrt()
+            top, winners = largest(x, pool)
+            y = torch.addcmul(wide(b - a * r * mean), wide(a * r), top)
         ctx.save_for_backward(x, a, mean, r, top, winners)
         ctx.pool = pool
         ctx.set_materialize_grads(False)
-        return torch.addcmul(wide(b - a * r * mean), wide(a * r), top), mean, var
+        return y, mean, var
 
     @staticmethod
     def backward(ctx: Any, g: Tensor | None, g_mean: Tensor | None, g_var: Tensor | None) -> tuple:
@@ -404,8 +410,8 @@ class BatchNorm(torch.autograd.Function):
         if g_mean is not None:
             dx = (0 if dx is None else dx) + wide(g_mean / n).expand_as(x)
         if g_var is not None:
-            centred = x - x.mean(OVER, keepdim=True)
-            dx = (0 if dx is None else dx) + wide(2 / n * g_var) * centred
+            apart = x - x.mean(OVER, keepdim=True)
+            dx = (0 if dx is None else dx) + wide(2 / n * g_var) * apart
         return dx, da, db, None, None
 
 
@@ -424,16 +430,17 @@ class BatchNormGradient(torch.autograd.Function):
         winners: Tensor | None,
         pool: Geometry | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        g = channels_last(g)
-        da, db = sums(g, top, mean, r)
+        g, n = channels_last(g), x.numel() // len(mean)
+        if pool is None:
+            dx, da, db = centred(g, x, a, mean, r)
+        else:
+            da, db = sums(g, top, mean, r)
+            c_x = -a * r * r * da / n
+            dx = total((c_x, x), shift=-a * r * db / n - c_x * mean, last=(a * r, g), winners=winners, pool=pool)
         ctx.save_for_backward(g, x, a, mean, r, da, db, top, winners)
         ctx.pool = pool
         ctx.set_materialize_grads(False)
-        n = x.numel() // len(mean)
-        scale = a * r
-        c_x = -scale * r * da / n
-        shift = -scale * db / n - c_x * mean
-        return total((c_x, x), shift=shift, last=(scale, g), winners=winners, pool=pool), da, db
+        return dx, da, db
 
     @staticmethod
     @once_differentiable
@@ -445,15 +452,21 @@ class BatchNormGradient(torch.autograd.Function):
         if u is None:
             u = torch.zeros_like(x)
         u = channels_last(u)
-        sum_uh, sum_u = sums(u, x, mean, r)
-        picked = u if winners is None else pick(u, winners)
+        if winners is None:
+            dg, sum_uh, sum_u = centred(u, x, a, mean, r)
+            picked = u
+        else:
+            sum_uh, sum_u = sums(u, x, mean, r)
+            picked = pick(u, winners)
+            c_top = -a * r * r * sum_uh / n
+            dg = total((c_top, top), shift=-a * r * sum_u / n - c_top * mean, last=(a * r, picked))
         sum_ug, _ = sums(picked, g, none, torch.ones_like(r))
         e_uh, e_u, e_gh, e_g = sum_uh / n, sum_u / n, da / n, db / n
         s_g, s_u = p - a * r * e_uh, -a * r * e_gh
         e_s, e_sh = s_g * e_g + s_u * e_u, s_g * e_gh + s_u * e_uh
         big = sum_ug - n * (e_u * e_g + e_uh * e_gh)  # A
         c_x = -r * r * (e_sh + a * big * r / n)  # of x - mean
-        dg = total((s_g * r, top), shift=q - a * r * e_u - s_g * r * mean, last=(a * r, picked))
+        dg.add_(wide(q - p * r * mean)).addcmul_(wide(p * r), top)
         shift = -r * e_s - c_x * mean
         dx = total((r * s_u, u), (c_x, x), shift=shift, last=(r * s_g, g), winners=winners, pool=ctx.pool)
         return dg, dx, r * big, None, None, None, None, None
@@ -465,6 +478,11 @@ def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
         return torch.batch_norm_update_stats(x, None, None, 0.0)
     var, mean = torch.var_mean(x, OVER, correction=0)
     return mean, var
+
+
+def centred(g: Tensor, x: Tensor, a: Tensor, mean: Tensor, r: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Equation (1) without pooling, in one kernel."""
+    return aten.native_batch_norm_backward(g, x, a, None, None, mean, r, True, 0.0, [True] * 3)
 
 
 def sums(g: Tensor, x: Tensor, mean: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
