@@ -32,7 +32,7 @@ LEARNERS: dict[str, dict[str, Any]] = {
     "protonet": {"name": "protonet"},
     "cosine": {"name": "protonet", "distance": "cosine", "precision": "bfloat16"},
     "group": {"name": "protonet", "normalisation": "group"},
-    "maml": {"name": "maml", "steps": 1},
+    "maml": {"name": "maml", "steps": 1, "precision": "bfloat16"},
     "fixed": {"name": "maml", "head": "fixed", "normalisation": "running", "steps": 1},
     "batch": {"name": "maml", "normalisation": "batch", "steps": 1},
     "support": {"name": "protonet", "normalisation": "support"},
@@ -447,6 +447,7 @@ def test_onnx_computes_the_same(out):
     known = adapted("maml")
     known.save(out.parent / "learner")
     folder = export_learner(out.parent / "learner", out, onnx=True)
+    known.source.learner.precision = "float32"
     session = runtime.InferenceSession(folder / "classifier.onnx", providers=["CPUExecutionProvider"])
     items = bytes_of(4)
     (found,) = session.run(["probabilities"], {"images": items.astype(np.float32) / 255})

@@ -151,6 +151,27 @@ def test_the_inner_loop_has_to_move_something_that_is_there(adapts: list[str]) -
         MAML(MODELS["mlp"], adapts=adapts).init(SPEC, EPISODE, 0)
 
 
+@pytest.mark.parametrize("normalisation", ["batch", "support", "running", "group"])
+@pytest.mark.parametrize("precision", ["bfloat16", "auto"])
+def test_the_queries_may_be_seen_in_bfloat16_and_the_support_is_not(precision: str, normalisation: str) -> None:
+    found = {}
+    for name in ("float32", precision):
+        learner = MAML(MODELS["pool"], 0.1, 2, normalisation=normalisation, precision=name)
+        theta = Theta({n: p.detach().float().requires_grad_() for n, p in begun(learner).params.items()})
+        support, query = (replace(batch(2, seed=seed), x=batch(2, seed=seed).x.float()) for seed in (0, 1))
+        adapted = learner.adapt(theta, support)
+        grads = BatchProblem(learner, theta, SPEC, [support], query, 3).loss_and_grad()[1]
+        assert all(g.dtype == torch.float32 for g in grads.values())
+        logits = learner.predict(theta, adapted, query.x)
+        found[name] = adapted.params, logits.detach(), torch.cat([g.flatten() for g in grads.values()])
+    (fast, logits, grads), (same, near, nearly) = found.values()
+    assert all(torch.equal(fast[name], same[name]) for name in fast)
+    assert near.dtype == torch.float32
+    assert precision == "auto" or not torch.equal(logits, near)
+    torch.testing.assert_close(near.softmax(-1), logits.softmax(-1), atol=0.05, rtol=0)
+    assert F.cosine_similarity(grads, nearly, dim=0) > 0.98
+
+
 def test_recomputed_steps_have_the_same_gradient() -> None:
     support, query = batch(2), batch(2, seed=1)
     kept, again = (MAML(MODELS["pool"], 0.4, 3, recompute=recompute) for recompute in (False, True))

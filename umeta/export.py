@@ -232,11 +232,11 @@ def classifier(adapted: AdaptedLearner) -> Classifier:
     refuse_transductive(adapted.source)
     learner: Any = adapted.source.learner
     theta, found = adapted.source.theta, adapted.adapted.params
+    learner.precision = "float32"  # what is exported is compared with it
     if isinstance(learner, GradientLearner):
         params = {name: value[0] for name, value in found.items()}
         weight, bias = params["head.weight"], params["head.bias"]
     elif isinstance(learner, ProtoNet):
-        learner.precision = "float32"  # what is exported is compared with it
         params = theta.params
         layer = (found["weight"], found["bias"]) if "weight" in found else learner.layer(theta, found["prototypes"])
         weight, bias = (value[0] for value in layer)

@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from umeta.errors import UserError
 from umeta.metalearners.protonet import prototype_layer, prototypes, scaled
+from umeta.models.precision import Precision, autocast
 from umeta.models.pure import Normalisation, Pure
 from umeta.objectives import OBJECTIVES
 from umeta.types import Adapted, Batch, EpisodeSpec, Model, Stats, TaskSpec, Theta
@@ -40,6 +41,7 @@ class GradientLearner:
     head: Literal["shared", "fixed", "prototypes"]
     distance: Literal["euclidean", "cosine"] = "euclidean"
     normalisation: Normalisation
+    precision: Precision = "float32"
     _net: Pure
     _outputs: int = 0
 
@@ -117,7 +119,9 @@ class GradientLearner:
         """Logits [T, N, way] of x [T, N, ...]; what the tasks ask to predict, where that is not classes."""
         # In meta-training `running` is normalised by the batch at hand, which for queries is the query batch.
         stats = None if self.normalisation == "running" and theta.running is None else adapted.stats or None
-        return self._forward(adapted.params, x, stats)[0]
+        with autocast(x.device, self.precision):
+            features, _ = self._net.per_task(adapted.params, x, stats)
+        return self._linear(adapted.params, features)
 
     def unadapted(self, theta: Theta, tasks: int) -> Adapted:
         """The initialisation itself, for so many tasks: what acts before anything is known of them."""
@@ -250,6 +254,10 @@ class MAML(GradientLearner):
     starts at 10, as in `protonet`"""
     normalisation: Normalisation = "support"
     """what batch normalisation normalises by (umeta/models/pure.py); `batch` is transductive"""
+    precision: Precision = "float32"
+    """of the network's pass over the queries; `auto` is bfloat16 where the hardware computes with it, which is faster.
+    The inner loop stays in float32: the meta-gradient through it is made of differences between nearby weights, which
+    bfloat16 rounds away"""
     adapts: list[str] | None = None
     """names of the weights that the inner loop moves, by default all. The first layer's bias alone, `[1.bias]` of an
     `mlp`, is what a context fed to that layer adds (CAVIA, Zintgraf et al. 2019, section 3.1), as skills are told to

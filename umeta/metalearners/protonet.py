@@ -102,8 +102,7 @@ class ProtoNet(EmbeddingLearner):
     normalisation: Normalisation = "running"
     """what batch normalisation normalises by (umeta/models/pure.py); `batch` is transductive"""
     precision: Precision = "float32"
-    """of the embedding network where `normalisation` is running or group; `auto` is bfloat16 where the hardware
-    computes with it, which is faster"""
+    """of the embedding network; `auto` is bfloat16 where the hardware computes with it, which is faster"""
     test_steps: Annotated[int, Ge(0)] = 0
     """steps of Adam at evaluation on the support loss of the linear layer that starts at the prototypes, the embedding
     kept (ProtoTune of ProtoTransfer, Medina, Devos, Grossglauser 2020)"""

@@ -32,7 +32,11 @@ For cotangents u of dx, p of da and q of db let `S = <u, dx> + p da + q db`. The
     dS/dx = r (s - E[s] - h E[s h]) - a A r^2 h / n,   s = (p - a r E[u h]) G - a r E[G h] u                    (4)
 
 where the last term of (4) is the derivative through r. All sums with G are sums over windows, of g and what P picks.
-(1) and (4) are a sum of x and u with a coefficient for each channel, and something put on top.
+(1) and (4) are sums of x, u and G with a coefficient for each channel: computed without G, then at the winners anew,
+from what P picks of x and u, with g. So the windows have to lie apart; other pooling is done after the normalisation.
+
+Images may be bfloat16, whose products have sums in float32; then only weights of convolutions and linear layers are
+cast, and statistics and coefficients stay in float32 until they meet an image.
 
 tests/test_batched.py holds all of it against a plain loop in float64.
 """
@@ -80,7 +84,9 @@ class TaskBatched:
         self.layers = dict(module.named_modules(remove_duplicate=False))
         for node in self.nodes:
             self.check(node)
-        self.pooled = {node: pool for node in self.nodes if (pool := self.pool_after(node))}
+        pools = {node: pool for node in self.nodes if (pool := self.pool_after(node))}
+        self.pooled = {node: windows(self.layer(pool)) for node, pool in pools.items()}
+        self.passed = set(pools.values())  # done with the normalisation before them
 
     def check(self, node: fx.Node) -> None:
         """Raises Refused where the node has no rule."""
@@ -113,7 +119,7 @@ class TaskBatched:
             node = next(iter(node.users))
             layer = self.layer(node)
             if isinstance(layer, nn.MaxPool2d):
-                return node
+                return node if apart(windows(layer)) else None
             if not isinstance(layer, nn.ReLU) and node.target not in (F.relu, torch.relu):
                 return None
         return None
@@ -126,7 +132,8 @@ class TaskBatched:
     ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
         """The output [T, N, features] for params [T, ...] and x [T, N, ...], and by layer the statistics used.
 
-        given: by layer, mean and variance [T, channels] or [channels] to normalise by.
+        given: by layer, mean and variance [T, channels] or [channels] to normalise by. It computes in the type of x;
+        where that is bfloat16, parameters, their gradients and statistics are still float32.
         """
         values: dict[fx.Node, Any] = {}
         used: dict[str, tuple[Tensor, Tensor]] = {}
@@ -145,30 +152,33 @@ class TaskBatched:
             name = str(node.target)
             layer = self.layers[name]
             if isinstance(layer, self.own):
-                pool = windows(self.layer(self.pooled[node])) if node in self.pooled else None
+                pool = self.pooled.get(node)
                 values[node], stats = self.normalised(layer, pool, params, inputs[0], tasks, given.get(name))
                 if stats is not None:
                     used[name] = stats
-            elif node in self.pooled.values():
+            elif node in self.passed:
                 values[node] = inputs[0]
             else:
                 values[node] = self.applied(layer, params, inputs[0], tasks)
         raise AssertionError("a graph ends in its output")
 
-    def weights(self, layer: nn.Module, params: Mapping[str, Tensor]) -> tuple[Tensor | None, Tensor | None]:
-        """The layer's weight and bias [T, ...]."""
-        weight, bias = (params[self.names[id(p)]] if p is not None else None for p in (layer.weight, layer.bias))
+    def weights(
+        self, layer: nn.Module, params: Mapping[str, Tensor], dtype: torch.dtype
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """The layer's weight and bias [T, ...], of that type."""
+        own = (layer.weight, layer.bias)
+        weight, bias = (params[self.names[id(p)]].to(dtype) if p is not None else None for p in own)
         return weight, bias
 
     def applied(self, layer: nn.Module, params: Mapping[str, Tensor], x: Tensor, tasks: int) -> Tensor:
         if isinstance(layer, nn.Conv2d):
-            weight, bias = self.weights(layer, params)
+            weight, bias = self.weights(layer, params, x.dtype)
             assert weight is not None
             geometry = (layer.stride, layer.padding, layer.dilation, tasks * layer.groups)
             z = Convolution.apply(x, channels_last(weight.flatten(0, 1)), geometry)
-            return z if bias is None else z + wide(bias.flatten())
+            return z if bias is None else z + wide(bias.flatten(), z)
         if isinstance(layer, nn.Linear):
-            weight, bias = self.weights(layer, params)
+            weight, bias = self.weights(layer, params, x.dtype)
             assert weight is not None
             return x @ weight.mT if bias is None else torch.baddbmm(bias[:, None], x, weight.mT)
         if isinstance(layer, nn.MaxPool2d):
@@ -187,17 +197,18 @@ class TaskBatched:
         given: tuple[Tensor, Tensor] | None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
         """Normalised, and then pooled by `pool`; and the mean and variance [T, channels] that it took."""
-        weight, bias = self.weights(layer, params)
+        precise = torch.promote_types(x.dtype, torch.float32)
+        weight, bias = self.weights(layer, params, precise)
         flat = x.dim() == 3
         z = x.transpose(0, 1).flatten(1)[..., None, None] if flat else x  # [N, T * C, H, W]
         channels = z.shape[1]
-        a = z.new_ones(channels) if weight is None else weight.reshape(channels)
-        b = z.new_zeros(channels) if bias is None else bias.reshape(channels)
+        a = z.new_ones(channels, dtype=precise) if weight is None else weight.reshape(channels)
+        b = z.new_zeros(channels, dtype=precise) if bias is None else bias.reshape(channels)
         stats = None
         if hasattr(layer, "groups"):
             grouped = z.reshape(len(z), tasks * layer.groups, -1)
             mean, var = grouped.mean(-1, keepdim=True), grouped.var(-1, keepdim=True, correction=0)
-            z = ((grouped - mean) * (var + layer.eps).rsqrt()).reshape(z.shape) * wide(a) + wide(b)
+            z = ((grouped - mean) * (var + layer.eps).rsqrt()).reshape(z.shape) * wide(a, z) + wide(b, z)
         else:
             # Whether pooling may go first, see the top. A GPU would have to wait for the answer; tensors without
             # content (umeta/footprint.py) stand for a CPU's.
@@ -208,7 +219,7 @@ class TaskBatched:
                 mean, var = (value.expand(tasks, channels // tasks).reshape(channels) for value in given)
                 scale = (var + layer.eps).rsqrt() * a
                 z = MaxPool.apply(z, pool) if first else z
-                z = torch.addcmul(wide(b - mean * scale), z, wide(scale))
+                z = torch.addcmul(wide(b - mean * scale, z), z, wide(scale, z))
             pool = None if first else pool
             stats = mean.view(tasks, -1), var.view(tasks, -1)
         z = z if pool is None else MaxPool.apply(z, pool)
@@ -341,7 +352,9 @@ class MaxPoolGradient(torch.autograd.Function):
     def forward(ctx: Any, g: Tensor, winners: Tensor, shape: torch.Size, geometry: Geometry) -> Tensor:
         ctx.save_for_backward(winners)
         out = torch.empty(shape, dtype=g.dtype, device=g.device, memory_format=torch.channels_last)
-        return put(g, winners, geometry, out)
+        # of what was pooled the kernel asks for no more than the shape, which is that of `out`
+        kernel = aten.max_pool2d_with_indices_backward.grad_input
+        return kernel(channels_last(g), out.detach(), *geometry, False, winners, grad_input=out)
 
     @staticmethod
     @once_differentiable
@@ -354,6 +367,12 @@ def windows(layer: Any) -> Geometry:
     return tuple(map(pair, (layer.kernel_size, layer.stride, layer.padding, layer.dilation)))
 
 
+def apart(geometry: Geometry) -> bool:
+    """Whether no two windows have a place in common."""
+    size, stride, _, dilation = geometry
+    return all((k - 1) * d < s for k, s, d in zip(size, stride, dilation, strict=True))
+
+
 def largest(x: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
     """The largest of each window, and where in its map it is."""
     return aten.max_pool2d_with_indices(x, *geometry)
@@ -361,15 +380,8 @@ def largest(x: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
 
 def pick(x: Tensor, winners: Tensor) -> Tensor:
     """P x: what x has where the winners are."""
-    places = winners.permute(0, 2, 3, 1)  # as they lie in memory, which is twice as fast
-    return x.permute(0, 2, 3, 1).flatten(1, 2).gather(1, places.flatten(1, 2)).view(places.shape).permute(0, 3, 1, 2)
-
-
-def put(g: Tensor, winners: Tensor, geometry: Geometry, out: Tensor) -> Tensor:
-    """Writes P' g: g where the winners are, 0 elsewhere."""
-    # of what was pooled the kernel asks for no more than the shape, which is that of `out`
-    kernel = aten.max_pool2d_with_indices_backward.grad_input
-    return kernel(channels_last(g), out.detach(), *geometry, False, winners, grad_input=out)
+    n, c, h, w = winners.shape
+    return in_memory(x).gather(1, in_memory(winners)).view(x.dtype).view(n, h, w, c).permute(0, 3, 1, 2)
 
 
 def pair(value: int | tuple[int, ...]) -> list[int]:
@@ -394,9 +406,8 @@ class BatchNorm(torch.autograd.Function):
             mean, var = statistics(x)
             r = (var + eps).rsqrt()
             top, winners = largest(x, pool)
-            y = torch.addcmul(wide(b - a * r * mean), wide(a * r), top)
+            y = torch.addcmul(wide(b - a * r * mean, x), wide(a * r, x), top)
         ctx.save_for_backward(x, a, mean, r, top, winners)
-        ctx.pool = pool
         ctx.set_materialize_grads(False)
         return y, mean, var
 
@@ -405,13 +416,13 @@ class BatchNorm(torch.autograd.Function):
         x, a, mean, r, top, winners = ctx.saved_tensors
         dx = da = db = None
         if g is not None:
-            dx, da, db = BatchNormGradient.apply(g, x, a, mean, r, top, winners, ctx.pool)
+            dx, da, db = BatchNormGradient.apply(g, x, a, mean, r, top, winners)
         n = x.numel() // len(mean)
         if g_mean is not None:
-            dx = (0 if dx is None else dx) + wide(g_mean / n).expand_as(x)
+            dx = (0 if dx is None else dx) + wide(g_mean / n, x).expand_as(x)
         if g_var is not None:
             apart = x - x.mean(OVER, keepdim=True)
-            dx = (0 if dx is None else dx) + wide(2 / n * g_var) * apart
+            dx = (0 if dx is None else dx) + wide(2 / n * g_var, x) * apart
         return dx, da, db, None, None
 
 
@@ -428,17 +439,16 @@ class BatchNormGradient(torch.autograd.Function):
         r: Tensor,
         top: Tensor,
         winners: Tensor | None,
-        pool: Geometry | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         g, n = channels_last(g), x.numel() // len(mean)
-        if pool is None:
+        if winners is None:
             dx, da, db = centred(g, x, a, mean, r)
         else:
             da, db = sums(g, top, mean, r)
             c_x = -a * r * r * da / n
-            dx = total((c_x, x), shift=-a * r * db / n - c_x * mean, last=(a * r, g), winners=winners, pool=pool)
+            shift = -a * r * db / n - c_x * mean
+            dx = total(shift, (c_x, x), put=(winners, total(shift, (c_x, top), (a * r, g))))
         ctx.save_for_backward(g, x, a, mean, r, da, db, top, winners)
-        ctx.pool = pool
         ctx.set_materialize_grads(False)
         return dx, da, db
 
@@ -459,23 +469,27 @@ class BatchNormGradient(torch.autograd.Function):
             sum_uh, sum_u = sums(u, x, mean, r)
             picked = pick(u, winners)
             c_top = -a * r * r * sum_uh / n
-            dg = total((c_top, top), shift=-a * r * sum_u / n - c_top * mean, last=(a * r, picked))
+            dg = total(-a * r * sum_u / n - c_top * mean, (c_top, top), (a * r, picked))
         sum_ug, _ = sums(picked, g, none, torch.ones_like(r))
         e_uh, e_u, e_gh, e_g = sum_uh / n, sum_u / n, da / n, db / n
         s_g, s_u = p - a * r * e_uh, -a * r * e_gh
         e_s, e_sh = s_g * e_g + s_u * e_u, s_g * e_gh + s_u * e_uh
         big = sum_ug - n * (e_u * e_g + e_uh * e_gh)  # A
         c_x = -r * r * (e_sh + a * big * r / n)  # of x - mean
-        dg.add_(wide(q - p * r * mean)).addcmul_(wide(p * r), top)
+        dg.add_(wide(q - p * r * mean, dg)).addcmul_(wide(p * r, dg), top)
         shift = -r * e_s - c_x * mean
-        dx = total((r * s_u, u), (c_x, x), shift=shift, last=(r * s_g, g), winners=winners, pool=ctx.pool)
-        return dg, dx, r * big, None, None, None, None, None
+        dx = total(shift, (r * s_u, picked), (c_x, top), (r * s_g, g))
+        if winners is not None:
+            dx = total(shift, (r * s_u, u), (c_x, x), put=(winners, dx))
+        return dg, dx, r * big, None, None, None, None
 
 
 def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance [C]."""
     if x.is_cpu:  # where `var_mean` is fifty times slower
-        return torch.batch_norm_update_stats(x, None, None, 0.0)
+        precise = torch.promote_types(x.dtype, torch.float32)
+        mean, var = torch.zeros(2, x.shape[1], dtype=precise)  # left alone; the answer has their type
+        return torch.batch_norm_update_stats(x, mean, var, 0.0)
     var, mean = torch.var_mean(x, OVER, correction=0)
     return mean, var
 
@@ -491,33 +505,35 @@ def sums(g: Tensor, x: Tensor, mean: Tensor, r: Tensor) -> tuple[Tensor, Tensor]
     return gh, alone
 
 
-def total(
-    *terms: tuple[Tensor, Tensor],
-    shift: Tensor,
-    last: tuple[Tensor, Tensor],
-    winners: Tensor | None = None,
-    pool: Geometry | None = None,
-) -> Tensor:
-    """`shift` [C] plus each coefficient [C] times its tensor [N, C, H, W]; where there is a P, P' puts the last one.
+def total(shift: Tensor, *terms: tuple[Tensor, Tensor], put: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    """`shift` [C] plus each coefficient [C] times its tensor [N, C, H, W]; with `put`, winners and values, those there.
 
     It does some items after the other, so few that they stay in the cache: else each pass waits for memory.
     """
     like = terms[0][1]
+    shift = wide(shift, like)
+    (scale, first), *rest = ((wide(coefficient, like), value) for coefficient, value in terms)
     out = torch.empty_like(like)
+    flat, winners, values = (in_memory(x) for x in (out, *put)) if put else (None, None, None)
     some = max(torch.get_num_threads(), CACHED // (like[0].numel() * like.element_size())) if like.is_cpu else len(like)
     for part in (slice(start, start + some) for start in range(0, len(like), some)):
-        scaled = wide(last[0]) * last[1][part]
-        if pool is None:
-            out[part] = scaled
-        else:
-            assert winners is not None
-            put(scaled, winners[part], pool, out[part])
-        out[part].add_(wide(shift))
-        for coefficient, value in terms:
-            out[part].addcmul_(wide(coefficient), value[part])
+        here = torch.addcmul(shift, scale, first[part], out=out[part])
+        for coefficient, value in rest:
+            here.addcmul_(coefficient, value[part])
+        if flat is not None:
+            flat[part].scatter_(1, winners[part], values[part])
     return out
 
 
-def wide(coefficient: Tensor) -> Tensor:
-    """[C] to go with [N, C, H, W]."""
-    return coefficient[:, None, None]
+def in_memory(x: Tensor) -> Tensor:
+    """[N, C, H, W] as it lies in memory, [N, H * W, C], where picking and putting is twice as fast.
+
+    What is bfloat16 is taken for integers: of them no kernel makes float32 on the way.
+    """
+    flat = x.permute(0, 2, 3, 1).flatten(1, 2)
+    return flat.view(torch.int16) if x.element_size() == 2 else flat
+
+
+def wide(coefficient: Tensor, like: Tensor) -> Tensor:
+    """[C] to go with `like` [N, C, H, W]."""
+    return coefficient.to(like.dtype)[:, None, None]

@@ -12,8 +12,8 @@ Precision = Literal["float32", "bfloat16", "auto"]
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     """A context in which convolutions and matrix products of float32 tensors run in that precision.
 
-    bfloat16 keeps float32's range and 8 bits of its fraction: right for embeddings that are trained, wrong for MAML's
-    inner loop, whose meta-gradient is made of differences between nearby weights.
+    bfloat16 keeps float32's range and 8 bits of its fraction: right for embeddings that are trained and for queries,
+    wrong for MAML's inner loop, whose meta-gradient is made of differences between nearby weights.
     """
     wanted = precision == "bfloat16" or (precision == "auto" and fast_bfloat16(device))
     return torch.autocast(autocast_kind(device), torch.bfloat16, enabled=wanted)

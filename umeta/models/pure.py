@@ -142,16 +142,20 @@ class Pure:
 
         `stats` are given as [T, channels], or as [channels] for all tasks. Vectors and images run through
         `TaskBatched` where it has a rule for each part of the module; all else runs under `torch.func.vmap`: the same
-        numbers, slower, and the module may not branch on values.
+        numbers, slower, and the module may not branch on values. Within `autocast` it is the first that is faster; vmap
+        casts no more than some matrix products.
         """
         if stats and len(x) == 1 and not torch.is_grad_enabled():  # one adapted learner at work: faster native kernels
             given = {name: value[0] if value.dim() == 2 else value for name, value in stats.items()}
             out, used = self.shared({name: value[0] for name, value in params.items()}, x[0], given)
             return out[None], {name: value[None] for name, value in used.items()}
-        if self.batched and x.dim() in (3, 5) and not torch.is_autocast_enabled(autocast_kind(x.device)):
+        if self.batched and x.dim() in (3, 5):
             pairs = {name: (stats[f"{name}.mean"], stats[f"{name}.var"]) for name in self.layers} if stats else {}
-            out, pairs = self.batched(params, x, pairs)
-            return out, named(pairs)
+            kind = autocast_kind(x.device)
+            lower = torch.is_autocast_enabled(kind) and x.dtype == torch.float32
+            with torch.autocast(kind, enabled=False):  # which would not reach the program's derivatives
+                out, pairs = self.batched(params, x.to(torch.get_autocast_dtype(kind)) if lower else x, pairs)
+            return out.to(x.dtype), named(pairs)
         dims = {name: 0 if value.dim() == 2 else None for name, value in (stats or {}).items()}
         call = vmap(lambda p, x, s: self._call(p, x, s, written_out=True), in_dims=(0, 0, dims if stats else None))
         return call(params, x, stats)
