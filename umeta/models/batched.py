@@ -514,14 +514,15 @@ def total(shift: Tensor, *terms: tuple[Tensor, Tensor], put: tuple[Tensor, Tenso
     shift = wide(shift, like)
     (scale, first), *rest = ((wide(coefficient, like), value) for coefficient, value in terms)
     out = torch.empty_like(like)
-    flat, winners, values = (in_memory(x) for x in (out, *put)) if put else (None, None, None)
+    written = [in_memory(x) for x in (out, *put)] if put else []
     some = max(torch.get_num_threads(), CACHED // (like[0].numel() * like.element_size())) if like.is_cpu else len(like)
     for part in (slice(start, start + some) for start in range(0, len(like), some)):
         here = torch.addcmul(shift, scale, first[part], out=out[part])
         for coefficient, value in rest:
             here.addcmul_(coefficient, value[part])
-        if flat is not None:
-            flat[part].scatter_(1, winners[part], values[part])
+        if written:
+            into, winners, values = (x[part] for x in written)
+            into.scatter_(1, winners, values)
     return out
 
 
