@@ -22,6 +22,7 @@ from torch.func import functional_call
 
 from umeta.metalearners.maml import MAML
 from umeta.models.conv4 import Conv4
+from umeta.models.precision import Precision
 from umeta.outer.adam import Adam
 from umeta.train import BatchProblem
 from umeta.types import Batch, EpisodeSpec, TaskSpec, Theta
@@ -188,10 +189,9 @@ def peer(name: str, **options: Any) -> Callable[[], None]:
     return step
 
 
-def umeta(**options: Any) -> Callable[[], None]:
-    """A meta-step as `umeta metatrain` takes it."""
-    case = Case(**options)
-    problem = umeta_problem(case)
+def umeta(precision: Precision = "float32", **options: Any) -> Callable[[], None]:
+    """A meta-step as `umeta metatrain` takes it; the precision is that of the queries."""
+    problem = umeta_problem(Case(**options), precision)
     outer = Adam(lr=OUTER_LR)
     outer.start(problem.theta.params)
 
@@ -201,7 +201,7 @@ def umeta(**options: Any) -> Callable[[], None]:
     return step
 
 
-def umeta_problem(case: Case) -> BatchProblem:
+def umeta_problem(case: Case, precision: Precision = "float32") -> BatchProblem:
     support, query = case.batches()
     learner = MAML(
         Conv4(case.filters),
@@ -210,6 +210,7 @@ def umeta_problem(case: Case) -> BatchProblem:
         first_order=case.first_order,
         head="fixed",
         normalisation="batch",
+        precision=precision,
     )
     spec = TaskSpec(tuple(support.x.shape[2:]))
     names = learner.init(spec, EpisodeSpec(case.way, case.shot, case.query), seed=0).params

@@ -13,6 +13,7 @@ from bench.rollouts import SIDES
 
 ALLOCATORS: tuple[Allocator, Allocator] = ("default", "tuned")
 PLAIN, TUNED = ALLOCATORS
+LOWER = "umeta, queries in bfloat16"
 
 
 def named(side: str, allocator: Allocator) -> str:
@@ -24,6 +25,7 @@ def meta_step(title: str, peers: tuple[str, ...] = ("learn2learn",), seconds: fl
     sides = {}
     for allocator in ALLOCATORS:
         sides[named("umeta", allocator)] = Side("bench.maml", "umeta", case, allocator)
+        sides[named(LOWER, allocator)] = Side("bench.maml", "umeta", {"precision": "bfloat16", **case}, allocator)
         for peer in peers:
             sides[named(peer, allocator)] = Side("bench.maml", "peer", {"name": peer, **case}, allocator)
     return Measurement(f"MAML meta-step, {title}", sides, seconds=seconds, flop=Case(**case).flop)
@@ -186,12 +188,15 @@ class Goal:
 
 
 def beside_learn2learn(text: str, measurement: str, shipped: tuple[float, float], *same: float) -> list[Goal]:
-    """Against learn2learn as shipped, and with `same` also with the same allocator."""
-    ours = named("umeta", TUNED)
-    goals = [Goal(f"{text}, learn2learn as shipped", measurement, ours, named("learn2learn", PLAIN), *shipped)]
-    if same:
-        least, aim = same
-        goals.append(Goal(f"{text}, same allocator", measurement, ours, named("learn2learn", TUNED), least, aim))
+    """Against learn2learn as shipped, also with queries in bfloat16, and with `same` with the same allocator."""
+    goals = []
+    for side in ("umeta", LOWER):
+        title = text + side.removeprefix("umeta")
+        ours = named(side, TUNED)
+        goals.append(Goal(f"{title}, learn2learn as shipped", measurement, ours, named("learn2learn", PLAIN), *shipped))
+        if same:
+            least, aim = same
+            goals.append(Goal(f"{title}, same allocator", measurement, ours, named("learn2learn", TUNED), least, aim))
     return goals
 
 
