@@ -174,6 +174,8 @@ class GradientLearner:
 
     def _expand(self, theta: Theta, tasks: int, way: int) -> dict[str, Tensor]:
         params = {n: p for n, p in theta.params.items() if n in self._net.names or n.startswith("head.")}
+        # as the kernels want weights, and give their gradients
+        params = {n: p.contiguous(memory_format=torch.channels_last) if p.dim() == 4 else p for n, p in params.items()}
         if self.head == "prototypes" or self._outputs:
             return {name: value.expand(tasks, *value.shape) for name, value in params.items()}
         rows = params["head.bias"].shape[0]
