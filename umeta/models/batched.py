@@ -219,7 +219,7 @@ class TaskBatched:
                 mean, var = (value.expand(tasks, channels // tasks).reshape(channels) for value in given)
                 scale = (var + layer.eps).rsqrt() * a
                 z = MaxPool.apply(z, pool) if first else z
-                z = torch.addcmul(wide(b - mean * scale, z), z, wide(scale, z))
+                z = affine(z, scale, b - mean * scale)
             pool = None if first else pool
             stats = mean.view(tasks, -1), var.view(tasks, -1)
         z = z if pool is None else MaxPool.apply(z, pool)
@@ -406,7 +406,7 @@ class BatchNorm(torch.autograd.Function):
             mean, var = statistics(x)
             r = (var + eps).rsqrt()
             top, winners = largest(x, pool)
-            y = torch.addcmul(wide(b - a * r * mean, x), wide(a * r, x), top)
+            y = affine(top, a * r, b - a * r * mean)
         ctx.save_for_backward(x, a, mean, r, top, winners)
         ctx.set_materialize_grads(False)
         return y, mean, var
@@ -533,6 +533,12 @@ def in_memory(x: Tensor) -> Tensor:
     """
     flat = x.permute(0, 2, 3, 1).flatten(1, 2)
     return flat.view(torch.int16) if x.element_size() == 2 else flat
+
+
+def affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """`x scale + shift`, rounded once: rounded coefficients would put the same error on all of a channel."""
+    precise = scale[:, None, None], shift[:, None, None]
+    return torch.addcmul(precise[1], x, precise[0]).to(x.dtype)
 
 
 def wide(coefficient: Tensor, like: Tensor) -> Tensor:
