@@ -219,7 +219,8 @@ class TaskBatched:
                 mean, var = (value.expand(tasks, channels // tasks).reshape(channels) for value in given)
                 scale = (var + layer.eps).rsqrt() * a
                 z = MaxPool.apply(z, pool) if first else z
-                z = affine(z, scale, b - mean * scale)
+                # rounded once: coefficients in bfloat16 would put the same error on all of a channel
+                z = torch.addcmul((b - mean * scale)[:, None, None], z, scale[:, None, None]).to(z.dtype)
             pool = None if first else pool
             stats = mean.view(tasks, -1), var.view(tasks, -1)
         z = z if pool is None else MaxPool.apply(z, pool)
@@ -406,7 +407,7 @@ class BatchNorm(torch.autograd.Function):
             mean, var = statistics(x)
             r = (var + eps).rsqrt()
             top, winners = largest(x, pool)
-            y = affine(top, a * r, b - a * r * mean)
+            y = F.batch_norm(top, mean, var, a, b, False, 0.0, eps)
         ctx.save_for_backward(x, a, mean, r, top, winners)
         ctx.set_materialize_grads(False)
         return y, mean, var
@@ -533,12 +534,6 @@ def in_memory(x: Tensor) -> Tensor:
     """
     flat = x.permute(0, 2, 3, 1).flatten(1, 2)
     return flat.view(torch.int16) if x.element_size() == 2 else flat
-
-
-def affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """`x scale + shift`, rounded once: rounded coefficients would put the same error on all of a channel."""
-    precise = scale[:, None, None], shift[:, None, None]
-    return torch.addcmul(precise[1], x, precise[0]).to(x.dtype)
 
 
 def wide(coefficient: Tensor, like: Tensor) -> Tensor:
