@@ -514,7 +514,7 @@ def total(shift: Tensor, *terms: tuple[Tensor, Tensor], put: tuple[Tensor, Tenso
     like = terms[0][1]
     shift = wide(shift, like)
     (scale, first), *rest = ((wide(coefficient, like), value) for coefficient, value in terms)
-    out = torch.empty_like(like)
+    out = torch.empty_like(like, memory_format=torch.channels_last)
     written = [in_memory(x) for x in (out, *put)] if put else []
     some = max(torch.get_num_threads(), CACHED // (like[0].numel() * like.element_size())) if like.is_cpu else len(like)
     for part in (slice(start, start + some) for start in range(0, len(like), some)):
