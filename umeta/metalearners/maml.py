@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from umeta.errors import UserError
 from umeta.metalearners.protonet import prototype_layer, prototypes, scaled
+from umeta.models.batched import channels_last
 from umeta.models.precision import Precision, autocast
 from umeta.models.pure import Normalisation, Pure
 from umeta.objectives import OBJECTIVES
@@ -174,8 +175,7 @@ class GradientLearner:
 
     def _expand(self, theta: Theta, tasks: int, way: int) -> dict[str, Tensor]:
         params = {n: p for n, p in theta.params.items() if n in self._net.names or n.startswith("head.")}
-        # as the kernels want weights, and give their gradients
-        params = {n: p.contiguous(memory_format=torch.channels_last) if p.dim() == 4 else p for n, p in params.items()}
+        params = {n: channels_last(p) for n, p in params.items()}  # once, and not at each inner step
         if self.head == "prototypes" or self._outputs:
             return {name: value.expand(tasks, *value.shape) for name, value in params.items()}
         rows = params["head.bias"].shape[0]

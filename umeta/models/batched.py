@@ -422,8 +422,7 @@ class BatchNorm(torch.autograd.Function):
         if g_mean is not None:
             dx = (0 if dx is None else dx) + wide(g_mean / n, x).expand_as(x)
         if g_var is not None:
-            apart = x - x.mean(OVER, keepdim=True)
-            dx = (0 if dx is None else dx) + wide(2 / n * g_var, x) * apart
+            dx = (0 if dx is None else dx) + wide(2 / n * g_var, x) * (x - wide(mean, x))
         return dx, da, db, None, None
 
 
@@ -465,19 +464,19 @@ class BatchNormGradient(torch.autograd.Function):
         u = channels_last(u)
         if winners is None:
             dg, sum_uh, sum_u = centred(u, x, a, mean, r)
+            dg.add_(wide(q - p * r * mean, dg)).addcmul_(wide(p * r, dg), x)
             picked = u
         else:
             sum_uh, sum_u = sums(u, x, mean, r)
             picked = pick(u, winners)
-            c_top = -a * r * r * sum_uh / n
-            dg = total(-a * r * sum_u / n - c_top * mean, (c_top, top), (a * r, picked))
+            c_top = r * (p - a * r * sum_uh / n)
+            dg = total(q - a * r * sum_u / n - c_top * mean, (c_top, top), (a * r, picked))
         sum_ug, _ = sums(picked, g, none, torch.ones_like(r))
         e_uh, e_u, e_gh, e_g = sum_uh / n, sum_u / n, da / n, db / n
         s_g, s_u = p - a * r * e_uh, -a * r * e_gh
         e_s, e_sh = s_g * e_g + s_u * e_u, s_g * e_gh + s_u * e_uh
         big = sum_ug - n * (e_u * e_g + e_uh * e_gh)  # A
         c_x = -r * r * (e_sh + a * big * r / n)  # of x - mean
-        dg.add_(wide(q - p * r * mean, dg)).addcmul_(wide(p * r, dg), top)
         shift = -r * e_s - c_x * mean
         dx = total(shift, (r * s_u, picked), (c_x, top), (r * s_g, g))
         if winners is not None:

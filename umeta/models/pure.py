@@ -142,8 +142,8 @@ class Pure:
 
         `stats` are given as [T, channels], or as [channels] for all tasks. Vectors and images run through
         `TaskBatched` where it has a rule for each part of the module; all else runs under `torch.func.vmap`: the same
-        numbers, slower, and the module may not branch on values. Within `autocast` it is the first that is faster; vmap
-        casts no more than some matrix products.
+        numbers, slower, and the module may not branch on values. Within `autocast` the first computes in its type; of
+        the second it reaches no more than some matrix products.
         """
         if stats and len(x) == 1 and not torch.is_grad_enabled():  # one adapted learner at work: faster native kernels
             given = {name: value[0] if value.dim() == 2 else value for name, value in stats.items()}
