@@ -460,7 +460,8 @@ def test_a_run_that_names_a_plug_in_is_followed_only_when_trusted(tmp_path, monk
         ("evaluate.protocol=smal", "did you mean 'small'"),
         ("evaluate.baselines=[knnn]", "did you mean 'knn'"),
         ("evaluate.episodes=[[20,1]]", "20-way"),
-        ("metalearner={name: maml, head: fixed, model: {name: conv4, filters: 4}}", "head: fixed"),
+        ("metalearner={name: maml, head: fixed, model: {name: conv4, filters: 4}}", "maml: with its options"),
+        ("metalearner={name: snail, model: {name: conv4, filters: 4}}", "alone, 15; evaluate.episodes asks for 5"),
     ],
 )
 def test_run_finds_what_would_stop_its_evaluation_before_it_begins(change, says, tmp_path, monkeypatch, capsys):

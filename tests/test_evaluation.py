@@ -282,6 +282,20 @@ def test_a_damaged_record_of_finished_rows_is_passed_over(run_folder):
         assert evaluate_run(run_folder, {"evaluate": {"baselines": []}}, device="cpu")["rows"]["tiny"]
 
 
+@pytest.mark.parametrize("change", ["options", "version"])
+def test_what_another_learner_or_version_found_is_not_kept(run_folder, monkeypatch, change):
+    settings: dict = {"evaluate": {"baselines": []}}
+    evaluate_run(run_folder, settings, device="cpu")
+    if change == "options":
+        settings["metalearner"] = {"normalisation": "batch"}
+    else:
+        monkeypatch.setattr("umeta.evaluation.__version__", "0.0.0")
+    done = []
+    monkeypatch.setattr("umeta.evaluation.tested", lambda *_: done.append(1) or np.zeros(8))
+    assert evaluate_run(run_folder, settings, device="cpu")["rows"]["tiny"]["5-way 1-shot"]["mean"] == 0
+    assert done
+
+
 def test_variants_are_further_rows_of_the_same_learner(run_folder):
     """Each is the learner with its options changed, and says so where it sees the queries together."""
     wanted = {"tuned": {"test_steps": 9}, "refined": {"refine": 3}, "unchanged": {"tune_lr": 0.1}}

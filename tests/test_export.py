@@ -36,8 +36,10 @@ LEARNERS: dict[str, dict[str, Any]] = {
     "fixed": {"name": "maml", "head": "fixed", "normalisation": "running", "steps": 1},
     "batch": {"name": "maml", "normalisation": "batch", "steps": 1},
     "support": {"name": "protonet", "normalisation": "support"},
+    "unit": {"name": "maml", "distance": "cosine", "steps": 1},
+    "snail": {"name": "snail"},
 }
-EXPORTED = ["protonet", "cosine", "group", "maml", "fixed"]  # with features that do not depend on the batch in umeta
+EXPORTED = ["protonet", "cosine", "group", "maml", "fixed", "unit"]  # with features that do not depend on the batch in umeta
 CONFIG: dict[str, Any] = {
     "name": "tiny",
     "title": "a tiny learner",
@@ -179,7 +181,7 @@ def test_the_weights_load_into_the_model_as_anyone_would_build_it(out):
         torch.testing.assert_close(module(images(3)), frozen("protonet", images(3)))
 
 
-@pytest.mark.parametrize("name", [*EXPORTED, "support"])
+@pytest.mark.parametrize("name", [*EXPORTED, "support", "snail"])
 def test_an_export_gives_the_learner_back(name, out):
     again, theta = load_export(export_run(f"runs/{name}", out))
     run = load_run(f"runs/{name}", device="cpu")

@@ -459,6 +459,14 @@ def change(path: Path) -> None:
     np.savez(path, images=images, labels=labels)
 
 
+def test_fault_labels_that_change_before_evaluate_are_tested_anew(place: Path) -> None:
+    with np.load(place / "images.npz") as stored:
+        np.savez(place / "images.npz", images=stored["images"], labels=np.roll(stored["labels"], 1))
+    before = artifacts.read_sealed(place / "runs/tiny/evaluation.json")["asked"]["data"]
+    assert call("evaluate", "runs/tiny", "evaluate.baselines=[]")[0] == 0
+    assert artifacts.read_sealed(place / "runs/tiny/evaluation.json")["asked"]["data"] != before
+
+
 def interrupted(command: list[str]) -> None:
     """The command, killed by a full disk after its first checkpoints."""
     with pytest.MonkeyPatch.context() as patch:

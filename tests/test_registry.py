@@ -200,3 +200,16 @@ def test_plug_ins_in_stored_configurations_are_found_and_refused_unless_trusted(
     registry.refuse_plugins(plain, {"mine.py:Mine", "pkg.mod:Other"}, "runs/x")
     with pytest.raises(UserError, match=r"runs/x: asks to run the code of 'pkg.mod:Other'.*--allow-plugin"):
         registry.refuse_plugins(plain, {"mine.py:Mine"}, "runs/x")
+
+
+@pytest.mark.parametrize(
+    "plain",
+    [
+        {"metalearner": "mine.py:X"},
+        {"metalearner": {"name": "maml", "model": "mine.py:X"}},
+        {"proposer": {"name": "mixture", "proposers": ["instances", "mine.py:X"]}},
+        {"env": {"name": "gym", "id": "mine.py:X"}},
+    ],
+)
+def test_plug_ins_are_found_in_each_way_to_name_a_part(plain):
+    assert registry.plugins({"title": "see: here", **plain}) == {"mine.py:X"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from umeta.benchmarks.goals import BENCHMARKS, Split, goals
 from umeta.config import EnvConfig, EnvEvaluateConfig
 from umeta.context import Progress, started
 from umeta.errors import UserError, suggest
-from umeta.evaluation import append, computed, provenance, recorded
+from umeta.evaluation import append, computed, provenance, question, recorded
 from umeta.metalearners.maml import MAML
 from umeta.models.mlp import MLP
 from umeta.stages import Run, load_tasks
@@ -215,13 +215,7 @@ def evaluate_env(run: Run, *, record: Path | None = None, sinks: Sequence[Sink] 
         except UserError as error:
             report.note(f"baseline finetune left out: {error}")
     rows[title] = trial.own
-    asked = {
-        **asdict(settings),
-        "env": config.plain["env"],
-        "model": artifacts.file_hash(run.folder / "model.safetensors"),
-        "tasks": artifacts.file_hash(run.folder / "tasks.json"),
-    }
-    asked.pop("baselines")
+    asked = question(run, env=config.plain["env"])
     kept = run.folder / "evaluation.json"
     done = computed(kept, asked, {name: partial(row, method) for name, method in rows.items()})
     table = done["rows"]

@@ -141,7 +141,7 @@ def run_usage(run: Run, model: dict[str, Any]) -> str:
     if model["output"]["unit_length"]:
         answer = [
             "prototypes = torch.nn.functional.normalize(prototypes, dim=1)",
-            f"logits = {model['scale']:.6g} * features(query) @ prototypes.T",
+            f"logits = {model.get('scale', 1):.6g} * features(query) @ prototypes.T",
         ]
     else:
         answer = ["logits = -torch.cdist(features(query), prototypes).square()"]

@@ -151,15 +151,7 @@ def evaluate_images(run: Run, device: str, record: Path | None, sinks: Sequence[
         raise UserError(
             f"data: the {settings.split} images are {test.images.item_shape}, the learner takes {run.item_shape}"
         )
-    asked = {
-        **asdict(settings),
-        "episodes": [asdict(e) for e in episodes],
-        "count": count,
-        "data": test.images.fingerprint,
-        "model": artifacts.file_hash(run.folder / "model.safetensors"),
-        "tasks": artifacts.file_hash(run.folder / "tasks.json"),
-    }
-    asked.pop("baselines")
+    asked = question(run, episodes=[asdict(e) for e in episodes], count=count, data=test.fingerprint)
     kept = run.folder / "evaluation.json"
     done = distributed.once(lambda: finished(kept, asked, PARTS))
     if to_device(device).type == "cpu":
@@ -239,6 +231,19 @@ def evaluate_images(run: Run, device: str, record: Path | None, sinks: Sequence[
         return result
 
     return distributed.once(write)
+
+
+def question(run: Run, **own: Any) -> dict[str, Any]:
+    """All that the rows of an evaluation depend on, but which of the baselines are wanted; `own` is its kind's."""
+    return {
+        **asdict(run.config.evaluate),
+        "baselines": None,
+        "metalearner": run.config.plain["metalearner"],
+        "model": artifacts.file_hash(run.folder / "model.safetensors"),
+        "tasks": artifacts.file_hash(run.folder / "tasks.json"),
+        "umeta": __version__,
+        **own,
+    }
 
 
 def finished(kept: Path, asked: dict[str, Any], parts: Sequence[str] = ("rows",)) -> dict[str, Any]:
@@ -323,8 +328,10 @@ def check(config: Config, record: Path | None = None) -> LabelledImages:
     tasks = test.tasks()
     for episode in episodes:
         tasks.sample(np.zeros(1), episode=episode, seed=settings.seed)
-        if getattr(config.metalearner, "head", "") == "fixed" and episode.way != config.train.way:
-            raise UserError(f"maml: head: fixed learns {config.train.way} ways and cannot be tested at {episode.way}")
+        if getattr(config.metalearner, "one_way", False) and episode.way != config.train.way:
+            name = config.plain["metalearner"]["name"]
+            asked = "with its options it answers the way of its meta-training alone"
+            raise UserError(f"{name}: {asked}, {config.train.way}; evaluate.episodes asks for {episode.way}")
     if record is not None:
         recorded(record)
     return test

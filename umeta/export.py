@@ -131,16 +131,17 @@ def load_export(folder: Path | str, *, trusted: Collection[str] | None = ()) -> 
     folder = Path(folder)
     artifacts.read_manifest(folder, "export")
     model = artifacts.read_json(folder / "model.json")
-    registry.refuse_plugins(model, trusted, str(folder))
     with artifacts.as_written(folder):
         if "network" not in model:
             raise UserError(
                 f"{folder}: exported from an adapted learner, which cannot adapt again; expected one of a run"
             )
+        plain = {**model["learner"], "model": model["network"]}
+        registry.refuse_plugins(plain, trusted, str(folder))
         weights = artifacts.read_tensors(folder / "weights.safetensors")
-        learner = registry.component("metalearner", {**model["learner"], "model": model["network"]})
+        learner = registry.component("metalearner", plain)
         spec = TaskSpec(tuple(model["input"]["shape"][1:]))
-        episode = EpisodeSpec(len(weights.get("head.bias", ())), shot=1, query=1)  # of a head learnt for one way
+        episode = EpisodeSpec(model["way"], shot=1, query=1)
         check_fits(weights, learner, spec, episode, folder)
         first = learner.init(spec, episode, seed=0)
         layers = [name.removesuffix("running_mean") for name in weights if name.endswith("running_mean")]
@@ -315,7 +316,8 @@ def run_description(run: Run, module: Features) -> dict[str, Any]:
         "title": run.config.title or run.config.name,
         "network": {**options("model", learner.model), **plain["model"]},
         "learner": {**options("metalearner", learner), **{k: v for k, v in plain.items() if k != "model"}},
-        **({"scale": run.theta.params["scale"].item()} if module.unit else {}),
+        "way": run.config.train.way,
+        **({"scale": run.theta.params["scale"].item()} if "scale" in run.theta.params else {}),
         "input": taken(Format.of(run.config.data, run.item_shape)),
         "output": {"name": "features", "type": "float32", "shape": ["n", length], "unit_length": module.unit},
     }

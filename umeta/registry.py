@@ -99,18 +99,21 @@ def name_of(kind: str, part: Any) -> str:
 _OURS = re.compile(r"umeta(\.(?!py:)\w+)+:\w+")  # a module of the library, not a file umeta....py:Class
 
 
-def plugins(value: Any) -> set[str]:
-    """The names in a plain configuration that lead to code outside the library: files and other modules."""
+def plugins(value: Any, key: str = "name") -> set[str]:
+    """The names in a plain configuration that lead to code outside the library: files and other modules.
+
+    key: under which the value stands; a name may stand under `name`, or under the kind of part itself.
+    """
     if isinstance(value, Mapping):
-        name = value.get("name")
-        own = isinstance(name, str) and (":" in name or name.endswith(".py")) and not _OURS.fullmatch(name)
-        inside = set().union(*(plugins(part) for part in value.values()))
-        found = value.get("id")  # gymnasium imports the module of an environment `module:Name-v0`
-        imported = {found} if isinstance(found, str) and ":" in found else set()
-        return inside | imported | ({str(name)} if own else set())
+        return set().union(*(plugins(part, name) for name, part in value.items()))
     if isinstance(value, list):
-        return set().union(*(plugins(part) for part in value))
-    return set()
+        return set().union(*(plugins(part, key) for part in value))
+    if not isinstance(value, str):
+        return set()
+    if key == "id":  # gymnasium imports the module of an environment `module:Name-v0`
+        return {value} if ":" in value else set()
+    part = key == "name" or key.removesuffix("s") in KINDS
+    return {value} if part and (":" in value or value.endswith(".py")) and not _OURS.fullmatch(value) else set()
 
 
 def refuse_plugins(value: Any, trusted: Collection[str] | None, where: str) -> None:

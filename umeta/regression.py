@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
@@ -23,7 +23,7 @@ from umeta.adaptation import spread
 from umeta.config import RegressionConfig
 from umeta.context import RunContext, started
 from umeta.errors import UserError, suggest
-from umeta.evaluation import append, computed, hardware, provenance, recorded
+from umeta.evaluation import append, computed, hardware, provenance, question, recorded
 from umeta.metalearners.maml import MAML
 from umeta.objectives import squared_error
 from umeta.stages import Run
@@ -154,14 +154,8 @@ def evaluate_regression(run: Run, *, record: Path | None = None, sinks: Sequence
     title = config.title or config.name
     rows = {name: getattr(trial, key) for key, name in BASELINES.items() if key in settings.baselines}
     rows = {name: cache(method) for name, method in {**rows, title: trial.own}.items()}
-    asked = {
-        **asdict(settings),
-        "model": artifacts.file_hash(run.folder / "model.safetensors"),
-        "tasks": artifacts.file_hash(run.folder / "tasks.json"),
-    }
-    asked.pop("baselines")
     kept = run.folder / "evaluation.json"
-    done = computed(kept, asked, {name: partial(row, trial, method) for name, method in rows.items()})
+    done = computed(kept, question(run), {name: partial(row, trial, method) for name, method in rows.items()})
     table = done["rows"]
     views.fits(run.folder / "fits.png", fits(trial, {n: m for n, m in rows.items() if n != BASELINES["oracle"]}))
     minutes = run.minutes(evaluate=done["seconds"])

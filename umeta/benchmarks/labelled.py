@@ -7,7 +7,7 @@ from itertools import combinations
 
 import numpy as np
 
-from umeta import distributed
+from umeta import artifacts, distributed
 from umeta.data.images import Source, Split, UnlabelledImages
 from umeta.errors import UserError
 from umeta.tasks.partition import PartitionTasks
@@ -40,6 +40,12 @@ class LabelledImages:
         rows, labels = np.unique(attributes, axis=0, return_inverse=True)
         names = (", ".join(np.array(items.names)[row]) or "none of the attributes" for row in rows)
         return cls(images, labels.reshape(-1), tuple(names), attributes)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the images and their labels or attributes."""
+        told = [self.labels.tolist(), self.names, None if self.attributes is None else self.attributes.tolist()]
+        return artifacts.value_hash([self.images.fingerprint, *told])
 
     def rotated(self) -> LabelledImages:
         """Each class in four rotations, which count as four classes.

@@ -29,6 +29,7 @@ class SequenceLearner(EmbeddingLearner):
     """
 
     regresses: ClassVar[bool] = True
+    one_way: ClassVar[bool] = True
     _outputs: int = 0
 
     def adapt(self, theta: Theta, support: Batch, *, start: Adapted | None = None, steps: int | None = None) -> Adapted:

@@ -67,6 +67,11 @@ class GradientLearner:
         return self.normalisation == "batch"
 
     @property
+    def one_way(self) -> bool:
+        """Whether it can do the way of its meta-training alone."""
+        return self.head == "fixed"
+
+    @property
     def program(self) -> str:
         """How the network runs at the tasks' own weights, for the log."""
         return f"the network runs {self._net.program}"
