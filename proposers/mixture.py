@@ -32,6 +32,9 @@ class Mixture:
         if len(weights) != len(self.proposers) or not sound:
             raise ValueError(f"{len(self.proposers)} proposers need as many weights, not negative, got {self.weights}")
 
+        if other := [type(proposer).__name__ for proposer in self.proposers if proposer.domain != "image"]:
+            raise ValueError(f"mixes proposers of tasks on images, and {other[0]} proposes none of them")
+
     def propose(self, source: UnlabelledImages, ctx: RunContext, embedder: Embedder | None = None) -> mixture.Mixture:
         """Proposes with each in turn; raises UserError when one of them sees labels."""
         for proposer in self.proposers:

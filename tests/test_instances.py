@@ -7,7 +7,9 @@ import torch
 from proposers.instances import Instances
 from proposers.kmeans import KMeans
 from proposers.mixture import Mixture
+from umeta import stages
 from umeta.augment.drawing import Drawing
+from umeta.config import build
 from umeta.context import RunContext
 from umeta.data.images import UnlabelledImages
 from umeta.errors import UserError
@@ -85,6 +87,14 @@ def test_a_mixture_draws_each_part_by_its_weight():
     assert white.float().mean().item() == pytest.approx(0.25, abs=0.03)
 
 
+def test_a_mixture_within_a_mixture_is_drawn_apart_from_it():
+    alike = [PartitionTasks(np.full_like(PIXELS, shade), (np.arange(30) // 6)[None]) for shade in (0, 100, 200)]
+    tasks = mixture.Mixture((1.0, 1.0), (mixture.Mixture((3.0, 2.0), tuple(alike[:2])), alike[2]))
+    x = tasks.sample(np.arange(2000), episode=EpisodeSpec(2, 1, 1), seed=0).query().x[:, 0, 0, 0, 0] * 255
+    shares = np.bincount(x.round().int().numpy(), minlength=201)[[0, 100, 200]] / 2000
+    np.testing.assert_allclose(shares, [0.3, 0.2, 0.5], atol=0.03)
+
+
 def test_a_mixture_gives_each_task_alone_as_in_a_batch():
     tasks = mixture.Mixture((1.0, 1.0), (InstanceTasks(PIXELS), PartitionTasks(PIXELS, (np.arange(30) // 6)[None])))
     support, query = batch(tasks, range(20))
@@ -123,6 +133,19 @@ def test_what_is_saved_gives_the_same_tasks(proposer, tmp_path):
 def test_bad_weights_are_named(weights):
     with pytest.raises(ValueError, match="2 proposers need as many weights"):
         Mixture([Instances(), Instances()], weights)
+
+
+def test_proposers_for_environments_are_refused_as_parts_of_a_mixture():
+    with pytest.raises(UserError, match="proposer: mixes proposers of tasks on images, and Diayn"):
+        component("proposer", {"name": "mixture", "proposers": ["instances", "diayn"]})
+
+
+def test_a_rare_part_of_a_mixture_that_cannot_give_the_episodes_is_found_at_once():
+    poor = PartitionTasks(PIXELS, np.where(np.arange(30) < 2, 0, -1)[None])
+    plain = {"data": "digits", "proposer": "instances", "metalearner": {"name": "protonet", "model": "conv4"}, "train": {"outer": "adam"}}
+    config = build({"name": "poor", **plain})
+    with pytest.raises(UserError):
+        stages.check_usable(mixture.Mixture((1.0, 1e-9), (InstanceTasks(PIXELS), poor)), config)
 
 
 def test_a_mixture_is_built_from_a_config_and_its_parts_are_checked():

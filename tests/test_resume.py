@@ -9,6 +9,7 @@ import random
 import shutil
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -247,6 +248,16 @@ def test_a_kill_in_the_middle_of_pruning_leaves_no_checkpoint_behind_once_resume
     (log.folder / "step-1").mkdir()  # of which no more was removed than its files
     RunContext(folder=tmp_path, resume=True).loop("work", 3, lambda i: {}, dict, lambda state: None)
     assert sorted(path.name for path in log.folder.iterdir()) == ["step-2", "step-3"]
+
+
+def test_seconds_before_a_resume_count(tmp_path: Path) -> None:
+    Checkpoints(tmp_path, "0-work").write({"x": torch.zeros(1)}, 2, 500.0)
+    context = RunContext(folder=tmp_path, resume=True)
+    watch = context.watch()
+    replace(context, label="0-").loop("work", 3, lambda i: {}, lambda: {"x": torch.zeros(1)}, lambda state: None)
+    assert 500 <= watch() < 510
+    assert context.watch()() < 10
+    assert Checkpoints(tmp_path, "0-work").newest()[2] >= 500
 
 
 # Ctrl-C

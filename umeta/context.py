@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -44,6 +44,13 @@ class RunContext:
     """put before the names of loops, where several would have the same"""
     sinks: Sequence[Sink] = ()
     """trackers that get the metrics as well; `started` starts and closes them"""
+    earlier: dict[str, float] = field(default_factory=dict)
+    """seconds that resumed loops had run before, by their names"""
+
+    def watch(self) -> Callable[[], float]:
+        """A stop-watch, started: seconds so far, and those that loops resumed meanwhile had run before."""
+        began, known = time.monotonic(), sum(self.earlier.values())
+        return lambda: time.monotonic() - began + sum(self.earlier.values()) - known
 
     def loop(
         self,
@@ -54,8 +61,8 @@ class RunContext:
         load: Callable[[State], None],
         snapshots: int = 0,
         skip: bool = False,
-    ) -> float:
-        """Runs `step(0) ... step(steps - 1)`; returns the seconds it took, those before a resume included.
+    ) -> None:
+        """Runs `step(0) ... step(steps - 1)`.
 
         `step` returns metrics; every 10th step's go to `<name>.jsonl` and to the sinks. `save` and `load` move the
         whole state, as tensors, to and from a checkpoint: randomness must come from the step number (`umeta.seeds`).
@@ -76,6 +83,7 @@ class RunContext:
         log = Checkpoints(self.folder, name) if self.folder and distributed.first() else None
         if found := distributed.once(lambda: log.newest() if log and self.resume else None):
             state, first, spent = found
+            self.earlier[name] = spent
             with artifacts.as_written(Path(self.folder or "", "checkpoints", name, f"step-{first}")):
                 load(state)
             if log:
@@ -128,7 +136,6 @@ class RunContext:
                     hint = f", saved in {self.folder}; go on with the same command and --resume" if self.folder else ""
                     raise Interrupted(f"{name}: stopped after step {i + 1} of {steps}{hint}")
         bar.close()
-        return spent + time.monotonic() - began
 
     def note(self, message: str) -> None:
         """A line for the person watching."""

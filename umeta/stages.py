@@ -6,7 +6,6 @@ Nothing here imports `umeta.benchmarks`, except for an oracle that the config na
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from umeta.data.images import UnlabelledImages
 from umeta.errors import UserError
 from umeta.lock import LOCK, owned
 from umeta.tasks import store
+from umeta.tasks.mixture import Mixture
 from umeta.tasks.reward import RewardTasks, acting
 from umeta.tasks.sinusoid import SinusoidTasks
 from umeta.train import check_fits, packed, unpacked
@@ -139,7 +139,7 @@ def embed(config: Config, images: UnlabelledImages, ctx: RunContext) -> tuple[Em
     if distributed.once(lambda: artifacts.intact(folder, "embedding")):
         ctx.note(f"embedding: from the cache ({folder})")
     else:
-        began = time.monotonic()
+        watch = ctx.watch()
         if distributed.size() == 1 or getattr(embedder, "shared_fit", False):
             embedder.fit(images, ctx)
         else:
@@ -149,7 +149,7 @@ def embed(config: Config, images: UnlabelledImages, ctx: RunContext) -> tuple[Em
         def make(temporary: Path) -> list[str]:
             artifacts.write_tensors(temporary / "embedder.safetensors", embedder.state_dict())
             artifacts.write_array(temporary / "embeddings.npy", computed.numpy())
-            artifacts.write_json(temporary / "seconds.json", time.monotonic() - began)
+            artifacts.write_json(temporary / "seconds.json", watch())
             return ["embedder.safetensors", "embeddings.npy", "seconds.json"]
 
         distributed.once(lambda: artifacts.cached(folder, "embedding", make))
@@ -225,9 +225,9 @@ def propose(config: RunConfig, *, device: str = "auto", resume: bool = False, si
             ctx.note(f"images: {len(given)} of {shape}{', with true labels' if oracle else ''}")
             if config.embedding is not None and not oracle:
                 embedded, seconds["embedding"] = embed(config, given, ctx)
-        began = time.monotonic()
+        watch = ctx.watch()
         tasks = config.proposer.propose(source, ctx, embedded)
-        seconds["propose"] = time.monotonic() - began
+        seconds["propose"] = watch()
         check_usable(tasks, config)
         if not distributed.first():
             return folder
@@ -279,7 +279,12 @@ def alone(config: RunConfig) -> None:
 
 def check_usable(tasks: TaskDistribution, config: RunConfig) -> None:
     """Raises UserError when the tasks cannot give meta-training's episodes: better now than after hours of work."""
-    tasks.sample(np.arange(32), episode=config.train.episode, seed=0)
+    if isinstance(tasks, Mixture):  # of which a part may be too rare to be among the first tasks
+        for weight, part in zip(tasks.weights, tasks.parts, strict=True):
+            if weight > 0:
+                check_usable(part, config)
+    else:
+        tasks.sample(np.arange(32), episode=config.train.episode, seed=0)
 
 
 def summary(tasks: TaskDistribution, config: RunConfig) -> str:
@@ -363,7 +368,7 @@ def metatrain(config: RunConfig, *, device: str = "auto", resume: bool = False, 
         if ctx.device == torch.device("cpu"):
             distributed.once(lambda: footprint.of_metatrain(config, tasks.spec, whole=False).check())
         check_usable(tasks, config)
-        began = time.monotonic()
+        watch = ctx.watch()
         start = parent.theta if parent else middle(tasks, config) if config.start else None
         theta = train(config.metalearner, tasks.to(ctx.device), config.train, ctx, start)
         if not distributed.first():
@@ -371,7 +376,7 @@ def metatrain(config: RunConfig, *, device: str = "auto", resume: bool = False, 
         artifacts.write_tensors(folder / "model.safetensors", packed(theta))
         artifacts.write_text(folder / "config.yaml", dump(plain))
         artifacts.write_json(folder / "tasks.json", {"hash": artifacts.value_hash(manifest), "manifest": manifest})
-        seconds = {"metatrain": time.monotonic() - began}
+        seconds = {"metatrain": watch()}
         content = {
             "umeta": __version__,
             "true_labels": manifest["true_labels"] or (parent is not None and parent.true_labels),

@@ -60,7 +60,7 @@ def gae(
 def features(observations: Tensor) -> Tensor:
     """[o, o^2, t/100, (t/100)^2, (t/100)^3, 1] of each step, o [T, E, H, d] clipped to +-10 (Duan et al. 2016)."""
     o = observations.clamp(-10, 10)
-    t = (torch.arange(o.shape[2]) / 100).view(1, 1, -1, 1).expand(*o.shape[:3], 1)
+    t = (torch.arange(o.shape[2], device=o.device) / 100).view(1, 1, -1, 1).expand(*o.shape[:3], 1)
     return torch.cat([o, o**2, t, t**2, t**3, torch.ones_like(t)], -1)
 
 
@@ -71,7 +71,7 @@ def crossfitted(x: Tensor, y: Tensor, mask: Tensor) -> Tensor:
         seen, unseen = slice(1 - half, None, 2), slice(half, None, 2)
         a = (x[:, seen] * mask[:, seen, :, None]).flatten(1, 2).double()
         b = y[:, seen].flatten(1).double()
-        gram = a.mT @ a + RIDGE * torch.eye(a.shape[-1], dtype=a.dtype)
+        gram = a.mT @ a + RIDGE * torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
         weights = torch.linalg.solve(gram, a.mT @ b[..., None])
         out[:, unseen] = (x[:, unseen].flatten(1, 2).double() @ weights).view(out[:, unseen].shape).to(y.dtype)
     return out

@@ -43,11 +43,17 @@ class Mixture:
     def spec(self) -> TaskSpec:
         return self.parts[0].spec
 
+    @property
+    def depth(self) -> int:
+        """How many mixtures are within one another below this one."""
+        return max((1 + part.depth for part in self.parts if isinstance(part, Mixture)), default=0)
+
     def sample(self, indices: Tensor | np.ndarray, *, episode: EpisodeSpec, seed: int) -> Mixed:
         """The tasks of these numbers; task i depends on (seed, i) only."""
         indices = np.asarray(indices)
         bounds = np.cumsum(self.weights)[:-1] / sum(self.weights)
-        drawn = np.searchsorted(bounds, seeds.uniform(seeds.key(seed, "mixture", indices)), side="right")
+        own = ["mixture", self.depth] if self.depth else ["mixture"]  # drawn apart from a mixture that is a part
+        drawn = np.searchsorted(bounds, seeds.uniform(seeds.key(seed, *own, indices)), side="right")
         order = np.argsort(np.argsort(drawn, kind="stable"), kind="stable")
         batches = [
             part.sample(indices[drawn == i], episode=episode, seed=seed)
