@@ -218,6 +218,30 @@ def test_a_point_moves_by_hand() -> None:
 # Other people's environments
 
 
+class Broken(gymnasium.Env):
+    """Fails where it is told to."""
+
+    observation_space = action_space = spaces.Box(-1, 1, (1,), np.float32)
+
+    def __init__(self, how: str) -> None:
+        self.how = how
+        if how == "init":
+            raise KeyError("robot")
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        if self.how == "reset":
+            raise OSError("no robot")
+        if self.how == "old reset":
+            return np.zeros(1, np.float32)
+        return np.full(1, np.nan if self.how == "nan reset" else 0, np.float32), {}
+
+    def step(self, action: np.ndarray) -> Any:
+        if self.how == "step":
+            raise AssertionError("out of the world")
+        seen = np.full(1, np.nan if self.how == "nan step" else 0, np.float32)
+        return (seen, 0.0, False, {}) if self.how == "old step" else (seen, np.nan, False, False, {})
+
+
 class Counting(gymnasium.Env):
     """Observes its seed's first random number, the steps so far, and the last action; ends after `last` steps."""
 
@@ -253,8 +277,9 @@ def registered() -> Any:
     gymnasium.register("Counting-v0", Counting)
     gymnasium.register("Hurried-v0", Counting, max_episode_steps=2)
     gymnasium.register("Odd-v0", Odd)
+    gymnasium.register("Broken-v0", Broken, disable_env_checker=True)
     yield
-    for name in ("Counting-v0", "Hurried-v0", "Odd-v0"):
+    for name in ("Counting-v0", "Hurried-v0", "Odd-v0", "Broken-v0"):
         del gymnasium.registry[name]
 
 
@@ -262,9 +287,12 @@ def counting(id: str = "Counting-v0", last: int = 3, **options: Any) -> Gym:
     return Gym(id, {"last": last}, **options)
 
 
-@pytest.mark.parametrize("env", [counting(), counting("Hurried-v0", last=9)], ids=["terminated", "truncated"])
-def test_an_end_stays_and_the_next_episode_is_not_seen(env: Gym) -> None:
-    last = 3 if env.id == "Counting-v0" else 2
+@pytest.mark.parametrize(
+    ("env", "last"),
+    [(counting(), 3), (counting("Hurried-v0", last=9, horizon=5), 5), (counting("Hurried-v0", last=4, horizon=5), 4)],
+    ids=["terminated", "truncated", "its own limit is not taken"],
+)
+def test_an_end_stays_and_the_next_episode_is_not_seen(env: Gym, last: int) -> None:
     copies = env.simulate(2)
     for _ in range(2):
         start = copies.reset(torch.tensor([[0.1], [0.7]]))
@@ -274,6 +302,34 @@ def test_an_end_stays_and_the_next_episode_is_not_seen(env: Gym) -> None:
             assert torch.equal(observation[:, 0], start[:, 0])
             assert ended.tolist() == [t >= last] * 2
             assert torch.equal(copies.positions(), observation[:, :2])
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("init", "'Broken-v0' does not accept .* or fails .KeyError: 'robot'"),
+        ("reset", "'Broken-v0' fails when it is reset .OSError: no robot"),
+        ("old reset", "fails when it is reset"),
+        ("step", "fails when it is stepped .AssertionError: out of the world"),
+        ("old step", "fails when it is stepped .*terminated, truncated, info"),
+        ("nan reset", "'Broken-v0': the observation it begins with is not a number"),
+        ("nan step", "an observation is not a number; try"),
+        ("reward", "a reward is not a number$"),
+    ],
+)
+def test_an_environment_that_fails_is_named_and_where(how: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        copies = Gym("Broken-v0", {"how": how}).simulate(2, rewarded=how == "reward")
+        copies.reset(torch.rand(2, 1))
+        copies.step(torch.zeros(2, 1))
+
+
+def test_bounds_so_large_that_they_are_none_are_taken_for_none() -> None:
+    most = np.finfo(np.float32).max
+    gymnasium.register("Endless-v0", lambda: Odd(spaces.Box(-1, 1, (2,)), spaces.Box(-most, most, (1,), np.float32)))
+    copies = Gym("Endless-v0").simulate(1)
+    del gymnasium.registry["Endless-v0"]
+    assert (copies.middle.item(), copies.reach.item()) == (0, 1)
 
 
 def test_a_gymnasium_episode_depends_on_its_number_alone() -> None:

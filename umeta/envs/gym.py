@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Any
@@ -14,14 +16,16 @@ from torch import Tensor
 from umeta.envs.batched import quiet
 from umeta.errors import UserError
 
+ENDLESS = 1e30  # bounds of actions beyond it are a way to say that there are none
+
 
 @dataclass(frozen=True)
 class Gym:
     """Any environment of gymnasium's whose observations and actions are vectors (Towers et al. 2024).
 
     A copy that ends stays ended: gymnasium's vector environments start another episode in it, of which nothing is seen.
-    Episodes also end where the environment's own time limit is shorter than `horizon`. The environment's reward is
-    dropped. Where a copy is in the plane, for people to look at: the first two numbers of its observation.
+    `horizon` takes the place of the environment's own time limit. The environment's reward is dropped. Where a copy is
+    in the plane, for people to look at: the first two numbers of its observation.
     """
 
     id: str
@@ -57,7 +61,8 @@ class Gym:
         """
         one = self.made()
         for name, space in (("observations", one.observation_space), ("actions", one.action_space)):
-            if type(space).__name__ != "Box" or len(space.shape) != 1 or not np.issubdtype(space.dtype, np.floating):
+            vector = type(space).__name__ == "Box" and len(space.shape) == 1 and space.shape[0]
+            if not vector or not np.issubdtype(space.dtype, np.floating):
                 raise UserError(
                     f"env: the {name} of '{self.id}' are {space}; only vectors of floats (a Box of one dimension) are "
                     "supported, and neither pixels nor discrete choices: wrap the environment, or choose another"
@@ -68,17 +73,19 @@ class Gym:
         """A copy.
 
         Raises:
-            UserError: gymnasium cannot make it.
+            UserError: gymnasium cannot make it, or its own code fails.
         """
         with quiet():
             import gymnasium
 
             try:
-                return gymnasium.make(self.id, **options, **self.options)
+                return gymnasium.make(self.id, **{"max_episode_steps": self.horizon, **options, **self.options})
             except (gymnasium.error.Error, ImportError) as error:
                 raise UserError(f"env: gymnasium cannot make '{self.id}': {error}") from error
-            except (TypeError, ValueError, OSError) as error:
-                raise UserError(f"env: '{self.id}' does not accept env.options {self.options}: {error}") from error
+            except Exception as error:  # whatever somebody's code raises
+                raise UserError(
+                    f"env: '{self.id}' does not accept env.options {self.options}, or fails ({type(error).__name__}: {error})"
+                ) from error
 
     def simulate(self, n: int, rewarded: bool = False) -> Copies:
         """rewarded: whether `last_reward` is kept, which benchmarks alone may ask for."""
@@ -94,11 +101,12 @@ class Copies:
         self.env = env
         space = env.one.action_space
         self.low, self.high = torch.from_numpy(space.low), torch.from_numpy(space.high)
-        bounded = self.low.isfinite() & self.high.isfinite()
+        bounded = (self.low.abs() < ENDLESS) & (self.high.abs() < ENDLESS)
         low, high = self.low.where(bounded, -1), self.high.where(bounded, 1)
         self.middle, self.reach = (low + high) / 2, (high - low) / 2
         drawn = {"render_mode": "rgb_array"} if self.drawable and "render_mode" not in env.options else {}
-        self.vector = SyncVectorEnv([lambda: env.made(**drawn)] * n, autoreset_mode=AutoresetMode.NEXT_STEP)
+        with self.theirs("made"):
+            self.vector = SyncVectorEnv([lambda: env.made(**drawn)] * n, autoreset_mode=AutoresetMode.NEXT_STEP)
         self.ended = torch.zeros(n, dtype=torch.bool)
         self.seen = torch.zeros(n, env.observation)
         self.last_reward = torch.zeros(n) if rewarded else None  # 0 after the end
@@ -108,21 +116,47 @@ class Copies:
         return "rgb_array" in self.env.one.metadata.get("render_modes", [])
 
     def reset(self, u: Tensor) -> Tensor:
-        seen, _ = self.vector.reset(seed=[int(number * 2**31) for number in u[:, 0].tolist()])
+        with self.theirs("reset"):
+            seen, _ = self.vector.reset(seed=[int(number * 2**31) for number in u[:, 0].tolist()])
         self.ended = torch.zeros_like(self.ended)
         self.seen = torch.from_numpy(seen).float()
+        self.check("the observation it begins with", self.seen)
         return self.seen
 
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Copies that have ended show their last observation for ever, whatever gymnasium starts in them."""
         wanted = self.middle + self.reach * self.env.unit * actions
         clipped = wanted.clamp(self.low, self.high).numpy().astype(self.vector.action_space.dtype)
-        seen, reward, terminated, truncated, _ = self.vector.step(clipped)
+        self.check("an action", wanted)
+        with self.theirs("stepped"):
+            seen, reward, terminated, truncated, _ = self.vector.step(clipped)
         if self.last_reward is not None:
             self.last_reward = torch.from_numpy(reward).float().masked_fill(self.ended, 0)
+            self.check("a reward", self.last_reward)
         self.seen = torch.where(self.ended[:, None], self.seen, torch.from_numpy(seen).float())
+        self.check("an observation", self.seen)
         self.ended = self.ended | torch.from_numpy(terminated | truncated)
         return self.seen, self.ended
+
+    def check(self, what: str, values: Tensor) -> None:
+        """Raises UserError when they are not numbers."""
+        if not values.isfinite().all():
+            hint = "" if what.endswith(("reward", "with")) else "; try a smaller learning rate, or a smaller env.unit"
+            raise UserError(f"env: '{self.env.id}': {what} is not a number{hint}")
+
+    @contextmanager
+    def theirs(self, where: str) -> Iterator[None]:
+        """Within the block somebody's own code runs, and whatever it raises is a UserError."""
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(
+                f"env: '{self.env.id}' fails when it is {where} ({type(error).__name__}: {error}); what gymnasium "
+                "expects: reset(seed=..., options=...) -> observation, info and step(action) -> observation, reward, "
+                "terminated, truncated, info; gymnasium.utils.env_checker.check_env says more"
+            ) from error
 
     def positions(self) -> Tensor:
         place = torch.zeros(len(self.seen), 2)
