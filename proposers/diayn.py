@@ -94,7 +94,7 @@ class Learning:
     def __init__(self, options: Diayn, env: Environment, ctx: RunContext) -> None:
         o = self.options = options
         self.env, self.seed = env, ctx.seed
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seeds.integer(ctx.seed, "diayn"))
             self.policy = SkillPolicy(env.observation, env.action, o.skills, o.hidden)
             self.learner = self.improver()

@@ -48,7 +48,8 @@ class RandomDiscriminator:
         Raises:
             UserError: the environment cannot be simulated, or `sees` names numbers that it does not observe.
         """
-        discriminator = Discriminator.checked(source, self.skills, self.hidden, self.sees)
+        with torch.random.fork_rng(devices=[]):
+            discriminator = Discriminator.checked(source, self.skills, self.hidden, self.sees)
         random = seeds.generator(ctx.seed, "random discriminator")
         with torch.no_grad():
             for layer in discriminator.layers:

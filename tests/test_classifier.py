@@ -98,7 +98,7 @@ def test_steps_are_those_of_adaptation(made_run):
     assert np.log(four[np.arange(4), y]).mean() > np.log(one[np.arange(4), y]).mean()  # of the support
 
 
-# Small inner steps: large ones on an untrained network make chaos of what one task alone and six at once round otherwise.
+# Small inner steps: large ones on an untrained network make much of what one task alone and six at once round apart.
 @pytest.mark.parametrize(("name", "options"), [("protonet", {}), ("maml", {"inner_lr": 0.01})])
 def test_scores_are_those_of_evaluate(made_run, name, options):
     """What `umeta evaluate` reports is what a person gets: the same tasks, answered by the classifier."""

@@ -280,7 +280,7 @@ def test_finetuning_without_skills_is_left_out_with_a_note(place, umeta, unpaint
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["propose", "skills.yaml", "name=new", f"metalearner={PROTONET}"], ["metalearner", "such as maml"]),
+        (["propose", "skills.yaml", "name=new", f"metalearner={PROTONET}"], ["metalearner", "take maml"]),
         (["propose", "skills.yaml", "name=new", "proposer=kmeans"], ["proposer", "on images", "on an environment"]),
         (["propose", IMAGES, "proposer=diayn"], ["proposer", "on an environment", "on images"]),
         (["propose", IMAGES, "proposer=random_discriminator"], ["proposer", "on an environment", "on images"]),

@@ -318,10 +318,13 @@ def test_an_end_stays_and_the_next_episode_is_not_seen(env: Gym, last: int) -> N
     ],
 )
 def test_an_environment_that_fails_is_named_and_where(how: str, said: str) -> None:
-    with pytest.raises(UserError, match=said):
+    def played() -> None:
         copies = Gym("Broken-v0", {"how": how}).simulate(2, rewarded=how == "reward")
         copies.reset(torch.rand(2, 1))
         copies.step(torch.zeros(2, 1))
+
+    with pytest.raises(UserError, match=said):
+        played()
 
 
 def test_bounds_so_large_that_they_are_none_are_taken_for_none() -> None:

@@ -142,7 +142,12 @@ def test_proposers_for_environments_are_refused_as_parts_of_a_mixture():
 
 def test_a_rare_part_of_a_mixture_that_cannot_give_the_episodes_is_found_at_once():
     poor = PartitionTasks(PIXELS, np.where(np.arange(30) < 2, 0, -1)[None])
-    plain = {"data": "digits", "proposer": "instances", "metalearner": {"name": "protonet", "model": "conv4"}, "train": {"outer": "adam"}}
+    plain = {
+        "data": "digits",
+        "proposer": "instances",
+        "metalearner": {"name": "protonet", "model": "conv4"},
+        "train": {"outer": "adam"},
+    }
     config = build({"name": "poor", **plain})
     with pytest.raises(UserError):
         stages.check_usable(mixture.Mixture((1.0, 1e-9), (InstanceTasks(PIXELS), poor)), config)

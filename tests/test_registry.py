@@ -118,7 +118,7 @@ def test_a_plug_in_is_found_by_entry_point(plugin, monkeypatch):
         ("broken.py", "cannot import plug-in"),
         ("binary.py", "cannot import plug-in"),
         ("imports.py:X", "cannot import plug-in.*no_such_module_here"),
-        ("empty.py", "has no class 'named like the file'"),
+        ("empty.py", "has no class that is named as it is; name the class after ':', as in empty.py:Class"),
     ],
 )
 def test_a_miss_is_a_user_error_that_names_it(plugin, name, message):

@@ -94,7 +94,7 @@ def listed(path: Path) -> list[Example]:
                     missing = "label" if row["path"] else "path"
                     raise UserError(f"{path}, line {reader.line_num}: the {missing} is missing")
                 image = path.parent / row["path"]
-                found.append((str(image), row["label"], partial(decode.contents, image)))
+                found.append((str(image), row["label"].strip(), partial(decode.contents, image)))
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(
             f"{path}: expected a folder with a folder per class, a zip of one, or a CSV in UTF-8 with the columns path "

@@ -265,12 +265,14 @@ def check(config: EnvConfig, record: Path | None = None) -> None:
     """Finds what would stop an evaluation, before anything long begins.
 
     Raises:
-        UserError: an unknown benchmark or baseline, or a results file that is not one.
+        UserError: an unknown benchmark or baseline, a network that the environment does not fit, or a results file
+            that is not one.
     """
     settings = config.evaluate
     if unknown := [name for name in settings.baselines if name not in BASELINES]:
         raise UserError(f"evaluate.baselines: no baseline is named '{unknown[0]}'{suggest(unknown[0], BASELINES)}")
     goals(settings.benchmark, config.env, "test", 1, settings.seed)
+    config.metalearner.init(acting(config.env), config.train.episode, seed=0)
     if record is not None:
         recorded(record)
 
@@ -305,10 +307,15 @@ def facts_of(run: Run, rows: dict[str, dict[str, Any]]) -> list[str]:
     s: EnvEvaluateConfig = run.config.evaluate
     reward = " ".join((BENCHMARKS[s.benchmark].reward.__doc__ or "").split())
     title = run.config.title or run.config.name
-    with_labels = "true rewards of other goals" if run.true_labels else "no reward"
+    own = s.benchmark == "own"  # one reward, which all goals are
+    oracle = "the true reward, the same" if own else "true rewards of other goals"
+    with_labels = oracle if run.true_labels else "no reward"
+    them = "repetitions" if own else "goals"
     facts = [
-        f"benchmark {s.benchmark}: {s.goals} goals of seed {s.seed} that nothing has seen before, mean undiscounted "
-        f"return of {s.episodes} fresh episodes per goal and step, 95 % interval over goals; reward: {reward}",
+        f"benchmark {s.benchmark}: {s.goals} {them} of seed {s.seed}{'' if own else ' that nothing has seen before'}, "
+        f"mean undiscounted return of {s.episodes} fresh episodes for each and at each step, 95 % interval over "
+        f"{them}; "
+        f"reward: {reward}",
         f"{title}: proposed with {with_labels}, as are its meta-training tasks",
     ]
     if isinstance(run.learner, RecurrentLearner):
@@ -318,7 +325,7 @@ def facts_of(run: Run, rows: dict[str, dict[str, Any]]) -> list[str]:
         )
     for name, row in rows.items():
         if "chosen" in row:
-            facts.append(f"{name}: {row['chosen']}, chosen on {s.validation} validation goals")
+            facts.append(f"{name}: {row['chosen']}, chosen on {s.validation} further {them}")
         if "offset" in row:
             facts.append(
                 f"{name}: choosing the skill took {row['offset']:g} steps' worth of episodes, which the plot counts "

@@ -76,7 +76,7 @@ def sweep(folder: Path, pattern: str = "**/.*.tmp") -> None:
 
 def write_text(path: Path, text: str) -> None:
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files need not be text
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -189,7 +189,7 @@ def read_manifest(folder: Path, *kinds: str) -> dict[str, Any]:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such {kind} directory")
     if not (folder / "manifest.json").exists():
-        raise UserError(f"{folder}: unfinished {kind} (no manifest.json); finish it with --resume")
+        raise UserError(f"{folder}: unfinished {kind} (no manifest.json), which --resume finishes, or none of umeta's")
     manifest = read_json(folder / "manifest.json")
     if not isinstance(manifest, dict):
         raise UserError(f"{folder / 'manifest.json'}: damaged, it holds no mapping; make the {kind} again")

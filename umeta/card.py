@@ -274,8 +274,8 @@ def run_limits(run: Run, result: dict[str, Any] | None) -> Iterator[str]:
         )
     if not isinstance(learner, ProtoNet) or run.test_steps:
         yield (
-            "The learner adapts to each task by gradient steps; the exported network is the one it starts from. Its "
-            "accuracies are those of the adapted learner, not of prototypes in these features."
+            "The exported network is the one that the learner starts from, before it adapts to a task in its own way. "
+            "Its accuracies are those of the adapted learner, not of prototypes in these features."
         )
     elif learner.transductive:
         yield (

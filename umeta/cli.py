@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import json
 import os
 import shlex
@@ -139,6 +140,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def done(options: argparse.Namespace) -> int:
     """Runs the command; what goes wrong in it becomes a message and an exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files and classes need not be what a terminal can show
+            stream.reconfigure(errors="backslashreplace")
     try:
         with terminable(), processes(options):
             result = COMMANDS[options.command](options)
@@ -245,8 +249,9 @@ def propose(options: argparse.Namespace) -> dict[str, Any]:
     from umeta import stages
 
     folder = stages.propose(config, device=options.device, resume=options.resume, sinks=sinks(options))
-    print((folder / "summary.md").read_text(encoding="utf-8").partition("![")[0].strip())
     flags = ["--skip-bad"] if options.skip_bad else []
+    flags += [] if options.seed is None else ["--seed", str(options.seed)]
+    print((folder / "summary.md").read_text(encoding="utf-8").partition("![")[0].strip())
     again = shlex.join([options.config, *options.overrides, f"tasks={folder}", *flags])
     print(f"\n{folder}: look at {folder / 'preview.png'}, then: umeta metatrain {again}")
     return {"tasks": str(folder)}
@@ -254,10 +259,11 @@ def propose(options: argparse.Namespace) -> dict[str, Any]:
 
 def metatrain(options: argparse.Namespace) -> dict[str, Any]:
     config = prepared(options.config, options.overrides, options)
-    from umeta import stages
+    from umeta import registry, stages
 
     folder = stages.metatrain(config, device=options.device, resume=options.resume, sinks=sinks(options))
-    print(f"{folder}: umeta evaluate {folder}")
+    flags = ["--allow-plugin"] if registry.plugins(config.plain) else []
+    print(f"{folder}: {shlex.join(['umeta', 'evaluate', str(folder), *flags])}")
     return {"run": str(folder)}
 
 
@@ -362,14 +368,18 @@ def ablate(options: argparse.Namespace) -> dict[str, Any]:
 def chain(configs: Sequence[Any], options: argparse.Namespace, seeds: int = 1) -> dict[str, Any]:
     """All stages of each config, and one report of them all; so many configs in a row differ in their seed alone."""
     from umeta import registry, report, stages
-    from umeta.config import rounds
+    from umeta.config import Whole, rounds
     from umeta.distributed import first, once
     from umeta.evaluation import append, checked, evaluate_run
     from umeta.train import check_share
 
+    begun: set[Path] = set()
     for config in configs:
         for turn in rounds(config):
             check_share(turn.train)
+            if turn.parent and not Path(turn.parent).exists() and Path(turn.parent) not in begun:
+                raise UserError(f"start: {turn.parent}: no such run")
+            begun.add(turn.run_folder)
         checked(config, options.record)
     log, results = sinks(options), []
     for config in configs:
@@ -381,8 +391,8 @@ def chain(configs: Sequence[Any], options: argparse.Namespace, seeds: int = 1) -
         if getattr(config.evaluate, "episodes", None) == []:
             continue
         # a finished run that is resumed is evaluated as this command's config says, not as its own did
-        data = {key: config.plain[key] for key in ("data", "env") if key in config.plain}
-        changed = {"evaluate": asdict(config.evaluate), "title": config.title, **data}
+        data = {key: Whole(config.plain[key]) for key in ("data", "env") if key in config.plain}
+        changed = {"evaluate": Whole(asdict(config.evaluate)), "title": config.title, **data}
         known = registry.plugins(config.plain)
         result = evaluate_run(folder, changed, device=options.device, record=options.record, trusted=known, sinks=log)
         results.append({**result, "folder": str(folder), "tasks": str(turn.tasks_folder)})

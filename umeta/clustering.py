@@ -171,7 +171,8 @@ def whitening(z: np.ndarray, components: int) -> tuple[np.ndarray, np.ndarray]:
     from sklearn.decomposition import PCA
 
     mean = z.mean(0)
-    pca = PCA(min(components, *z.shape), svd_solver="covariance_eigh").fit(z - mean)
+    solver = "covariance_eigh" if len(z) >= z.shape[1] else "full"  # whichever is of the smaller matrix
+    pca = PCA(min(components, *z.shape), svd_solver=solver).fit(z - mean)
     variances = pca.explained_variance_
     scale = np.where(variances > 1e-6 * variances[0], variances, np.inf) ** -0.5
     return mean, (pca.components_.T * scale).astype(np.float32)

@@ -398,14 +398,21 @@ def named(plain: Any) -> Any:
     return {key: {"name": v} if key in KINDS and isinstance(v, str) else named(v) for key, v in plain.items()}
 
 
+class Whole(dict[Any, Any]):
+    """Options that take the place of all that were there."""
+
+
 def joined(base: Mapping[Any, Any], change: Mapping[Any, Any]) -> dict[Any, Any]:
-    """`base` with `change` merged into it; a part that changes its name drops the options it had under the old one."""
+    """`base` with `change` merged into it, in which `{}` empties what was there.
+
+    A part that changes its name drops the options it had under the old one.
+    """
     out = dict(base)
     for key, value in change.items():
         before = out.get(key)
         if isinstance(before, Mapping) and isinstance(value, Mapping):
-            replaced = key in KINDS and value.get("name", before.get("name")) != before.get("name")
-            value = dict(value) if replaced else joined(before, value)
+            renamed = key in KINDS and value.get("name", before.get("name")) != before.get("name")
+            value = dict(value) if renamed or not value or isinstance(value, Whole) else joined(before, value)
         out[key] = value
     return out
 
@@ -472,8 +479,8 @@ def build(plain: Mapping[str, Any]) -> RunConfig:
         )
     if domain == "env" and not isinstance(config.metalearner, PolicyLearner):
         raise UserError(
-            "metalearner: an environment needs one that acts before it has adapted, such as maml or rl2; prototypes of "
-            "classes make no policy"
+            f"metalearner: an environment needs one that acts before it has adapted, and "
+            f"{config.plain['metalearner']['name']} does not; take maml, anil, metasgd, metacurvature or rl2"
         )
     if domain != "env" and isinstance(config.metalearner, RecurrentLearner):
         raise UserError("metalearner: it is a policy, for an environment; use another, such as maml")
@@ -481,6 +488,11 @@ def build(plain: Mapping[str, Any]) -> RunConfig:
         raise UserError(
             f"metalearner: {config.plain['metalearner']['name']} tells classes apart and cannot predict numbers; "
             "functions need one that adapts a network with outputs of its own, such as maml, reptile or snail"
+        )
+    if getattr(config.metalearner, "recompute", False) and getattr(config.train.outer, "second_order", False):
+        outer = config.plain["train"]["outer"]["name"]
+        raise UserError(
+            f"metalearner.recompute: {outer} differentiates the inner loop twice; leave it out, or take ppo"
         )
     if domain != "env" and getattr(config.train.outer, "for_policies", False):
         raise UserError(f"train.outer: {config.plain['train']['outer']['name']} is for environments; use adam")

@@ -45,7 +45,7 @@ class RunContext:
     sinks: Sequence[Sink] = ()
     """trackers that get the metrics as well; `started` starts and closes them"""
     earlier: dict[str, float] = field(default_factory=dict)
-    """seconds that resumed loops had run before, by their names"""
+    """by the names of the loops so far, seconds they had run before a resume"""
 
     def watch(self) -> Callable[[], float]:
         """A stop-watch, started: seconds so far, and those that loops resumed meanwhile had run before."""
@@ -80,6 +80,7 @@ class RunContext:
         """
         name = f"{self.label}{name}"
         first, spent = 0, 0.0
+        self.earlier[name] = 0.0
         log = Checkpoints(self.folder, name) if self.folder and distributed.first() else None
         if found := distributed.once(lambda: log.newest() if log and self.resume else None):
             state, first, spent = found

@@ -242,7 +242,10 @@ def classifier(adapted: AdaptedLearner) -> Classifier:
         layer = (found["weight"], found["bias"]) if "weight" in found else learner.layer(theta, found["prototypes"])
         weight, bias = (value[0] for value in layer)
     else:
-        raise UserError(f"{adapted.source.run}: a {type(learner).__name__} has no linear layer that can be exported")
+        raise UserError(
+            f"{adapted.source.run}: {adapted.source.options['name']} answers by more than a linear layer, and cannot "
+            "be exported once adapted; learners by gradient steps and protonet can, and umeta predict uses any"
+        )
     shape = adapted.source.format.shape
     stats = {name: value.reshape(-1) for name, value in adapted.adapted.stats.items()}  # [channels] or [1, channels]
     temperature = adapted.calibration.temperature if adapted.calibration else 1.0
@@ -255,7 +258,7 @@ def classifier(adapted: AdaptedLearner) -> Classifier:
 
 def network(learner: Any, item_shape: tuple[int, ...], params: Mapping[str, Tensor], stats: Stats) -> Features:
     """The learner's model with these parameters, and these statistics in its batch normalisation; for inference."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         module = learner.model.build(item_shape).eval().requires_grad_(False)
     if learner.normalisation == "group":
         module = exchanged(module, GroupNorm)

@@ -86,7 +86,7 @@ class Live(TorchDispatchMode):
 def simulated(work: Callable[[], Any], default: str = "meta") -> Live:
     """What some work takes, done without content. `default`: the device of tensors that name none."""
     live = Live()
-    with torch.random.fork_rng(), torch.device(default), live:
+    with torch.random.fork_rng(devices=[]), torch.device(default), live:
         work()
     return live
 
@@ -158,9 +158,8 @@ class FewSteps(RunContext):
         step: Callable[[int], dict[str, float]],
         *saving: Any,
         **options: Any,
-    ) -> float:
+    ) -> None:
         step(0)
-        return 0.0
 
 
 def embedding(embedder: Embedder, images: UnlabelledImages) -> tuple[int, int]:

@@ -226,8 +226,7 @@ def sections(chapter: Chapter) -> list[tuple[str, list[Markup]]]:
     if plots := [
         plot(f"{loop}: {metric}", "step", steps, values, smooth=True)
         for loop, lines in chapter.loops.items()
-        for metric in lines[0]
-        if metric != "step"
+        for metric in dict.fromkeys(name for line in lines for name in line if name != "step")
         for steps, values in [zip(*((line["step"], line[metric]) for line in lines if metric in line), strict=True)]
     ]:
         parts["How training went"] = [element("div", *plots, class_="plots")]

@@ -53,6 +53,11 @@ def predict_images(
     """
     if out.is_dir():
         raise UserError(f"{out}: is a folder; name a file to write, such as {out / 'predictions.csv'}")
+    for written in (out, preview):
+        if written is not None and written.resolve() in [path.resolve() for path in images]:
+            raise UserError(f"{written}: is one of the images, and would be overwritten; name another file to write")
+    if preview is not None and (preview.suffix.lower() != ".png" or preview.resolve() == out.resolve()):
+        raise UserError(f"--preview {preview}: expected a file to write, such as {out.with_suffix('.png')}")
     names = [str(name) for name in learner.classes]
     if unknown:
         learner.threshold()

@@ -7,6 +7,7 @@ time for.
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from umeta.data.images import UnlabelledImages
 from umeta.errors import UserError
 from umeta.evaluation import check
 from umeta.report import note
-from umeta.stages import unlabelled
+from umeta.stages import check_out, unlabelled
 from umeta.survey import Survey, survey
 from umeta.tasks.instances import Augmented, InstanceTasks
 from umeta.train import metatrain
@@ -50,7 +51,7 @@ def written(
         UserError: images, labelled images or overrides that cannot be used, fewer than two different images, or a run
             of this name exists.
     """
-    if not minutes > 0:
+    if not 0 < minutes < math.inf:
         raise UserError(f"--minutes {minutes:g}: expected more than 0, such as --minutes 30")
     began = time.monotonic()
     wanted = config.parse(changes)
@@ -65,6 +66,7 @@ def written(
     seen = survey(images)
     plan = Plan(seen, {"name": name, "data": data_options(seen, images, test), "evaluate": {"episodes": []}}, wanted)
     draft = plan.config(side(seen), seen.files)  # a mistake in the overrides is found before all images are read
+    check_out(draft)
     if test is not None:
         plan.basis["evaluate"] = fitting(LabelledImages.load(draft.data, "test"))
         draft = plan.config(side(seen), seen.files)

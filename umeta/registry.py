@@ -15,11 +15,13 @@ import dataclasses
 import importlib
 import importlib.util
 import inspect
+import os
 import re
 import sys
 import textwrap
 import typing
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -116,13 +118,13 @@ def plugins(value: Any, key: str = "name") -> set[str]:
     return {value} if part and (":" in value or value.endswith(".py")) and not _OURS.fullmatch(value) else set()
 
 
-def refuse_plugins(value: Any, trusted: Collection[str] | None, where: str) -> None:
+def refuse_plugins(value: Any, trusted: Collection[str] | None, where: str, then: str = "add --allow-plugin") -> None:
     """Raises UserError when a stored configuration names a plug-in that the person's own command or config did not.
 
-    trusted: those that are wanted; None for any.
+    trusted: those that are wanted; None for any. then: what to do where the person trusts it.
     """
     if trusted is not None and (foreign := sorted(plugins(value) - set(trusted))):
-        raise UserError(f"{where}: asks to run the code of '{foreign[0]}'; if you trust it, add --allow-plugin")
+        raise UserError(f"{where}: asks to run the code of '{foreign[0]}'; if you trust it, {then}")
 
 
 def _find(kind: str, name: str, where: str) -> Any:
@@ -138,6 +140,16 @@ def _find(kind: str, name: str, where: str) -> Any:
         except (ImportError, AttributeError) as error:
             raise UserError(f"{where}: cannot import plug-in '{name}' ({plugins[name].value}): {error}") from error
     raise UserError(f"{where}: no {kind} is named '{name}'{suggest(name, {*built_in(kind), *plugins})}")
+
+
+@contextmanager
+def from_here() -> Iterator[None]:
+    """Within the block modules in the working directory can be imported as well, after all others."""
+    sys.path.append(here := os.getcwd())
+    try:
+        yield
+    finally:
+        sys.path.remove(here)
 
 
 def _from_path(name: str, where: str) -> Any:
@@ -156,13 +168,15 @@ def _from_path(name: str, where: str) -> Any:
             sys.modules[spec.name] = module  # dataclasses look their module up
             spec.loader.exec_module(module)
         elif all(part.isidentifier() for part in source.split(".")):
-            module = importlib.import_module(source)
+            with from_here():
+                module = importlib.import_module(source)
         else:
             raise UserError(f"{where}: '{name}' is neither path/to/file.py:Class nor package.module:Class")
     except (ImportError, SyntaxError, ValueError, OSError) as error:
         raise UserError(f"{where}: cannot import plug-in '{name}': {error}") from error
     if not hasattr(module, class_name):
-        raise UserError(f"{where}: '{source}' has no class '{class_name or 'named like the file'}'; name it after ':'")
+        wanted = f"no class '{class_name}'" if class_name else "no class that is named as it is"
+        raise UserError(f"{where}: '{source}' has {wanted}; name the class after ':', as in {source}:Class")
     return getattr(module, class_name)
 
 
@@ -202,7 +216,10 @@ def typed(cls: Any, options: Mapping[str, Any], where: str) -> Any:
         spot = f"{where}.{name}" if where else name
         if name not in options:
             if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
-                raise UserError(f"{spot}: missing, and it has no default")
+                raise UserError(
+                    f"{spot}: missing, and it has no default; set {spot}=... (options belong to the part they were "
+                    "given for, and another name drops them)"
+                )
             continue
         value = options[name]
         if name in KINDS and not (value is None and f.default is None):

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from umeta import artifacts, registry, report, seeds, views
+from umeta import registry, report, seeds, views
 from umeta.adaptation import spread
 from umeta.config import RegressionConfig
 from umeta.context import RunContext, started
@@ -155,7 +155,8 @@ def evaluate_regression(run: Run, *, record: Path | None = None, sinks: Sequence
     rows = {name: getattr(trial, key) for key, name in BASELINES.items() if key in settings.baselines}
     rows = {name: cache(method) for name, method in {**rows, title: trial.own}.items()}
     kept = run.folder / "evaluation.json"
-    done = computed(kept, question(run), {name: partial(row, trial, method) for name, method in rows.items()})
+    asked = question(run)
+    done = computed(kept, asked, {name: partial(row, trial, method) for name, method in rows.items()})
     table = done["rows"]
     views.fits(run.folder / "fits.png", fits(trial, {n: m for n, m in rows.items() if n != BASELINES["oracle"]}))
     minutes = run.minutes(evaluate=done["seconds"])

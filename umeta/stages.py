@@ -5,6 +5,7 @@ Nothing here imports `umeta.benchmarks`, except for an oracle that the config na
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -19,6 +20,7 @@ from torch import Tensor
 from umeta import artifacts, distributed, footprint, pictures, registry, views
 from umeta.config import Config, EnvConfig, RegressionConfig, RunConfig, build, dump, joined, read_yaml
 from umeta.context import Checkpoints, RunContext, duration, started
+from umeta.data.folder import Folder
 from umeta.data.images import UnlabelledImages
 from umeta.errors import UserError
 from umeta.lock import LOCK, owned
@@ -172,14 +174,27 @@ def kept(folder: Path) -> tuple[dict[str, Tensor], Tensor, float]:
 
 
 def named_files(value: Any) -> dict[str, str]:
-    """Hashes of the files that plain options name, such as a plug-in `mine.py:Mine` or vectors in `path`."""
+    """Hashes of the files that plain options name: a plug-in `mine.py:Mine` or `module:Mine`, or vectors in `path`."""
     if isinstance(value, str):
-        path = Path(value.rpartition(":")[0] if ".py:" in value else value)
+        module = value.rpartition(":")[0]
+        path = Path(module if ".py:" in value else value)
+        if module and all(part.isidentifier() for part in module.split(".")):
+            with suppress(ImportError, ValueError), registry.from_here():
+                path = Path(getattr(importlib.util.find_spec(module), "origin", None) or value)
         if (path / "manifest.json").is_file():  # an artefact, whose manifest holds the hashes of the rest
             path = path / "manifest.json"
         return {value: artifacts.file_hash(path)} if path.is_file() else {}
     parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else []
     return {name: digest for part in parts for name, digest in named_files(part).items()}
+
+
+def check_out(config: RunConfig) -> None:
+    """Raises UserError when what the stages write would come to lie among the images that they read."""
+    if not isinstance(config, Config) or not isinstance(config.data, Folder):
+        return
+    out, root = Path(config.out), Path(config.data.root)
+    if out.resolve().is_relative_to(root.resolve()):
+        raise UserError(f"out: '{out}' lies within the images of '{root}'; set out=DIR to a place outside of them")
 
 
 def without_labels(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -196,14 +211,15 @@ def propose(config: RunConfig, *, device: str = "auto", resume: bool = False, si
         UserError: bad data or options, or the directory exists, or another process is at work in it.
     """
     alone(config)
+    check_out(config)
     if isinstance(config, EnvConfig) and distributed.size() > 1:  # skills are learnt by one process
         return distributed.once(lambda: propose(config, device=device, resume=resume, sinks=sinks))
     folder = config.tasks_folder
-    asked = {key: config.plain.get(key) for key in ("embedding", "proposer", "seed")}
+    asked: dict[str, Any] = {key: config.plain.get(key) for key in ("embedding", "proposer")}
+    asked |= {"seed": config.seed, "files": named_files([asked["embedding"], asked["proposer"]])}
     oracle = config.proposer.sees_labels
     if isinstance(config, Config):
         asked["data"] = without_labels(config.plain["data"])
-        asked["files"] = named_files(asked["embedding"])
         source: Any = labelled(config) if oracle else unlabelled(config)
     else:
         source = source_of(config)
@@ -233,6 +249,11 @@ def propose(config: RunConfig, *, device: str = "auto", resume: bool = False, si
             return folder
 
         description = store.save(tasks, folder)
+        if description["kind"] == "oracle" and ctx.earlier:
+            raise UserError(
+                "proposer: its rewards are learnt, and of those umeta keeps a discriminator's alone; return "
+                "RewardTasks(env, umeta.rl.discriminator.SkillRewards(discriminator))"
+            )
         files = ["asked.json", "summary.md", "preview.png", *store.files(description)]
         if embedded is not None:
             artifacts.write_tensors(folder / "embedder.safetensors", embedded.embedder.state_dict())
@@ -311,14 +332,16 @@ def load_tasks(config: RunConfig) -> tuple[TaskDistribution, dict[str, Any]]:
             f"{config.tasks_folder}: proposed on {which} (fingerprint {found} instead of "
             f"{recorded}); use what it was proposed on, or propose again"
         )
-    known = registry.plugins(config.plain)
+    known, then = registry.plugins(config.plain), "name it in this config as well, as in the one that proposed"
     with artifacts.as_written(config.tasks_folder):
-        registry.refuse_plugins(manifest["tasks"], known, str(config.tasks_folder))
+        registry.refuse_plugins(manifest["tasks"], known, str(config.tasks_folder), then)
         if manifest["tasks"]["kind"] == "oracle":  # rewards or functions that are a formula
             made = artifacts.read_json(config.tasks_folder / "asked.json")
-            registry.refuse_plugins(made, known, str(config.tasks_folder))
+            registry.refuse_plugins(made, known, str(config.tasks_folder), then)
             proposer = registry.component("proposer", made["proposer"])
-            return proposer.propose(source, RunContext(made["seed"] or 0)), manifest
+            if not named_files(made["proposer"]).items() <= made["files"].items():
+                raise UserError(f"{config.tasks_folder}: the code of its proposer has changed since; propose again")
+            return proposer.propose(source, RunContext(made["seed"])), manifest
         if missing := set(store.files(manifest["tasks"])) - set(manifest["files"]):
             raise UserError(f"{config.tasks_folder}: its manifest does not list '{min(missing)}'; propose again")
         return store.load(manifest["tasks"], config.tasks_folder, source), manifest
@@ -353,12 +376,14 @@ def metatrain(config: RunConfig, *, device: str = "auto", resume: bool = False, 
     alone(config)
     folder = config.run_folder
     tasks, manifest = load_tasks(config)
-    parent = load_run(config.parent, device=device, trusted=registry.loaded()) if config.parent else None
+    wanted = registry.loaded() | registry.plugins(config.plain)
+    parent = load_run(config.parent, device=device, trusted=wanted) if config.parent else None
     # the run's config says what its tasks were made with, whatever this command's config says
     made = artifacts.read_json(config.tasks_folder / "asked.json")
     kept = ("embedding", "proposer") if isinstance(config, Config) else ("proposer",)
     plain = {**config.plain, "tasks": str(config.tasks_folder), **{key: made[key] for key in kept}}
     trains = {key: value for key, value in plain.items() if key not in ("evaluate", "title", "out")}
+    trains["seed"] = config.seed
     if isinstance(config, Config):
         trains["data"] = without_labels(plain["data"])
     trains["files"] = named_files([config.parent, str(config.tasks_folder)])
@@ -469,7 +494,8 @@ def snapshots(run: Run, device: str = "auto") -> Iterator[tuple[float, Run]]:
     """Seconds of work and the learner at each snapshot of the run and of the rounds before it, in order."""
     before = 0.0
     if run.config.parent and Path(run.config.parent).exists():
-        parent = load_run(run.config.parent, device=device, trusted=registry.loaded())
+        wanted = registry.loaded() | registry.plugins(run.config.plain)
+        parent = load_run(run.config.parent, device=device, trusted=wanted)
         yield from snapshots(parent, device)
         before = sum(parent.seconds().values())
     before += sum(value for name, value in run.seconds().items() if name in ("embedding", "propose"))

@@ -157,6 +157,13 @@ def strict() -> Iterator[None]:
         yield
 
 
+def reason(error: Exception) -> str:
+    """Why a file is not readable."""
+    if type(error).__name__ == "UnidentifiedImageError":  # which says no more than where in memory the file was
+        return "of no known format"
+    return f"{type(error).__name__}: {error}"
+
+
 def decode(found: Sequence[File], rule: Rule, *, root: Path, skip_bad: bool = False) -> tuple[np.ndarray, list[int]]:
     """All files as uint8 [n, C, size, size], memory-mapped, and which of the files they are (all, unless skipping).
 
@@ -179,9 +186,10 @@ def decode(found: Sequence[File], rule: Rule, *, root: Path, skip_bad: bool = Fa
         bad = [(f.name, r) for f, r in zip(found, results, strict=True) if isinstance(r, Exception)]
         if bad and not skip_bad:
             name, error = bad[0]
+            more = f", and {len(bad) - 1} more" if len(bad) > 1 else ""
             raise UserError(
-                f"{root}: '{name}' is not a readable image ({type(error).__name__}: {error}), and {len(bad) - 1} more; "
-                "remove them, or leave them out with --skip-bad"
+                f"{root}: '{name}' is not a readable image ({reason(error)}){more}; remove what is none, or leave it "
+                "out with --skip-bad"
             )
         good = [r for r in results if isinstance(r, np.ndarray)]
         if not good:

@@ -98,7 +98,7 @@ def unreadable(name: Any, error: Exception) -> UserError:
     """What to tell about a file that cannot be decoded."""
     if isinstance(error, FileNotFoundError):
         return UserError(f"{name}: no such file")
-    return UserError(f"{name}: not a readable image ({type(error).__name__}: {error})")
+    return UserError(f"{name}: not a readable image ({decode.reason(error)})")
 
 
 def sequence(images: Any) -> np.ndarray | list[Any]:

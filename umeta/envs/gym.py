@@ -15,6 +15,7 @@ from torch import Tensor
 
 from umeta.envs.batched import quiet
 from umeta.errors import UserError
+from umeta.registry import from_here
 
 ENDLESS = 1e30  # bounds of actions beyond it are a way to say that there are none
 
@@ -75,7 +76,7 @@ class Gym:
         Raises:
             UserError: gymnasium cannot make it, or its own code fails.
         """
-        with quiet():
+        with quiet(), from_here():
             import gymnasium
 
             try:
@@ -83,8 +84,9 @@ class Gym:
             except (gymnasium.error.Error, ImportError) as error:
                 raise UserError(f"env: gymnasium cannot make '{self.id}': {error}") from error
             except Exception as error:  # whatever somebody's code raises
+                told = f"{type(error).__name__}: {error}"
                 raise UserError(
-                    f"env: '{self.id}' does not accept env.options {self.options}, or fails ({type(error).__name__}: {error})"
+                    f"env: '{self.id}' does not accept env.options {self.options}, or fails ({told})"
                 ) from error
 
     def simulate(self, n: int, rewarded: bool = False) -> Copies:

@@ -49,7 +49,7 @@ class EmbeddingLearner:
         self._net = Pure.build(self.model, spec.item_shape, self.normalisation, seed)
         params = {name: torch.tensor(value) for name, value in scalars.items()}
         if own is not None:
-            with torch.random.fork_rng():
+            with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seeds.integer(seed, "own"))
                 self._own = own(self._net.features(spec.item_shape))
             params |= {self._named(name): value.detach().clone() for name, value in self._own.named_parameters()}

@@ -37,7 +37,7 @@ class NetworkEmbedder(ABC):
 
     def draw(self, item_shape: tuple[int, ...], seed: int) -> None:
         """Sets `_nets` to new networks with weights of that seed."""
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self._nets, self._shape = self.networks(item_shape), item_shape
 

@@ -110,7 +110,7 @@ class Pure:
     @classmethod
     def build(cls, model: Model, item_shape: tuple[int, ...], normalisation: Normalisation, seed: int) -> Pure:
         """With weights drawn from `seed`; the global random state is left alone."""
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return cls(model.build(item_shape), normalisation)
 
@@ -197,4 +197,5 @@ def average(running: Stats | None, new: Stats) -> Stats:
     """The running average after one more meta-step, whose statistics are `new`."""
     if not running:
         return new
-    return {name: torch.lerp(running[name], value, MOMENTUM) for name, value in new.items()}
+    # a layer that the run it starts from did not have begins with what there is
+    return {name: torch.lerp(running.get(name, value), value, MOMENTUM) for name, value in new.items()}

@@ -38,6 +38,7 @@ class TRPO:
     """from one length to the next"""
 
     for_policies: ClassVar[bool] = True
+    second_order: ClassVar[bool] = True  # differentiates the KL divergence twice
     _params: dict[str, Tensor] = field(init=False, repr=False, compare=False)
 
     def start(self, params: dict[str, Tensor]) -> None:

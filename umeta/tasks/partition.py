@@ -6,13 +6,14 @@ import copy
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from umeta import seeds
-from umeta.data.images import to_float
+from umeta.data.images import to_float, to_pixels
 from umeta.errors import UserError
 from umeta.types import Act, Batch, EpisodeSpec, TaskSpec
 
@@ -59,9 +60,11 @@ class PartitionTasks:
         """items: [n, *item_shape], uint8 pixels or floats; partitions: [P, n] integers, -1 where an item is unused.
 
         Raises:
-            UserError: the partitions are not of these items.
+            UserError: the partitions are not of these items, or no integers.
         """
         partitions = np.atleast_2d(partitions)
+        if not np.issubdtype(partitions.dtype, np.integer):
+            raise UserError(f"partitions: expected integers, got {partitions.dtype}; see PartitionTasks.of_classes")
         if partitions.shape[1] != len(items):
             raise UserError(f"partitions of {partitions.shape[1]} items cannot belong to data of {len(items)} items")
         if isinstance(items, np.ndarray):
@@ -72,12 +75,24 @@ class PartitionTasks:
         self.partitions, self.names = partitions, names
         self.spec = TaskSpec(tuple(items.shape[1:]))
         # Items of a partition sorted by class; class c of partition p begins at starts[p, c] and has sizes[p, c] items.
-        self.order = np.argsort(partitions, axis=1, kind="stable").astype(np.int32)
+        self.order = np.empty(partitions.shape, np.int32)
+        for row, order in zip(partitions, self.order, strict=True):  # one at a time: argsort's own are twice as large
+            order[:] = np.argsort(row, kind="stable")
         classes = int(partitions.max(initial=-1)) + 1
         self.sizes = np.stack([np.bincount(row[row >= 0], minlength=classes) for row in partitions])
         unused = (partitions < 0).sum(1)
         self.starts = unused[:, None] + np.cumsum(self.sizes, axis=1) - self.sizes
         self._usable: dict[tuple[int, int], tuple[np.ndarray, ...]] = {}
+
+    @classmethod
+    def of_classes(cls, images: np.ndarray, labels: Any) -> PartitionTasks:
+        """Tasks on the true classes, for evaluation: images in any layout of `UnlabelledImages.of`, labels [n].
+
+        Raises:
+            UserError: no images, or not a label for each.
+        """
+        names, index = np.unique(np.asarray(labels), return_inverse=True)
+        return cls(to_pixels(images), index.reshape(1, -1), [str(name) for name in names])
 
     def sample(self, indices: Tensor | np.ndarray, *, episode: EpisodeSpec, seed: int) -> Episodes:
         """The tasks of these numbers; task i depends on (seed, i) only.
