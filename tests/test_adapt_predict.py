@@ -315,6 +315,8 @@ def spoil(place: Path) -> None:
         (["predict", "LEARNER", "none.npy"], ["none.npy", "holds no images"]),
         (["predict", "LEARNER", "broken.npy"], ["broken.npy: not a readable .npy"]),
         (["predict", "LEARNER", "label.csv", "--skip-bad"], ["label.csv: holds no readable image"]),
+        (["predict", "LEARNER", "images/0.png", "--out", "images/0.png"], ["images/0.png: is one of the images"]),
+        (["predict", "LEARNER", "images", "--out", "x.csv", "--preview", "x.csv"], ["--preview x.csv", "x.png"]),
         (["predict", "LEARNER", "images", "--out", "support"], ["support: is a folder", "support/predictions.csv"]),
     ],
 )

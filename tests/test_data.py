@@ -220,6 +220,9 @@ MODES = {
     "LA": (Image.new("LA", (8, 8), (0, 127)), "PNG", GREY),
     "CMYK": (Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "TIFF", RED),
     "16 bits": (Image.fromarray(np.full((8, 8), 0x80FF, np.uint16)), "PNG", GREY),
+    "32 bits, 8 in use": (Image.fromarray(np.full((8, 8), 128, np.int32)), "TIFF", GREY),
+    "32 bits, 16 in use": (Image.fromarray(np.full((8, 8), 0x80FF, np.int32)), "TIFF", GREY),
+    "floats": (Image.fromarray(np.full((8, 8), 0.5, np.float32)), "TIFF", GREY),
     "1 bit": (Image.new("1", (8, 8), 1), "PNG", WHITE),
     "GIF": (palette(), "GIF", RED),
 }
@@ -234,6 +237,22 @@ def test_every_mode_becomes_the_colour_it_shows_on_white(mode, channels):
     found = decode.image(data, decode.Rule(8, channels))
     expected = np.array(colour if channels == 3 else [luma])[:, None, None]
     assert np.abs(found.astype(int) - expected).max() <= 1
+
+
+def test_floats_beyond_one_are_refused():
+    picture = Image.fromarray(np.full((8, 8), 200, np.float32))
+    with pytest.raises(ValueError, match="floats from 200 to 200, expected 0 to 1"):
+        decode.image(coded(picture, "TIFF"), decode.Rule(8, 1))
+
+
+def test_links_are_followed_and_a_circle_of_them_once(tmp_path):
+    (tmp_path / "all" / "cats").mkdir(parents=True)
+    (tmp_path / "dogs").mkdir()
+    for folder in ("all/cats", "dogs"):
+        Image.fromarray(noise(8, 8)).save(tmp_path / folder / "0.png")
+    (tmp_path / "all" / "dogs").symlink_to(tmp_path / "dogs")
+    (tmp_path / "dogs" / "back").symlink_to(tmp_path / "all")
+    assert [file.name for file in decode.files(tmp_path / "all")] == ["cats/0.png", "dogs/0.png"]
 
 
 def test_a_photograph_is_turned_as_its_exif_says():

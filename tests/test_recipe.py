@@ -283,6 +283,8 @@ def stop(*_: Any, **__: Any) -> None:
         (["--images", "good", "tiny.yaml"], ["--images", "tiny.yaml"]),
         (["--images", "good", "--minutes", "0"], ["--minutes 0"]),
         (["--images", "good", "--minutes", "nan"], ["--minutes nan"]),
+        (["--images", "good", "--minutes", "inf"], ["--minutes inf"]),
+        (["--images", ".", "name=here"], ["out: '.' lies within the images of '.'", "out=DIR"]),
         (["--images", "good", "--test", "nowhere"], ["nowhere", "no such folder"]),
         (["--images", "good", "--test", "good"], ["lies in no class folder"]),
         (["--images", "good", "--test", "single"], ["data.test", "two classes"]),

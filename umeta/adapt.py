@@ -72,9 +72,8 @@ def examples(support: Path) -> list[Example]:
             "columns path and label"
         )
     filled = {support / file.name for file in found}
-    for place in sorted(support.rglob("*")):
-        hidden = any(part.startswith(".") for part in place.relative_to(support).parts)
-        if place.is_dir() and not hidden and not any(place in path.parents for path in filled):
+    for place, _ in decode.walked(support):
+        if not any(place in path.parents for path in filled):
             raise UserError(f"{place}: a class without images; add at least one, or remove the folder")
     return [(str(support / file.name), class_of(file), file.read) for file in found]
 

@@ -149,11 +149,8 @@ def files(places: Iterable[Path]) -> Iterator[File]:
     """Every file in these places, one by one: folders are walked in the order of their names, hidden files left out."""
     for place in places:
         if place.is_dir():
-            for folder, inner, names in os.walk(place):
-                inner[:] = sorted(name for name in inner if not name.startswith("."))
-                for name in sorted(names):
-                    if not name.startswith("."):
-                        yield str(Path(folder, name)), partial(decode.contents, Path(folder, name))
+            for path in (folder / name for folder, names in decode.walked(place) for name in names):
+                yield str(path), partial(decode.contents, path)
         elif place.suffix.lower() == ".zip":
             for file in decode.files(place):
                 yield str(place / file.name), file.read

@@ -48,6 +48,22 @@ class Rule:
     """black on white becomes white on black"""
 
 
+def walked(root: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Each folder from `root` on, links followed, and the names of its files, in order; hidden ones left out.
+
+    A folder that links lead to again, as in a circle, is not read twice.
+    """
+    known = set()
+    for place, inner, names in os.walk(root, followlinks=True):
+        info = os.stat(place)
+        if (info.st_dev, info.st_ino) in known:
+            inner.clear()
+            continue
+        known.add((info.st_dev, info.st_ino))
+        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        yield Path(place), sorted(name for name in names if not name.startswith("."))
+
+
 def files(root: Path) -> list[File]:
     """Every file below a folder or in a zip, hidden ones left out, sorted by name.
 
@@ -56,12 +72,11 @@ def files(root: Path) -> list[File]:
     """
     if root.is_dir():
         found = []
-        for path in root.rglob("*"):
-            name = path.relative_to(root)
-            if path.is_file() and not any(part.startswith(".") for part in name.parts):
+        for path in (folder / name for folder, names in walked(root) for name in names):
+            if path.is_file():
                 info = path.stat()
                 stamp = (info.st_size, info.st_mtime_ns, info.st_ctime_ns)
-                found.append(File(name.as_posix(), stamp, partial(contents, path)))
+                found.append(File(path.relative_to(root).as_posix(), stamp, partial(contents, path)))
     elif root.is_file():
         found = _members(root)
     else:
@@ -121,8 +136,15 @@ def picture_pixels(picture: Image, rule: Rule) -> np.ndarray:
     from PIL import Image, ImageOps
 
     picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith("I"):  # 16 bits a pixel
-        picture = Image.fromarray((np.asarray(picture) >> 8).clip(0, 255).astype(np.uint8))
+    if picture.mode.startswith("I"):  # 16 bits a pixel, or 32 of which that many or 8 are in use
+        values = np.asarray(picture)
+        shift = 8 if picture.mode != "I" or values.max(initial=0) > 255 else 0
+        picture = Image.fromarray((values >> shift).clip(0, 255).astype(np.uint8))
+    elif picture.mode == "F":
+        values = np.asarray(picture)
+        if not (values.min() >= 0 and values.max() <= 1):
+            raise ValueError(f"floats from {values.min():g} to {values.max():g}, expected 0 to 1")
+        picture = Image.fromarray(np.rint(values * 255).astype(np.uint8))
     elif picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
