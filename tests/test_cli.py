@@ -471,6 +471,20 @@ def test_run_finds_what_would_stop_its_evaluation_before_it_begins(change, says,
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_run_that_was_moved_with_its_tasks_finds_them(place):
+    from umeta.stages import load_run
+
+    (place / "moved").mkdir()
+    for kind in ("runs", "tasks"):
+        (place / kind).rename(place / "moved" / kind)
+    assert load_run("moved/runs/tiny", device="cpu").config.tasks_folder == Path("moved/tasks/tiny")
+
+
+def test_the_next_command_has_the_seed(place, umeta):
+    _, out, _ = umeta("propose", "tiny.yaml", "name=other one", "--seed", "3")
+    assert "umeta metatrain tiny.yaml 'name=other one' 'tasks=tasks/other one' --seed 3" in out
+
+
 def test_a_name_that_only_looks_like_the_librarys_is_a_plug_in():
     from umeta.registry import plugins
 

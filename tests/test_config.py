@@ -61,6 +61,19 @@ def test_a_number_is_a_number_however_it_is_written(file, text):
     assert config.load(file, [f"train.outer={{name: adam, lr: {text}}}"]).train.outer.lr == 0.0001
 
 
+def test_nothing_takes_the_place_of_what_there_was_and_so_does_a_whole():
+    base = {"a": {"x": 1, "y": {"z": 2}}, "b": 3}
+    assert config.joined(base, {"a": {"y": {}}}) == {"a": {"x": 1, "y": {}}, "b": 3}
+    assert config.joined(base, {"a": config.Whole(w=4)}) == {"a": {"w": 4}, "b": 3}
+    assert config.joined(base, {"a": {"y": {"v": 5}}}) == {"a": {"x": 1, "y": {"z": 2, "v": 5}}, "b": 3}
+
+
+def test_an_outer_step_that_differentiates_twice_refuses_recomputed_inner_steps():
+    changes = ["metalearner.recompute=true", "train.outer=trpo"]
+    with pytest.raises(UserError, match="recompute: trpo differentiates the inner loop twice"):
+        config.load("nav2d_diayn", changes)
+
+
 def test_overrides_replace_single_keys_the_last_one_winning(file):
     built = config.load(file, ["train.steps=7", "train.steps=1e3", "proposer.smallest=2", "name=other", "out=there"])
     assert (built.train.steps, built.train.way) == (1000, 4)

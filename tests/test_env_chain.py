@@ -257,6 +257,30 @@ def test_ctrl_c_in_an_evaluation_keeps_finished_rows(place, umeta, unpainted, mo
     assert artifacts.read_json(place / "runs/skills/report.json")["rows"] == stopped
 
 
+FORMULA = """
+from dataclasses import dataclass
+from umeta.benchmarks.goals import GoalOracle
+
+@dataclass(frozen=True)
+class Mine(GoalOracle):
+    def propose(self, source, ctx, embedder=None):
+        LEARN
+        return super().propose(source, ctx)
+"""
+MINE = "proposer={name: mine.py, benchmark: nav2d, goals: 5}"
+
+
+def test_rewards_of_a_plug_in_are_those_that_were_proposed_or_none(place, umeta, unpainted, refused):
+    (place / "mine.py").write_text(FORMULA.replace("LEARN", "pass"))
+    assert umeta("propose", "skills.yaml", MINE, "name=new")[0] == 0
+    refused("metatrain", "skills.yaml", "tasks=tasks/new", "name=new", says=["mine.py", "name it in this config"])
+    assert umeta("metatrain", "skills.yaml", MINE, "name=new")[0] == 0
+    (place / "mine.py").write_text(FORMULA.replace("LEARN", "self = GoalOracle('nav2d', 3)"))
+    refused("metatrain", "skills.yaml", MINE, "tasks=tasks/new", "name=b", says=["tasks/new", "has changed since"])
+    (place / "mine.py").write_text(FORMULA.replace("LEARN", "ctx.loop('mine', 2, lambda i: {}, dict, lambda s: None)"))
+    refused("propose", "skills.yaml", MINE, "name=c", says=["its rewards are learnt", "SkillRewards"])
+
+
 def test_finetuning_without_skills_is_left_out_with_a_note(place, umeta, unpainted):
     asked = ["evaluate.baselines=[finetune]", "evaluate.steps=1"]
     code, out, err = umeta("evaluate", "runs/random", *asked)

@@ -34,6 +34,15 @@ def drawn(tasks: PartitionTasks, count: int, way: int, shot: int, query: int, se
 MIXED = [0, 1, 0, 2, 3, 1, 0, -1, 3, 2, 1, 0, 3]
 
 
+def test_classes_of_images_in_any_layout_and_with_any_names():
+    images = np.random.default_rng(0).integers(0, 255, (6, 8, 8, 3), dtype=np.uint8)
+    tasks = PartitionTasks.of_classes(images / 255, ["b", "a", "b", "a", "c", "c"])
+    assert torch.equal(tasks.items, torch.from_numpy(np.moveaxis(images, -1, 1)))
+    assert (tasks.partitions.tolist(), tasks.names) == ([[1, 0, 1, 0, 2, 2]], ["a", "b", "c"])
+    with pytest.raises(UserError, match="expected integers, got <U1; see PartitionTasks"):
+        PartitionTasks(images, np.array(["b", "a", "b", "a", "c", "c"]))
+
+
 def test_a_task_holds_what_was_asked_for() -> None:
     tasks = tasks_of(MIXED)
     e = drawn(tasks, 50, way=3, shot=1, query=2)

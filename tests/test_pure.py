@@ -221,6 +221,9 @@ def test_the_running_average_by_hand() -> None:
     first = average({}, {"a": torch.tensor([1.0, 2.0])})
     second = average(first, {"a": torch.tensor([3.0, 0.0])})
     torch.testing.assert_close(second["a"], torch.tensor([1 + 2 * MOMENTUM, 2 - 2 * MOMENTUM]))
+    grown = average(first, {"a": torch.tensor([3.0, 0.0]), "new layer": torch.tensor([5.0])})
+    assert torch.equal(grown["a"], second["a"])
+    assert grown["new layer"].tolist() == [5.0]
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -12,6 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from umeta import views
+from umeta.benchmarks.goals import goals
+from umeta.envs.gym import Gym
 from umeta.envs.nav2d import Nav2D, Points
 from umeta.errors import UserError
 from umeta.rl.discriminator import Discriminator, SkillRewards
@@ -100,6 +102,11 @@ def test_what_was_proposed_is_drawn_the_same_every_time(env, learnt):
 def test_many_rewards_are_not_put_on_one_map():
     many = RewardTasks(Nav2D(horizon=12), SkillRewards(Discriminator(2, views.LABELLED + 1, 8)))
     assert views.proposed(many).shape[1] < views.proposed(tasks(Nav2D(horizon=12), learnt=False)).shape[1]
+
+
+def test_an_environments_own_reward_is_drawn_along_episodes_where_its_states_are_a_plane():
+    tasks = goals("own", Gym("MountainCarContinuous-v0", horizon=5), "train", 3, seed=0)
+    assert views.proposed(tasks).shape[2] == 3
 
 
 def test_skills_are_seen_to_go_where_they_go():

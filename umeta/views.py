@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from umeta import artifacts, pictures, seeds
-from umeta.benchmarks.goals import Rewarded
 from umeta.errors import UserError
 from umeta.rl import skills
 from umeta.rl.explore import episodes
@@ -39,7 +38,7 @@ def proposed(tasks: RewardTasks) -> np.ndarray:
     parts: list[Callable[[Any, RewardTasks, Paths], None]] = []
     if tasks.skills is not None:
         parts.append(skill_paths)
-    if tasks.env.observation == 2 and not isinstance(tasks.env, Rewarded):  # whose own rewards are not of places alone
+    if tasks.env.observation == 2 and getattr(tasks.rewards, "of_places", True):
         parts.append(maps)
         if tasks.rewards.count <= LABELLED:
             parts.append(territories)

@@ -136,6 +136,11 @@ class Goals:
         """The goals [count, 2] where they are places."""
         return self.goals if self.benchmark.in_plane else None
 
+    @property
+    def of_places(self) -> bool:
+        """Whether a place alone tells its reward; an environment's own is told by its simulation."""
+        return self.benchmark.reward is not own
+
     def __call__(self, paths: Paths, which: Tensor) -> Tensor:
         return self.benchmark.reward(self.env, paths, self.goals[which][:, None, None])
 

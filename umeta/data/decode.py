@@ -80,7 +80,8 @@ def files(root: Path) -> list[File]:
     elif root.is_file():
         found = _members(root)
     else:
-        raise UserError(f"{root}: no such folder or zip of images")
+        place = "" if root.is_absolute() else f" in {Path.cwd()}"
+        raise UserError(f"{root}: no such folder or zip of images{place}")
     if not found:
         raise UserError(f"{root}: holds no files; expected images")
     return sorted(found, key=lambda file: file.name)

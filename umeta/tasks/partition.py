@@ -63,7 +63,7 @@ class PartitionTasks:
             UserError: the partitions are not of these items, or no integers.
         """
         partitions = np.atleast_2d(partitions)
-        if not np.issubdtype(partitions.dtype, np.integer):
+        if partitions.dtype.kind not in "iub":
             raise UserError(f"partitions: expected integers, got {partitions.dtype}; see PartitionTasks.of_classes")
         if partitions.shape[1] != len(items):
             raise UserError(f"partitions of {partitions.shape[1]} items cannot belong to data of {len(items)} items")
