@@ -118,6 +118,7 @@ def test_a_plug_in_is_found_by_entry_point(plugin, monkeypatch):
         ("broken.py", "cannot import plug-in"),
         ("binary.py", "cannot import plug-in"),
         ("imports.py:X", "cannot import plug-in.*no_such_module_here"),
+        ("raises.py:X", "cannot import plug-in.*NameError: name 'nothing'"),
         ("empty.py", "has no class that is named as it is; name the class after ':', as in empty.py:Class"),
     ],
 )
@@ -125,6 +126,7 @@ def test_a_miss_is_a_user_error_that_names_it(plugin, name, message):
     (plugin.parent / "broken.py").write_text("class Broken(:")
     (plugin.parent / "binary.py").write_bytes(b"\x00\xff\x00")
     (plugin.parent / "imports.py").write_text("import no_such_module_here")
+    (plugin.parent / "raises.py").write_text("nothing")
     (plugin.parent / "empty.py").write_text("")
     with pytest.raises(UserError, match=message) as raised:
         registry.find("proposer", name, "here")
@@ -213,3 +215,12 @@ def test_plug_ins_in_stored_configurations_are_found_and_refused_unless_trusted(
 )
 def test_plug_ins_are_found_in_each_way_to_name_a_part(plain):
     assert registry.plugins({"title": "see: here", **plain}) == {"mine.py:X"}
+
+
+def test_a_module_in_the_working_directory_is_found_after_all_others(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = "from dataclasses import dataclass\n\n@dataclass\nclass Part:\n    size: int = 3\n"
+    (tmp_path / "handmade_part.py").write_text(text)
+    before = list(sys.path)
+    assert registry.component("proposer", "handmade_part:Part").size == 3
+    assert sys.path == before

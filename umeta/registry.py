@@ -172,8 +172,10 @@ def _from_path(name: str, where: str) -> Any:
                 module = importlib.import_module(source)
         else:
             raise UserError(f"{where}: '{name}' is neither path/to/file.py:Class nor package.module:Class")
-    except (ImportError, SyntaxError, ValueError, OSError) as error:
-        raise UserError(f"{where}: cannot import plug-in '{name}': {error}") from error
+    except UserError:
+        raise
+    except Exception as error:  # whatever somebody's code raises
+        raise UserError(f"{where}: cannot import plug-in '{name}' ({type(error).__name__}: {error})") from error
     if not hasattr(module, class_name):
         wanted = f"no class '{class_name}'" if class_name else "no class that is named as it is"
         raise UserError(f"{where}: '{source}' has {wanted}; name the class after ':', as in {source}:Class")
