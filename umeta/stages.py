@@ -478,8 +478,9 @@ def load_run(
     manifest = artifacts.read_manifest(folder, "run")
     with artifacts.as_written(folder):
         plain = joined(read_yaml(folder / "config.yaml"), overrides or {})
-        beside = folder.parent.parent / "tasks" / Path(plain["tasks"]).name
-        if not Path(plain["tasks"]).exists() and beside.exists():  # moved together, or seen from another directory
+        tasks = Path(plain.get("tasks", ""))
+        beside = folder.parent.parent / "tasks" / tasks.name
+        if tasks.name and not tasks.exists() and beside.exists():  # moved together, or seen from another directory
             plain["tasks"] = str(beside)
         registry.refuse_plugins(plain, trusted, str(folder))
         config = build(plain)
