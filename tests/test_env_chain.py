@@ -337,7 +337,11 @@ def test_finetuning_without_skills_is_left_out_with_a_note(place, umeta, unpaint
         (["metatrain", "skills.yaml", "name=new", "tasks=runs/skills"], ["runs/skills", "'tasks'", "'run'"]),
         (
             ["metatrain", "skills.yaml", "name=new", "tasks=tasks/skills", "env.id=Nav2DOpen-v0"],
-            ["tasks/skills", "proposed on another environment than env", "propose again"],
+            [
+                "tasks/skills",
+                "proposed on another environment than env (env.id: None before, Nav2DOpen-v0 now)",
+                "again",
+            ],
         ),
         (
             ["metatrain", "skills.yaml", "name=new", "tasks=tasks/skills", "env={name: gym, id: Pendulum-v1}"],

@@ -180,8 +180,8 @@ def test_curves_and_behaviour_are_pictures(tmp_path):
     views.adaptation(tmp_path / "adaptation.png", {"one": curve, "other": curve}, "return", "steps")
     paths = views.explored(tasks(Nav2D(horizon=12)))
     along = replace(paths, positions=paths.positions * torch.tensor([1.0, 0.0]))  # all on one line
-    views.behaviour(tmp_path / "behaviour.png", {"before": paths, "after": paths}, GOALS)
-    views.behaviour(tmp_path / "line.png", {"before": along})
+    views.behaviour(tmp_path / "behaviour.png", {"before": paths, "after": paths}, Nav2D(), GOALS)
+    views.behaviour(tmp_path / "line.png", {"before": along}, Gym("Pendulum-v1"))
     for name in ("adaptation", "behaviour", "line"):
         with Image.open(tmp_path / f"{name}.png") as picture:
             assert np.asarray(picture).std() > 10

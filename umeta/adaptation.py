@@ -134,7 +134,7 @@ class Trial:
             paths[f"{name} adaptation"] = few.paths(act, 3, "shown")
         places = getattr(batch.tasks.rewards, "places", None)
         marked = None if places is None else places[few.which]
-        views.behaviour(run.folder / "behaviour.png", paths, marked)
+        views.behaviour(run.folder / "behaviour.png", paths, run.config.env, marked)
         return found, {"notes": [note for note in dict.fromkeys(notes) if note]}
 
     def filmed(self, name: str, policy: Adapted, batch: RewardBatch) -> str | None:

@@ -328,9 +328,11 @@ def load_tasks(config: RunConfig) -> tuple[TaskDistribution, dict[str, Any]]:
         recorded = manifest["fingerprint"]
     if (found := fingerprint(source, config)) != recorded:
         which = "other images than those of data" if isinstance(config, Config) else "another environment than env"
+        told = f"fingerprint {found} instead of {recorded}"
+        if "env" in manifest and isinstance(config, EnvConfig):
+            told = differences(manifest["env"], config.plain["env"], "env") or told
         raise UserError(
-            f"{config.tasks_folder}: proposed on {which} (fingerprint {found} instead of "
-            f"{recorded}); use what it was proposed on, or propose again"
+            f"{config.tasks_folder}: proposed on {which} ({told}); use what it was proposed on, or propose again"
         )
     known, then = registry.plugins(config.plain), "name it in this config as well, as in the one that proposed"
     with artifacts.as_written(config.tasks_folder):

@@ -74,7 +74,7 @@ def colours(count: int) -> list[tuple[float, float, float]]:
     return [colorsys.hsv_to_rgb(0.618034 * i % 1, (0.9, 0.6)[i % 2], (0.85, 0.7, 0.55)[i % 3]) for i in range(count)]
 
 
-def lines(axes: Any, positions: Tensor, mask: Tensor) -> None:
+def lines(axes: Any, positions: Tensor, mask: Tensor, env: Environment) -> None:
     """The positions [T, E, H + 1, 2] of each policy's episodes, the first in bold, each with a dot where it ends.
 
     In the plane, or over time where all of them are on one line.
@@ -88,7 +88,8 @@ def lines(axes: Any, positions: Tensor, mask: Tensor) -> None:
             width, alpha = (1.6, 1.0) if i == 0 else (0.5, 0.45)
             axes.plot(x, y, color=colour, linewidth=width, alpha=alpha, zorder=1 + alpha)
             axes.plot(x[-1], y[-1], "o", color=colour, alpha=alpha, markersize=4 * width**0.5, zorder=3)
-    axes.set(xlabel="step" if line else "x (m)", ylabel="x (m)" if line else "y (m)")
+    across, up = getattr(env, "axes", ("x (m)", "y (m)"))
+    axes.set(xlabel="step" if line else across, ylabel=across if line else up)
     if not line:
         axes.set_aspect("equal")
 
@@ -96,7 +97,7 @@ def lines(axes: Any, positions: Tensor, mask: Tensor) -> None:
 def skill_paths(panel: Any, tasks: RewardTasks, paths: Paths) -> None:
     """Where the skills go."""
     axes = panel.subplots()
-    lines(axes, paths.positions, paths.mask)
+    lines(axes, paths.positions, paths.mask, tasks.env)
     axes.set_title(f"paths of {len(paths.positions)} skills (bold: without noise)", fontsize=11)
 
 
@@ -264,8 +265,8 @@ def extrapolation(path: Path, axes_of: Mapping[str, Mapping[str, Mapping[str, An
     pictures.save(pictures.rendered(figure), path)
 
 
-def behaviour(path: Path, moments: Mapping[str, Paths], goals: Tensor | None = None) -> None:
-    """The paths of adapting policies at some moments, one panel each in the same colours and scale, as PNG.
+def behaviour(path: Path, moments: Mapping[str, Paths], env: Environment, goals: Tensor | None = None) -> None:
+    """The paths of adapting policies in env at some moments, one panel each in the same colours and scale, as PNG.
 
     goals: places [T, 2] to mark, where that is what the policies adapt to.
     """
@@ -274,7 +275,7 @@ def behaviour(path: Path, moments: Mapping[str, Paths], goals: Tensor | None = N
     figure = Figure(figsize=(4.4 * len(moments), 4.6), layout="constrained")
     grid = figure.subplots(1, len(moments), sharex=True, sharey=True, squeeze=False)[0]
     for axes, (name, paths) in zip(grid, moments.items(), strict=True):
-        lines(axes, paths.positions, paths.mask)
+        lines(axes, paths.positions, paths.mask, env)
         axes.label_outer()
         axes.set_title(name, fontsize=11)
         for colour, place in zip(colours(len(paths.positions)), [] if goals is None else goals.tolist(), strict=False):

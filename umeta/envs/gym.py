@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
@@ -40,6 +40,8 @@ class Gym:
     unit: Annotated[float, Gt(0)] = 0.7
     """how far an action of 1 goes from the middle of its bounds, where 1 is to either bound, or in the environment's
     own numbers where it has no bounds; a policy's standard deviation starts there"""
+
+    axes: ClassVar[tuple[str, str]] = ("observation 0", "observation 1")
 
     @property
     def observation(self) -> int:
