@@ -26,6 +26,7 @@ from umeta import Features, FewShotClassifier, artifacts, pictures, stages
 from umeta.adaptation import Trial
 from umeta.benchmarks import goals
 from umeta.cli import main
+from umeta.config import load
 from umeta.errors import UserError
 from umeta.outer.adam import Adam
 from umeta.outer.ppo import PPO
@@ -278,7 +279,54 @@ def test_rewards_of_a_plug_in_are_those_that_were_proposed_or_none(place, umeta,
     (place / "mine.py").write_text(FORMULA.replace("LEARN", "self = GoalOracle('nav2d', 3)"))
     refused("metatrain", "skills.yaml", MINE, "tasks=tasks/new", "name=b", says=["tasks/new", "has changed since"])
     (place / "mine.py").write_text(FORMULA.replace("LEARN", "ctx.loop('mine', 2, lambda i: {}, dict, lambda s: None)"))
-    refused("propose", "skills.yaml", MINE, "name=c", says=["its rewards are learnt", "SkillRewards"])
+    refused("propose", "skills.yaml", MINE, "name=c", says=["its rewards are learnt", "nn.Module"])
+
+
+LEARNT = """
+from dataclasses import dataclass
+from typing import ClassVar
+import torch
+from umeta.tasks.reward import RewardTasks
+
+class Linear(torch.nn.Module):
+    count = 3
+
+    def __init__(self, size):
+        super().__init__()
+        self.register_buffer("w", torch.zeros(3, size))
+
+    def forward(self, paths, which):
+        return (paths.after * self.w[which][:, None, None]).sum(-1)
+
+    def describe(self, states):
+        return ["linear"]
+
+@dataclass(frozen=True)
+class Mine:
+    domain: ClassVar[str] = "env"
+    sees_labels: ClassVar[bool] = False
+
+    def rewards(self, source):
+        return Linear(source.observation)
+
+    def propose(self, source, ctx, embedder=None):
+        assert ctx.folder is not None, "learnt again"
+        rewards = self.rewards(source)
+        def step(i):
+            rewards.w.normal_()
+            return {"size": rewards.w.norm().item()}
+        ctx.loop("mine", 2, step, rewards.state_dict, rewards.load_state_dict)
+        return RewardTasks(source, rewards)
+"""
+
+
+def test_rewards_that_a_plug_in_learns_are_stored(place, umeta, unpainted):
+    (place / "mine.py").write_text(LEARNT)
+    assert umeta("run", "skills.yaml", "proposer=mine.py", "name=new", "evaluate.baselines=[]")[0] == 0
+    config = load("skills.yaml", ["proposer=mine.py", "name=new"])
+    kept = artifacts.read_tensors(place / "tasks/new/rewards.safetensors")
+    assert torch.equal(stages.load_tasks(config)[0].rewards.w, kept["w"])
+    assert kept["w"].any()
 
 
 def test_finetuning_without_skills_is_left_out_with_a_note(place, umeta, unpainted):

@@ -251,8 +251,8 @@ def propose(config: RunConfig, *, device: str = "auto", resume: bool = False, si
         description = store.save(tasks, folder)
         if description["kind"] == "oracle" and ctx.earlier:
             raise UserError(
-                "proposer: its rewards are learnt, and of those umeta keeps a discriminator's alone; return "
-                "RewardTasks(env, umeta.rl.discriminator.SkillRewards(discriminator))"
+                "proposer: its rewards are learnt and cannot be stored; make them an nn.Module, and let the proposer "
+                "have a method rewards(source) that gives one to load its state into"
             )
         files = ["asked.json", "summary.md", "preview.png", *store.files(description)]
         if embedded is not None:
@@ -323,7 +323,7 @@ def load_tasks(config: RunConfig) -> tuple[TaskDistribution, dict[str, Any]]:
     if not config.tasks_folder.exists():
         raise UserError(f"{config.tasks_folder}: no such tasks; make them with umeta propose, or set tasks=tasks/NAME")
     manifest = artifacts.read_manifest(config.tasks_folder, "tasks")
-    source = source_of(config)
+    source: Any = source_of(config)
     with artifacts.as_written(config.tasks_folder):
         recorded = manifest["fingerprint"]
     if (found := fingerprint(source, config)) != recorded:
@@ -337,15 +337,19 @@ def load_tasks(config: RunConfig) -> tuple[TaskDistribution, dict[str, Any]]:
     known, then = registry.plugins(config.plain), "name it in this config as well, as in the one that proposed"
     with artifacts.as_written(config.tasks_folder):
         registry.refuse_plugins(manifest["tasks"], known, str(config.tasks_folder), then)
-        if manifest["tasks"]["kind"] == "oracle":  # rewards or functions that are a formula
+        if missing := set(store.files(manifest["tasks"])) - set(manifest["files"]):
+            raise UserError(f"{config.tasks_folder}: its manifest does not list '{min(missing)}'; propose again")
+        if (kind := manifest["tasks"]["kind"]) in ("oracle", "learnt"):  # a formula, or what the proposer's code loads
             made = artifacts.read_json(config.tasks_folder / "asked.json")
             registry.refuse_plugins(made, known, str(config.tasks_folder), then)
             proposer = registry.component("proposer", made["proposer"])
             if not named_files(made["proposer"]).items() <= made["files"].items():
                 raise UserError(f"{config.tasks_folder}: the code of its proposer has changed since; propose again")
-            return proposer.propose(source, RunContext(made["seed"])), manifest
-        if missing := set(store.files(manifest["tasks"])) - set(manifest["files"]):
-            raise UserError(f"{config.tasks_folder}: its manifest does not list '{min(missing)}'; propose again")
+            if kind == "oracle":
+                return proposer.propose(source, RunContext(made["seed"])), manifest
+            rewards = proposer.rewards(source)
+            rewards.load_state_dict(artifacts.read_tensors(config.tasks_folder / manifest["tasks"]["file"]))
+            return RewardTasks(source, rewards), manifest
         return store.load(manifest["tasks"], config.tasks_folder, source), manifest
 
 

@@ -135,7 +135,11 @@ class Embedder(Protocol):
 
 
 class Proposer(Protocol):
-    """Makes a task distribution out of unlabelled data; one of regressions is made of nothing but its options."""
+    """Makes a task distribution out of unlabelled data; one of regressions is made of nothing but its options.
+
+    Rewards and functions that are a formula are proposed again wherever they are needed. Rewards that are learnt are an
+    `nn.Module`, which is stored, and the proposer has a method `rewards(source)` that gives one to load the state into.
+    """
 
     domain: ClassVar[Literal["image", "env", "regression"]]
     sees_labels: ClassVar[bool]  # True for oracles and hand-made tasks only, and stamped on every report

@@ -6,6 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from umeta import artifacts, registry
 from umeta.data.images import UnlabelledImages
 from umeta.errors import UserError
@@ -43,6 +45,9 @@ def save(tasks: TaskDistribution, folder: Path, name: str = "partitions") -> dic
             artifacts.write_tensors(folder / "skills.safetensors", tasks.skills)
             description["policies"] = "skills.safetensors"
         return description
+    if isinstance(tasks, RewardTasks) and isinstance(tasks.rewards, nn.Module):
+        artifacts.write_tensors(folder / "rewards.safetensors", tasks.rewards.state_dict())
+        return {"kind": "learnt", "file": "rewards.safetensors"}
     if isinstance(tasks, RewardTasks | SinusoidTasks):
         return {"kind": "oracle"}
     raise UserError(f"proposer: tasks of type {type(tasks).__name__} cannot be saved; return one of umeta.tasks")
