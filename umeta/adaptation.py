@@ -314,8 +314,7 @@ def facts_of(run: Run, rows: dict[str, dict[str, Any]]) -> list[str]:
     facts = [
         f"benchmark {s.benchmark}: {s.goals} {them} of seed {s.seed}{'' if own else ' that nothing has seen before'}, "
         f"mean undiscounted return of {s.episodes} fresh episodes for each and at each step, 95 % interval over "
-        f"{them}; "
-        f"reward: {reward}",
+        f"{them}; reward: {reward}",
         f"{title}: proposed with {with_labels}, as are its meta-training tasks",
     ]
     if isinstance(run.learner, RecurrentLearner):

@@ -80,11 +80,9 @@ class RunContext:
         """
         name = f"{self.label}{name}"
         first, spent = 0, 0.0
-        self.earlier[name] = 0.0
         log = Checkpoints(self.folder, name) if self.folder and distributed.first() else None
         if found := distributed.once(lambda: log.newest() if log and self.resume else None):
             state, first, spent = found
-            self.earlier[name] = spent
             with artifacts.as_written(Path(self.folder or "", "checkpoints", name, f"step-{first}")):
                 load(state)
             if log:
@@ -92,6 +90,7 @@ class RunContext:
         elif log:
             log.truncate(0)
             shutil.rmtree(log.root / "snapshots" / name, ignore_errors=True)
+        self.earlier[name] = spent
         began = time.monotonic()
         pace = Pace(self.checkpoint_seconds, began)
         bar = Progress(name, steps, first, enabled=self.progress)

@@ -53,8 +53,9 @@ def predict_images(
     """
     if out.is_dir():
         raise UserError(f"{out}: is a folder; name a file to write, such as {out / 'predictions.csv'}")
+    given = {path.resolve() for path in images}
     for written in (out, preview):
-        if written is not None and written.resolve() in [path.resolve() for path in images]:
+        if written is not None and written.resolve() in given:
             raise UserError(f"{written}: is one of the images, and would be overwritten; name another file to write")
     if preview is not None and (preview.suffix.lower() != ".png" or preview.resolve() == out.resolve()):
         raise UserError(f"--preview {preview}: expected a file to write, such as {out.with_suffix('.png')}")

@@ -21,7 +21,7 @@ import sys
 import textwrap
 import typing
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -152,6 +152,22 @@ def from_here() -> Iterator[None]:
         sys.path.remove(here)
 
 
+def code_of(name: str) -> Path | None:
+    """The file with the code of a plug-in `mine.py:Mine` or `module:Mine`; None for any other name."""
+    source = name.rpartition(":")[0]
+    if source.endswith(".py"):
+        return Path(source)
+    if _is_module(source):
+        with suppress(ImportError, ValueError), from_here():
+            found = importlib.util.find_spec(source)
+            return Path(found.origin) if found and found.origin else None
+    return None
+
+
+def _is_module(source: str) -> bool:
+    return all(part.isidentifier() for part in source.split("."))
+
+
 def _from_path(name: str, where: str) -> Any:
     source, _, class_name = name.rpartition(":") if ":" in name else (name, "", "")
     try:
@@ -167,7 +183,7 @@ def _from_path(name: str, where: str) -> Any:
             module = importlib.util.module_from_spec(spec)
             sys.modules[spec.name] = module  # dataclasses look their module up
             spec.loader.exec_module(module)
-        elif all(part.isidentifier() for part in source.split(".")):
+        elif _is_module(source):
             with from_here():
                 module = importlib.import_module(source)
         else:

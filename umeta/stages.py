@@ -5,7 +5,6 @@ Nothing here imports `umeta.benchmarks`, except for an oracle that the config na
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -176,11 +175,7 @@ def kept(folder: Path) -> tuple[dict[str, Tensor], Tensor, float]:
 def named_files(value: Any) -> dict[str, str]:
     """Hashes of the files that plain options name: a plug-in `mine.py:Mine` or `module:Mine`, or vectors in `path`."""
     if isinstance(value, str):
-        module = value.rpartition(":")[0]
-        path = Path(module if ".py:" in value else value)
-        if module and all(part.isidentifier() for part in module.split(".")):
-            with suppress(ImportError, ValueError), registry.from_here():
-                path = Path(getattr(importlib.util.find_spec(module), "origin", None) or value)
+        path = registry.code_of(value) or Path(value)
         if (path / "manifest.json").is_file():  # an artefact, whose manifest holds the hashes of the rest
             path = path / "manifest.json"
         return {value: artifacts.file_hash(path)} if path.is_file() else {}
@@ -382,8 +377,7 @@ def metatrain(config: RunConfig, *, device: str = "auto", resume: bool = False, 
     alone(config)
     folder = config.run_folder
     tasks, manifest = load_tasks(config)
-    wanted = registry.loaded() | registry.plugins(config.plain)
-    parent = load_run(config.parent, device=device, trusted=wanted) if config.parent else None
+    parent = parent_of(config, device) if config.parent else None
     # the run's config says what its tasks were made with, whatever this command's config says
     made = artifacts.read_json(config.tasks_folder / "asked.json")
     kept = ("embedding", "proposer") if isinstance(config, Config) else ("proposer",)
@@ -500,12 +494,17 @@ def load_run(
         return Run(folder, config, config.metalearner, theta, manifest["true_labels"], shape)
 
 
+def parent_of(config: RunConfig, device: str) -> Run:
+    """The run that this config starts from; it may name plug-ins that this config names, or that were found before."""
+    assert config.parent is not None
+    return load_run(config.parent, device=device, trusted=registry.loaded() | registry.plugins(config.plain))
+
+
 def snapshots(run: Run, device: str = "auto") -> Iterator[tuple[float, Run]]:
     """Seconds of work and the learner at each snapshot of the run and of the rounds before it, in order."""
     before = 0.0
     if run.config.parent and Path(run.config.parent).exists():
-        wanted = registry.loaded() | registry.plugins(run.config.plain)
-        parent = load_run(run.config.parent, device=device, trusted=wanted)
+        parent = parent_of(run.config, device)
         yield from snapshots(parent, device)
         before = sum(parent.seconds().values())
     before += sum(value for name, value in run.seconds().items() if name in ("embedding", "propose"))

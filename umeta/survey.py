@@ -69,9 +69,10 @@ def survey(root: Path) -> Survey:
         results = list(pool.map(lambda file: attempt(file.read), sample))
     looks = [result for result in results if isinstance(result, Look)]
     if not looks:
+        assert isinstance(results[0], Exception)
         raise UserError(
             f"{root}: none of the {len(sample)} files looked at is a readable image, such as '{sample[0].name}' "
-            f"({type(results[0]).__name__}: {results[0]})"
+            f"({decode.reason(results[0])})"
         )
     colour = float(np.mean([look.colour for look in looks])) >= 0.1
     drawings = [look for look in looks if look.drawing]

@@ -17,6 +17,7 @@ from umeta.envs.batched import quiet
 from umeta.errors import UserError
 from umeta.registry import from_here
 
+CALMER = "; try a smaller learning rate, or a smaller env.unit"
 ENDLESS = 1e30  # bounds of actions beyond it are a way to say that there are none
 
 
@@ -131,21 +132,20 @@ class Copies:
         """Copies that have ended show their last observation for ever, whatever gymnasium starts in them."""
         wanted = self.middle + self.reach * self.env.unit * actions
         clipped = wanted.clamp(self.low, self.high).numpy().astype(self.vector.action_space.dtype)
-        self.check("an action", wanted)
+        self.check("an action", wanted, CALMER)
         with self.theirs("stepped"):
             seen, reward, terminated, truncated, _ = self.vector.step(clipped)
         if self.last_reward is not None:
             self.last_reward = torch.from_numpy(reward).float().masked_fill(self.ended, 0)
             self.check("a reward", self.last_reward)
         self.seen = torch.where(self.ended[:, None], self.seen, torch.from_numpy(seen).float())
-        self.check("an observation", self.seen)
+        self.check("an observation", self.seen, CALMER)
         self.ended = self.ended | torch.from_numpy(terminated | truncated)
         return self.seen, self.ended
 
-    def check(self, what: str, values: Tensor) -> None:
+    def check(self, what: str, values: Tensor, hint: str = "") -> None:
         """Raises UserError when they are not numbers."""
         if not values.isfinite().all():
-            hint = "" if what.endswith(("reward", "with")) else "; try a smaller learning rate, or a smaller env.unit"
             raise UserError(f"env: '{self.env.id}': {what} is not a number{hint}")
 
     @contextmanager
