@@ -29,7 +29,7 @@ lint: $(VENV)/ready
 
 # The README's tables, from the results files.
 tables: $(VENV)/ready
-	$(BIN)/python -m umeta.tables README.md docs/results.md
+	$(BIN)/python -m umeta.report.tables README.md docs/results.md
 	$(BIN)/python -m bench.table README.md docs/speed.md
 
 # Speed and memory beside other libraries (about 25 minutes); BENCH="maml kmeans" for some of it. The libraries go into

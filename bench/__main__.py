@@ -18,9 +18,9 @@ import torch
 from bench import table
 from bench.driver import measure
 from bench.measurements import CURVES, MEASUREMENTS
-from umeta import artifacts
 from umeta.errors import UserError, suggest
-from umeta.evaluation import commit, hardware
+from umeta.evaluation.rows import commit, hardware
+from umeta.runtime import artifacts
 from umeta.types import Theta
 
 ROOT = Path(__file__).parent.parent

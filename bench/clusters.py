@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from umeta import clustering
+from umeta.tasks import clustering
 
 Run = Callable[[], dict[str, float]]
 

@@ -29,7 +29,7 @@ class Side:
     function: str
     options: dict[str, Any] = field(default_factory=dict)
     allocator: Allocator = "default"
-    """`default`: as the C library is shipped; `tuned`: by `umeta.memory.keep_buffers`, which suits any side"""
+    """`default`: as the C library is shipped; `tuned`: by `umeta.keep_buffers`, which suits any side"""
     count: float = 1
     """how many of the measurement's `unit` one call does"""
 

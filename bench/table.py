@@ -15,8 +15,8 @@ from typing import Any
 
 from bench.driver import ratio
 from bench.measurements import CURVES, GOALS, Goal
-from umeta import artifacts
-from umeta.report import markdown
+from umeta.report.write import markdown
+from umeta.runtime import artifacts
 
 MARKER = re.compile(r"(<!-- bench: (?P<table>goals|sides) (?P<file>\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 ROOFLINE = ("sgemm", "convolution")  # the faster of the two, in float32

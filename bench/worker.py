@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from umeta.memory import keep_buffers
+from umeta.runtime.allocator import keep_buffers
 
 PAGE = resource.getpagesize()
 

@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
-from umeta import distributed, seeds
-from umeta.context import RunContext
-from umeta.data.images import UnlabelledImages
+from umeta import seeds
 from umeta.errors import UserError
 from umeta.models.embedder import NetworkEmbedder, descend, halvings, resized, resumable
+from umeta.parts import Context, Images
+from umeta.runtime import distributed
 
 
 @dataclass
@@ -55,7 +55,7 @@ class ACAI(NetworkEmbedder):
         if self.dimensions % 16:
             raise ValueError(f"dimensions: {self.dimensions} is not a multiple of 16")
 
-    def fit(self, images: UnlabelledImages, ctx: RunContext) -> None:
+    def fit(self, images: Images, ctx: Context) -> None:
         """Trains on the images; resumable through `ctx`.
 
         Raises:

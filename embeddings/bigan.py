@@ -14,10 +14,9 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from umeta import seeds
-from umeta.context import RunContext
-from umeta.data.images import UnlabelledImages
 from umeta.errors import UserError
 from umeta.models.embedder import NetworkEmbedder, halvings, resized, resumable
+from umeta.parts import Context, Images
 
 SLOWER = 0.25  # the discriminator's share of the step size: else it sees through the coders before they learn
 
@@ -50,7 +49,7 @@ class BiGAN(NetworkEmbedder):
     """standard deviation of the noise on D's images, which keeps it from being sure"""
     _nets: nn.ModuleDict = field(init=False, repr=False, compare=False)
 
-    def fit(self, images: UnlabelledImages, ctx: RunContext) -> None:
+    def fit(self, images: Images, ctx: Context) -> None:
         """Trains on the images; resumable through `ctx`.
 
         Raises:

@@ -13,14 +13,12 @@ from torch import Tensor, nn
 
 from umeta import seeds
 from umeta.augment.suited import suited
-from umeta.context import RunContext
-from umeta.data.images import UnlabelledImages
 from umeta.errors import UserError
-from umeta.models.batched import channels_last
 from umeta.models.conv4 import Conv4
 from umeta.models.embedder import NetworkEmbedder, features, resumable
+from umeta.models.kernels import channels_last
 from umeta.models.precision import Precision, autocast
-from umeta.types import Augment, Model
+from umeta.parts import Augment, Context, Images, Model
 
 
 @dataclass
@@ -49,7 +47,7 @@ class Contrastive(NetworkEmbedder):
     """of the network in training; `auto` is bfloat16 where the hardware computes with it"""
     _nets: nn.Sequential = field(init=False, repr=False, compare=False)
 
-    def fit(self, images: UnlabelledImages, ctx: RunContext) -> None:
+    def fit(self, images: Images, ctx: Context) -> None:
         """Trains on the images; resumable through `ctx`.
 
         Raises:

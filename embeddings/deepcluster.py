@@ -14,15 +14,13 @@ from torch import Tensor, nn
 
 from umeta import seeds
 from umeta.augment.suited import suited
-from umeta.clustering import kmeans, refilled, whitened, whitening
-from umeta.context import RunContext
-from umeta.data.images import UnlabelledImages
 from umeta.errors import UserError
-from umeta.models.batched import channels_last
 from umeta.models.conv4 import Conv4
 from umeta.models.embedder import BATCH, NetworkEmbedder, features, resumable
+from umeta.models.kernels import channels_last
 from umeta.models.precision import Precision, autocast
-from umeta.types import Augment, Model
+from umeta.parts import Augment, Context, Images, Model
+from umeta.tasks.clustering import kmeans, refilled, whitened, whitening
 
 ITERATIONS = 20  # of k-means, each time
 
@@ -57,7 +55,7 @@ class DeepCluster(NetworkEmbedder):
     """of the network in training; `auto` is bfloat16 where the hardware computes with it"""
     _nets: nn.ModuleDict = field(init=False, repr=False, compare=False)
 
-    def fit(self, images: UnlabelledImages, ctx: RunContext) -> None:
+    def fit(self, images: Images, ctx: Context) -> None:
         """Trains on the images; resumable through `ctx`.
 
         Raises:
@@ -144,7 +142,7 @@ class Head(nn.Module):
             self.bias.zero_()
 
 
-def outputs(net: nn.Module, images: UnlabelledImages, device: torch.device | str) -> np.ndarray:
+def outputs(net: nn.Module, images: Images, device: torch.device | str) -> np.ndarray:
     """What the network gives for all images: [n, features]."""
     with torch.no_grad():
         parts = [

@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from umeta import registry
-from umeta.context import RunContext
-from umeta.data.images import UnlabelledImages
+from umeta.config import registry
 from umeta.errors import UserError
+from umeta.parts import Context, Images
 
 BATCH = 1000  # images embedded at a time
 
@@ -25,7 +24,7 @@ class Learner:
     """the learner, `runs/NAME`"""
     _state: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def fit(self, images: UnlabelledImages, ctx: RunContext) -> None:
+    def fit(self, images: Images, ctx: Context) -> None:
         """Reads the run; raises UserError when it takes other images."""
         self._load(ctx.device)
         if images.item_shape != self._shape:
@@ -36,7 +35,7 @@ class Learner:
             **{f"running.{name}": value.cpu() for name, value in running.items()},
         }
 
-    def embed(self, images: UnlabelledImages) -> Tensor:
+    def embed(self, images: Images) -> Tensor:
         """[n, features] float32."""
         learner: Any = self._run.learner
         theta = self._run.theta
@@ -60,7 +59,7 @@ class Learner:
         self._state = dict(state)
 
     def _load(self, device: torch.device | str) -> None:
-        from umeta.stages import load_run
+        from umeta.stages.runs import load_run
 
         self._run = load_run(self.run, device=str(device), trusted=registry.loaded())
         if not hasattr(self._run.learner, "features"):

@@ -11,9 +11,8 @@ import torch
 from annotated_types import Gt
 from torch import Tensor
 
-from umeta.context import RunContext
-from umeta.data.images import UnlabelledImages
 from umeta.errors import UserError
+from umeta.parts import Context, Images
 
 
 @dataclass
@@ -36,7 +35,7 @@ class Pixels:
         if self.whiten is not None and self.zca is not None:
             raise ValueError("expected whiten (PCA) or zca, not both")
 
-    def fit(self, images: UnlabelledImages, ctx: RunContext) -> None:
+    def fit(self, images: Images, ctx: Context) -> None:
         """Finds the components, if asked for; raises UserError when there are fewer than that."""
         flat = self._flat(images)
         if self.zca is not None:
@@ -59,7 +58,7 @@ class Pixels:
         components = torch.from_numpy(np.ascontiguousarray(scaled)).float()
         self._state = {"mean": torch.from_numpy(mean).float(), "components": components}
 
-    def embed(self, images: UnlabelledImages) -> Tensor:
+    def embed(self, images: Images) -> Tensor:
         """[n, pixels] or [n, whiten] float32."""
         flat = torch.from_numpy(self._flat(images))
         return (flat - self._state["mean"]) @ self._state["components"].T if self._state else flat
@@ -70,7 +69,7 @@ class Pixels:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         self._state = dict(state)
 
-    def _flat(self, images: UnlabelledImages) -> np.ndarray:
+    def _flat(self, images: Images) -> np.ndarray:
         """[n, pixels] float32."""
         flat = images.pixels.reshape(len(images), -1).astype(np.float32) / 255
         if not self.contrast:

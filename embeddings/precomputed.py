@@ -11,10 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from umeta.context import RunContext
 from umeta.data.arrays import load
-from umeta.data.images import UnlabelledImages
 from umeta.errors import UserError
+from umeta.parts import Context, Images
 
 
 @dataclass
@@ -29,7 +28,7 @@ class Precomputed:
     """the .npy file, [n, d]"""
     _state: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def fit(self, images: UnlabelledImages, ctx: RunContext) -> None:
+    def fit(self, images: Images, ctx: Context) -> None:
         """Reads the vectors and ties each to its image; raises UserError when their number or shape is off."""
         vectors = np.asarray(load(Path(self.path), "vectors"))
         if vectors.ndim != 2 or len(vectors) != len(images) or not np.issubdtype(vectors.dtype, np.floating):
@@ -42,7 +41,7 @@ class Precomputed:
             "keys": torch.from_numpy(content_keys(images)),
         }
 
-    def embed(self, images: UnlabelledImages) -> Tensor:
+    def embed(self, images: Images) -> Tensor:
         """[n, d] float32; raises UserError for images whose vectors were not given."""
         known = {key: i for i, key in enumerate(self._state["keys"].tolist())}
         wanted = content_keys(images).tolist()
@@ -58,7 +57,7 @@ class Precomputed:
         self._state = dict(state)
 
 
-def content_keys(images: UnlabelledImages) -> np.ndarray:
+def content_keys(images: Images) -> np.ndarray:
     """[n] int64 hash of each image's pixels."""
     rows = np.ascontiguousarray(images.pixels).reshape(len(images), -1)
     digests = [hashlib.blake2b(row.tobytes(), digest_size=8).digest() for row in rows]

@@ -8,11 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from umeta import seeds
-from umeta.context import RunContext
-from umeta.data.images import UnlabelledImages
 from umeta.models.conv4 import Conv4
 from umeta.models.embedder import BATCH, NetworkEmbedder
-from umeta.types import Model
+from umeta.parts import Context, Images, Model
 
 
 @dataclass
@@ -23,7 +21,7 @@ class RandomNetwork(NetworkEmbedder):
     """the network"""
     _nets: nn.Module = field(init=False, repr=False, compare=False)
 
-    def fit(self, images: UnlabelledImages, ctx: RunContext) -> None:
+    def fit(self, images: Images, ctx: Context) -> None:
         """Draws the weights; a thousand images set the normalisation statistics."""
         self.draw(images.item_shape, seeds.integer(ctx.seed, "random network"))
         with torch.no_grad():

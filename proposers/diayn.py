@@ -11,9 +11,9 @@ from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
 from umeta import seeds
-from umeta.context import RunContext
 from umeta.models.embedder import resumable
 from umeta.objectives import gaussian
+from umeta.parts import Context, Embedder, Environment
 from umeta.rl.discriminator import Discriminator, SkillRewards
 from umeta.rl.explore import wandering
 from umeta.rl.ppo import PPO
@@ -21,7 +21,6 @@ from umeta.rl.rollout import Paths, rollout
 from umeta.rl.sac import SAC
 from umeta.rl.skills import SkillPolicy, act
 from umeta.tasks.reward import RewardTasks
-from umeta.types import Embedder, Environment
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ class Diayn:
     domain: ClassVar[Literal["image", "env"]] = "env"
     sees_labels: ClassVar[bool] = False
 
-    def propose(self, source: Environment, ctx: RunContext, embedder: Embedder | None = None) -> RewardTasks:
+    def propose(self, source: Environment, ctx: Context, embedder: Embedder | None = None) -> RewardTasks:
         """A reward per skill, and the skills' policies.
 
         Raises:
@@ -91,7 +90,7 @@ class Diayn:
 class Learning:
     """Policies, what improves them, and the discriminator on their way."""
 
-    def __init__(self, options: Diayn, env: Environment, ctx: RunContext) -> None:
+    def __init__(self, options: Diayn, env: Environment, ctx: Context) -> None:
         o = self.options = options
         self.env, self.seed = env, ctx.seed
         with torch.random.fork_rng(devices=[]):

@@ -11,11 +11,11 @@ import torch
 from annotated_types import Ge, Gt
 
 from umeta import seeds
-from umeta.context import RunContext, State
 from umeta.data.images import UnlabelledImages
 from umeta.errors import UserError
+from umeta.parts import Context, Embedder
+from umeta.runtime.checkpoints import State
 from umeta.tasks.partition import PartitionTasks
-from umeta.types import Embedder
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Hyperplanes:
     retries: Annotated[int, Ge(0)] = 20
     """draws after a partition with too few zones; then the best draw is taken"""
 
-    def propose(self, source: UnlabelledImages, ctx: RunContext, embedder: Embedder | None = None) -> PartitionTasks:
+    def propose(self, source: UnlabelledImages, ctx: Context, embedder: Embedder | None = None) -> PartitionTasks:
         """Partitions the embedded images.
 
         Raises:

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from umeta.augment.suited import suited
-from umeta.context import RunContext
 from umeta.data.images import UnlabelledImages
+from umeta.parts import Augment, Context, Embedder
 from umeta.tasks.instances import Augmented, InstanceTasks
 from umeta.tasks.rotated import Rotated
-from umeta.types import Augment, Embedder
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class Instances:
     rotations: bool = False
     """turn each class by 0, 90, 180 or 270 degrees (for drawings, whose meaning turns with them)"""
 
-    def propose(self, source: UnlabelledImages, ctx: RunContext, embedder: Embedder | None = None) -> Augmented:
+    def propose(self, source: UnlabelledImages, ctx: Context, embedder: Embedder | None = None) -> Augmented:
         """Needs no embedding, and takes no time."""
         tasks = InstanceTasks(source.pixels)
         return Augmented(Rotated(tasks) if self.rotations else tasks, self.augment or suited(source.item_shape))

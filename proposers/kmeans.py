@@ -10,13 +10,14 @@ import torch
 from annotated_types import Ge, Gt
 
 from umeta import seeds
-from umeta.clustering import kmeans
-from umeta.context import RunContext, State
 from umeta.data.images import UnlabelledImages
 from umeta.errors import UserError
+from umeta.parts import Augment, Context, Embedder
+from umeta.runtime.checkpoints import State
+from umeta.tasks.clustering import kmeans
 from umeta.tasks.instances import Augmented
 from umeta.tasks.partition import PartitionTasks
-from umeta.types import Augment, Embedder, TaskDistribution
+from umeta.types import TaskDistribution
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class KMeans:
     augment: Augment | None = None
     """views of the images that tasks are made of; none, as CACTUs has it for Omniglot"""
 
-    def propose(self, source: UnlabelledImages, ctx: RunContext, embedder: Embedder | None = None) -> TaskDistribution:
+    def propose(self, source: UnlabelledImages, ctx: Context, embedder: Embedder | None = None) -> TaskDistribution:
         """Partitions the embedded images.
 
         Raises:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from umeta import seeds
-from umeta.context import RunContext
 from umeta.data.images import UnlabelledImages
 from umeta.errors import UserError
+from umeta.parts import Context, Embedder
 from umeta.tasks import mixture
-from umeta.types import Embedder
 
 
 @dataclass(frozen=True)
@@ -35,13 +33,10 @@ class Mixture:
         if other := [type(proposer).__name__ for proposer in self.proposers if proposer.domain != "image"]:
             raise ValueError(f"mixes proposers of tasks on images, and {other[0]} proposes none of them")
 
-    def propose(self, source: UnlabelledImages, ctx: RunContext, embedder: Embedder | None = None) -> mixture.Mixture:
+    def propose(self, source: UnlabelledImages, ctx: Context, embedder: Embedder | None = None) -> mixture.Mixture:
         """Proposes with each in turn; raises UserError when one of them sees labels."""
         for proposer in self.proposers:
             if proposer.sees_labels:
                 raise UserError("proposer mixture: an oracle cannot be mixed with proposers that see no labels")
-        parts = tuple(
-            proposer.propose(source, replace(ctx, label=f"{ctx.label}{i}-", seed=seeds.integer(ctx.seed, i)), embedder)
-            for i, proposer in enumerate(self.proposers)
-        )
+        parts = tuple(proposer.propose(source, ctx.part(i), embedder) for i, proposer in enumerate(self.proposers))
         return mixture.Mixture(tuple(self.weights or [1.0] * len(parts)), parts)

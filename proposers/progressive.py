@@ -11,15 +11,16 @@ from annotated_types import Ge, Gt, Le
 
 from umeta import seeds
 from umeta.augment.suited import suited
-from umeta.clustering import core, kmeans, reciprocal, whitened
-from umeta.context import RunContext, State
 from umeta.data.images import UnlabelledImages
 from umeta.errors import UserError
+from umeta.parts import Augment, Context, Embedder
+from umeta.runtime.checkpoints import State
+from umeta.tasks.clustering import core, kmeans, reciprocal, whitened
 from umeta.tasks.instances import Augmented, InstanceTasks
 from umeta.tasks.mixture import Mixture
 from umeta.tasks.partition import PartitionTasks
 from umeta.tasks.rotated import Rotated
-from umeta.types import Augment, Embedder, TaskDistribution
+from umeta.types import TaskDistribution
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Progressive:
         if not self.neighbours and not self.k:
             raise ValueError("expected at least one number in neighbours or k")
 
-    def propose(self, source: UnlabelledImages, ctx: RunContext, embedder: Embedder | None = None) -> Augmented:
+    def propose(self, source: UnlabelledImages, ctx: Context, embedder: Embedder | None = None) -> Augmented:
         """Clusters the embedded images.
 
         Raises:

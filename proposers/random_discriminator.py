@@ -10,11 +10,10 @@ from annotated_types import Gt
 from torch import nn
 
 from umeta import seeds
-from umeta.context import RunContext
+from umeta.parts import Context, Embedder, Environment
 from umeta.rl.discriminator import Discriminator, SkillRewards
 from umeta.rl.explore import wandering
 from umeta.tasks.reward import RewardTasks
-from umeta.types import Embedder, Environment
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class RandomDiscriminator:
     domain: ClassVar[Literal["image", "env"]] = "env"
     sees_labels: ClassVar[bool] = False
 
-    def propose(self, source: Environment, ctx: RunContext, embedder: Embedder | None = None) -> RewardTasks:
+    def propose(self, source: Environment, ctx: Context, embedder: Embedder | None = None) -> RewardTasks:
         """One reward per skill.
 
         Raises:

@@ -9,11 +9,10 @@ import numpy as np
 from annotated_types import Gt
 
 from umeta import seeds
-from umeta.context import RunContext
 from umeta.data.images import UnlabelledImages
 from umeta.errors import UserError
+from umeta.parts import Context, Embedder
 from umeta.tasks.partition import PartitionTasks
-from umeta.types import Embedder
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class RandomLabels:
     partitions: Annotated[int, Gt(0)] = 100
     """how many partitions"""
 
-    def propose(self, source: UnlabelledImages, ctx: RunContext, embedder: Embedder | None = None) -> PartitionTasks:
+    def propose(self, source: UnlabelledImages, ctx: Context, embedder: Embedder | None = None) -> PartitionTasks:
         """Needs no embedding, and takes no time; raises UserError for more classes than images."""
         if len(source) < self.k:
             raise UserError(f"proposer.k: {self.k} classes need at least as many images, there are {len(source)}")

@@ -6,9 +6,8 @@ import math
 from dataclasses import dataclass, fields
 from typing import ClassVar, Literal
 
-from umeta.context import RunContext
+from umeta.parts import Context, Embedder
 from umeta.tasks.sinusoid import SinusoidTasks
-from umeta.types import Embedder
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,6 @@ class Sinusoid:
             if not (math.isfinite(low) and math.isfinite(high) and low <= high):
                 raise ValueError(f"{option.name} is [smallest, largest], got [{low:g}, {high:g}]")
 
-    def propose(self, source: None, ctx: RunContext, embedder: Embedder | None = None) -> SinusoidTasks:
+    def propose(self, source: None, ctx: Context, embedder: Embedder | None = None) -> SinusoidTasks:
         """The tasks; nothing is learnt."""
         return SinusoidTasks(self.amplitude, self.phase, self.x)

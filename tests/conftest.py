@@ -40,7 +40,7 @@ def draw() -> Callable[..., Path]:
 def umeta(capsys) -> Callable[..., tuple[int, str, str]]:
     """Runs the command line: (exit code, standard output, standard error)."""
 
-    from umeta.cli import main
+    from umeta.cli.main import main
 
     def call(*arguments: Any) -> tuple[int, str, str]:
         capsys.readouterr()
@@ -69,7 +69,8 @@ def refused(umeta) -> Callable[..., None]:
 @pytest.fixture(scope="session")
 def made_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """`made_run("maml", head="fixed")`: a run of a few meta-steps on digits 0 to 4, each made once. Not to change."""
-    from umeta import config, stages
+    from umeta.config import build
+    from umeta.stages import metatrain, propose
 
     place = tmp_path_factory.mktemp("made")
     plain: dict[str, Any] = {
@@ -85,9 +86,9 @@ def made_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     def made_run(name: str, **options: Any) -> Path:
         learner = {"name": name, "model": {"name": "conv4", "filters": 8}, **options}
         whole = {**plain, "metalearner": learner, "train": train, "name": "-".join(map(str, [name, *options.values()]))}
-        run = config.build(whole)
+        run = build.build(whole)
         if not (place / "tasks").exists():
-            stages.propose(run, device="cpu")
-        return stages.metatrain(run, device="cpu")
+            propose.propose(run, device="cpu")
+        return metatrain.metatrain(run, device="cpu")
 
     return made_run

@@ -1,142 +1,196 @@
-"""Who may import whom: the layers of the package, read from the source."""
+"""Who may import whom: the layers of docs/architecture.md, read from the source."""
+
+from __future__ import annotations
 
 import ast
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
 
-# A module may import modules of its own layer's row or of rows above it, never below.
-LAYERS = [
-    {"errors", "lock", "memory", "version", "augment", "types", "seeds", "objectives", "registry", "artifacts"}
-    | {"distributed"},
-    {"config", "context", "data", "survey"},
-    {"tasks", "models", "rl", "envs", "clustering"},
-    {"metalearners", "outer", "pictures", "views", "html", "sinks"},
-    {"train"},
-    {"footprint"},
-    {"stages", "testing"},
-    {"calibration", "learner"},
-    {"benchmarks"},
-    {"report"},
-    {
-        "evaluation",
-        "adaptation",
-        "regression",
-        "tables",
-        "card",
-        "export",
-        "adapt",
-        "predict",
-        "classifier",
-        "features",
-        "recipe",
-    },
-    {"cli", "__main__"},
-]
-RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
+# Top to bottom: a module imports from its own row or from rows above it, never from rows below.
+LAYERS = {
+    "base": ("types", "parts", "objectives", "seeds", "errors", "version", "config", "runtime"),
+    "material": ("data", "augment", "envs", "rl"),
+    "models": ("models",),
+    "methods": ("tasks", "metalearners", "outer"),
+    "plug-ins": ("proposers", "embeddings"),
+    "stages": ("train", "stages", "draw"),
+    "judge": ("benchmarks", "evaluation", "report", "deploy", "testing"),
+    "face": ("cli", "quickstart", "__main__", "__init__"),
+}
+FILES = {"__init__", "__main__", "version", "types", "parts", "objectives", "seeds", "errors", "train", "testing"}
+DOMAINS = {"images", "environments", "regression"}
+ORACLE = ("umeta.stages.domains", "umeta.benchmarks.labelled")  # which a config may name; stamped on every report
+HEAVY = {"faiss", "sklearn", "matplotlib", "torchvision", "PIL", "pydantic", "gymnasium", "mujoco", "jinja2"}
+ESTIMATORS = "umeta.deploy.estimators"  # inherits from scikit-learn's classes
 
 
-def modules() -> dict[str, Path]:
-    found = {}
-    for package in ("umeta", "proposers", "embeddings"):
-        for path in sorted((ROOT / package).rglob("*.py")):
-            name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-            found[name.removesuffix(".__init__")] = path
-    return found
+@dataclass
+class Tree:
+    """The modules of a checkout, and what each imports."""
 
+    root: Path
+    files: dict[str, Path] = field(init=False)
 
-def imports(path: Path, *, lazy: bool = True) -> set[str]:
-    """Modules a file imports; those under `if TYPE_CHECKING` do not count, those in functions only with `lazy`."""
-    found: set[str] = set()
+    def __post_init__(self) -> None:
+        found = (
+            path for name in ("umeta", "proposers", "embeddings") for path in sorted((self.root / name).rglob("*.py"))
+        )
+        self.files = {self.name(path): path for path in found}
 
-    def visit(node: ast.AST, inside: bool) -> None:
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            return
-        if not inside or lazy:
+    def name(self, path: Path) -> str:
+        return ".".join(path.relative_to(self.root).with_suffix("").parts).removesuffix(".__init__")
+
+    def imports(self, name: str, *, everywhere: bool = True) -> Iterator[str]:
+        """What a module imports, our own modules by their full names.
+
+        everywhere: also inside functions and under TYPE_CHECKING.
+        """
+        todo: list[ast.AST] = [ast.parse(self.files[name].read_text(encoding="utf-8"))]
+        while todo:
+            node = todo.pop()
             if isinstance(node, ast.Import):
-                found.update(alias.name for alias in node.names)
-            if isinstance(node, ast.ImportFrom) and node.module:
-                found.update({node.module, *(f"{node.module}.{alias.name}" for alias in node.names)})
-        for child in ast.iter_child_nodes(node):
-            visit(child, inside or isinstance(node, ast.FunctionDef))
+                yield from (alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{name}: relative import"
+                for alias in node.names:
+                    full = f"{node.module}.{alias.name}"
+                    yield full if full in self.files else str(node.module)
+            lazy = isinstance(node, (ast.FunctionDef, ast.Lambda))
+            lazy |= isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+            if everywhere or not lazy:
+                todo += ast.iter_child_nodes(node)
 
-    visit(ast.parse(path.read_text(encoding="utf-8")), False)
-    return found
-
-
-def layer(module: str) -> str | None:
-    """`umeta.data.images` -> `data`."""
-    parts = module.split(".")
-    return parts[1] if parts[0] == "umeta" and len(parts) > 1 and parts[1] in RANK else None
-
-
-@pytest.mark.parametrize("name", [name for name in modules() if name != "umeta"])
-def test_a_module_imports_only_from_its_own_layer_or_above(name):
-    own = layer(name)
-    for imported in imports(modules()[name]):
-        other = layer(imported)
-        if own and other and not (name == "umeta.stages" and imported.startswith("umeta.benchmarks")):
-            assert RANK[other] <= RANK[own], f"{name} imports {imported}"
+    def graph(self) -> dict[str, set[str]]:
+        return {name: {other for other in self.imports(name) if other in self.files} - {name} for name in self.files}
 
 
-def test_there_is_no_import_cycle():
-    known = modules()
-    graph = {name: {i for i in imports(path, lazy=False) if i in known} for name, path in known.items()}
-    done: set[str] = set()
+def layer(module: str) -> int | None:
+    """The row of a module: `umeta.data.images` is in that of `data`, the third file of `proposers` in theirs."""
+    top, _, rest = module.partition(".")
+    place = (rest.partition(".")[0] or "__init__") if top == "umeta" else top
+    return next((i for i, row in enumerate(LAYERS.values()) if place in row), None)
+
+
+def violations(tree: Tree) -> list[str]:
+    """All that is wrong with who imports whom, one sentence each."""
+    found = []
+    for name, others in tree.graph().items():
+        own = layer(name)
+        if own is None:
+            found.append(f"{name} belongs to no layer")
+        for other in sorted(others):
+            theirs = layer(other)
+            if own is not None and theirs is not None and theirs > own and (name, other) != ORACLE:
+                found.append(f"{name} imports {other}, from a lower layer")
+            plugins = ("proposers", "embeddings")
+            if other.startswith(plugins):
+                found.append(f"{name} imports {other}: plug-ins are found by name, by {{umeta.config.registry}} alone")
+    return found + [f"import circle: {' -> '.join(circle)}" for circle in circles(tree.graph())]
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """One circle for each step back that a walk through the graph meets."""
+    found, done = [], set()
 
     def walk(name: str, trail: list[str]) -> None:
-        assert name not in trail, f"import cycle: {' -> '.join([*trail[trail.index(name) :], name])}"
-        if name not in done:
+        if name in trail:
+            found.append([*trail[trail.index(name) :], name])
+        elif name not in done:
             for other in sorted(graph[name]):
                 walk(other, [*trail, name])
             done.add(name)
 
     for name in graph:
         walk(name, [])
+    return found
 
 
-@pytest.mark.parametrize("name", [name for name in modules() if name.split(".")[0] in ("proposers", "embeddings")])
-def test_parts_import_leaf_modules_only_and_never_each_other(name):
-    leaves = {"errors", "types", "seeds", "objectives", "clustering", "distributed"}
-    leaves |= {"context", "data", "augment", "tasks", "models", "rl"}
-    if name == "embeddings.learner":  # loads a run, which is made of stages
-        leaves |= {"registry", "stages"}
-    for imported in imports(modules()[name]):
-        assert imported.split(".")[0] not in ("proposers", "embeddings") or imported == name, (
-            f"{name} imports {imported}"
-        )
-        assert layer(imported) in {None, *leaves}, f"{name} imports {imported}"
+def test_imports_follow_the_layers_and_never_run_in_a_circle():
+    assert violations(Tree(ROOT)) == []
 
 
-@pytest.mark.parametrize("name", [name for name in modules() if name.split(".")[0] == "umeta"])
-def test_the_core_knows_no_particular_part(name):
-    for imported in imports(modules()[name]):
-        assert imported.split(".")[0] not in ("proposers", "embeddings"), f"{name} imports {imported}"
+PLANTED = {
+    "a file without a layer": ("umeta/extra.py", "", "umeta.extra belongs to no layer"),
+    "a folder without a layer": ("umeta/extra/inner.py", "", "umeta.extra.inner belongs to no layer"),
+    "upwards": ("umeta/errors.py", "import umeta.train\n", "umeta.errors imports umeta.train"),
+    "upwards in a function": (
+        "umeta/tasks/partition.py",
+        "def late():\n    from umeta.stages import runs\n",
+        "umeta.tasks.partition imports umeta.stages.runs",
+    ),
+    "upwards for types": (
+        "umeta/models/mlp.py",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from umeta.evaluation.images import evaluate\n",
+        "umeta.models.mlp imports umeta.evaluation.images",
+    ),
+    "a label for a stage": (
+        "umeta/stages/propose.py",
+        "from umeta.benchmarks.labelled import LabelledImages\n",
+        "umeta.stages.propose imports umeta.benchmarks.labelled",
+    ),
+    "a plug-in": ("umeta/train.py", "from proposers.kmeans import KMeans\n", "umeta.train imports proposers.kmeans"),
+    "a plug-in of a plug-in": (
+        "proposers/kmeans.py",
+        "from embeddings.acai import ACAI\n",
+        "proposers.kmeans imports embeddings.acai",
+    ),
+    "a circle in a layer": ("umeta/seeds.py", "def late():\n    from umeta.seeds_too import x\n", "import circle"),
+}
 
 
-def test_only_the_oracle_leads_from_the_stages_to_the_benchmarks():
-    """Statically: nothing `umeta.stages` reaches imports the benchmarks, save the one branch for oracles in it."""
-    known = modules()
-    reached, todo = set(), ["umeta.stages"]
+@pytest.mark.parametrize("planted", PLANTED)
+def test_a_planted_violation_is_found(planted, tmp_path):
+    for package in ("umeta", "proposers", "embeddings"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    path, text, says = PLANTED[planted]
+    (tmp_path / path).parent.mkdir(exist_ok=True)
+    with open(tmp_path / path, "a", encoding="utf-8") as file:
+        file.write(text)
+    if planted == "a circle in a layer":
+        (tmp_path / "umeta/seeds_too.py").write_text("from umeta import seeds\n\nx = seeds\n")
+    assert [problem for problem in violations(Tree(tmp_path)) if says in problem]
+
+
+def test_the_top_of_the_package_is_ten_files_and_folders():
+    assert {path.stem for path in (ROOT / "umeta").glob("*.py")} == FILES
+
+
+@pytest.mark.parametrize("folder", ["config", "draw", "evaluation"])
+def test_every_domain_has_a_file_of_the_same_name(folder):
+    assert {path.stem for path in (ROOT / "umeta" / folder).glob("*.py")} >= DOMAINS
+
+
+def test_no_paper_s_file_imports_another_paper_s_file():
+    """Bases, whose names begin with an underscore, are there to be imported; methods are not."""
+    tree = Tree(ROOT)
+    for name, others in tree.graph().items():
+        for other in others:
+            folder, _, file = other.rpartition(".")
+            if folder == "umeta.metalearners" and not file.startswith("_"):
+                assert not name.startswith("umeta.metalearners."), f"{name} imports {other}"
+
+
+def test_nothing_the_stages_import_reaches_a_label_save_the_oracle_that_a_config_names():
+    tree = Tree(ROOT)
+    graph = tree.graph()
+    reached, todo = set(), [name for name in graph if name.startswith("umeta.stages")]
     while todo:
         name = todo.pop()
-        if name not in reached and name in known and not name.startswith("umeta.benchmarks"):
+        if name not in reached:
             reached.add(name)
-            todo += imports(known[name])
-    guilty = {name for name in reached if any(i.startswith("umeta.benchmarks") for i in imports(known[name]))}
-    assert guilty == {"umeta.stages"}
-    assert not any(i.startswith("umeta.benchmarks") for i in imports(known["umeta.stages"], lazy=False))
+            todo += [other for other in graph[name] if (name, other) != ORACLE]
+    assert not {name for name in reached if name.startswith("umeta.benchmarks")}
+    assert ORACLE[1] not in set(tree.imports(ORACLE[0], everywhere=False))
 
 
-@pytest.mark.parametrize(
-    "heavy",
-    ["faiss", "sklearn", "matplotlib", "torchvision", "PIL", "omegaconf", "pydantic", "gymnasium", "mujoco"],
-)
-def test_heavy_libraries_are_imported_where_they_are_used(heavy):
-    estimators = {"umeta.classifier", "umeta.features"}  # scikit-learn's classes, which they must inherit from
-    for name, path in modules().items():
-        if heavy == "sklearn" and name in estimators:
-            continue
-        assert not any(i.split(".")[0] == heavy for i in imports(path, lazy=False)), f"{name} imports {heavy}"
+def test_heavy_libraries_are_imported_where_they_are_used():
+    tree = Tree(ROOT)
+    for name in tree.files:
+        heavy = {other.partition(".")[0] for other in tree.imports(name, everywhere=False)} & HEAVY
+        assert heavy <= ({"sklearn"} if name == ESTIMATORS else set()), f"{name} imports {heavy}"

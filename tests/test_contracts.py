@@ -23,12 +23,12 @@ from proposers.hyperplanes import Hyperplanes
 from proposers.kmeans import KMeans
 from proposers.progressive import Progressive
 from proposers.random_labels import RandomLabels
-from umeta.context import RunContext
 from umeta.data.images import UnlabelledImages
 from umeta.errors import UserError
 from umeta.metalearners.maml import MAML
 from umeta.metalearners.protonet import ProtoNet
 from umeta.models.conv4 import Conv4
+from umeta.runtime.loop import RunContext
 from umeta.tasks.partition import Episodes, PartitionTasks
 from umeta.testing import (
     RawPixels,

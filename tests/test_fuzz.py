@@ -1,11 +1,11 @@
-"""The fuzz targets of tests/fuzz.py, a few inputs each; `python tests/fuzz.py` goes on until nothing new is reached."""
+"""The fuzz targets, a few inputs each; `python tests/helpers/fuzz.py` goes on until nothing new is reached."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import fuzz
 import pytest
+from helpers import fuzz
 
 
 @pytest.mark.parametrize("name", fuzz.targets())

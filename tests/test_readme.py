@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from bench import table
-from umeta import config
-from umeta.cli import main, parser
+from umeta.cli.main import main, parser
+from umeta.config import build, reading
 from umeta.data.digits import Digits
-from umeta.tables import rewrite
+from umeta.report.tables import rewrite
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -54,7 +54,7 @@ def test_the_plug_in_example_works(tmp_path, monkeypatch, capsys):
 def test_the_config_example_is_accepted():
     for block in blocks("yaml"):
         plain = {"name": "photos", **__import__("yaml").safe_load(block)}
-        config.build({k: {"name": v} if isinstance(v, str) and k != "name" else v for k, v in plain.items()})
+        build.build({k: {"name": v} if isinstance(v, str) and k != "name" else v for k, v in plain.items()})
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_every_command_is_understood(line):
     assert all("=" in word for word in rest)
     reference = getattr(options, "config", None)
     for name in [reference] if isinstance(reference, str) else reference or []:
-        assert "=" in name or name == "photos.yaml" or name in config.packaged()
+        assert "=" in name or name == "photos.yaml" or name in reading.packaged()
 
 
 GROCERIES = ROOT.parent / "shared" / "data" / "grocery84"

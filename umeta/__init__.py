@@ -11,20 +11,19 @@ from typing import TYPE_CHECKING, Any
 from umeta.version import __version__
 
 if TYPE_CHECKING:
-    from umeta.classifier import FewShotClassifier
-    from umeta.config import TrainConfig
-    from umeta.context import RunContext
+    from umeta.config.images import TrainConfig
     from umeta.data.images import UnlabelledImages
+    from umeta.deploy.estimators import Features, FewShotClassifier
+    from umeta.deploy.export import export_learner, export_run, load_export
     from umeta.errors import UserError
-    from umeta.evaluation import evaluate
-    from umeta.export import export_learner, export_run, load_export
-    from umeta.features import Features
-    from umeta.memory import keep_buffers
+    from umeta.evaluation.images import evaluate
     from umeta.metalearners.maml import MAML
     from umeta.metalearners.protonet import ProtoNet
     from umeta.models.conv4 import Conv4
     from umeta.outer.adam import Adam
-    from umeta.stages import load_run
+    from umeta.runtime.allocator import keep_buffers
+    from umeta.runtime.loop import RunContext
+    from umeta.stages.runs import load_run
     from umeta.tasks.partition import PartitionTasks
     from umeta.train import metatrain
     from umeta.types import Batch, EpisodeSpec, TaskSpec, Theta
@@ -34,23 +33,23 @@ _HOME = {
     "Batch": "umeta.types",
     "Conv4": "umeta.models.conv4",
     "EpisodeSpec": "umeta.types",
-    "Features": "umeta.features",
-    "FewShotClassifier": "umeta.classifier",
+    "Features": "umeta.deploy.estimators",
+    "FewShotClassifier": "umeta.deploy.estimators",
     "MAML": "umeta.metalearners.maml",
     "PartitionTasks": "umeta.tasks.partition",
     "ProtoNet": "umeta.metalearners.protonet",
-    "RunContext": "umeta.context",
+    "RunContext": "umeta.runtime.loop",
     "TaskSpec": "umeta.types",
     "Theta": "umeta.types",
-    "TrainConfig": "umeta.config",
+    "TrainConfig": "umeta.config.images",
     "UnlabelledImages": "umeta.data.images",
     "UserError": "umeta.errors",
-    "evaluate": "umeta.evaluation",
-    "export_learner": "umeta.export",
-    "export_run": "umeta.export",
-    "keep_buffers": "umeta.memory",
-    "load_export": "umeta.export",
-    "load_run": "umeta.stages",
+    "evaluate": "umeta.evaluation.images",
+    "export_learner": "umeta.deploy.export",
+    "export_run": "umeta.deploy.export",
+    "keep_buffers": "umeta.runtime.allocator",
+    "load_export": "umeta.deploy.export",
+    "load_run": "umeta.stages.runs",
     "metatrain": "umeta.train",
 }
 __all__ = [

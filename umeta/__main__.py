@@ -2,6 +2,6 @@
 
 import sys
 
-from umeta.cli import main
+from umeta.cli.main import main
 
 sys.exit(main())

@@ -23,15 +23,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from umeta import artifacts
-from umeta.config import TrainConfig
-from umeta.context import RunContext
+from umeta.config.images import TrainConfig
 from umeta.data.images import UnlabelledImages
 from umeta.errors import UserError
 from umeta.outer.adam import Adam
+from umeta.parts import Context, Embedder, Images, Proposer
+from umeta.runtime import artifacts
+from umeta.runtime.loop import RunContext
 from umeta.tasks.partition import PartitionTasks
 from umeta.train import BatchProblem, metatrain
-from umeta.types import Batch, Embedder, EpisodeSpec, MetaLearner, Proposer, TaskDistribution, Theta
+from umeta.types import Batch, EpisodeSpec, MetaLearner, TaskDistribution, Theta
 
 EPISODE = EpisodeSpec(way=3, shot=2, query=2)
 
@@ -288,10 +289,10 @@ def _check_chunks(learner: MetaLearner, theta: Theta, tasks: TaskDistribution, e
 class RawPixels:
     """The pixels themselves as vectors, for proposers that need an embedding."""
 
-    def fit(self, images: UnlabelledImages, ctx: RunContext) -> None:
+    def fit(self, images: Images, ctx: Context) -> None:
         pass
 
-    def embed(self, images: UnlabelledImages) -> Tensor:
+    def embed(self, images: Images) -> Tensor:
         return images.floats(slice(None)).flatten(1)
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -13,12 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from umeta import distributed, seeds
-from umeta.config import EnvTrainConfig, RegressionTrainConfig, TrainConfig
-from umeta.context import RunContext, State
+from umeta import seeds
+from umeta.config.environments import EnvTrainConfig
+from umeta.config.images import TrainConfig
+from umeta.config.regression import RegressionTrainConfig
 from umeta.errors import UserError
-from umeta.models.pure import average
+from umeta.models.functional import average
 from umeta.objectives import MEASURES, OBJECTIVES, fisher, kl
+from umeta.runtime import distributed
+from umeta.runtime.checkpoints import State
+from umeta.runtime.loop import RunContext
 from umeta.types import (
     Act,
     Adapted,

@@ -10,18 +10,16 @@ environment, E episodes of H steps: the items are its E * H steps, x what was ob
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 if TYPE_CHECKING:
-    from umeta.context import RunContext
-    from umeta.data.images import UnlabelledImages
+    pass
 
 
 @dataclass(frozen=True)
@@ -122,85 +120,6 @@ class TaskDistribution(Protocol):
     def describe(self, episode: EpisodeSpec) -> list[str]: ...  # what there is to draw such episodes from, in numbers
 
 
-class Embedder(Protocol):
-    """Turns images into vectors, trained (if at all) without labels. `state_dict` holds all that `embed` needs."""
-
-    def fit(self, images: UnlabelledImages, ctx: RunContext) -> None: ...
-
-    def embed(self, images: UnlabelledImages) -> Tensor: ...  # [n, d] float32
-
-    def state_dict(self) -> dict[str, Tensor]: ...
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None: ...
-
-
-class Proposer(Protocol):
-    """Makes a task distribution out of unlabelled data; one of regressions is made of nothing but its options.
-
-    Rewards and functions that are a formula are proposed again wherever they are needed. Rewards that are learnt are an
-    `nn.Module`, which is stored, and the proposer has a method `rewards(source)` that gives one to load the state into.
-    """
-
-    domain: ClassVar[Literal["image", "env", "regression"]]
-    sees_labels: ClassVar[bool]  # True for oracles and hand-made tasks only, and stamped on every report
-
-    def propose(self, source: Any, ctx: RunContext, embedder: Embedder | None = None) -> TaskDistribution: ...
-
-
-@runtime_checkable
-class Model(Protocol):
-    """Options of a feature extractor: `build((C, H, W))` gives a module from [n, C, H, W] to [n, features]."""
-
-    def build(self, item_shape: tuple[int, ...]) -> nn.Module: ...
-
-
-@runtime_checkable
-class Augment(Protocol):
-    """Makes views of images: a pure function of [m, C, H, W] in [0, 1] and of [m, randoms] uniform numbers."""
-
-    @property
-    def randoms(self) -> int: ...
-
-    def __call__(self, x: Tensor, u: Tensor) -> Tensor: ...
-
-
-class Simulation(Protocol):
-    """n copies of an environment, side by side. Tensors are float32 on the CPU, and the caller's own to keep."""
-
-    def reset(self, u: Tensor) -> Tensor: ...  # [n, randoms] uniform numbers in [0, 1) -> observations [n, d]
-
-    def step(self, actions: Tensor) -> tuple[Tensor, Tensor]: ...  # [n, a] -> observations [n, d], ended [n] bool
-
-    def positions(self) -> Tensor: ...  # [n, 2]: where each copy is in the plane, in metres
-
-    def picture(self, copy: int = 0) -> np.ndarray: ...  # [H, W, 3] uint8
-
-
-@runtime_checkable
-class Environment(Protocol):
-    """Options of an environment. It has no reward: tasks and benchmarks compute theirs from what was seen and done.
-
-    Actions are in the policy's units, in which its standard deviation starts at 1; the environment scales and clips.
-    """
-
-    @property
-    def horizon(self) -> int: ...  # steps of an episode
-
-    @property
-    def discount(self) -> float: ...
-
-    @property
-    def observation(self) -> int: ...  # numbers in an observation
-
-    @property
-    def action(self) -> int: ...  # numbers in an action
-
-    @property
-    def randoms(self) -> int: ...  # uniform numbers a reset takes
-
-    def simulate(self, n: int) -> Simulation: ...
-
-
 Stats = dict[str, Tensor]  # normalisation statistics by layer: "<layer>.mean", "<layer>.var"
 
 
@@ -264,68 +183,3 @@ class OwnMetaGradient(MetaLearner, Protocol):
     def meta_gradient(self, theta: Theta, support: Batch, query: Batch) -> tuple[Adapted, dict[str, Tensor]]:
         """Adapted, and what the outer step descends instead, by parameter name: the mean over the tasks."""
         ...
-
-
-class Problem(Protocol):
-    """One meta-step's optimisation problem, as an outer step sees it; chunks of tasks are hidden in it.
-
-    All is taken at the parameters as they are now. The last two are for policies alone.
-    """
-
-    def loss_and_grad(self, clip: float | None = None) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """Metrics and d loss / d theta by name; `clip` bounds a policy's probability ratios (PPO)."""
-        ...
-
-    def loss_and_kl(self) -> tuple[float, float]:
-        """The loss, and the mean KL divergence of the adapted policies from what they were at the first call."""
-        ...
-
-    def fisher_vector(self, vector: dict[str, Tensor], share: float = 1.0) -> dict[str, Tensor]:
-        """The Fisher information of the adapted policies times a vector, on a share of the states."""
-        ...
-
-
-@runtime_checkable
-class Outer(Protocol):
-    """Takes the outer loop's step. It changes the parameters it was started with in place."""
-
-    def start(self, params: dict[str, Tensor]) -> None: ...
-
-    def step(self, problem: Problem, progress: float) -> dict[str, float]: ...
-
-    def state_dict(self) -> dict[str, Tensor]: ...
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None: ...
-
-
-class Sink(Protocol):
-    """Passes what a run measures on to a tracker. Each stage starts it, and closes it however the stage ends."""
-
-    def start(self, folder: Path) -> None: ...  # the stage's folder, `tasks/NAME` or `runs/NAME`
-
-    def scalars(self, loop: str, step: int, metrics: Mapping[str, float]) -> None: ...  # steps rise, but for a resume
-
-    def picture(self, name: str, pixels: np.ndarray) -> None: ...  # [H, W, 3] uint8
-
-    def close(self) -> None: ...
-
-
-def to_device(spec: str) -> torch.device:
-    """`auto`, `cpu`, `cuda` or `cuda:1` as a torch device.
-
-    Raises:
-        UserError: a GPU was asked for and there is none.
-    """
-    from umeta.errors import UserError
-
-    if spec == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(spec)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise UserError(f"device '{spec}': expected auto, cpu, cuda or cuda:N")
-    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
-        raise UserError(f"device '{spec}': this machine has {torch.cuda.device_count()} usable GPUs; use --device cpu")
-    return device

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from umeta.augment.drawing import Drawing
 from umeta.augment.photo import Photo
-from umeta.types import Augment
+from umeta.parts import Augment
 
 
 def suited(item_shape: tuple[int, ...]) -> Augment:

@@ -8,11 +8,13 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
-from umeta import distributed, seeds
-from umeta.clustering import kmeans
+from umeta import seeds
 from umeta.metalearners.maml import MAML
+from umeta.parts import Model
+from umeta.runtime import distributed
+from umeta.tasks.clustering import kmeans
 from umeta.tasks.partition import PartitionTasks
-from umeta.types import EpisodeSpec, Model
+from umeta.types import EpisodeSpec
 
 
 def nearest_neighbour(tasks: PartitionTasks, episode: EpisodeSpec, count: int, seed: int) -> np.ndarray:

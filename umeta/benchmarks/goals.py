@@ -13,11 +13,11 @@ from annotated_types import Gt
 from torch import Tensor
 
 from umeta import seeds
-from umeta.context import RunContext
 from umeta.errors import UserError, suggest
+from umeta.parts import Embedder, Environment
 from umeta.rl.rollout import Paths
+from umeta.runtime.loop import RunContext
 from umeta.tasks.reward import RewardTasks
-from umeta.types import Embedder, Environment
 
 
 def distance(env: Any, paths: Paths, goal: Tensor) -> Tensor:

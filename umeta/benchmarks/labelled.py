@@ -7,9 +7,9 @@ from itertools import combinations
 
 import numpy as np
 
-from umeta import artifacts, distributed
 from umeta.data.images import Source, Split, UnlabelledImages
 from umeta.errors import UserError
+from umeta.runtime import artifacts, distributed
 from umeta.tasks.partition import PartitionTasks
 
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from umeta.benchmarks.labelled import LabelledImages
-from umeta.context import RunContext
+from umeta.parts import Embedder
+from umeta.runtime.loop import RunContext
 from umeta.tasks.partition import PartitionTasks
-from umeta.types import Embedder
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from umeta.benchmarks.labelled import LabelledImages
-from umeta.config import EvaluateConfig
+from umeta.config.images import EvaluateConfig
 from umeta.data.images import Source
 from umeta.errors import UserError, suggest
 from umeta.types import EpisodeSpec

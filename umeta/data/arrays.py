@@ -11,7 +11,7 @@ import numpy as np
 
 from umeta.data.images import Items, Split, to_pixels
 from umeta.errors import UserError
-from umeta.memory import available
+from umeta.runtime.allocator import available
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from typing import Annotated
 import numpy as np
 from annotated_types import Ge
 
-from umeta import artifacts
 from umeta.data import decode
 from umeta.data.images import Items, Split
 from umeta.errors import UserError
+from umeta.runtime import artifacts
 
 PARTITIONS = {"train": "0", "val": "1", "test": "2"}  # as list_eval_partition.txt names them
 ATTRIBUTES = {"train": slice(0, 20), "val": slice(20, 30), "test": slice(30, 40)}

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from umeta import artifacts
 from umeta.errors import UserError
+from umeta.runtime import artifacts
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -9,10 +9,10 @@ from typing import Annotated, Literal
 import numpy as np
 from annotated_types import Ge
 
-from umeta import artifacts
 from umeta.data import decode
 from umeta.data.images import Items, Split
 from umeta.errors import UserError, suggest
+from umeta.runtime import artifacts
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
+from umeta.config.registry import from_here
 from umeta.envs.batched import quiet
 from umeta.errors import UserError
-from umeta.registry import from_here
 
 CALMER = "; try a smaller learning rate, or a smaller env.unit"
 ENDLESS = 1e30  # bounds of actions beyond it are a way to say that there are none

@@ -9,8 +9,9 @@ from annotated_types import Gt
 from torch import Tensor
 
 from umeta.metalearners.maml import Answer, GradientLearner
-from umeta.models.pure import Normalisation
-from umeta.types import Model, Stats
+from umeta.models.functional import Normalisation
+from umeta.parts import Model
+from umeta.types import Stats
 
 
 @dataclass

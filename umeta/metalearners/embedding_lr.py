@@ -9,8 +9,9 @@ from annotated_types import Gt
 from torch import Tensor
 
 from umeta.metalearners.protonet import EmbeddingLearner, linear, members
-from umeta.models.pure import Normalisation
-from umeta.types import Adapted, Batch, EpisodeSpec, Model, TaskSpec, Theta
+from umeta.models.functional import Normalisation
+from umeta.parts import Model
+from umeta.types import Adapted, Batch, EpisodeSpec, TaskSpec, Theta
 
 
 @dataclass

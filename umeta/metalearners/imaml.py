@@ -11,8 +11,9 @@ from annotated_types import Gt
 from torch import Tensor
 
 from umeta.metalearners.maml import GradientLearner
-from umeta.models.pure import Normalisation
-from umeta.types import Adapted, Batch, Model, Theta
+from umeta.models.functional import Normalisation
+from umeta.parts import Model
+from umeta.types import Adapted, Batch, Theta
 
 
 @dataclass

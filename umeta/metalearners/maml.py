@@ -14,11 +14,12 @@ from torch.autograd.function import once_differentiable
 
 from umeta.errors import UserError
 from umeta.metalearners.protonet import prototype_layer, prototypes, scaled
-from umeta.models.batched import channels_last
+from umeta.models.functional import Normalisation, Pure
+from umeta.models.kernels import channels_last
 from umeta.models.precision import Precision, autocast
-from umeta.models.pure import Normalisation, Pure
 from umeta.objectives import OBJECTIVES
-from umeta.types import Adapted, Batch, EpisodeSpec, Model, Stats, TaskSpec, Theta
+from umeta.parts import Model
+from umeta.types import Adapted, Batch, EpisodeSpec, Stats, TaskSpec, Theta
 
 Answer = Callable[[dict[str, Tensor]], tuple[Tensor, Stats]]
 Step = Callable[..., dict[str, Tensor]]

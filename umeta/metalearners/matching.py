@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from umeta.metalearners.lstm_learner import scanned
 from umeta.metalearners.protonet import EmbeddingLearner, members
-from umeta.models.pure import Normalisation
-from umeta.types import Adapted, Batch, EpisodeSpec, Model, TaskSpec, Theta
+from umeta.models.functional import Normalisation
+from umeta.parts import Model
+from umeta.types import Adapted, Batch, EpisodeSpec, TaskSpec, Theta
 
 
 @dataclass

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from umeta import seeds
+from umeta.models.functional import Normalisation, Pure
 from umeta.models.precision import Precision, autocast
-from umeta.models.pure import Normalisation, Pure
 from umeta.objectives import categorical
-from umeta.types import Adapted, Batch, EpisodeSpec, Model, Stats, TaskSpec, Theta
+from umeta.parts import Model
+from umeta.types import Adapted, Batch, EpisodeSpec, Stats, TaskSpec, Theta
 
 
 class EmbeddingLearner:

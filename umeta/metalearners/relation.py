@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from umeta.metalearners.protonet import EmbeddingLearner, prototypes
 from umeta.metalearners.siamese import WeightedSum
-from umeta.models.pure import Normalisation
-from umeta.types import Adapted, Batch, EpisodeSpec, Model, TaskSpec, Theta
+from umeta.models.functional import Normalisation
+from umeta.parts import Model
+from umeta.types import Adapted, Batch, EpisodeSpec, TaskSpec, Theta
 
 
 @dataclass

@@ -12,8 +12,9 @@ from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 
 from umeta.metalearners.protonet import EmbeddingLearner
+from umeta.parts import Model
 from umeta.rl.advantage import over_trials
-from umeta.types import Adapted, Batch, EpisodeSpec, Model, TaskSpec, Theta
+from umeta.types import Adapted, Batch, EpisodeSpec, TaskSpec, Theta
 
 FURTHEST = 5.0  # standard deviations that the memory is told a reward is off the mean
 State = Mapping[str, Tensor]

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from umeta.metalearners.matching import by_class
 from umeta.metalearners.protonet import EmbeddingLearner, members
-from umeta.models.pure import Normalisation
-from umeta.types import Adapted, Batch, EpisodeSpec, Model, TaskSpec, Theta
+from umeta.models.functional import Normalisation
+from umeta.parts import Model
+from umeta.types import Adapted, Batch, EpisodeSpec, TaskSpec, Theta
 
 
 @dataclass

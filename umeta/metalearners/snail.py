@@ -11,8 +11,9 @@ from annotated_types import Gt
 from torch import Tensor, nn
 
 from umeta.metalearners.lstm_learner import SequenceLearner
-from umeta.models.pure import Normalisation
-from umeta.types import EpisodeSpec, Model, TaskSpec, Theta
+from umeta.models.functional import Normalisation
+from umeta.parts import Model
+from umeta.types import EpisodeSpec, TaskSpec, Theta
 
 
 @dataclass

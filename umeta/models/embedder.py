@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from umeta import distributed
-from umeta.context import State
-from umeta.data.images import UnlabelledImages
 from umeta.errors import UserError
+from umeta.parts import Images
+from umeta.runtime import distributed
+from umeta.runtime.checkpoints import State
 
 BATCH = 1000  # images embedded at a time
 
@@ -41,7 +41,7 @@ class NetworkEmbedder(ABC):
             torch.manual_seed(seed)
             self._nets, self._shape = self.networks(item_shape), item_shape
 
-    def embed(self, images: UnlabelledImages) -> Tensor:
+    def embed(self, images: Images) -> Tensor:
         """[n, d] float32; several processes share the images out."""
         starts = distributed.shard(range(0, len(images), BATCH))
         with torch.no_grad():

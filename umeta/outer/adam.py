@@ -10,7 +10,7 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
 
-from umeta.types import Problem
+from umeta.parts import Problem
 
 
 @dataclass

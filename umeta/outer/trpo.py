@@ -11,7 +11,7 @@ import torch
 from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor
 
-from umeta.types import Problem
+from umeta.parts import Problem
 
 
 @dataclass

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from umeta.errors import UserError
+from umeta.parts import Environment
 from umeta.rl.rollout import Paths
-from umeta.types import Environment
 
 
 class Discriminator(nn.Module):

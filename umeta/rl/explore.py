@@ -6,16 +6,16 @@ import torch
 from torch import Tensor
 
 from umeta import seeds
-from umeta.context import RunContext
+from umeta.parts import Context, Environment
 from umeta.rl.rollout import Paths, rollout
 from umeta.rl.skills import act
-from umeta.types import Act, Environment
+from umeta.types import Act
 
 EPISODES = 50  # of random actions
 EACH = 4  # of each skill
 
 
-def wandering(env: Environment, ctx: RunContext) -> Tensor:
+def wandering(env: Environment, ctx: Context) -> Tensor:
     """States that random actions lead to, ended episodes left out: [n, observation]. Notes where episodes end early."""
     paths = wandered(env, ctx.seed)
     if early := int((~paths.mask.all(-1)).sum()):

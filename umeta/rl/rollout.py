@@ -12,7 +12,8 @@ from torch import Tensor
 
 from umeta.errors import UserError
 from umeta.objectives import gaussian
-from umeta.types import Act, Simulation
+from umeta.parts import Simulation
+from umeta.types import Act
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from umeta import seeds
 from umeta.errors import UserError
+from umeta.parts import Augment
 from umeta.tasks.partition import Episodes
-from umeta.types import Act, Augment, Batch, EpisodeSpec, TaskBatch, TaskDistribution, TaskSpec
+from umeta.types import Act, Batch, EpisodeSpec, TaskBatch, TaskDistribution, TaskSpec
 
 
 class InstanceTasks:

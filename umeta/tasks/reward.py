@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from umeta import seeds
+from umeta.parts import Environment, Simulation
 from umeta.rl.advantage import advantages
 from umeta.rl.explore import reached
 from umeta.rl.rollout import Paths, Told, rollout
-from umeta.types import Act, Batch, Environment, EpisodeSpec, RecurrentAct, Simulation, TaskSpec
+from umeta.types import Act, Batch, EpisodeSpec, RecurrentAct, TaskSpec
 
 
 class Rewards(Protocol):

@@ -8,17 +8,19 @@ from typing import Any
 
 from torch import nn
 
-from umeta import artifacts, registry
+from umeta.config import registry
 from umeta.data.images import UnlabelledImages
 from umeta.errors import UserError
+from umeta.parts import Environment
 from umeta.rl.discriminator import Discriminator, SkillRewards
+from umeta.runtime import artifacts
 from umeta.tasks.instances import Augmented, InstanceTasks
 from umeta.tasks.mixture import Mixture
 from umeta.tasks.partition import PartitionTasks
 from umeta.tasks.reward import RewardTasks
 from umeta.tasks.rotated import Rotated
 from umeta.tasks.sinusoid import SinusoidTasks
-from umeta.types import Environment, TaskDistribution
+from umeta.types import TaskDistribution
 
 
 def save(tasks: TaskDistribution, folder: Path, name: str = "partitions") -> dict[str, Any]:

@@ -1,0 +1,100 @@
+"""ACAI against its paper's formula, and learning: reconstruction improves and its neighbours are better than chance."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from embeddings.acai import ACAI
+from umeta.data.digits import Digits
+from umeta.data.images import UnlabelledImages
+from umeta.errors import UserError
+from umeta.runtime.loop import RunContext
+
+
+def made(n=12, side=28):
+    return UnlabelledImages.of(np.random.default_rng(0).integers(0, 256, (n, side, side), dtype=np.uint8))
+
+
+def test_losses_are_those_of_the_paper_worked_by_hand():
+    acai = ACAI(dimensions=16, weight=0.5, gamma=0.2)
+
+    class Sum(nn.Module):  # a critic whose answers can be worked out on paper
+        def forward(self, x):
+            return x.sum((1, 2, 3))
+
+    acai._nets = nn.ModuleDict({"critic": Sum()})
+    x, rebuilt = torch.tensor([1.0, 0.0]).view(2, 1, 1, 1), torch.tensor([0.5, 0.5]).view(2, 1, 1, 1)
+    mixed, alpha = torch.tensor([0.4, 0.2]).view(2, 1, 1, 1), torch.tensor([0.3, 0.5])
+    losses = acai.losses(x, rebuilt, mixed, alpha)
+    # |x - rebuilt|^2 = 0.25 each; d(mix)^2 = 0.16, 0.04
+    assert losses["coder"].item() == pytest.approx(0.25 + 0.5 * (0.16 + 0.04) / 2)
+    # (d(mix) - alpha)^2 = 0.01, 0.09; gamma x + (1 - gamma) rebuilt = 0.6, 0.4
+    assert losses["critic"].item() == pytest.approx((0.01 + 0.09) / 2 + (0.36 + 0.16) / 2)
+
+
+def test_each_network_learns_from_its_own_loss_alone():
+    acai = ACAI(dimensions=16, depth=2, steps=1, batch=4)
+    images = made()
+    acai.fit(images, RunContext())
+    x = acai._resize(images.floats(slice(0, 4)))
+    nets, alpha = acai._nets, torch.full((4,), 0.3)
+    z = nets["encoder"](x)
+    losses = acai.losses(x, nets["decoder"](z), nets["decoder"](torch.lerp(z.flip(0), z, 0.3)), alpha)
+    by_critic = torch.autograd.grad(losses["critic"], list(nets["critic"].parameters()), retain_graph=True)
+    # the blend is detached: without the mixed term the critic's loss does not reach the decoder
+    unmixed = nets["critic"](torch.lerp(nets["decoder"](z), x, 0.2).detach()).square().mean()
+    assert all(g is None for g in torch.autograd.grad(unmixed, list(nets["decoder"].parameters()), allow_unused=True))
+    assert all(g.abs().sum() > 0 for g in by_critic[:2])
+
+
+@pytest.mark.parametrize(("side", "inner"), [(28, 32), (32, 32), (84, 64), (16, 16), (8, 8)])
+def test_images_of_any_size_get_the_dimensions_asked_for(side, inner):
+    acai = ACAI(dimensions=32, depth=2, steps=1, batch=2)
+    images = made(4, side)
+    acai.fit(images, RunContext())
+    assert acai._resize(images.floats(slice(0, 2))).shape[-1] == inner
+    assert acai.embed(images).shape == (4, 32)
+
+
+def test_it_learns_on_digits():
+    items = Digits().read("train")
+    images = UnlabelledImages.of(items.pixels[::2])
+    acai = ACAI(dimensions=32, depth=4, steps=1, batch=32, lr=2e-3)
+
+    def error():
+        x = acai._resize(images.floats(slice(0, 100)))
+        with torch.no_grad():
+            return (acai._nets["decoder"](acai._nets["encoder"](x)) - x).square().mean().item()
+
+    acai.fit(images, RunContext())
+    before = error()
+    acai.steps = 80
+    acai.fit(images, RunContext())
+    assert error() < before / 2
+
+    labels = items.labels[::2][images.rows]
+    z = acai.embed(images)
+    distance = torch.cdist(z, z).fill_diagonal_(torch.inf)
+    agree = (labels[distance.argmin(1).numpy()] == labels).mean()
+    assert agree > 0.8  # the share of the largest class is about 0.2
+
+
+def test_interrupted_training_goes_on_to_the_same_bytes(tmp_path):
+    images = made()
+    whole = ACAI(dimensions=16, depth=2, steps=6, batch=4)
+    whole.fit(images, RunContext(seed=3))
+
+    half = ACAI(dimensions=16, depth=2, steps=3, batch=4)
+    half.fit(images, RunContext(seed=3, folder=tmp_path))  # the last step writes a checkpoint
+    rest = ACAI(dimensions=16, depth=2, steps=6, batch=4)
+    rest.fit(images, RunContext(seed=3, folder=tmp_path, resume=True))
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, rest.state_dict()[name]), name
+
+
+def test_bad_options_are_named():
+    with pytest.raises(ValueError, match="multiple of 16"):
+        ACAI(dimensions=100)
+    with pytest.raises(UserError, match="too small"):
+        ACAI(steps=1).fit(made(4, 6), RunContext())

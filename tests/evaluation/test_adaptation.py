@@ -1,0 +1,277 @@
+"""Evaluation on an environment: what a step of adaptation is, and what is chosen on which goals."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from umeta.benchmarks.goals import GoalOracle, goals
+from umeta.config import build
+from umeta.envs.nav2d import Nav2D
+from umeta.evaluation import environments
+from umeta.evaluation.environments import ADAM, SGD, Trial, candidates, cells, changed, curve, own_step, returns, spread
+from umeta.metalearners.maml import MAML
+from umeta.models.mlp import MLP
+from umeta.objectives import gaussian, policy
+from umeta.rl.rollout import Paths
+from umeta.runtime.loop import RunContext
+from umeta.stages import metatrain, propose, runs
+from umeta.stages.tasks import load_tasks
+from umeta.tasks.reward import RewardBatch, RewardTasks, acting
+from umeta.types import Adapted, Batch, EpisodeSpec, PolicyLearner, TaskSpec, Theta
+
+ENV = Nav2D(horizon=4)
+
+
+@dataclass(frozen=True)
+class Towards:
+    """Each reward pays the way along a direction of its own."""
+
+    count: int = 4
+
+    def __call__(self, paths: Paths, which: Tensor) -> Tensor:
+        angle = which * (2 * math.pi / self.count)
+        return (paths.actions * torch.stack([angle.cos(), angle.sin()], -1)[:, None, None]).sum(-1)
+
+    def describe(self, states: Tensor) -> list[str]:
+        return []
+
+
+class Drift:
+    """A policy is the mean of its actions; a step moves it by `theta`."""
+
+    def init(self, spec: TaskSpec, episode: EpisodeSpec, seed: int) -> Theta:
+        return Theta({"mean": torch.zeros(2)})
+
+    def unadapted(self, theta: Theta, tasks: int) -> Adapted:
+        return Adapted({"mean": torch.zeros(tasks, 2)})
+
+    def adapt(self, theta: Theta, support: Batch, *, start: Adapted | None = None, steps: int | None = None) -> Adapted:
+        assert start is not None
+        assert steps == 1
+        return Adapted({"mean": start.params["mean"] + theta.params["mean"]}, steps=start.steps + 1)
+
+    def predict(self, theta: Theta, adapted: Adapted, x: Tensor) -> Tensor:
+        mean = adapted.params["mean"][:, None].expand(*x.shape[:2], 2)
+        return torch.cat([mean, torch.full_like(mean, -9)], -1)
+
+
+def tasks(episodes: int = 50, indices: int = 4) -> RewardBatch:
+    distribution = RewardTasks(ENV, Towards())
+    return distribution.sample(np.arange(indices), episode=EpisodeSpec(1, episodes, episodes), seed=0)
+
+
+def test_returns_are_those_of_fresh_episodes_after_each_step() -> None:
+    learner, theta, batch = Drift(), Theta({"mean": torch.tensor([1.0, 0.0])}), tasks()
+    assert isinstance(learner, PolicyLearner)
+    seen: list[Batch] = []
+
+    def step(adapted: Adapted, episodes: Batch) -> Adapted:
+        seen.append(episodes)
+        return own_step(learner, theta)(adapted, episodes)
+
+    found, policies = returns(learner, theta, learner.unadapted(theta, 4), step, batch, 3)
+    assert found.shape == (4, 4)
+    assert [adapted.steps for adapted in policies] == [0, 1, 2, 3]
+    assert len(seen) == 3  # none after the last
+    along = (batch.which * math.pi / 2).cos()  # of the direction in which they drift
+    expected = ENV.horizon * along[:, None] * torch.arange(4)
+    torch.testing.assert_close(found, expected, atol=0.1, rtol=0)  # the policies' noise, over 50 episodes
+    for k, episodes in enumerate(seen):
+        assert torch.equal(episodes.score, found[:, k])
+        assert episodes.y[..., 0].mean() == pytest.approx(k, abs=0.02)
+    noise = [episodes.y[..., 0] - k for k, episodes in enumerate(seen)]
+    assert not torch.allclose(noise[0], noise[1], atol=1e-3)
+
+
+# Steps
+
+
+def prepared() -> tuple[MAML, Theta, list[Batch]]:
+    """A policy in float64, and batches of three tasks to adapt on, some steps of which are masked."""
+    learner = MAML(MLP([5]), inner_lr=0.1, steps=1)
+    theta = learner.init(acting(ENV), EpisodeSpec(1, 1, 1), 0)
+    theta = Theta({name: value.double() for name, value in theta.params.items()})
+    random = torch.Generator().manual_seed(0)
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=random, dtype=torch.float64)
+
+    batches = [
+        Batch(drawn(3, 20, 2), drawn(3, 20, 2), drawn(3, 20) > -1, 1, drawn(3, 20), -2 + 0.1 * drawn(3, 20))
+        for _ in range(4)
+    ]
+    return learner, theta, batches
+
+
+def gradients(learner: MAML, params: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+    """Of each task's own loss [T, ...], written out."""
+    leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
+    h = torch.tanh(batch.x @ leaves["1.weight"].mT + leaves["1.bias"][:, None])
+    mean = h @ leaves["head.weight"].mT + leaves["head.bias"][:, None]
+    output = torch.cat([mean, leaves["head.free"][:, None].expand_as(mean)], -1)
+    return dict(zip(leaves, torch.autograd.grad(policy(output, batch).sum(), list(leaves.values())), strict=True))
+
+
+@pytest.mark.parametrize(
+    "name", [f"SGD {lr:g}" for lr in SGD["constant"]] + [f"SGD {lr:g}/k" for lr in SGD["harmonic"]]
+)
+def test_a_candidate_of_sgd_is_plain_gradient_descent(name: str) -> None:
+    learner, theta, batches = prepared()
+    step = candidates(learner, ENV, theta)[name]()
+    adapted = learner.unadapted(theta, 3)
+    params = {name: value.expand(3, *value.shape) for name, value in theta.params.items()}
+    rate, harmonic = float(name.split()[1].split("/")[0]), name.endswith("/k")
+    for k, batch in enumerate(batches):
+        found = gradients(learner, params, batch)
+        params = {n: p - rate / (k + 1 if harmonic else 1) * found[n] for n, p in params.items()}
+        adapted = step(adapted, batch)
+        for n in params:
+            torch.testing.assert_close(adapted.params[n], params[n])
+
+
+@pytest.mark.parametrize("lr", ADAM)
+def test_a_candidate_of_adam_is_torchs_for_each_task(lr: float) -> None:
+    learner, theta, batches = prepared()
+    make = candidates(learner, ENV, theta)[f"Adam {lr:g}"]
+    for _ in range(2):  # the second begins with moments of its own
+        step, adapted = make(), learner.unadapted(theta, 3)
+        params = {name: value.repeat(3, *[1] * value.dim()) for name, value in theta.params.items()}
+        torchs = torch.optim.Adam(params.values(), lr=lr)
+        for batch in batches:
+            for name, grad in gradients(learner, params, batch).items():
+                params[name].grad = grad
+            torchs.step()
+            adapted = step(adapted, batch)
+            for name, value in params.items():
+                torch.testing.assert_close(adapted.params[name], value.detach(), atol=1e-9, rtol=0)
+
+
+def test_changed_leaves_the_learner_itself_alone() -> None:
+    learner = MAML(MLP([5]), inner_lr=0.1, steps=3)
+    other = changed(learner, ENV, inner_lr=0.7)
+    assert (learner.inner_lr, other.inner_lr, other.steps) == (0.1, 0.7, 3)
+
+
+# What is chosen
+
+
+@pytest.fixture(scope="module")
+def trial(tmp_path_factory: pytest.TempPathFactory) -> Trial:
+    """A run with skills, and tiny settings."""
+    place = tmp_path_factory.mktemp("trial")
+    changes = ["proposer={name: diayn, skills: 4, iterations: 1, episodes: 1, hidden: 4}", "env.horizon=12", "seed=3"]
+    changes += ["train.steps=1", "train.meta_batch=2", "train.episodes=2", "metalearner.model.hidden=[4]"]
+    changes += ["evaluate.goals=5", "evaluate.validation=4", "evaluate.episodes=2", "evaluate.steps=2"]
+    made = build.load("nav2d_diayn", [*changes, f"out={place}"])
+    propose.propose(made, device="cpu")
+    run = runs.load_run(metatrain.metatrain(made, device="cpu"), device="cpu")
+    return Trial(run, run.config.evaluate)
+
+
+def test_goals_of_the_three_splits_are_apart(trial: Trial) -> None:
+    oracle = GoalOracle("nav2d", goals=1000).propose(Nav2D(), RunContext())
+    splits: list[Any] = [oracle.rewards, trial.batch("val").tasks.rewards, trial.batch("test").tasks.rewards]
+    assert [len(one.goals) for one in splits] == [1000, 4, 5]
+    places = [tuple(goal) for one in splits for goal in one.goals.tolist()]
+    assert len(set(places)) == 1009
+    every = goals("nav2d", Nav2D(), "test", 500, 0).rewards.goals  # type: ignore[attr-defined]
+    assert torch.equal(every[:5], splits[2].goals)  # more goals do not change the first
+    assert every.abs().max() <= 0.5
+    assert trial.batch("test").which.sort().values.tolist() == list(range(5))  # each goal once
+
+
+def test_the_step_is_chosen_on_validation_goals_and_only_that_is_tested(
+    trial: Trial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first return, before any step, does not count; what is not a number never wins."""
+    asked: list[tuple[int, str]] = []
+    on_validation = {"SGD 1": [9.0, 1.0, 1.0], "SGD 0.3/k": [0.0, 2.0, 3.0], "Adam 0.01": [0.0, math.nan, 9.0]}
+    begun: list[Any] = []
+
+    def begin(batch: RewardBatch) -> Any:
+        begun.append(batch.tasks.rewards)
+        return "begin"
+
+    def pretended(learner: Any, theta: Any, begin: Any, step: Any, batch: RewardBatch, steps: int, label: str = ""):
+        name = label.removeprefix("validation, ")
+        asked.append((len(batch.which), name))
+        here = on_validation if len(batch.which) == 4 else {}  # on test goals all look alike
+        return torch.tensor([here.get(name, [0.0, 0.0, 0.0])] * len(batch.which)), []
+
+    monkeypatch.setattr(environments, "returns", pretended)
+    learner = trial.policy_learner()
+    found, facts = trial.best(learner, Theta({}), begin)
+    assert facts == {"chosen": "SGD 0.3/k"}
+    assert [name for count, name in asked if count == 4] == list(candidates(learner, ENV, Theta({})))
+    assert asked[-1] == (5, "SGD 0.3/k")
+    assert len(asked) == 1 + len(candidates(learner, ENV, Theta({})))
+    assert found.shape == (5, 3)
+    assert [len(rewards.goals) for rewards in begun] == [4] * (len(asked) - 1) + [5]
+
+
+def test_from_scratch_begins_at_random_and_not_where_the_run_ended(
+    trial: Trial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Any] = []
+    monkeypatch.setattr(Trial, "best", lambda self, *arguments: given.append(arguments) or (torch.zeros(5, 3), {}))
+    trial.scratch()
+    learner, theta, begin = given[0]
+    shapes = {name: value.shape for name, value in trial.run.theta.params.items()}
+    assert {name: value.shape for name, value in theta.params.items()} == shapes
+    assert not torch.equal(theta.params["1.weight"], trial.run.theta.params["1.weight"])
+    adapted = begin(trial.batch("val"))
+    assert all(torch.equal(adapted.params[name], value.expand(4, *value.shape)) for name, value in theta.params.items())
+    assert isinstance(learner, MAML)
+
+
+def test_finetuning_begins_with_the_skill_that_earns_most_for_each_goal(
+    trial: Trial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four skills, each to a side of its own: the best is the one on the goal's side."""
+    directions = torch.tensor([[1.0, 0], [0, 1], [-1, 0], [0, -1]])
+    loaded, manifest = load_tasks(trial.run.config)
+    assert isinstance(loaded, RewardTasks)
+    assert loaded.skills is not None
+    skills = {name: torch.zeros_like(value) for name, value in loaded.skills.items()}
+    skills |= {"head.bias": directions, "head.free": torch.full((4, 2), -9.0)}
+    monkeypatch.setattr(environments, "load_tasks", lambda _: (replace(loaded, skills=skills), manifest))
+    given: list[Any] = []
+    monkeypatch.setattr(Trial, "best", lambda self, *arguments: given.append(arguments) or (torch.zeros(5, 3), {}))
+    _, facts = trial.finetune()
+    assert facts["offset"] == 4 * environments.TRIED / 2  # episodes of all skills, in units of a step's
+    learner, theta, begin = given[0]
+    for split in ("val", "test"):
+        batch = trial.batch(split)  # type: ignore[arg-type]
+        adapted = begin(batch)
+        places = batch.tasks.rewards.goals[batch.which]  # type: ignore[attr-defined]
+        towards = directions[(places @ directions.T).argmax(1)]
+        assert torch.equal(adapted.params["head.bias"], towards)
+        mean, _ = gaussian(learner.predict(theta, adapted, torch.zeros(len(places), 1, 2)))
+        torch.testing.assert_close(mean[:, 0], towards)
+
+
+# Numbers
+
+
+def test_an_interval_is_196_standard_errors_over_goals() -> None:
+    values = torch.tensor([1.0, 2.0, 6.0])
+    expected = 1.96 * np.std([1.0, 2.0, 6.0]) / math.sqrt(3)
+    assert spread(values) == {"mean": pytest.approx(3), "interval": pytest.approx(expected), "tasks": 3}
+
+
+def test_cells_and_curve() -> None:
+    found = torch.arange(3.0)[:, None] + 10 * torch.arange(5.0)
+    shown = cells(found)
+    assert list(shown) == ["0 steps", "1 step", "2 steps", "3 steps"]
+    assert shown["2 steps"]["mean"] == 21
+    drawn = curve({"returns": found.tolist(), "offset": 2.5})
+    assert drawn["x"] == [2.5, 3.5, 4.5, 5.5, 6.5]
+    assert drawn["mean"] == [1, 11, 21, 31, 41]
+    assert curve({"returns": found.tolist()})["x"] == [0, 1, 2, 3, 4]

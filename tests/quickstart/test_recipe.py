@@ -1,0 +1,326 @@
+"""`umeta run --images`: what is decided from a folder of images, and that it is what runs."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from umeta.cli.main import main
+from umeta.config import build
+from umeta.quickstart import recipe
+from umeta.quickstart.recipe import shared
+from umeta.quickstart.survey import survey
+
+TINY = ["train.steps=3", "train.way=4", "metalearner.model.filters=4"]
+Paint = Callable[[np.random.Generator, tuple[int, int]], Image.Image]
+
+
+def colour(generator: np.random.Generator, size: tuple[int, int]) -> Image.Image:
+    """Coarse blots of any colour: shades between them, as in a photograph."""
+    blots = generator.integers(0, 256, (5, 5, 3), dtype=np.uint8)
+    return Image.fromarray(blots).resize(size, Image.Resampling.BICUBIC)
+
+
+def grey(generator: np.random.Generator, size: tuple[int, int]) -> Image.Image:
+    return colour(generator, size).convert("L")
+
+
+def ink(generator: np.random.Generator, size: tuple[int, int]) -> Image.Image:
+    """Black strokes on white."""
+    picture = Image.new("L", size, "white")
+    points = [(int(x), int(y)) for x, y in generator.integers(0, min(size), (5, 2))]
+    ImageDraw.Draw(picture).line(points, fill="black", width=max(1, min(size) // 20))
+    return picture
+
+
+def chalk(generator: np.random.Generator, size: tuple[int, int]) -> Image.Image:
+    return ink(generator, size).point(lambda value: 255 - value)
+
+
+def folder(root: Path, paint: Paint, count: int, size: tuple[int, int] = (32, 32), ending: str = "png") -> Path:
+    """A folder of so many different pictures."""
+    generator = np.random.default_rng(len(str(root)))
+    root.mkdir(parents=True)
+    for i in range(count):
+        paint(generator, size).save(root / f"{i:03}.{ending}")
+    return root
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def clock(monkeypatch) -> list[float]:
+    """A meta-step takes `clock[0]` seconds, and finding that out takes none."""
+    seconds = [0.5]
+    monkeypatch.setattr(recipe, "seconds_a_step", lambda *_: seconds[0])
+    return seconds
+
+
+def written(images: Path, *changes: str, minutes: float = 30, test: Path | None = None) -> dict[str, Any]:
+    return build.load(recipe.written(images, test, list(changes), minutes=minutes, device="cpu")).plain
+
+
+# what is decided
+
+
+@pytest.mark.parametrize(
+    ("paint", "size", "ending", "data", "augment"),
+    [
+        (colour, (100, 120), "jpg", {"size": 84, "channels": 3, "invert": False}, "photo"),
+        (colour, (60, 80), "png", {"size": 56, "channels": 3, "invert": False}, "photo"),
+        (colour, (32, 32), "png", {"size": 28, "channels": 3, "invert": False}, "photo"),
+        (colour, (17, 30), "png", {"size": 16, "channels": 3, "invert": False}, "photo"),
+        (grey, (90, 90), "jpg", {"size": 84, "channels": 1, "invert": False}, "photo"),
+        (ink, (105, 105), "png", {"size": 28, "channels": 1, "invert": True}, "drawing"),
+        (ink, (600, 600), "jpg", {"size": 28, "channels": 1, "invert": True}, "drawing"),
+        (chalk, (64, 64), "png", {"size": 28, "channels": 1, "invert": False}, "drawing"),
+    ],
+)
+def test_size_channels_and_augmentation_are_those_of_the_pictures(here, clock, paint, size, ending, data, augment):
+    plain = written(folder(here / "pictures", paint, 12, size, ending))
+    assert plain["data"] == {"name": "folder", "root": str(here / "pictures"), **data}
+    assert plain["proposer"] == {"name": "instances", "augment": {"name": augment}, "rotations": augment == "drawing"}
+    large = data["size"] > 28
+    assert plain["metalearner"]["model"]["halvings"] == (4 if large else 3)
+    assert plain["metalearner"]["model"]["filters"] == [32 if large else 64, 64, 128, 256]
+    assert plain["train"]["way"] == 6
+    assert plain["evaluate"] == {"episodes": []}
+
+
+def test_few_colours_make_colour_and_a_turned_photograph_is_seen_upright(here):
+    place = folder(here / "pictures", grey, 8, (40, 80), "jpg")
+    assert not survey(place).colour
+    colour(np.random.default_rng(0), (40, 80)).save(place / "one.jpg")
+    assert survey(place).colour
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for path in place.iterdir():
+        Image.open(path).save(path, exif=exif)
+    seen = survey(place)
+    assert (seen.width, seen.height, seen.side, seen.long) == (80, 40, 40, 1.0)
+
+
+def test_enough_images_are_clustered_in_a_second_round(here, clock):
+    plain = written(folder(here / "pictures", colour, 400), minutes=10)
+    (later,) = plain["rounds"]
+    assert later["proposer"] == {"name": "progressive", "k": [40], "augment": {"name": "photo"}, "rotations": False}
+    assert later["train"]["way"] == 20  # no more than half of the clusters of k-means
+    assert (plain["train"]["way"], later["train"]["outer"]) == (128, {"lr": 1e-3})
+    total = plain["train"]["steps"] + later["train"]["steps"]
+    assert 1140 <= total <= 1200  # 10 minutes of half a second, less what looking took
+    assert abs(plain["train"]["steps"] / total - 0.6) < 0.01
+
+
+@pytest.mark.parametrize(
+    ("fits", "rounds", "steps"),
+    [
+        (10**9, True, (3000, 2000)),
+        (1000, True, (600, 400)),
+        (3, True, (180, 120)),
+        (-5, False, (300, 0)),
+        (700, False, (700, 0)),
+        (10**9, False, (3000, 0)),
+    ],
+)
+def test_meta_steps_are_those_that_fit_within_what_is_worth_while(fits, rounds, steps):
+    assert shared(fits, rounds) == steps
+
+
+def test_what_is_given_is_not_decided(here, clock, capsys):
+    images = folder(here / "pictures", colour, 320)
+    plain = written(images, "train.steps=30", "train.way=10", "data.size=48", "proposer.augment=drawing", "name=mine")
+    assert (plain["train"]["steps"], plain["train"]["way"], plain["data"]["size"]) == (30, 10, 48)
+    assert plain["metalearner"]["model"]["halvings"] == 4
+    (later,) = plain["rounds"]
+    assert (later["train"]["steps"], later["train"]["way"]) == (20, 10)
+    assert later["proposer"]["augment"] == {"name": "drawing"}
+    assert "--minutes" not in capsys.readouterr().err
+    assert written(images, "rounds=[]", "out=elsewhere")["rounds"] == []
+    assert Path("elsewhere/pictures.yaml").exists()
+
+
+# what is said
+
+
+def test_the_time_is_told_before_it_begins(here, clock, capsys):
+    images = folder(here / "pictures", colour, 40, (30, 40))
+    written(images)
+    said = capsys.readouterr().err
+    assert "40 images, colour, usually 30x40 -> 28x28" in said
+    assert "instance tasks: 3,000 meta-steps" in said
+    assert "about 25 minutes on this machine; --minutes changes it" in said
+    assert [line for line in Path("pictures.yaml").read_text().splitlines() if "about 25 minutes" in line]
+    clock[0] = 6
+    written(images, "name=slow", minutes=5)
+    said = capsys.readouterr().err
+    assert "about 30 minutes" in said
+    assert "longer than the 5 minutes asked for" in said
+
+
+def test_a_meta_step_is_timed_by_taking_some(here):
+    images = folder(here / "pictures", colour, 8)
+    plain = written(images, "metalearner.model.filters=4", "train.way=4", minutes=0.05)
+    assert 300 <= plain["train"]["steps"] <= 3000
+
+
+@pytest.mark.parametrize(
+    ("paint", "size", "count", "copies", "says"),
+    [
+        (colour, (32, 32), 12, 0, "few images"),
+        (colour, (20, 20), 12, 0, "very small pictures, usually 20 pixels"),
+        (colour, (32, 32), 12, 4, "4 of the images (25%) are copies of others"),
+        (colour, (32, 64), 12, 0, "100% of the pictures are more than 1.5 times"),
+    ],
+)
+def test_advice_names_what_limits_the_result(here, clock, capsys, paint, size, count, copies, says):
+    place = folder(here / "pictures", paint, count, size)
+    for i in range(copies):
+        (place / f"copy{i}.png").write_bytes((place / "000.png").read_bytes())
+    written(place)
+    assert says in capsys.readouterr().err
+
+
+def test_good_images_get_no_advice(here, clock, capsys):
+    written(folder(here / "pictures", colour, 220, (40, 40)))
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split()[0] for line in said] == ["reading", "220", "instance", "about", "pictures.yaml"]
+
+
+# what runs
+
+
+@pytest.fixture
+def umeta(capsys) -> Callable[..., tuple[int, str, str]]:
+    def call(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = main(arguments)
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def test_from_pictures_to_a_learner_and_again_from_the_file(here, umeta):
+    folder(here / "photos", colour, 60)
+    for name in ("new a", "new b"):
+        folder(here / "examples" / name, colour, 3)
+    code, out, err = umeta("run", "--images", "photos", "--minutes", "0.1", *TINY, "--json")
+    assert code == 0, err
+    result = json.loads(out.splitlines()[-1])
+    assert (result["config"], result["run"], result["results"]) == ("photos.yaml", "runs/photos", [])
+    assert "umeta adapt runs/photos --support DIR --out learner" in out
+    file = build.load("photos.yaml").plain
+    assert {key: build.load("runs/photos/config.yaml").plain[key] for key in file} == file
+
+    assert umeta("adapt", "runs/photos", "--support", "examples", "--out", "learner")[0] == 0
+    assert umeta("predict", "learner", "examples")[0] == 0
+    assert umeta("run", "photos.yaml", "name=again")[0] == 0
+    model = Path("runs/photos/model.safetensors").read_bytes()
+    assert Path("runs/again/model.safetensors").read_bytes() == model
+    code, _, err = umeta("evaluate", "runs/photos", "data.test=examples")
+    assert (code, "evaluate.episodes=[[5,1]]" in err) == (2, True)
+    asked = ["evaluate.episodes=[[2,1]]", "evaluate.query=1", "evaluate.tasks=4", "evaluate.baselines=[]"]
+    assert umeta("evaluate", "runs/photos", "data.test=examples", *asked)[0] == 0
+
+
+def test_two_rounds_and_a_test_on_labelled_pictures(here, umeta):
+    folder(here / "photos", colour, 300)
+    for name in ("a", "b", "c"):
+        folder(here / "labelled" / name, colour, 7)
+    given = ["--images", "photos", "--test", "labelled", "evaluate.tasks=4", *TINY]
+    code, out, err = umeta("run", *given, "--json")
+    assert code == 0, err
+    (row,) = json.loads(out.splitlines()[-1])["results"]
+    assert list(row["rows"]["photos"]) == ["3-way 1-shot", "3-way 5-shot"]
+    assert row["protocol"]["queries"] == 2
+    assert Path("runs/photos-0/model.safetensors").exists()
+
+
+def test_resume_goes_on_with_the_file_and_times_nothing(here, umeta, monkeypatch):
+    folder(here / "photos", colour, 12)
+    folder(here / "other", colour, 12)
+    command = ["run", "--images", "photos", *TINY]
+    with monkeypatch.context() as patch:
+        patch.setattr("umeta.stages.metatrain.metatrain", stop)
+        assert umeta(*command)[0] == 130
+    before = Path("photos.yaml").read_bytes()
+    monkeypatch.setattr(recipe, "seconds_a_step", None)
+    code, _, err = umeta(*command)
+    assert (code, "photos.yaml exists" in err, "--resume" in err) == (2, True, True)
+    code, _, err = umeta("run", "--images", "other", "name=photos", "--resume")
+    assert (code, "--images photos, this is other" in err) == (2, True)
+    assert umeta(*command, "--resume")[0] == 0
+    assert Path("photos.yaml").read_bytes() == before
+    assert Path("runs/photos/model.safetensors").exists()
+
+
+def stop(*_: Any, **__: Any) -> None:
+    raise KeyboardInterrupt
+
+
+# mistakes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--images", "nowhere"], ["nowhere", "no such folder"]),
+        (["--images", "empty"], ["empty", "holds no files"]),
+        (["--images", "one"], ["one", "there is one image"]),
+        (["--images", "alike"], ["alike", "all 3 images are the same"]),
+        (["--images", "text"], ["text", "'0.txt'", "readable image"]),
+        (["--images", "mixed"], ["mixed", "'bad.png'", "--skip-bad"]),
+        (["--images", "good", "tiny.yaml"], ["--images", "tiny.yaml"]),
+        (["--images", "good", "--minutes", "0"], ["--minutes 0"]),
+        (["--images", "good", "--minutes", "nan"], ["--minutes nan"]),
+        (["--images", "good", "--minutes", "inf"], ["--minutes inf"]),
+        (["--images", ".", "name=here"], ["out: '.' lies within the images of '.'", "out=DIR"]),
+        (["--images", "good", "--test", "nowhere"], ["nowhere", "no such folder"]),
+        (["--images", "good", "--test", "good"], ["lies in no class folder"]),
+        (["--images", "good", "--test", "single"], ["data.test", "two classes"]),
+        (["--images", "good", "--record", "results.json"], ["--record", "--test"]),
+        (["--images", "good", "train.step=3"], ["'step'", "did you mean 'steps'"]),
+        (["--images", "good", "evaluate.episodes=[[5,1]]"], ["data.test"]),
+        (["--images", "good", "name=a/b"], ["name", "'a/b'"]),
+        (["--images", "good", "name=done"], ["runs/done exists", "name=NAME"]),
+        (["--test", "single", "tiny.yaml"], ["--test", "--images"]),
+        (["--minutes", "3", "tiny.yaml"], ["--minutes", "--images"]),
+        ([], ["config", "--images"]),
+    ],
+)
+def test_a_mistake_is_named_before_anything_is_written(here, clock, umeta, arguments, says):
+    folder(here / "good", colour, 4)
+    folder(here / "one", colour, 1)
+    folder(here / "single" / "a", colour, 3)
+    folder(here / "mixed", colour, 3)
+    (here / "mixed" / "bad.png").write_bytes(b"no image")
+    for name in ("empty", "alike", "text", "runs/done"):
+        (here / name).mkdir(parents=True)
+    for i in range(3):
+        Image.new("RGB", (32, 32), "red").save(here / "alike" / f"{i}.png")
+        (here / "text" / f"{i}.txt").write_text("no image")
+    code, _, err = umeta("run", *arguments)
+    message = err.strip().splitlines()[-1]
+    assert code == 2
+    assert message.startswith("umeta: ")
+    assert [text for text in says if text not in message] == [], message
+    assert not list(here.glob("*.yaml"))
+
+
+def test_bad_images_are_left_out_when_asked(here, clock):
+    place = folder(here / "mixed", colour, 6)
+    (place / "bad.png").write_bytes(b"no image")
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        assert written(place, "data.skip_bad=true")["data"]["skip_bad"] is True
+    assert "6 images" in said.getvalue()

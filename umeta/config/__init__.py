@@ -1,0 +1,1 @@
+"""Configurations: parts by name, files and overrides, and what each domain's run needs."""

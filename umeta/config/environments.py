@@ -1,0 +1,68 @@
+"""A run on an environment: its configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt
+
+from umeta.config.base import AnyConfig, Count, Seed
+from umeta.parts import Outer
+from umeta.types import EpisodeSpec
+
+
+@dataclass(frozen=True)
+class EnvTrainConfig:
+    """The outer loop on an environment: how many meta-steps, on how many episodes."""
+
+    outer: Outer
+    """who takes the outer step"""
+    steps: Count = 100
+    """meta-steps"""
+    meta_batch: Count = 20
+    """tasks per meta-step"""
+    episodes: Annotated[int, Gt(1)] = 20
+    """per task and round; the baseline of one half of them is fitted on the other"""
+    rounds: Count = 1
+    """how often the learner adapts, to fresh episodes each time, before the episodes that it is scored on"""
+    task_chunk: Count = 20
+    """tasks per backward pass: bounds memory, changes no result beyond rounding"""
+    snapshots: Annotated[int, Ge(0)] = 0
+    """states kept at even steps"""
+    not_a_number: Literal["stop", "skip"] = "stop"
+    """what becomes of a meta-step whose loss or gradient is none: `skip` leaves the weights as they were before it, and
+    stops when ten in a row are none"""
+
+    @property
+    def episode(self) -> EpisodeSpec:
+        return EpisodeSpec(1, self.episodes, self.episodes)
+
+
+@dataclass(frozen=True)
+class EnvEvaluateConfig:
+    """The test on true rewards: return against policy-gradient steps, on goals that nothing has seen before."""
+
+    benchmark: str
+    """which true rewards (umeta/benchmarks/goals.py)"""
+    goals: Annotated[int, Gt(1)] = 20
+    """tasks to test on"""
+    validation: Count = 10
+    """other tasks, on which the step sizes of the baselines are chosen"""
+    episodes: Annotated[int, Gt(1)] = 20
+    """per goal and step"""
+    steps: Count = 10
+    """policy-gradient steps"""
+    seed: Seed = 0
+    """of the goals and episodes: fixed, so that every learner sees the same ones"""
+    baselines: list[str] = field(default_factory=lambda: ["scratch", "finetune"])
+    """curves beside the result; [] for none"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvConfig(AnyConfig):
+    """A run on an environment."""
+
+    env: Any
+    train: EnvTrainConfig
+    evaluate: EnvEvaluateConfig

@@ -1,0 +1,87 @@
+"""A run on images: its configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt
+
+from umeta.config.base import AnyConfig, Count, Seed
+from umeta.parts import Outer
+from umeta.types import EpisodeSpec
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The outer loop: how many meta-steps, on episodes of which size."""
+
+    outer: Outer
+    """who takes the outer step"""
+    steps: Count = 10_000
+    """meta-steps"""
+    way: Annotated[int, Gt(1)] = 20
+    """classes per task"""
+    shot: Count = 1
+    """support items per class"""
+    query: Count = 5
+    """query items per class"""
+    meta_batch: Count = 8
+    """tasks per meta-step"""
+    task_chunk: Count = 8
+    """tasks per backward pass: bounds memory, changes no result beyond rounding"""
+    snapshots: Annotated[int, Ge(0)] = 0
+    """states kept at even steps, from which `evaluate` draws accuracy against minutes"""
+    not_a_number: Literal["stop", "skip"] = "stop"
+    """what becomes of a meta-step whose loss or gradient is none: `skip` leaves the weights as they were before it, and
+    stops when ten in a row are none"""
+
+    @property
+    def episode(self) -> EpisodeSpec:
+        return EpisodeSpec(self.way, self.shot, self.query)
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """The labelled test: which episodes, how many, and which baselines stand beside the learner."""
+
+    protocol: str = "cactus"
+    """named settings of the episodes, queries and tasks below (umeta/benchmarks/protocols.py)"""
+    episodes: list[tuple[Annotated[int, Gt(1)], Count]] | None = None
+    """(way, shot) pairs; by default the protocol's; [] for no evaluation"""
+    query: Count | None = None
+    """queries per class; by default the protocol's"""
+    tasks: Annotated[int, Gt(1)] | None = None
+    """test tasks per episode; by default the protocol's"""
+    seed: Seed = 0
+    """of the test tasks: fixed, so that every learner sees the same ones"""
+    split: Literal["val", "test"] = "test"
+    """tune on val; look at test once"""
+    baselines: list[str] = field(default_factory=lambda: ["pixels_knn", "knn", "linear", "scratch"])
+    """rows beside the result; [] for none"""
+    steps: Count | None = None
+    """inner steps, for a learner that takes any; by default its own `test_steps`"""
+    step_curve: list[Annotated[int, Ge(0)]] = field(default_factory=list)
+    """also accuracy after each of these numbers of inner steps, such as [0, 1, 5, 10, 50], on the first 200 tasks"""
+    shear: list[float] = field(default_factory=list)
+    """also accuracy in the first of the episodes on test images that are all sheared so much, such as [0, 0.5, 1]"""
+    scale: list[Annotated[float, Gt(0)]] = field(default_factory=list)
+    """likewise on images that are all scaled by each of these, such as [1, 0.7, 0.5]"""
+    variants: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """further rows: the same learner with some of its options changed, such as {ProtoTune: {test_steps: 20}}"""
+    scratch_tasks: Count = 100
+    """tasks for training from scratch, which is slow"""
+    scratch_lr: Annotated[float, Gt(0)] | None = None
+    """step size of training from scratch; by default the best of a few on tasks of the val split, where there is one"""
+    scratch_steps: Count = 200
+    """gradient steps of training from scratch"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(AnyConfig):
+    """A run on images."""
+
+    data: Any
+    train: TrainConfig
+    embedding: Any = None
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)

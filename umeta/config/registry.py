@@ -1,0 +1,306 @@
+"""Finding a part by name and building it from options: a new method is one file.
+
+Every part is one dataclass; its fields are its options, the string under a field is that option's help, and the first
+line of its docstring names the method and its paper. `kmeans` is looked up as
+
+1. `path/to/file.py:Class` or `package.module:Class`, when the name has that form;
+2. the built-in file of that name (nothing else is imported): `proposers/kmeans.py`, class `KMeans`;
+3. the entry point of that name in the group `umeta.proposers` (`umeta.embeddings`, `umeta.metalearners`, ...).
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib
+import importlib.util
+import inspect
+import os
+import re
+import sys
+import textwrap
+import typing
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from umeta.errors import UserError, suggest
+
+KINDS = {  # kind of part -> the package its built-in files live in
+    "data": "umeta.data",
+    "env": "umeta.envs",
+    "embedding": "embeddings",
+    "proposer": "proposers",
+    "metalearner": "umeta.metalearners",
+    "augment": "umeta.augment",
+    "model": "umeta.models",
+    "outer": "umeta.outer",
+    "sink": "umeta.runtime.trackers",
+}
+
+ALIASES = {"outer": {"ppo": "promp"}}  # earlier names of built-in parts, which configs may still use
+
+
+def folder(kind: str) -> Path:
+    """Where the built-in parts of a kind live."""
+    spec = importlib.util.find_spec(KINDS[kind])
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def built_in(kind: str) -> dict[str, ast.ClassDef]:
+    """The built-in parts of a kind, read and not imported: name -> class definition."""
+    found = {}
+    for path in sorted(folder(kind).glob("*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and _is_part(path.stem, node.name) and _is_dataclass(node):
+                found[path.stem] = node
+    return found
+
+
+def _is_dataclass(node: ast.ClassDef) -> bool:
+    return any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list)
+
+
+def _is_part(stem: str, class_name: str) -> bool:
+    """The part of `random_labels.py` is the class `RandomLabels`, whatever its capitals."""
+    return class_name.lower() == stem.replace("_", "")
+
+
+def find(kind: str, name: str, where: str = "") -> type:
+    """The class of a part.
+
+    Raises:
+        UserError: nothing has that name (the message suggests the nearest), it cannot be imported, or is no dataclass.
+    """
+    where = where or kind
+    name = ALIASES.get(kind, {}).get(name, name)
+    found = _find(kind, name, where)
+    if not (inspect.isclass(found) and dataclasses.is_dataclass(found)):
+        raise UserError(f"{where}: '{name}' is not a dataclass; a part is a dataclass whose fields are its options")
+    _names[found] = name
+    return found
+
+
+_names: dict[type, str] = {}  # classes that were found, and by which name
+
+
+def loaded() -> set[str]:
+    """The names of all parts found so far."""
+    return set(_names.values())
+
+
+def name_of(kind: str, part: Any) -> str:
+    """The name by which `find` finds a part's class again."""
+    module = type(part).__module__
+    default = module.rpartition(".")[2] if module.startswith(f"{KINDS[kind]}.") else f"{module}:{type(part).__name__}"
+    return _names.get(type(part), default)
+
+
+_OURS = re.compile(r"umeta(\.(?!py:)\w+)+:\w+")  # a module of the library, not a file umeta....py:Class
+
+
+def plugins(value: Any, key: str = "name") -> set[str]:
+    """The names in a plain configuration that lead to code outside the library: files and other modules.
+
+    key: under which the value stands; a name may stand under `name`, or under the kind of part itself.
+    """
+    if isinstance(value, Mapping):
+        return set().union(*(plugins(part, name) for name, part in value.items()))
+    if isinstance(value, list):
+        return set().union(*(plugins(part, key) for part in value))
+    if not isinstance(value, str):
+        return set()
+    if key == "id":  # gymnasium imports the module of an environment `module:Name-v0`
+        return {value} if ":" in value else set()
+    part = key == "name" or key.removesuffix("s") in KINDS
+    return {value} if part and (":" in value or value.endswith(".py")) and not _OURS.fullmatch(value) else set()
+
+
+def refuse_plugins(value: Any, trusted: Collection[str] | None, where: str, then: str = "add --allow-plugin") -> None:
+    """Raises UserError when a stored configuration names a plug-in that the person's own command or config did not.
+
+    trusted: those that are wanted; None for any. then: what to do where the person trusts it.
+    """
+    if trusted is not None and (foreign := sorted(plugins(value) - set(trusted))):
+        raise UserError(f"{where}: asks to run the code of '{foreign[0]}'; if you trust it, {then}")
+
+
+def _find(kind: str, name: str, where: str) -> Any:
+    if ":" in name or name.endswith(".py"):
+        return _from_path(name, where)
+    if (folder(kind) / f"{name}.py").exists() and name in built_in(kind):
+        module = importlib.import_module(f"{KINDS[kind]}.{name}")
+        return next(value for key, value in vars(module).items() if inspect.isclass(value) and _is_part(name, key))
+    plugins = {point.name: point for point in entry_points(group=f"umeta.{kind}s")}
+    if name in plugins:
+        try:
+            return plugins[name].load()
+        except (ImportError, AttributeError) as error:
+            raise UserError(f"{where}: cannot import plug-in '{name}' ({plugins[name].value}): {error}") from error
+    raise UserError(f"{where}: no {kind} is named '{name}'{suggest(name, {*built_in(kind), *plugins})}")
+
+
+@contextmanager
+def from_here() -> Iterator[None]:
+    """Within the block modules in the working directory can be imported as well, after all others."""
+    sys.path.append(here := os.getcwd())
+    try:
+        yield
+    finally:
+        sys.path.remove(here)
+
+
+def code_of(name: str) -> Path | None:
+    """The file with the code of a plug-in `mine.py:Mine` or `module:Mine`; None for any other name."""
+    source = name.rpartition(":")[0]
+    if source.endswith(".py"):
+        return Path(source)
+    if _is_module(source):
+        with suppress(ImportError, ValueError), from_here():
+            found = importlib.util.find_spec(source)
+            return Path(found.origin) if found and found.origin else None
+    return None
+
+
+def _is_module(source: str) -> bool:
+    return all(part.isidentifier() for part in source.split("."))
+
+
+def _from_path(name: str, where: str) -> Any:
+    source, _, class_name = name.rpartition(":") if ":" in name else (name, "", "")
+    try:
+        if source.endswith(".py"):
+            path = Path(source)
+            if not path.is_file():
+                raise UserError(f"{where}: plug-in file '{path}' does not exist")
+            classes = [node.name for node in ast.parse(path.read_bytes()).body if isinstance(node, ast.ClassDef)]
+            class_name = class_name or next((c for c in classes if _is_part(path.stem, c)), "")
+            spec = importlib.util.spec_from_file_location(f"umeta_plugin_{path.stem}", path)
+            assert spec is not None
+            assert spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            sys.modules[spec.name] = module  # dataclasses look their module up
+            spec.loader.exec_module(module)
+        elif _is_module(source):
+            with from_here():
+                module = importlib.import_module(source)
+        else:
+            raise UserError(f"{where}: '{name}' is neither path/to/file.py:Class nor package.module:Class")
+    except UserError:
+        raise
+    except Exception as error:  # whatever somebody's code raises
+        raise UserError(f"{where}: cannot import plug-in '{name}' ({type(error).__name__}: {error})") from error
+    if not hasattr(module, class_name):
+        wanted = f"no class '{class_name}'" if class_name else "no class that is named as it is"
+        raise UserError(f"{where}: '{source}' has {wanted}; name the class after ':', as in {source}:Class")
+    return getattr(module, class_name)
+
+
+def component(kind: str, value: Any, where: str = "") -> Any:
+    """Builds the part that `{name: kmeans, k: 500}` or `kmeans` describes.
+
+    Raises:
+        UserError: unknown name or option, or a value of the wrong type.
+    """
+    where = where or kind
+    if isinstance(value, str):
+        value = {"name": value}
+    if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
+        raise UserError(f"{where}: expected a name or a mapping with a name, such as {{name: ...}}, got {value!r}")
+    options = {key: option for key, option in value.items() if key != "name"}
+    return typed(find(kind, value["name"], where), options, where)
+
+
+def typed(cls: Any, options: Mapping[str, Any], where: str) -> Any:
+    """Builds a dataclass from plain values, checking names and types (`'1e-4'` passes for a number).
+
+    A field named like a kind of part (`model`, `outer`), or like several (`proposers`), is built with `component`.
+
+    Raises:
+        UserError: names the option in question and what it should be.
+    """
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+    config = ConfigDict(arbitrary_types_allowed=True)
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
+    for key in options:
+        if key not in fields:
+            raise UserError(f"{where}: unknown option '{key}'{suggest(str(key), fields)}")
+    hints = _hints(cls)
+    values: dict[str, Any] = {}
+    for name, f in fields.items():
+        spot = f"{where}.{name}" if where else name
+        if name not in options:
+            if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
+                raise UserError(
+                    f"{spot}: missing, and it has no default; set {spot}=... (options belong to the part they were "
+                    "given for, and another name drops them)"
+                )
+            continue
+        value = options[name]
+        if name in KINDS and not (value is None and f.default is None):
+            value = component(name, value, spot)
+        elif name.removesuffix("s") in KINDS and isinstance(value, list):
+            value = [component(name.removesuffix("s"), one, f"{spot}[{i}]") for i, one in enumerate(value)]
+        elif dataclasses.is_dataclass(hints[name]):
+            if not isinstance(value, Mapping):
+                raise UserError(f"{spot}: expected a mapping of options, got {value!r}")
+            value = typed(hints[name], value, spot)
+        else:
+            try:
+                value = TypeAdapter(hints[name], config=config).validate_python(value)
+            except ValidationError as error:
+                problem = error.errors()[0]
+                inside = "".join(f"[{part}]" for part in problem["loc"] if isinstance(part, int))
+                message = problem["msg"]
+                raise UserError(f"{spot}{inside}: {message}, got {problem['input']!r}") from error
+        values[name] = value
+    try:
+        return cls(**values)
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from error
+
+
+@cache
+def _hints(cls: Any) -> dict[str, Any]:
+    return typing.get_type_hints(cls, include_extras=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """One option of a part, as `umeta list NAME` prints it."""
+
+    name: str
+    type: str
+    default: str
+    help: str
+
+
+def describe(node: ast.ClassDef) -> tuple[str, list[Option]]:
+    """A part's docstring and its options, read from the source without importing it."""
+    options: list[Option] = []
+    for i, item in enumerate(node.body):
+        if not isinstance(item, ast.AnnAssign) or not isinstance(item.target, ast.Name):
+            continue
+        kind = ast.unparse(item.annotation)
+        if kind.startswith("ClassVar") or "init=False" in (ast.unparse(item.value) if item.value else ""):
+            continue
+        after = node.body[i + 1] if i + 1 < len(node.body) else None
+        text = ""
+        if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) and isinstance(after.value.value, str):
+            text = " ".join(after.value.value.split())
+        default = ast.unparse(item.value) if item.value else "required"
+        options.append(Option(item.target.id, _readable(kind), default, text))
+    return textwrap.dedent(ast.get_docstring(node) or ""), options
+
+
+def _readable(annotation: str) -> str:
+    """`Annotated[int, Gt(0)] | None` as `int > 0 | None`."""
+    for name, sign in (("Gt", ">"), ("Ge", ">="), ("Lt", "<"), ("Le", "<=")):
+        annotation = re.sub(rf", {name}\(([^)]*)\)", rf" {sign} \1", annotation)
+    return re.sub(r"Annotated\[([^\]]*)\]", r"\1", annotation)

@@ -1,0 +1,1 @@
+"""A learner at work: adapt, predict, export."""

@@ -1,0 +1,129 @@
+"""`umeta adapt`: a run and a few labelled images become a learner of its own, in a folder of its own."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from umeta.data import decode
+from umeta.data.folder import class_of
+from umeta.data.inputs import Format, unreadable
+from umeta.deploy.adapted import AdaptedLearner, load_source, refuse_to_overwrite, refuse_transductive
+from umeta.errors import UserError
+
+Example = tuple[str, str, Callable[[], bytes]]  # the image's name, its class, and how to read it
+
+
+def adapt_run(
+    folder: Path,
+    support: Path,
+    out: Path,
+    *,
+    options: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    skip_bad: bool = False,
+    trusted: Collection[str] | None = (),
+) -> tuple[AdaptedLearner, list[str]]:
+    """Adapts a run to labelled images and writes the learner to `out`: (learner, what the person must be told).
+
+    The learner is calibrated where the run's tasks and data are at hand.
+
+    support: a folder with a folder of images for each class, or a CSV with the columns path and label.
+    options: of the run's meta-learner, to be changed.
+    skip_bad: leave out files that are not images.
+    trusted: plug-ins that the run's config may name.
+
+    Raises:
+        UserError: a run, images or labels that cannot be used, or `out` exists.
+    """
+    refuse_to_overwrite(out)
+    source, run = load_source(folder, options, device=device, trusted=trusted)
+    refuse_transductive(source)
+    items, names, bad = decoded(examples(support), source.format, support, skip_bad)
+    notes = [f"left out, not a readable image: {name}" for name in bad]
+    learner = AdaptedLearner.adapt(source, items, names, run.test_steps)
+    try:
+        learner = learner.calibrated(run)
+    except UserError as error:
+        notes.append(f"not calibrated, probabilities are a plain softmax and unknown cannot be told: {error}")
+    learner.save(out)
+    return learner, notes
+
+
+def examples(support: Path) -> list[Example]:
+    """The labelled images of a folder (or zip) with a folder per class, or of a CSV.
+
+    Raises:
+        UserError: missing, without images or labels, or not in that form.
+    """
+    if support.is_file() and support.suffix.lower() != ".zip":
+        return listed(support)
+    found = decode.files(support)
+    if loose := [file.name for file in found if class_of(file) == "."]:
+        raise UserError(
+            f"{support}: '{loose[0]}' lies in no class folder; expected {support}/CLASS/IMAGE, or a CSV with the "
+            "columns path and label"
+        )
+    filled = {support / file.name for file in found}
+    for place, _ in decode.walked(support):
+        if not any(place in path.parents for path in filled):
+            raise UserError(f"{place}: a class without images; add at least one, or remove the folder")
+    return [(str(support / file.name), class_of(file), file.read) for file in found]
+
+
+def listed(path: Path) -> list[Example]:
+    """The labelled images of a CSV with the columns path (relative to the CSV) and label."""
+    found: list[Example] = []
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, strict=True)
+            for column in ("path", "label"):
+                if column not in (reader.fieldnames or []):
+                    has = ", ".join(reader.fieldnames or []) or "nothing"
+                    raise UserError(f"{path}: has no column '{column}'; expected the header path,label, found {has}")
+            for row in reader:
+                if not row["path"] or not (row["label"] or "").strip():
+                    missing = "label" if row["path"] else "path"
+                    raise UserError(f"{path}, line {reader.line_num}: the {missing} is missing")
+                image = path.parent / row["path"]
+                found.append((str(image), row["label"].strip(), partial(decode.contents, image)))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(
+            f"{path}: expected a folder with a folder per class, a zip of one, or a CSV in UTF-8 with the columns path "
+            f"and label ({error})"
+        ) from error
+    if not found:
+        raise UserError(f"{path}: lists no images")
+    return found
+
+
+def decoded(
+    found: list[Example], format: Format, place: Path, skip_bad: bool
+) -> tuple[np.ndarray, list[str], list[str]]:
+    """Items uint8 [n, C, H, W], their classes' names, and the files that were left out.
+
+    Raises:
+        UserError: a file is not an image, or a class is left without any.
+    """
+    rule = format.rule
+    with decode.strict(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = list(pool.map(partial(decode.attempt, rule=rule), [read for _, _, read in found]))
+    items, names, bad = [], [], []
+    for (name, label, _), result in zip(found, results, strict=True):
+        if isinstance(result, np.ndarray):
+            items.append(result)
+            names.append(label)
+        elif skip_bad:
+            bad.append(name)
+        else:
+            raise UserError(f"{unreadable(name, result)}; remove it, or leave it out with --skip-bad")
+    if empty := sorted({label for _, label, _ in found} - set(names)):
+        raise UserError(f"{place}: class '{empty[0]}' has no readable image; add at least one")
+    return np.stack(items), names, bad

@@ -1,0 +1,361 @@
+"""Export: what a run learnt, or a learner adapted to named classes, as files that need nothing but torch.
+
+A `.pt2` is a network as a graph of torch's own operators (`torch.export`), `model.json` says what goes in and comes
+out, and `README.md` is a model card (umeta/card.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from umeta.config import registry
+from umeta.data.images import to_float
+from umeta.data.inputs import Format
+from umeta.deploy.adapted import AdaptedLearner, refuse_transductive
+from umeta.errors import UserError
+from umeta.metalearners.maml import GradientLearner
+from umeta.metalearners.protonet import ProtoNet
+from umeta.models.functional import GroupNorm, Pure, exchanged
+from umeta.report import card
+from umeta.runtime import artifacts
+from umeta.stages.runs import Run, load_run
+from umeta.train import check_fits
+from umeta.types import EpisodeSpec, MetaLearner, Stats, TaskSpec, Theta
+from umeta.version import __version__
+
+
+class Features(nn.Module):
+    """A feature network with everything it needs in it: images [n, C, H, W] in [0, 1] to features [n, d]."""
+
+    def __init__(self, network: nn.Module, unit: bool) -> None:
+        super().__init__()
+        self.network, self.unit = network, unit
+
+    def forward(self, images: Tensor) -> Tensor:
+        z = self.network(images).flatten(1)
+        return F.normalize(z, dim=-1) if self.unit else z
+
+
+class Classifier(nn.Module):
+    """A linear layer on a feature network: images [n, C, H, W] in [0, 1] to probabilities [n, way]."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, features: Features, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        self.features = features
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return F.linear(self.features(images), self.weight, self.bias).softmax(1)
+
+
+def export_run(
+    folder: Path | str, out: Path | str, *, onnx: bool = False, trusted: Collection[str] | None = ()
+) -> Path:
+    """Writes the feature network of a finished run to `out`, in place of an earlier export; returns the folder.
+
+    Files: `features.pt2` for `torch.export.load`, images float32 [n, C, H, W] in [0, 1] to features [n, d] for any n
+    from 1; `features.onnx`, the same, with `onnx`; `weights.safetensors`; `model.json`; `README.md`.
+
+    trusted: plug-ins that the run's config may name, as in `load_run`.
+
+    Raises:
+        UserError: the run is missing, damaged or on an environment, its features depend on the batch, they cannot be
+            exported, or `out` holds something else than an earlier export.
+    """
+    out = Path(out).resolve()
+    refuse_to_overwrite(out)
+    run = load_run(folder, device="cpu", trusted=trusted)
+    run.check_of_images()
+    module = features(run)
+    program = exported(module, run.item_shape)
+    model = run_description(run, module)
+
+    def fill(folder: Path) -> None:
+        artifacts.write_tensors(folder / "weights.safetensors", {**run.theta.params, **module.network.state_dict()})
+        save(program, folder / "features", "features" if onnx else None)
+        artifacts.write_text(folder / "README.md", card.of_run(run, model))
+
+    write(out, model, fill)
+    return out
+
+
+def export_learner(
+    folder: Path | str, out: Path | str, *, onnx: bool = False, trusted: Collection[str] | None = ()
+) -> Path:
+    """Writes a learner that was adapted to named classes to `out`, in place of an earlier export; returns the folder.
+
+    Files: `classifier.pt2`, images float32 [n, C, H, W] in [0, 1] to probabilities [n, way]; `classifier.onnx`, the
+    same, with `onnx`; `classes.json`, the names in the order of the columns; `model.json`; `README.md`. The examples it
+    was adapted on are not in them, only what was computed from them.
+
+    trusted: plug-ins that it may name, as in `load_run`.
+
+    Raises:
+        UserError: the learner is missing or damaged, its answers depend on the batch, it cannot be exported, or `out`
+            holds something else than an earlier export.
+    """
+    out = Path(out).resolve()
+    refuse_to_overwrite(out)
+    learner = AdaptedLearner.load(Path(folder), device="cpu", trusted=trusted)
+    program = exported(classifier(learner), learner.source.format.shape)
+    model = learner_description(learner)
+
+    def fill(folder: Path) -> None:
+        artifacts.write_json(folder / "classes.json", learner.classes.tolist())
+        save(program, folder / "classifier", "probabilities" if onnx else None)
+        artifacts.write_text(folder / "README.md", card.of_learner(learner, model))
+
+    write(out, model, fill)
+    return out
+
+
+def load_export(folder: Path | str, *, trusted: Collection[str] | None = ()) -> tuple[MetaLearner, Theta]:
+    """The learner of an exported run, ready to adapt, and what it learnt; on the CPU.
+
+    trusted: plug-ins that it may name (files and modules whose code is then run); None for any.
+
+    Raises:
+        UserError: no export, a damaged one, an adapted learner's, or it names a plug-in that is not trusted.
+    """
+    folder = Path(folder)
+    artifacts.read_manifest(folder, "export")
+    model = artifacts.read_json(folder / "model.json")
+    with artifacts.as_written(folder):
+        if "network" not in model:
+            raise UserError(
+                f"{folder}: exported from an adapted learner, which cannot adapt again; expected one of a run"
+            )
+        plain = {**model["learner"], "model": model["network"]}
+        registry.refuse_plugins(plain, trusted, str(folder))
+        weights = artifacts.read_tensors(folder / "weights.safetensors")
+        learner = registry.component("metalearner", plain)
+        spec = TaskSpec(tuple(model["input"]["shape"][1:]))
+        episode = EpisodeSpec(model["way"], shot=1, query=1)
+        check_fits(weights, learner, spec, episode, folder)
+        first = learner.init(spec, episode, seed=0)
+        layers = [name.removesuffix("running_mean") for name in weights if name.endswith("running_mean")]
+        running = {f"{layer}{kind}": weights[f"{layer}running_{kind}"] for layer in layers for kind in ("mean", "var")}
+        return learner, Theta({name: weights[name] for name in first.params}, running or None)
+
+
+# the folder
+
+
+def refuse_to_overwrite(out: Path) -> None:
+    """Raises UserError when `out` holds anything but an export as it was written, such as a card that was edited."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not (out / "manifest.json").exists():
+        raise UserError(f"{out} exists and is not an export; choose another --out")
+    manifest = artifacts.read_manifest(out, "export")
+    written = {*manifest["files"], "README.md", "manifest.json"}
+    added = sorted(path.name for path in out.iterdir() if path.name not in written)
+    edited = (out / "README.md").exists() and artifacts.file_hash(out / "README.md") != manifest["card"]
+    if added or edited:
+        raise UserError(f"{out / (added[0] if added else 'README.md')} is yours; move it away or choose another --out")
+
+
+def write(out: Path, model: dict[str, Any], fill: Callable[[Path], None]) -> None:
+    """Writes an export, whole or not at all: `model.json`, and what `fill` puts into a folder, a card among it."""
+    with artifacts.replacing(out) as temporary:
+        temporary.mkdir(parents=True)
+        artifacts.write_json(temporary / "model.json", model)
+        fill(temporary)
+        files = sorted(path.name for path in temporary.iterdir() if path.name != "README.md")
+        # the card is there to be edited: its hash only tells whether it was
+        content = {"umeta": __version__, "card": artifacts.file_hash(temporary / "README.md")}
+        artifacts.write_manifest(temporary, "export", content, files)
+
+
+def save(program: torch.export.ExportedProgram, path: Path, output: str | None) -> None:
+    """Writes `path`.pt2; with a name for the output also `path`.onnx, whose input is `images`.
+
+    Raises:
+        UserError: the packages that write ONNX are not installed.
+    """
+    buffer = io.BytesIO()  # given a path, torch writes its name into the file, which then differs from place to place
+    torch.export.save(program, buffer)
+    path.with_suffix(".pt2").write_bytes(buffer.getvalue())
+    if output is None:
+        return
+    try:
+        converted = torch.onnx.export(
+            program, dynamo=True, input_names=["images"], output_names=[output], verbose=False
+        )
+    except ImportError as error:
+        raise UserError(f"--onnx needs onnx and onnxscript ({error}); pip install 'umeta[onnx]'") from error
+    assert converted is not None
+    converted.save(path.with_suffix(".onnx"), external_data=False)
+
+
+# the networks
+
+
+def features(run: Run) -> Features:
+    """The run's feature network, frozen: float32 on the CPU, normalising by the statistics gathered in meta-training.
+
+    Raises:
+        UserError: the learner has no feature network, or one that normalises by the batch at hand.
+    """
+    learner: Any = run.learner
+    if not all(hasattr(learner, name) for name in ("model", "normalisation", "features")):
+        raise UserError(f"{run.folder}: a {type(learner).__name__} has no feature network that can be exported")
+    if learner.normalisation == "batch":
+        raise UserError(
+            f"{run.folder}: normalises by the batch at hand (transductive), so an image has no features of its own to "
+            "export; meta-train with metalearner.normalisation=running, support or group"
+        )
+    module = network(learner, run.item_shape, run.theta.params, run.theta.running or {})
+    images = to_float(sample(run.item_shape))
+    pure = Pure.build(learner.model, run.item_shape, learner.normalisation, seed=0)
+    expected = pure.shared(run.theta.params, images, run.theta.running)[0]
+    refuse_difference(module(images), F.normalize(expected, dim=-1) if module.unit else expected, learner.model)
+    return module
+
+
+def classifier(adapted: AdaptedLearner) -> Classifier:
+    """The network of an adapted learner with its classes and its temperature in it, frozen: float32 on the CPU.
+
+    Raises:
+        UserError: its answers depend on the batch, or it answers by something else than a linear layer on features.
+    """
+    refuse_transductive(adapted.source)
+    learner: Any = adapted.source.learner
+    theta, found = adapted.source.theta, adapted.adapted.params
+    learner.precision = "float32"  # what is exported is compared with it
+    if isinstance(learner, GradientLearner):
+        params = {name: value[0] for name, value in found.items()}
+        weight, bias = params["head.weight"], params["head.bias"]
+    elif isinstance(learner, ProtoNet):
+        params = theta.params
+        layer = (found["weight"], found["bias"]) if "weight" in found else learner.layer(theta, found["prototypes"])
+        weight, bias = (value[0] for value in layer)
+    else:
+        raise UserError(
+            f"{adapted.source.run}: {adapted.source.options['name']} answers by more than a linear layer, and cannot "
+            "be exported once adapted; learners by gradient steps and protonet can, and umeta predict uses any"
+        )
+    shape = adapted.source.format.shape
+    stats = {name: value.reshape(-1) for name, value in adapted.adapted.stats.items()}  # [channels] or [1, channels]
+    temperature = adapted.calibration.temperature if adapted.calibration else 1.0
+    module = Classifier(network(learner, shape, params, stats), weight / temperature, bias / temperature)
+    items = sample(shape)
+    logits = F.linear(module.features(to_float(items)), weight, bias)
+    refuse_difference(logits, adapted.logits(items.numpy()), learner.model)
+    return module
+
+
+def network(learner: Any, item_shape: tuple[int, ...], params: Mapping[str, Tensor], stats: Stats) -> Features:
+    """The learner's model with these parameters, and these statistics in its batch normalisation; for inference."""
+    with torch.random.fork_rng(devices=[]):
+        module = learner.model.build(item_shape).eval().requires_grad_(False)
+    if learner.normalisation == "group":
+        module = exchanged(module, GroupNorm)
+    values = {name: params[name] for name, _ in module.named_parameters()}
+    for name, layer in module.named_modules():
+        if isinstance(layer, _BatchNorm):
+            values[f"{name}.running_mean"], values[f"{name}.running_var"] = stats[f"{name}.mean"], stats[f"{name}.var"]
+    module.load_state_dict(values, strict=False)
+    return Features(module, unit=getattr(learner, "distance", "") == "cosine")
+
+
+def sample(item_shape: tuple[int, ...]) -> Tensor:
+    """Images to compare networks on: uint8 [8, *item_shape], noise from bright to dark."""
+    noise = torch.rand(8, *item_shape, generator=torch.Generator().manual_seed(0))
+    return (noise ** torch.logspace(-1, 1, 8).view(-1, 1, 1, 1) * 255).to(torch.uint8)
+
+
+def refuse_difference(found: Tensor, expected: Tensor, model: Any) -> None:
+    """Raises UserError when a rebuilt network does not compute what the learner does.
+
+    A model may hold what `network` does not know of, such as one normalisation layer used in two places.
+    """
+    if not torch.allclose(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max())):
+        raise UserError(f"model: {type(model).__name__} cannot be exported, it would not compute the same as in umeta")
+
+
+def exported(module: nn.Module, item_shape: tuple[int, ...]) -> torch.export.ExportedProgram:
+    """A module of images [n, *item_shape] as a graph, for any n from 1.
+
+    Raises:
+        UserError: torch cannot follow the module.
+    """
+    batch = {0: torch.export.Dim("n", min=1)}
+    try:
+        program = torch.export.export(module, (torch.zeros(2, *item_shape),), dynamic_shapes=(batch,))
+    except Exception as error:  # torch raises nearly anything for code that it cannot trace
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"model: torch.export cannot follow it ({reason}); branch on no values in its forward"
+        ) from error
+    for part in program.graph_module.modules():
+        for node in part.graph.nodes if isinstance(part, torch.fx.GraphModule) else ():
+            node.meta.pop("stack_trace", None)  # paths of this machine
+    return program
+
+
+# what they are
+
+
+def run_description(run: Run, module: Features) -> dict[str, Any]:
+    """`model.json` of a run: what the weights are, what the images must be, and what comes out."""
+    learner: Any = run.learner
+    plain = run.config.plain["metalearner"]
+    length = module(torch.zeros(1, *run.item_shape)).shape[1]
+    return {
+        "umeta": __version__,
+        "name": run.config.name,
+        "title": run.config.title or run.config.name,
+        "network": {**options("model", learner.model), **plain["model"]},
+        "learner": {**options("metalearner", learner), **{k: v for k, v in plain.items() if k != "model"}},
+        "way": run.config.train.way,
+        **({"scale": run.theta.params["scale"].item()} if "scale" in run.theta.params else {}),
+        "input": taken(Format.of(run.config.data, run.item_shape)),
+        "output": {"name": "features", "type": "float32", "shape": ["n", length], "unit_length": module.unit},
+    }
+
+
+def learner_description(learner: AdaptedLearner) -> dict[str, Any]:
+    """`model.json` of an adapted learner: what the images must be and what comes out."""
+    return {
+        "umeta": __version__,
+        "input": taken(learner.source.format),
+        "output": {"name": "probabilities", "type": "float32", "shape": ["n", len(learner.classes)]},
+    }
+
+
+def options(kind: str, part: Any) -> dict[str, Any]:
+    """A part's name and those of its options that are plain values, defaults among them."""
+    values = {f.name: getattr(part, f.name) for f in dataclasses.fields(part) if f.init}
+    plain = {name: value for name, value in values.items() if isinstance(value, str | int | float | None)}
+    return {"name": registry.name_of(kind, part), **plain}
+
+
+def taken(format: Format) -> dict[str, Any]:
+    """What the network takes, and how umeta makes it of a picture of any size (umeta/data/decode.py)."""
+    square = format.shape[1] == format.shape[2]
+    return {
+        "name": "images",
+        "type": "float32",
+        "shape": ["n", *format.shape],
+        "preprocessing": {
+            "crop": "largest centred square" if square else "none",
+            "resize": "Lanczos where it shrinks, bicubic where it grows" if square else "none",
+            "channels": "grey" if format.shape[0] == 1 else "red, green, blue",
+            "invert": format.invert,
+            "scale": "8-bit pixels / 255",
+        },
+    }

@@ -1,0 +1,69 @@
+"""Plots of curves: training, adaptation, extrapolation."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from umeta.draw import mosaic
+
+SHOWN = 12  # rewards, or skills in a film, that are shown one by one, at most
+
+
+def curve(path: Path, steps: Sequence[float], values: Mapping[str, Sequence[float]], xlabel: str) -> None:
+    """Lines over steps, one panel each, smoothed over a twentieth of their length."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4 * len(values), 2.6), layout="constrained")
+    for axis, (name, ys) in zip(figure.subplots(1, len(values), squeeze=False)[0], values.items(), strict=True):
+        window = max(1, len(ys) // 20)
+        smooth = np.convolve(ys, np.ones(window) / window, mode="valid")
+        axis.plot(steps, ys, color="#bcd", linewidth=0.8)
+        axis.plot(list(steps)[window - 1 :], smooth, color="#05a")
+        axis.set(xlabel=xlabel, title=name)
+    mosaic.save(mosaic.rendered(figure), path)
+
+
+def colours(count: int) -> list[tuple[float, float, float]]:
+    """One for each; neighbours in number are far apart in hue."""
+    return [colorsys.hsv_to_rgb(0.618034 * i % 1, (0.9, 0.6)[i % 2], (0.85, 0.7, 0.55)[i % 3]) for i in range(count)]
+
+
+def adaptation(path: Path, curves: Mapping[str, Mapping[str, Sequence[float]]], ylabel: str, xlabel: str) -> None:
+    """Several curves, each with `x`, its `mean` and the half width of its 95 % `interval`, as PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for i, (name, curve) in enumerate(curves.items()):
+        colour, dash, marker = colours(len(curves))[i], ("-", "--", "-.", ":")[i % 4], "os^vD*"[i % 6]
+        x, mean, half = (np.asarray(curve[key], float) for key in ("x", "mean", "interval"))
+        axes.fill_between(x, mean - half, mean + half, color=colour, alpha=0.15, linewidth=0)
+        axes.plot(x, mean, dash, color=colour, marker=marker, markersize=4, linewidth=1.8, label=name)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside right upper", frameon=False)
+    mosaic.save(mosaic.rendered(figure), path)
+
+
+def extrapolation(path: Path, axes_of: Mapping[str, Mapping[str, Mapping[str, Any]]], ylabel: str) -> None:
+    """A panel per kind of change, a line per learner over how far it goes, with 95 % intervals, as PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.5 * len(axes_of), 4), layout="constrained")
+    for axes, (change, rows) in zip(figure.subplots(1, len(axes_of), squeeze=False)[0], axes_of.items(), strict=True):
+        for i, (name, cells) in enumerate(rows.items()):
+            mean, half = (np.array([cell[key] for cell in cells.values()], float) for key in ("mean", "interval"))
+            colour, dash = colours(len(rows))[i], ("-", "--", "-.", ":")[i % 4]
+            axes.errorbar(list(cells), mean, half, color=colour, linestyle=dash, marker="os^vD*"[i % 6], label=name)
+        axes.set(xlabel=change, ylabel=ylabel)
+        axes.tick_params(axis="x", labelrotation=30)
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, fontsize=9)
+    mosaic.save(mosaic.rendered(figure), path)

@@ -1,0 +1,1 @@
+"""Evaluation against true labels, rewards and functions."""

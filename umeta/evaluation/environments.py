@@ -1,0 +1,338 @@
+"""Evaluation on an environment: true return against policy-gradient steps, on goals that nothing has seen before."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from umeta.benchmarks.goals import BENCHMARKS, Split, goals
+from umeta.config.environments import EnvConfig, EnvEvaluateConfig
+from umeta.draw import environments
+from umeta.errors import UserError, suggest
+from umeta.evaluation.rows import append, computed, provenance, question, recorded
+from umeta.metalearners.maml import MAML
+from umeta.models.mlp import MLP
+from umeta.parts import Environment, Sink
+from umeta.report import write
+from umeta.runtime import artifacts
+from umeta.runtime.loop import started
+from umeta.runtime.progress import Progress
+from umeta.stages.runs import Run
+from umeta.stages.tasks import load_tasks
+from umeta.tasks.reward import RewardBatch, RewardTasks, acting
+from umeta.train import packed, policy_of, unpacked
+from umeta.types import Adapted, Batch, EpisodeSpec, PolicyLearner, RecurrentLearner, Theta
+
+BASELINES = ("scratch", "finetune")
+SHOWN = (0, 1, 2, 3, 5, 10)  # steps in a table
+SGD = {"constant": (0.1, 0.3, 1.0), "harmonic": (0.3, 1.0, 3.0)}  # step sizes tried for the baselines
+ADAM = (0.003, 0.01, 0.03)
+PICTURED = 6  # goals
+TRIED = 4  # episodes of each skill, to choose the best
+
+Step = Callable[[Adapted, Batch], Adapted]  # one step of learning from episodes
+
+
+def returns(
+    learner: PolicyLearner, theta: Theta, begin: Adapted, step: Step, batch: RewardBatch, steps: int, label: str = ""
+) -> tuple[Tensor, list[Adapted]]:
+    """Mean return of each task's fresh episodes after 0 to `steps` steps [T, steps + 1], and the policies."""
+    found, policies = [], [begin]
+    bar = Progress(label, steps + 1, enabled=bool(label))
+    for k in range(steps + 1):
+        act = policy_of(learner, theta, policies[-1])
+        with torch.no_grad():
+            episodes = batch.batch(batch.paths(act, batch.episode.query, f"after {k}"))
+        assert episodes.score is not None
+        found.append(episodes.score)
+        if k < steps:
+            policies.append(step(policies[-1], episodes))
+        bar.update(k + 1)
+    bar.close()
+    return torch.stack(found, 1), policies
+
+
+def own_step(learner: PolicyLearner, theta: Theta) -> Step:
+    """The learner's own inner step."""
+    return lambda adapted, batch: learner.adapt(theta, batch, start=adapted, steps=1)
+
+
+def first(policies: Adapted, tasks: int) -> Adapted:
+    """The policies of the first tasks."""
+    return Adapted({name: value[:tasks] for name, value in policies.params.items()})
+
+
+def changed(learner: MAML, env: Environment, **options: Any) -> MAML:
+    """The same learner with other options, ready to adapt on the environment."""
+    other = replace(learner, **options)
+    other.init(acting(env), EpisodeSpec(1, 1, 1), seed=0)
+    return other
+
+
+def adam_step(learner: MAML, env: Environment, theta: Theta, lr: float) -> Step:
+    """Adam (Kingma and Ba 2015) on each task's policy, which keeps its moments from step to step."""
+    unit = changed(learner, env, inner_lr=1.0, schedule="constant")
+    means: dict[str, Tensor] = {}
+    squares: dict[str, Tensor] = {}
+
+    def step(adapted: Adapted, batch: Batch) -> Adapted:
+        after = unit.adapt(theta, batch, start=adapted, steps=1)
+        params, t = {}, after.steps
+        for name, value in adapted.params.items():
+            grad = value - after.params[name]  # a step of size 1
+            means[name] = torch.lerp(means.get(name, torch.zeros_like(grad)), grad, 0.1)
+            squares[name] = torch.lerp(squares.get(name, torch.zeros_like(grad)), grad**2, 0.001)
+            mean, square = means[name] / (1 - 0.9**t), squares[name] / (1 - 0.999**t)
+            params[name] = value - lr * mean / (square.sqrt() + 1e-8)
+        return replace(after, params=params)
+
+    return step
+
+
+def candidates(learner: MAML, env: Environment, theta: Theta) -> dict[str, Callable[[], Step]]:
+    """Ways to train a policy by gradient steps alone, of which the best on validation goals is tested."""
+    found: dict[str, Callable[[], Step]] = {}
+    for schedule, rates in SGD.items():
+        for lr in rates:
+            plain = changed(learner, env, inner_lr=lr, schedule=schedule)
+            found[f"SGD {lr:g}{'/k' if schedule == 'harmonic' else ''}"] = partial(own_step, plain, theta)
+    for lr in ADAM:
+        found[f"Adam {lr:g}"] = partial(adam_step, learner, env, theta, lr)
+    return found
+
+
+@dataclass
+class Trial:
+    """What all rows of a test have in common: the run, and the goals to choose on and to test on."""
+
+    run: Run
+    settings: EnvEvaluateConfig
+
+    def batch(self, split: Split) -> RewardBatch:
+        """The tasks of all goals of a split."""
+        s = self.settings
+        count = s.goals if split == "test" else s.validation
+        tasks = goals(s.benchmark, self.run.config.env, split, count, s.seed)
+        return tasks.sample(np.arange(count), episode=EpisodeSpec(1, s.episodes, s.episodes), seed=s.seed)
+
+    def own(self) -> tuple[Tensor, dict[str, Any]]:
+        """The run's learner, which adapts by its own inner steps."""
+        run, batch = self.run, self.batch("test")
+        assert isinstance(run.learner, PolicyLearner)
+        begin = run.learner.unadapted(run.theta, self.settings.goals)
+        step = own_step(run.learner, run.theta)
+        found, policies = returns(run.learner, run.theta, begin, step, batch, self.settings.steps, "adaptation")
+        ends = {"before": policies[0], "after": policies[-1]}
+        notes = [self.filmed(name, policy, batch) for name, policy in ends.items()]
+        few = replace(batch, which=batch.which[:PICTURED], indices=batch.indices[:PICTURED])
+        paths = {}
+        for name, policy in ends.items():
+            act = policy_of(run.learner, run.theta, first(policy, PICTURED))
+            paths[f"{name} adaptation"] = few.paths(act, 3, "shown")
+        places = getattr(batch.tasks.rewards, "places", None)
+        marked = None if places is None else places[few.which]
+        environments.behaviour(run.folder / "behaviour.png", paths, run.config.env, marked)
+        return found, {"notes": [note for note in dict.fromkeys(notes) if note]}
+
+    def filmed(self, name: str, policy: Adapted, batch: RewardBatch) -> str | None:
+        """A film of the first goal's policy; a sentence where that is impossible."""
+        assert isinstance(self.run.learner, PolicyLearner)
+        act = policy_of(self.run.learner, self.run.theta, first(policy, 1))
+        told = replace(batch, which=batch.which[:1]).telling(act)
+        return environments.filmed(self.run.folder / f"{name}.gif", batch.tasks.env, act, self.settings.seed, told=told)
+
+    def scratch(self) -> tuple[Tensor, dict[str, Any]]:
+        """A policy with random weights, trained for each goal by itself."""
+        learner = self.policy_learner()
+        theta = learner.init(acting(self.run.config.env), EpisodeSpec(1, 1, 1), seed=self.settings.seed)
+        return self.best(learner, theta, lambda batch: learner.unadapted(theta, len(batch.which)))
+
+    def finetune(self) -> tuple[Tensor, dict[str, Any]]:
+        """The proposer's best skill for each goal, trained on. The episodes that choosing took count as steps."""
+        tasks = with_skills(self.run)
+        assert tasks.skills is not None
+        skills, env = tasks.skills, self.run.config.env
+        count, width = skills["1.bias"].shape
+        learner = changed(MAML(MLP([width, width])), env)
+        rewarded = replace(tasks, env=self.batch("val").tasks.env)
+        every = RewardBatch(rewarded, torch.arange(count), np.arange(count), EpisodeSpec(1, 1, 1), self.settings.seed)
+        tried = every.paths(partial(learner.predict, Theta({}), Adapted(skills)), TRIED, "choose a skill")
+
+        def begin(batch: RewardBatch) -> Adapted:
+            rewards = batch.tasks.rewards
+            totals = [tried.total(rewards(tried, which.expand(count))) for which in batch.which]
+            best = torch.stack(totals).argmax(1)
+            return Adapted({name: value[best] for name, value in skills.items()})
+
+        found, facts = self.best(learner, Theta({}), begin)
+        return found, {**facts, "offset": count * TRIED / self.settings.episodes}
+
+    def best(
+        self, learner: MAML, theta: Theta, begin: Callable[[RewardBatch], Adapted]
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """The candidate that earns most over all steps on the validation goals, on the test goals."""
+        val, test, steps = self.batch("val"), self.batch("test"), self.settings.steps
+        ways = candidates(learner, self.run.config.env, theta)
+        earned = {}
+        for name, step in ways.items():
+            after = (
+                returns(learner, theta, begin(val), step(), val, steps, f"validation, {name}")[0][:, 1:].mean().item()
+            )
+            earned[name] = after if math.isfinite(after) else -math.inf
+        chosen = max(earned, key=lambda name: earned[name])
+        found, _ = returns(learner, theta, begin(test), ways[chosen](), test, steps, chosen)
+        return found, {"chosen": chosen}
+
+    def policy_learner(self) -> MAML:
+        """MAML with the run's network, whatever its learner."""
+        return changed(MAML(self.run.config.metalearner.model), self.run.config.env)
+
+
+def evaluate_env(run: Run, *, record: Path | None = None, sinks: Sequence[Sink] = ()) -> dict[str, Any]:
+    """Evaluates a run on true rewards, beside the baselines; writes `report.{html,md,json}`.
+
+    Every finished row is kept in `evaluation.json`, so that an interrupted evaluation goes on where it stopped.
+    `record` names a results file to append to; the sinks get the results.
+
+    Raises:
+        UserError: the benchmark is unknown or of another environment, or a results file is not one.
+    """
+    check(run.config, record)
+    run = replace(run, theta=unpacked(packed(run.theta)))  # on the CPU, where the environment is
+    config, settings = run.config, run.config.evaluate
+    title = config.title or config.name
+    trial = Trial(run, settings)
+    rows: dict[str, Callable[[], tuple[Tensor, dict[str, Any]]]] = {}
+    if "scratch" in settings.baselines:
+        rows["from scratch"] = trial.scratch
+    if "finetune" in settings.baselines:
+        try:
+            with_skills(run)
+            rows["best skill, fine-tuned"] = trial.finetune
+        except UserError as error:
+            write.note(f"baseline finetune left out: {error}")
+    rows[title] = trial.own
+    asked = question(run, env=config.plain["env"])
+    kept = run.folder / "evaluation.json"
+    done = computed(kept, asked, {name: partial(row, method) for name, method in rows.items()})
+    table = done["rows"]
+    result = {
+        "domain": "env",
+        "name": config.name,
+        "title": title,
+        "rows": {name: cells(torch.tensor(row["returns"])) for name, row in table.items()},
+        "adaptation": {name: curve(row) for name, row in table.items()},
+        "protocol": {
+            "name": settings.benchmark,
+            "split": "test",
+            "proposed_with": "true rewards" if run.true_labels else "no reward",
+            **{key: asked[key] for key in ("goals", "episodes", "steps", "seed")},
+        },
+        "facts": facts_of(run, table),
+        "notes": table[title]["notes"],
+        "minutes": run.minutes(evaluate=done["seconds"]),
+        **provenance(run),
+    }
+    result["facts"].append(
+        f"{title}: minutes {', '.join(f'{name} {value:g}' for name, value in result['minutes'].items())}; "
+        f"{result['hardware']}; seed {config.seed}"
+    )
+    with started(sinks, run.folder):
+        write.write_adaptation(run, result, sinks)
+    if record is not None:
+        append(record, result)
+    return result
+
+
+def with_skills(run: Run) -> RewardTasks:
+    """The tasks that the run was trained on, where their proposer learnt skills.
+
+    Raises:
+        UserError: it learnt none, or the tasks are gone, or others by now.
+    """
+    tasks, manifest = load_tasks(run.config)
+    if artifacts.value_hash(manifest) != artifacts.read_json(run.folder / "tasks.json")["hash"]:
+        raise UserError(f"{run.config.tasks_folder} is not what {run.folder} was trained on")
+    if not isinstance(tasks, RewardTasks) or tasks.skills is None:
+        raise UserError("the proposer learnt no skills")
+    return tasks
+
+
+def check(config: EnvConfig, record: Path | None = None) -> None:
+    """Finds what would stop an evaluation, before anything long begins.
+
+    Raises:
+        UserError: an unknown benchmark or baseline, a network that the environment does not fit, or a results file
+            that is not one.
+    """
+    settings = config.evaluate
+    if unknown := [name for name in settings.baselines if name not in BASELINES]:
+        raise UserError(f"evaluate.baselines: no baseline is named '{unknown[0]}'{suggest(unknown[0], BASELINES)}")
+    goals(settings.benchmark, config.env, "test", 1, settings.seed)
+    config.metalearner.init(acting(config.env), config.train.episode, seed=0)
+    if record is not None:
+        recorded(record)
+
+
+def row(method: Callable[[], tuple[Tensor, dict[str, Any]]]) -> dict[str, Any]:
+    """A method's returns and what there is to say of them, as they are kept."""
+    found, facts = method()
+    return {**facts, "returns": found.tolist()}
+
+
+def cells(found: Tensor) -> dict[str, dict[str, float]]:
+    """A table's cells: mean return over goals [T, steps + 1], half width of its 95 % interval."""
+    shown = [k for k in SHOWN if k < found.shape[1]]
+    return {f"{k} step{'' if k == 1 else 's'}": spread(found[:, k]) for k in shown}
+
+
+def spread(values: Tensor) -> dict[str, float]:
+    """Mean over goals [T] and half width of its 95 % interval."""
+    interval = 1.96 * values.std(correction=0).item() / len(values) ** 0.5
+    return {"mean": values.mean().item(), "interval": interval, "tasks": len(values)}
+
+
+def curve(row: dict[str, Any]) -> dict[str, list[float]]:
+    """Mean return against steps; those that choosing where to begin took come first."""
+    spreads = [spread(values) for values in torch.tensor(row["returns"]).T]
+    x = [k + row.get("offset", 0.0) for k in range(len(spreads))]
+    return {"x": x, "mean": [s["mean"] for s in spreads], "interval": [s["interval"] for s in spreads]}
+
+
+def facts_of(run: Run, rows: dict[str, dict[str, Any]]) -> list[str]:
+    """What a reader must know to compare the numbers with others."""
+    s: EnvEvaluateConfig = run.config.evaluate
+    reward = " ".join((BENCHMARKS[s.benchmark].reward.__doc__ or "").split())
+    title = run.config.title or run.config.name
+    own = s.benchmark == "own"  # one reward, which all goals are
+    oracle = "the true reward, the same" if own else "true rewards of other goals"
+    with_labels = oracle if run.true_labels else "no reward"
+    them = "repetitions" if own else "goals"
+    facts = [
+        f"benchmark {s.benchmark}: {s.goals} {them} of seed {s.seed}{'' if own else ' that nothing has seen before'}, "
+        f"mean undiscounted return of {s.episodes} fresh episodes for each and at each step, 95 % interval over "
+        f"{them}; reward: {reward}",
+        f"{title}: proposed with {with_labels}, as are its meta-training tasks",
+    ]
+    if isinstance(run.learner, RecurrentLearner):
+        facts.append(
+            f"{title}: a step is one more episode in each of {s.episodes} trials, which know nothing of each other and "
+            "are tested as they go; a step of the others sees all of the episodes"
+        )
+    for name, row in rows.items():
+        if "chosen" in row:
+            facts.append(f"{name}: {row['chosen']}, chosen on {s.validation} further {them}")
+        if "offset" in row:
+            facts.append(
+                f"{name}: choosing the skill took {row['offset']:g} steps' worth of episodes, which the plot counts "
+                "and the table's columns do not"
+            )
+    return facts

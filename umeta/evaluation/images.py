@@ -1,0 +1,400 @@
+"""Evaluate on images: adapt to tasks with true labels, and answer their queries."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from umeta.benchmarks import baselines
+from umeta.benchmarks.distorted import Distorted
+from umeta.benchmarks.labelled import LabelledImages
+from umeta.benchmarks.protocols import resolve, test_images
+from umeta.config import registry
+from umeta.config.images import Config
+from umeta.config.reading import joined
+from umeta.deploy.calibration import expected_calibration_error, reliability
+from umeta.errors import UserError, suggest
+from umeta.evaluation.rows import PARTS, append, finished, interval, provenance, question, recorded, stopped
+from umeta.objectives import accuracy
+from umeta.parts import Embedder, Model, Sink
+from umeta.quickstart import memory
+from umeta.report import write as report
+from umeta.runtime import artifacts, distributed
+from umeta.runtime.devices import to_device
+from umeta.runtime.loop import started
+from umeta.runtime.progress import Progress, postponed_interrupt
+from umeta.stages.runs import Run, snapshots
+from umeta.tasks.instances import Augmented
+from umeta.tasks.partition import PartitionTasks
+from umeta.types import Batch, EpisodeSpec, MetaLearner, TaskDistribution, TaskSpec, Theta
+
+ON_EMBEDDING = ("knn", "linear", "mlp", "cluster_matching")
+BASELINES = ("pixels_knn", *ON_EMBEDDING, "scratch")
+CLUSTERS = 500  # of cluster matching, where the proposer has no such number
+RATES = (0.1, 0.03, 0.3)  # step sizes that training from scratch is tuned over; without a val split the first
+TUNING = 24  # validation tasks that it is tuned on
+CHUNK = 8  # test tasks adapted at a time
+CHANGES = ("shear", "scale")  # that test images can be distorted by
+
+
+def evaluate(
+    learner: MetaLearner,
+    theta: Theta,
+    tasks: TaskDistribution,
+    episode: EpisodeSpec,
+    *,
+    count: int = 1000,
+    seed: int = 0,
+    steps: int | None = None,
+    label: str = "",
+) -> np.ndarray:
+    """Accuracy on each of `count` tasks [count], by the same `adapt` and `predict` as in meta-training.
+
+    steps: inner steps, where the learner takes any; by default its own.
+    """
+    found = []
+    bar = Progress(label, count, enabled=bool(label))
+    for logits, query in answers(learner, theta, tasks, episode, count, seed, steps):
+        found.append(accuracy(logits, query).cpu())
+        bar.update(min(CHUNK * len(found) * distributed.size(), count))
+    bar.close()
+    return torch.cat(distributed.gathered(found)).numpy()
+
+
+def answers(
+    learner: MetaLearner,
+    theta: Theta,
+    tasks: TaskDistribution,
+    episode: EpisodeSpec,
+    count: int,
+    seed: int,
+    steps: int | None,
+) -> Iterator[tuple[Tensor, Batch]]:
+    """Logits [T, N, way] of the queries of tasks 0 to `count`, and the queries, a chunk of tasks at a time.
+
+    Several processes share the chunks out: each gives its own.
+    """
+    for start in distributed.shard(range(0, count, CHUNK)):
+        with torch.no_grad():
+            batch = tasks.sample(np.arange(start, min(start + CHUNK, count)), episode=episode, seed=seed)
+            query = batch.query()
+            adapted = learner.adapt(theta, batch.support(), steps=steps)
+            yield learner.predict(theta, adapted, query.x), query
+
+
+def evaluate_images(run: Run, device: str, record: Path | None, sinks: Sequence[Sink]) -> dict[str, Any]:
+    """`evaluate_run` for a run on images."""
+    test = check(run.config, record)
+    settings = run.config.evaluate
+    episodes, count = resolve(settings)
+    if test.images.item_shape != run.item_shape:
+        raise UserError(
+            f"data: the {settings.split} images are {test.images.item_shape}, the learner takes {run.item_shape}"
+        )
+    asked = question(run, episodes=[asdict(e) for e in episodes], count=count, data=test.fingerprint)
+    kept = run.folder / "evaluation.json"
+    done = distributed.once(lambda: finished(kept, asked, PARTS))
+    if to_device(device).type == "cpu":
+        distributed.once(lambda: need_of(run.config, run.item_shape, episodes, count).check())
+    rows = methods(run, test, device, done["scratch_lr"])
+    tasks = test.tasks(device=str(to_device(device)))
+    few = min(count, 200)
+
+    def row(method: Callable[[EpisodeSpec], np.ndarray], episode: EpisodeSpec) -> dict[str, float]:
+        return interval(method(episode))
+
+    with postponed_interrupt("row") as pressed:
+
+        def keep(part: dict[str, Any], episode: EpisodeSpec, work: Callable[[EpisodeSpec], Any]) -> None:
+            """Does the work for an episode and keeps its result, unless that is kept already."""
+            if str(episode) in part:
+                return
+            began = time.monotonic()
+            part[str(episode)] = work(episode)
+            done["seconds"] += time.monotonic() - began
+            if distributed.first():
+                artifacts.write_sealed(kept, {"asked": asked, **done})
+            if distributed.agreed(pressed.is_set()):
+                raise stopped(kept)
+
+        for name, method in rows.items():
+            for episode in episodes:
+                keep(done["rows"].setdefault(name, {}), episode, partial(row, method))
+        if run.config.train.snapshots:
+            for episode in episodes:
+                keep(done["curves"], episode, lambda e: learning_curves(run, tasks, [e], few, device).get(str(e)))
+        if settings.step_curve:
+            for episode in episodes:
+                keep(done["step_curves"], episode, lambda e: step_curve(run, tasks, e, few))
+        for change in CHANGES:
+            for strength in getattr(settings, change):
+                part = done["extrapolation"].setdefault(change, {}).setdefault(f"{strength:g}", {})
+                distorted = Augmented(tasks, Distorted(**{change: strength}))
+                keep(part, episodes[0], partial(row, partial(tested, run, distorted)))
+        keep(done["calibration"], episodes[0], lambda e: sureness(run, tasks, e, few))
+    result = {
+        "name": run.config.name,
+        "title": run.config.title or run.config.name,
+        "rows": {name: done["rows"][name] for name in rows},
+        "protocol": {
+            "name": settings.protocol,
+            "split": f"{run.config.plain['data'].get('split', '')} {settings.split}".strip(),
+            "classes": len(test.names),
+            "attributes": 0 if test.attributes is None else test.attributes.shape[1],  # which tasks are then made of
+            "queries": episodes[0].query,
+            "tasks": count,
+            "seed": settings.seed,
+            "steps": run.test_steps or getattr(run.learner, "steps", None),
+            "normalisation": getattr(run.learner, "normalisation", "none"),
+            "inference": "transductive" if transductive(run.learner) else "inductive",
+            "proposed_with": "true labels" if run.true_labels else "no labels",
+        },
+        "minutes": run.minutes(evaluate=done["seconds"]),
+        "scratch_lr": done["scratch_lr"] if "from scratch" in rows else {},
+        "curves": {name: found for name, found in done["curves"].items() if found},
+        "step_curves": {f"{name}, by steps": found for name, found in done["step_curves"].items()},
+        "extrapolation": {
+            f"{change}, {episodes[0]}": {
+                run.config.title or run.config.name: {s: part[str(episodes[0])] for s, part in found.items()}
+            }
+            for change, found in done["extrapolation"].items()
+        },
+        "calibration": done["calibration"][str(episodes[0])],
+        **provenance(run),
+    }
+
+    def write() -> dict[str, Any]:
+        with started(sinks, run.folder):
+            report.write(run, test, result, episodes[0], sinks)
+        if record is not None:
+            append(record, result)
+        return result
+
+    return distributed.once(write)
+
+
+def check(config: Config, record: Path | None = None) -> LabelledImages:
+    """Finds what would stop an evaluation, before anything long begins; returns the labelled test images.
+
+    Raises:
+        UserError: an unknown protocol or baseline, no labelled data, data that cannot give the episodes, a learner that
+            cannot do their way, or a results file that is not one.
+    """
+    settings = config.evaluate
+    episodes, _ = resolve(settings)
+    if unknown := [name for name in settings.baselines if name not in BASELINES]:
+        raise UserError(f"evaluate.baselines: no baseline is named '{unknown[0]}'{suggest(unknown[0], BASELINES)}")
+    variants(config)
+    test = test_images(settings, config.data)
+    tasks = test.tasks()
+    for episode in episodes:
+        tasks.sample(np.zeros(1), episode=episode, seed=settings.seed)
+        if getattr(config.metalearner, "one_way", False) and episode.way != config.train.way:
+            name = config.plain["metalearner"]["name"]
+            asked = "with its options it answers the way of its meta-training alone"
+            raise UserError(f"{name}: {asked}, {config.train.way}; evaluate.episodes asks for {episode.way}")
+    if record is not None:
+        recorded(record)
+    return test
+
+
+def need_of(config: Config, item_shape: tuple[int, ...], episodes: Sequence[EpisodeSpec], count: int) -> memory.Need:
+    """What the evaluation on so many tasks takes, on test images that are read already."""
+    learners, settings = [config.metalearner, *variants(config).values()], config.evaluate
+    tasks = min(CHUNK, count)
+    if "scratch" in settings.baselines and (model := getattr(config.metalearner, "model", None)):
+        learners.append(baselines.from_scratch(model, RATES[0], settings.scratch_steps))
+        tasks = min(tasks, settings.scratch_tasks)
+    steps = settings.steps or getattr(config.metalearner, "test_steps", None)
+    return memory.of_evaluate(learners, TaskSpec(item_shape), episodes, tasks, steps)
+
+
+def methods(
+    run: Run, test: LabelledImages, device: str, rates: dict[str, float]
+) -> dict[str, Callable[[EpisodeSpec], np.ndarray]]:
+    """The rows of the table: a function from episode to accuracies per task, by name.
+
+    rates: takes the step size of training from scratch, by episode, once that has run.
+    """
+    settings = run.config.evaluate
+    count = resolve(settings)[1]
+    seed = settings.seed
+    images = test.tasks(device=str(to_device(device)))
+    learners: dict[str, Callable[[EpisodeSpec], np.ndarray]] = {
+        "chance": lambda episode: np.full(count, 1 / episode.way)
+    }
+    if "pixels_knn" in settings.baselines:
+        flat = test.images.pixels.reshape(len(test.images), -1)
+        learners["raw pixels, 1-NN"] = lambda e: baselines.nearest_neighbour(test.tasks(flat), e, count, seed)
+    if run.config.embedding is not None and set(ON_EMBEDDING) & set(settings.baselines):
+        try:
+            vectors = test.tasks(embedding_of(run).embed(test.images).cpu().numpy())
+            training = np.array(artifacts.read_array(run.config.tasks_folder / "embeddings.npy"))
+        except UserError as error:
+            report.note(f"baselines on the embedding left out: {error}")
+        else:
+            k = getattr(run.config.proposer, "k", None)
+            k = min(k if isinstance(k, int) else CLUSTERS, len(training))
+            means = cache(lambda: baselines.centroids(training, k, seed))
+            known: dict[str, tuple[str, Callable[[EpisodeSpec], np.ndarray]]] = {
+                "knn": ("1-NN", lambda e: baselines.nearest_neighbour(vectors, e, count, seed)),
+                "linear": ("linear", lambda e: baselines.linear(vectors, e, count, seed)),
+                "mlp": ("MLP", lambda e: baselines.mlp(vectors, e, count, seed)),
+                "cluster_matching": (
+                    "cluster matching",
+                    lambda e: baselines.cluster_matching(vectors, means(), e, count, seed),
+                ),
+            }
+            title = run.config.plain["embedding"]["name"]
+            wanted = [known[name] for name in ON_EMBEDDING if name in settings.baselines]
+            learners |= {f"{title}, {method}": answer for method, answer in wanted}
+    if "scratch" in settings.baselines and (model := getattr(run.learner, "model", None)):
+        learners["from scratch"] = lambda e: scratch(run, images, model, e, rates)
+    title = run.config.title or run.config.name
+    changed = {f"{title}, {name}": learner for name, learner in variants(run.config).items()}
+    for name, learner in {title: run.learner, **changed}.items():
+        learner.init(TaskSpec(run.item_shape), run.config.train.episode, seed=0)
+        inference = ", transductive" if learner is not run.learner and transductive(learner) else ""
+        learners[f"{name}{inference}"] = partial(tested, replace(run, learner=learner), images)
+    return learners
+
+
+def tested(run: Run, tasks: TaskDistribution, episode: EpisodeSpec) -> np.ndarray:
+    """Accuracy of the run's learner on each test task."""
+    settings = run.config.evaluate
+    count = resolve(settings)[1]
+    return evaluate(
+        run.learner,
+        run.theta,
+        tasks,
+        episode,
+        count=count,
+        seed=settings.seed,
+        steps=run.test_steps,
+        label=f"evaluate {episode}",
+    )
+
+
+def sureness(run: Run, tasks: PartitionTasks, episode: EpisodeSpec, count: int) -> dict[str, Any]:
+    """How sure the learner is on test tasks, not calibrated: expected calibration error and reliability diagram."""
+    seed = run.config.evaluate.seed
+    chunks = answers(run.learner, run.theta, tasks, episode, count, seed, run.test_steps)
+    found = [(logits.softmax(-1).flatten(0, 1).cpu(), query.y.flatten().cpu()) for logits, query in chunks]
+    probabilities, labels = (torch.cat(parts).numpy() for parts in zip(*distributed.gathered(found), strict=True))
+    ece = expected_calibration_error(probabilities, labels)
+    return {"episode": str(episode), "ece": ece, "bins": reliability(probabilities, labels)}
+
+
+def learning_curves(
+    run: Run, tasks: PartitionTasks, episodes: list[EpisodeSpec], count: int, device: str
+) -> dict[str, Any]:
+    """Accuracy on the first `count` test tasks against minutes of work, at the snapshots of the run and its rounds.
+
+    Empty where the snapshots are gone.
+    """
+    points = list(snapshots(run, device))
+    if not points:
+        return {}
+    curves: dict[str, Any] = {}
+    for episode in episodes:
+        found = [
+            interval(
+                evaluate(
+                    r.learner, r.theta, tasks, episode, count=count, seed=r.config.evaluate.seed, steps=r.test_steps
+                )
+            )
+            for _, r in points
+        ]
+        minutes = [round(seconds / 60, 2) for seconds, _ in points]
+        curves[str(episode)] = curve(minutes, found, "minutes of proposing and meta-training")
+    return curves
+
+
+def step_curve(run: Run, tasks: PartitionTasks, episode: EpisodeSpec, count: int) -> dict[str, Any]:
+    """Accuracy on the first `count` test tasks against the number of steps that the learner adapts by."""
+    settings = run.config.evaluate
+
+    def after(steps: int) -> dict[str, float]:
+        found = evaluate(run.learner, run.theta, tasks, episode, count=count, seed=settings.seed, steps=steps)
+        return interval(found)
+
+    return curve(settings.step_curve, [after(n) for n in settings.step_curve], "steps of adaptation")
+
+
+def curve(x: Sequence[float], found: Sequence[dict[str, float]], label: str) -> dict[str, Any]:
+    """Accuracies and their intervals against x, to be drawn."""
+    return {
+        "x": list(x),
+        "mean": [one["mean"] for one in found],
+        "interval": [one["interval"] for one in found],
+        "label": label,
+    }
+
+
+def variants(config: Config) -> dict[str, MetaLearner]:
+    """The learner with some of its options changed as `evaluate.variants` says, by name.
+
+    Raises:
+        UserError: the learner has no such option.
+    """
+    return {
+        name: registry.component(
+            "metalearner", joined(config.plain["metalearner"], change), f"evaluate.variants.{name}"
+        )
+        for name, change in config.evaluate.variants.items()
+    }
+
+
+def transductive(learner: MetaLearner) -> bool:
+    """Whether its answer to one query depends on the others."""
+    return getattr(learner, "transductive", False)
+
+
+def embedding_of(run: Run) -> Embedder:
+    """The embedding that the run's tasks were proposed with.
+
+    Raises:
+        UserError: the tasks are gone, or are not those the run was trained on.
+    """
+    folder = run.config.tasks_folder
+    trained_on = artifacts.read_json(run.folder / "tasks.json")["hash"]
+    if artifacts.value_hash(artifacts.read_manifest(folder, "tasks")) != trained_on:
+        raise UserError(f"{folder} is not what the run was trained on")
+    run.config.embedding.load_state_dict(artifacts.read_tensors(folder / "embedder.safetensors"))
+    return run.config.embedding
+
+
+def scratch(run: Run, tasks: PartitionTasks, model: Model, episode: EpisodeSpec, rates: dict[str, float]) -> np.ndarray:
+    """Training from scratch on each task's support, on the first `scratch_tasks` test tasks; `rates` takes its lr."""
+    settings = run.config.evaluate
+    count = min(settings.scratch_tasks, resolve(settings)[1])
+
+    def accuracies(tasks: PartitionTasks, lr: float, count: int, seed: int, label: str) -> np.ndarray:
+        learner = baselines.from_scratch(model, lr, settings.scratch_steps)
+        fresh = learner.init(tasks.spec, episode, seed=seed)
+        theta = Theta({name: value.to(tasks.items.device) for name, value in fresh.params.items()})
+        return evaluate(learner, theta, tasks, episode, count=count, seed=seed, label=label)
+
+    lr = settings.scratch_lr
+    if lr is None:
+        lr = RATES[0]
+        try:
+            val = test_images(replace(settings, split="val"), run.config.data).tasks(device=str(tasks.items.device))
+            # of another seed, as the tasks to test on may be of the val split too
+            means = [
+                accuracies(val, rate, min(TUNING, count), settings.seed + 1, f"from scratch, step size {rate}").mean()
+                for rate in RATES
+            ]
+            lr = RATES[int(np.argmax(means))]
+        except UserError as error:
+            report.note(f"from scratch: step size {lr}, not tuned: {error}")
+    rates[str(episode)] = lr
+    return accuracies(tasks, lr, count, settings.seed, f"from scratch {episode}")

@@ -1,0 +1,275 @@
+"""Evaluation on functions to regress: mean squared error against gradient steps, within and beyond what was trained on.
+
+The baselines of Finn, Abbeel and Levine (2017, section 5.1) are networks trained here, on the run's tasks, with its
+model, outer step and number of meta-steps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from umeta import seeds
+from umeta.config import registry
+from umeta.config.regression import RegressionConfig
+from umeta.draw import regression
+from umeta.errors import UserError, suggest
+from umeta.evaluation.environments import spread
+from umeta.evaluation.rows import append, computed, hardware, provenance, question, recorded
+from umeta.metalearners.maml import MAML
+from umeta.objectives import squared_error
+from umeta.parts import Sink
+from umeta.report import write
+from umeta.runtime.loop import RunContext, started
+from umeta.stages.runs import Run
+from umeta.tasks.sinusoid import SinusoidTasks
+from umeta.train import metatrain
+from umeta.types import EpisodeSpec, MetaLearner, Theta
+
+BASELINES = {"oracle": "oracle, told amplitude and phase", "pretrained": "pretrained on all tasks, fine-tuned"}
+RATES = (0.001, 0.003, 0.01, 0.03, 0.1)  # step sizes that fine-tuning the pretrained network is tuned over
+TUNING = 100  # validation tasks that it is tuned on
+CHUNK = 100  # test tasks adapted at a time
+SHOWN = (0, 1, 10)  # steps after which the picture shows the prediction
+POINTS = 200  # of a curve in it
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A learner with what it learnt."""
+
+    learner: MetaLearner
+    theta: Theta
+    told: bool = False
+    """it is told each task's amplitude and phase"""
+    note: str = ""
+
+
+def errors(
+    fitted: Fitted, tasks: SinusoidTasks, episode: EpisodeSpec, count: int, seed: int, steps: Sequence[int]
+) -> Tensor:
+    """Mean squared error on the queries of each of `count` tasks, after these numbers of steps: [count, len(steps)].
+
+    steps: rising. A learner without steps has the same error after any number of them.
+    """
+    tasks = replace(tasks, told=fitted.told)
+    counts = steps if hasattr(fitted.learner, "steps") else [0]
+    found = []
+    for start in range(0, count, CHUNK):
+        with torch.no_grad():
+            batch = tasks.sample(np.arange(start, min(start + CHUNK, count)), episode=episode, seed=seed)
+            support, query = batch.support(), batch.query()
+            adapted, each = None, []
+            for before, k in pairwise([0, *counts]):
+                adapted = fitted.learner.adapt(fitted.theta, support, start=adapted, steps=k - before)
+                each.append(squared_error(fitted.learner.predict(fitted.theta, adapted, query.x), query))
+            found.append(torch.stack(each, 1))
+    return torch.cat(found).cpu().expand(count, len(steps))
+
+
+class Trial:
+    """What all rows of a test have in common: the run, and the tasks to train baselines, choose and test on."""
+
+    def __init__(self, run: Run) -> None:
+        self.run, self.settings = run, run.config.evaluate
+        self.device = next(iter(run.theta.params.values())).device
+        self.tasks = proposed(run.config).to(self.device)
+        self.elsewhere = {
+            option: {f"{a:.3g} to {b:.3g}": proposed(run.config, option, (a, b)).to(self.device) for a, b in ranges}
+            for option, ranges in self.settings.ranges.items()
+        }
+
+    def test(self, fitted: Fitted, tasks: SinusoidTasks, shot: int, steps: Sequence[int]) -> Tensor:
+        """Errors on test tasks after these numbers of steps."""
+        s = self.settings
+        # a seed of the test's own, or its first tasks would be those of a meta-training with the same seed
+        seed = seeds.integer(s.seed, "test")
+        return errors(fitted, tasks, EpisodeSpec(1, shot, s.query), s.tasks, seed, steps)
+
+    def own(self, shot: int) -> Fitted:
+        """The run's learner."""
+        return Fitted(self.run.learner, self.run.theta)
+
+    def pretrained(self, shot: int) -> Fitted:
+        """A network trained on the points of all tasks alike; fine-tuned by the step size best on validation tasks."""
+        joint, s = self.joint("pretrained "), self.settings
+        seed, episode = seeds.integer(s.seed, "validation"), EpisodeSpec(1, shot, s.query)
+        means = {}
+        for rate in RATES:
+            tuned = self.changed(joint, rate)
+            means[rate] = errors(tuned, self.tasks, episode, TUNING, seed, [s.steps]).mean().nan_to_num(np.inf)
+        best = min(means, key=lambda rate: means[rate])
+        return replace(self.changed(joint, best), note=f"step size {best:g} with {shot} points")
+
+    def oracle(self, shot: int) -> Fitted:
+        """A network that is told amplitude and phase, and does not adapt."""
+        return self.changed(self.joint("oracle ", told=True), 0.0)
+
+    def joint(self, label: str, told: bool = False) -> Fitted:
+        """The run's network trained on all tasks alike, as long as the run: MAML without an inner step."""
+        config = self.run.config
+        learner = MAML(config.metalearner.model, steps=0)
+        ctx = RunContext(config.seed, self.device, self.run.folder, resume=True, progress=True, label=label)
+        return Fitted(learner, metatrain(learner, replace(self.tasks, told=told), config.train, ctx), told)
+
+    def changed(self, fitted: Fitted, inner_lr: float) -> Fitted:
+        """With another inner step size."""
+        assert isinstance(fitted.learner, MAML)
+        learner = replace(fitted.learner, inner_lr=inner_lr)
+        learner.init(replace(self.tasks, told=fitted.told).spec, self.run.config.train.episode, seed=0)
+        return replace(fitted, learner=learner)
+
+
+def proposed(config: RegressionConfig, option: str = "", between: tuple[float, float] = (0, 0)) -> SinusoidTasks:
+    """The tasks of the config's proposer, with one of its options changed to a range.
+
+    Raises:
+        UserError: it has no such option, or these are no tasks that the test knows.
+    """
+    change = {option: list(between)} if option else {}
+    where = f"evaluate.ranges.{option}" if option else "proposer"
+    proposer = registry.component("proposer", {**config.plain["proposer"], **change}, where)
+    tasks = proposer.propose(None, RunContext(config.seed))
+    if not isinstance(tasks, SinusoidTasks):
+        raise UserError(f"proposer: the test knows SinusoidTasks, not {type(tasks).__name__}")
+    return tasks
+
+
+def evaluate_regression(run: Run, *, record: Path | None = None, sinks: Sequence[Sink] = ()) -> dict[str, Any]:
+    """Evaluates a run on functions, beside the baselines; writes `report.{html,md,json}` and the pictures in it.
+
+    Every finished row is kept in `evaluation.json`, so that an interrupted evaluation goes on where it stopped.
+    `record` names a results file to append to; the sinks get the results.
+
+    Raises:
+        UserError: an unknown baseline, ranges that the proposer does not have, or a results file that is not one.
+    """
+    check(run.config, record)
+    config, settings, trial = run.config, run.config.evaluate, Trial(run)
+    title = config.title or config.name
+    rows = {name: getattr(trial, key) for key, name in BASELINES.items() if key in settings.baselines}
+    rows = {name: cache(method) for name, method in {**rows, title: trial.own}.items()}
+    kept = run.folder / "evaluation.json"
+    asked = question(run)
+    done = computed(kept, asked, {name: partial(row, trial, method) for name, method in rows.items()})
+    table = done["rows"]
+    regression.fits(run.folder / "fits.png", fits(trial, {n: m for n, m in rows.items() if n != BASELINES["oracle"]}))
+    minutes = run.minutes(evaluate=done["seconds"])
+    result = {
+        "domain": "regression",
+        "name": config.name,
+        "title": title,
+        "rows": {name: found["cells"] for name, found in table.items()},
+        "adaptation": {name: found["curve"] for name, found in table.items()},
+        "extrapolation": {
+            option: {name: found["elsewhere"][option] for name, found in table.items()} for option in settings.ranges
+        },
+        "protocol": {
+            "name": config.plain["proposer"]["name"],
+            "split": "test",
+            "proposed_with": "ranges made by hand",
+            **{key: asked[key] for key in ("shots", "query", "tasks", "steps", "seed")},
+        },
+        "facts": [
+            f"{settings.tasks} test tasks of seed {settings.seed} that nothing has seen before, {settings.query} "
+            "queries each: mean squared error and its 95 % interval over tasks",
+            *trial.tasks.describe(config.train.episode),
+            *(
+                f"{name}: {', '.join(found['notes'])}, best on validation tasks"
+                for name, found in table.items()
+                if found["notes"]
+            ),
+            f"{title}: minutes {', '.join(f'{name} {value:g}' for name, value in minutes.items())}; "
+            f"{hardware(run.theta)}; seed {config.seed}",
+        ],
+        "minutes": minutes,
+        **provenance(run),
+    }
+    with started(sinks, run.folder):
+        write.write_adaptation(run, result, sinks)
+    if record is not None:
+        append(record, result)
+    return result
+
+
+def row(trial: Trial, method: Callable[[int], Fitted]) -> dict[str, Any]:
+    """A method's cells for each number of points, its curve over steps, and its errors on tasks from elsewhere.
+
+    The latter two with the most points.
+    """
+    shots = trial.settings.shots
+    fitted = {shot: method(shot) for shot in shots}
+    last = trial.settings.steps
+    found = {shot: trial.test(fitted[shot], trial.tasks, shot, range(last + 1)) for shot in shots}
+    most = max(shots)
+    spreads = [spread(values) for values in found[most].T]
+    finite = [k for k, s in enumerate(spreads) if math.isfinite(s["interval"])]
+    return {
+        "cells": {
+            f"{shot} points, {k} step{'' if k == 1 else 's'}": cell(found[shot][:, k])
+            for shot in shots
+            for k in dict.fromkeys([1, last])
+        },
+        "curve": {
+            "x": finite,
+            "mean": [spreads[k]["mean"] for k in finite],
+            "interval": [spreads[k]["interval"] for k in finite],
+        },
+        "elsewhere": {
+            option: {name: cell(trial.test(fitted[most], tasks, most, [last])[:, 0]) for name, tasks in ranges.items()}
+            for option, ranges in trial.elsewhere.items()
+        },
+        "notes": [one.note for one in fitted.values() if one.note],
+    }
+
+
+def cell(values: Tensor) -> dict[str, Any]:
+    """Mean over tasks [T] and half width of its 95 % interval, shown with three digits; None where tasks diverged."""
+    found: dict[str, Any] = {**spread(values), "digits": 3}
+    return found if math.isfinite(found["interval"]) else {**found, "mean": None, "interval": None}
+
+
+def fits(trial: Trial, rows: dict[str, Callable[[int], Fitted]]) -> list[regression.Fit]:
+    """The first test task with each number of points, and what each method predicts for it after a few steps."""
+    s, tasks, found = trial.settings, trial.tasks, []
+    grid = torch.linspace(*tasks.x, POINTS, device=trial.device)
+    for shot in s.shots:
+        task = tasks.sample(np.arange(1), episode=EpisodeSpec(1, shot, 1), seed=seeds.integer(s.seed, "test")).at(grid)
+        support, query = task.support(), task.query()
+        for name, method in rows.items():
+            fitted, after = method(shot), {}
+            for k in [k for k in SHOWN if k <= s.steps]:
+                with torch.no_grad():
+                    adapted = fitted.learner.adapt(fitted.theta, support, steps=k)
+                    after[k] = fitted.learner.predict(fitted.theta, adapted, query.x)[0, :, 0].cpu().numpy()
+            x, y = (value[0, :, 0].cpu().numpy() for value in (support.x, support.y))
+            true = query.y[0, :, 0].cpu().numpy()
+            found.append(regression.Fit(f"{name}, {shot} points", grid.cpu().numpy(), true, x, y, after))
+    return found
+
+
+def check(config: RegressionConfig, record: Path | None = None) -> None:
+    """Finds what would stop an evaluation, before anything long begins.
+
+    Raises:
+        UserError: an unknown baseline, ranges that the proposer does not have, or a results file that is not one.
+    """
+    settings = config.evaluate
+    if unknown := [name for name in settings.baselines if name not in BASELINES]:
+        raise UserError(f"evaluate.baselines: no baseline is named '{unknown[0]}'{suggest(unknown[0], BASELINES)}")
+    if not settings.shots:
+        raise UserError("evaluate.shots: there are none; set some numbers of points, such as evaluate.shots=[5,10]")
+    for option, ranges in settings.ranges.items():
+        for between in ranges:
+            proposed(config, option, between)
+    if record is not None:
+        recorded(record)

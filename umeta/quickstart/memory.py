@@ -1,0 +1,276 @@
+"""The memory that a stage takes, before it begins: what its tensors certainly need, and an estimate of the peak.
+
+The stage's largest step is carried out on torch's `meta` device, where tensors have a shape and no content, and the
+bytes of those that are alive at a time are counted. For the estimate, of the peak of resident memory on a CPU, data,
+arrays and libraries are added.
+"""
+
+from __future__ import annotations
+
+import copy
+import resource
+import sys
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from umeta.config import registry
+from umeta.config.build import RunConfig
+from umeta.config.environments import EnvConfig, EnvTrainConfig
+from umeta.config.images import Config, TrainConfig
+from umeta.config.regression import RegressionTrainConfig
+from umeta.data.images import UnlabelledImages
+from umeta.errors import UserError
+from umeta.parts import Embedder
+from umeta.runtime import allocator
+from umeta.runtime.loop import RunContext
+from umeta.train import BatchProblem
+from umeta.types import Batch, EpisodeSpec, MetaLearner, TaskSpec, Theta
+
+SLACK = 1.15  # the allocator's gaps
+MB = 1 << 20
+PART = 1000  # images embedded at a time
+BOUNDED = ("kmeans", "instances", "random_labels", "hyperplanes")  # proposers whose memory is that of their arrays
+IMPORTS = 220 << 20  # bytes: libraries that are imported where they are first used (faiss, scikit-learn, matplotlib)
+
+
+class Live(TorchDispatchMode):
+    """Counts the bytes of the tensors that are alive, and the most there were. Numbers read out of tensors are 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.most = self.largest = 0
+        self._known: dict[int, weakref.ref[Any]] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default:
+            return 1.0 if args[0].dtype.is_floating_point else 1
+        kwargs = kwargs or {}
+        meta = [getattr(value, "type", None) for value in (kwargs.get("device"), getattr(args[0], "device", None))]
+        if "generator" in kwargs and "meta" in meta:  # seeds have generators of the CPU; here there is nothing to draw
+            kwargs = {**kwargs, "generator": None}
+        if func is torch.ops.aten._to_copy.default and args[0].device.type == "meta":
+            kwargs = {**kwargs, "device": torch.device("meta")}
+        out = func(*args, **kwargs)
+        made = sum(self.count(value) for value in tree_leaves(out) if isinstance(value, Tensor))
+        if "convolution" in func.__name__:  # oneDNN works on copies in a layout of its own
+            taken = sum(value.nbytes for value in tree_leaves(args) if isinstance(value, Tensor))
+            self.largest = max(self.largest, made + taken)
+        self.most = max(self.most, self.now)
+        return out
+
+    def count(self, value: Tensor) -> int:
+        """Takes note of a tensor's storage until it is freed; its bytes where it is new."""
+        storage = value.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._known:
+            return 0
+
+        def freed(_: object) -> None:
+            self.now -= size
+            del self._known[key]
+
+        self._known[key] = weakref.ref(storage, freed)
+        self.now += size
+        return size
+
+    @property
+    def peak(self) -> int:
+        """Bytes that the work is expected to take, with what the libraries take beside the tensors."""
+        return int(SLACK * self.most) + self.largest
+
+
+def simulated(work: Callable[[], Any], default: str = "meta") -> Live:
+    """What some work takes, done without content. `default`: the device of tensors that name none."""
+    live = Live()
+    with torch.random.fork_rng(devices=[]), torch.device(default), live:
+        work()
+    return live
+
+
+def metatraining(
+    learner: MetaLearner,
+    spec: TaskSpec,
+    config: TrainConfig | EnvTrainConfig | RegressionTrainConfig,
+    horizon: int = 1,
+    whole: bool = True,
+) -> Live:
+    """What a meta-step takes. `horizon`: steps of an episode; `whole`: with the outer step, not the gradient alone."""
+    learner, outer = copy.deepcopy((learner, config.outer))
+
+    def work() -> None:
+        theta = Theta({n: v.requires_grad_() for n, v in learner.init(spec, config.episode, 0).params.items()})
+        episode, tasks = config.episode, config.meta_batch
+        rounds = config.rounds if isinstance(config, EnvTrainConfig) else 1
+        supports = [batch(spec, tasks, episode.way, episode.way * episode.shot * horizon) for _ in range(rounds)]
+        query = batch(spec, tasks, episode.way, episode.way * episode.query * horizon)
+        problem = BatchProblem(learner, theta, spec, supports, query, config.task_chunk)
+        if whole:
+            outer.start(theta.params)
+            outer.step(problem, 0.0)
+        else:
+            problem.loss_and_grad()
+
+    return simulated(work)
+
+
+def answering(learner: MetaLearner, spec: TaskSpec, episode: EpisodeSpec, tasks: int, steps: int | None) -> Live:
+    """What adapting to so many tasks at once, and answering their queries, takes: no more for many steps than for 3."""
+    learner = copy.deepcopy(learner)
+    steps = steps or getattr(learner, "steps", None)
+
+    def work() -> None:
+        theta = learner.init(spec, episode, 0)
+        support = batch(spec, tasks, episode.way, episode.way * episode.shot)
+        query = batch(spec, tasks, episode.way, episode.way * episode.query)
+        with torch.no_grad():
+            adapted = learner.adapt(theta, support, steps=steps and min(steps, 3))
+            learner.predict(theta, adapted, query.x)
+
+    return simulated(work)
+
+
+def batch(spec: TaskSpec, tasks: int, way: int, items: int) -> Batch:
+    """Tasks of that size, without content."""
+    x = torch.empty(tasks, items, *spec.item_shape)
+    mask = torch.ones(tasks, items, dtype=torch.bool)
+    if spec.objective == "categorical":
+        return Batch(x, torch.zeros(tasks, items, dtype=torch.int64), mask, way)
+    if spec.objective == "regression":
+        return Batch(x, torch.empty(tasks, items, spec.outputs), mask, way)
+    y, w, score = torch.empty(tasks, items, spec.outputs), torch.empty(tasks, items), torch.empty(tasks, items)
+    return Batch(x, y, mask, 1, w, w.clone(), score)
+
+
+@dataclass
+class FewSteps(RunContext):
+    """One step of each loop, on the meta device."""
+
+    device: torch.device | str = "meta"
+
+    def loop(
+        self,
+        name: str,
+        steps: int,
+        step: Callable[[int], dict[str, float]],
+        *saving: Any,
+        **options: Any,
+    ) -> None:
+        step(0)
+
+
+def embedding(embedder: Embedder, images: UnlabelledImages) -> tuple[int, int]:
+    """Bytes that a step of an embedding's training and embedding a part of the images take, and numbers in a vector."""
+    embedder, width = copy.deepcopy(embedder), 0
+
+    def work() -> None:
+        nonlocal width
+        embedder.fit(images, FewSteps())
+        width = embedder.embed(UnlabelledImages(images.pixels[:PART], images.rows[:PART])).shape[1]
+
+    return simulated(work, "cpu").peak, width
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a stage takes on a CPU."""
+
+    stage: str
+    bytes: int | None
+    """estimate of the peak of resident memory; None where it is not known: the stage has parts that cannot be
+    simulated"""
+    certain: int
+    """bytes of tensors that are alive at a time, without which the stage cannot do"""
+    reduce: str
+    """options that lower it"""
+
+    def __str__(self) -> str:
+        size = "not known before it runs" if self.bytes is None else f"about {self.bytes / MB:,.0f} MB"
+        return f"{self.stage}: {size}, lower {self.reduce} for less"
+
+    def check(self) -> None:
+        """Raises UserError when the tensors alone do not fit; a stage that might is tried."""
+        free = allocator.available() + resident()  # a part of what this process holds may be free for it to use again
+        if self.certain > free:
+            raise UserError(
+                f"{self.stage}: its tensors take {self.certain / MB:,.0f} MB of memory, {free / MB:,.0f} MB are "
+                f"available; lower {self.reduce}"
+            )
+
+
+def need(stage: str, reduce: str, work: Callable[[], tuple[int, int]]) -> Need:
+    """The need of a stage whose data this process holds by now: `work` gives the bytes of the rest, and the certain.
+
+    Parts that cannot do without the content of tensors, such as plug-ins, leave it unknown.
+    """
+    held = resident()
+    try:
+        rest, certain = work()
+    except Exception:  # whatever a part raises for tensors without content
+        return Need(stage, None, 0, reduce)
+    return Need(stage, max(peak(), held) + IMPORTS + rest, certain, reduce)
+
+
+def of_propose(config: Config, images: UnlabelledImages) -> Need:
+    """What `propose` takes on these images. It carries a step of the embedding's training out."""
+
+    def work() -> tuple[int, int]:
+        n, proposer = len(images), config.proposer
+        if registry.name_of("proposer", proposer) not in BOUNDED:
+            raise NotImplementedError
+        step, width = embedding(config.embedding, images) if config.embedding is not None else (0, 0)
+        vectors = 6 * n * width * 4  # as tensor, array, scaled, and copies in between
+        partitions = 6 * n * getattr(proposer, "partitions", 1) * 4  # with order, and a checkpoint of them
+        return max(step, partitions) + vectors + images.pixels.nbytes, 0
+
+    return need("propose", "data.size, proposer.partitions or the embedding's batch", work)
+
+
+def of_metatrain(config: RunConfig, spec: TaskSpec, arrays: int = 0, whole: bool = True) -> Need:
+    """What `metatrain` takes; `arrays`: bytes of what the tasks are kept as, `whole`: as for `metatraining`."""
+    reduce = "train.task_chunk or train.meta_batch"
+    if isinstance(config, EnvConfig):
+        reduce = "train.task_chunk, train.meta_batch or train.episodes"
+    elif isinstance(config, Config):
+        reduce = "train.task_chunk, train.meta_batch, train.way, train.query or data.size"
+
+    def work() -> tuple[int, int]:
+        horizon = config.env.horizon if isinstance(config, EnvConfig) else 1
+        live = metatraining(config.metalearner, spec, config.train, horizon, whole)
+        return live.peak + 3 * arrays, live.most
+
+    return need("metatrain", reduce, work)
+
+
+def of_evaluate(
+    learners: Sequence[MetaLearner], spec: TaskSpec, episodes: Sequence[EpisodeSpec], tasks: int, steps: int | None
+) -> Need:
+    """What `evaluate` takes with these learners, which adapt to so many tasks at a time."""
+
+    def work() -> tuple[int, int]:
+        lives = [answering(learner, spec, episode, tasks, steps) for learner in learners for episode in episodes]
+        return max(live.peak for live in lives), max(live.most for live in lives)
+
+    return need("evaluate", "data.size, evaluate.query or evaluate.episodes", work)
+
+
+def resident() -> int:
+    """Bytes of this process that are in memory; where the system does not say, the most there were."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * resource.getpagesize()
+    except FileNotFoundError:
+        return peak()
+
+
+def peak() -> int:
+    """The most bytes of this process that were in memory so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,0 +1,291 @@
+"""`umeta run --images`: a config for unlabelled images of which nothing else is known.
+
+Instance tasks first, then clusters of what was learnt by then, with the settings that did best on Omniglot and on
+photographs of groceries (configs/omniglot_best.yaml, configs/grocery_best.yaml), and as many meta-steps as there is
+time for.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from umeta.benchmarks.labelled import LabelledImages
+from umeta.benchmarks.protocols import fitting
+from umeta.config import reading, registry
+from umeta.config.build import build, rounds
+from umeta.config.images import Config
+from umeta.config.reading import joined, named
+from umeta.data.images import UnlabelledImages
+from umeta.errors import UserError
+from umeta.evaluation.images import check
+from umeta.parts import Augment
+from umeta.quickstart.survey import Survey, survey
+from umeta.report.write import note
+from umeta.runtime import artifacts
+from umeta.runtime.devices import to_device
+from umeta.runtime.loop import RunContext
+from umeta.stages.domains import unlabelled
+from umeta.stages.folder import check_out
+from umeta.tasks.instances import Augmented, InstanceTasks
+from umeta.train import metatrain
+
+MINUTES = 30.0
+SIDES = (84, 56, 28)  # pixels, multiples that halve well
+STEPS = (3000, 2000)  # of the two rounds at most: more hardly help
+LEAST = 300  # meta-steps in all: fewer are not worth the wait
+CLUSTERED = 300  # images from which on there is something to cluster
+FEW = 200  # images
+
+
+def written(
+    images: Path, test: Path | None, changes: list[str], *, minutes: float, device: str = "auto", resume: bool = False
+) -> Path:
+    """The config file `OUT/NAME.yaml` for these images; tells the person what was seen and decided.
+
+    With `resume` and the file there already, it is that file as it is: timing anew would give another config.
+
+    test: labelled images, a folder per class; None for no evaluation.
+    changes: `key=value` overrides of what is decided here; `name` is by default that of the images' folder.
+    minutes: how long meta-training may take, reading the images included.
+
+    Raises:
+        UserError: images, labelled images or overrides that cannot be used, fewer than two different images, or a run
+            of this name exists.
+    """
+    if not 0 < minutes < math.inf:
+        raise UserError(f"--minutes {minutes:g}: expected more than 0, such as --minutes 30")
+    began = time.monotonic()
+    wanted = reading.parse(changes)
+    place = images.resolve()
+    name = str(wanted.get("name", place.name if place.is_dir() else place.stem))
+    out = Path(str(wanted.get("out", ".")))
+    path = out / f"{name}.yaml"
+    if path.exists() and resume:
+        return same(path, images, test)
+    refuse_to_overwrite(path, [out / kind / stem for kind in ("tasks", "runs") for stem in (name, f"{name}-0")])
+
+    seen = survey(images)
+    plan = Plan(seen, {"name": name, "data": data_options(seen, images, test), "evaluate": {"episodes": []}}, wanted)
+    draft = plan.config(side(seen), seen.files)  # a mistake in the overrides is found before all images are read
+    check_out(draft)
+    if test is not None:
+        plan.basis["evaluate"] = fitting(LabelledImages.load(draft.data, "test"))
+        draft = plan.config(side(seen), seen.files)
+    if draft.evaluate.episodes != []:
+        check(draft)
+    note(f"reading {seen.files:,} files in {images}")
+    items = unlabelled(draft)
+    size, different = items.item_shape[-1], distinct(items)
+    if different < 2:
+        what = "there is one image" if len(items) == 1 else f"all {len(items):,} images are the same"
+        raise UserError(f"{images}: {what}; expected different ones, better thousands than hundreds")
+
+    timed = plan.config(size, different)
+    each = seconds_a_step(timed, items, registry.component("augment", augmentation(seen)), device)
+    fits = int((60 * minutes - (time.monotonic() - began)) / each)
+    final = timed if plan.steps_given else plan.config(size, different, shared(fits, bool(timed.rounds)))
+    about = minutes_of(final, each)
+    lines = [
+        looked(seen, len(items), size),
+        *advice(seen, len(items), different),
+        stages(final),
+        f"{about} on this machine{'' if plan.steps_given else '; --minutes changes it'}",
+    ]
+    if not plan.steps_given and fits < LEAST:
+        lines.append(f"longer than the {minutes:g} minutes asked for: {LEAST} meta-steps are the least worth the wait")
+    comment = "".join(f"# {line}\n" for line in lines)
+    artifacts.write_text(path, comment + reading.dump({k: v for k, v in final.plain.items() if k != "name"}))
+    note("\n".join([*lines, f"{path} holds all of this; a changed copy of it runs with umeta run COPY.yaml"]))
+    return path
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is decided from a survey, and what the person wants otherwise."""
+
+    seen: Survey
+    basis: dict[str, Any]
+    """the name, data and evaluate of a config"""
+    wanted: dict[Any, Any]
+    """overrides, as a nested mapping"""
+
+    @property
+    def steps_given(self) -> bool:
+        return "steps" in self.wanted.get("train", {})
+
+    def config(self, size: int, different: int, steps: tuple[int, int] = STEPS) -> Config:
+        """The config for so many different images of this size, with so many meta-steps in its rounds.
+
+        Raises:
+            UserError: an override that does not fit.
+        """
+        decided = joined(self.basis, learning(self.seen, size, different))
+        decided["train"]["steps"] = steps[0]
+        first = of_images(joined(decided, self.wanted))
+        if different < CLUSTERED or "rounds" in self.wanted:
+            return first
+        later = max(1, first.train.steps * 2 // 3) if self.steps_given else steps[1]
+        return of_images({**first.plain, "rounds": [clustering(first, different, later)]})
+
+
+def same(path: Path, images: Path, test: Path | None) -> Path:
+    """The path, of a config for these images. Raises UserError when it is for others."""
+    data = reading.read(path)["data"]
+    for option, given, before in (("--images", images, data.get("root")), ("--test", test, data.get("test"))):
+        if before != (None if given is None else str(given)):
+            raise UserError(
+                f"{path} was written with {option} {before or 'left out'}, this is {given or 'left out'}; resume with "
+                "the same, or choose another name=NAME"
+            )
+    note(f"going on with {path}")
+    return path
+
+
+def refuse_to_overwrite(path: Path, folders: list[Path]) -> None:
+    """Raises UserError when there is a config or an artefact of this name."""
+    if path.exists():
+        raise UserError(
+            f"{path} exists: go on with --resume, run the file itself with umeta run {path}, or choose another "
+            "name=NAME"
+        )
+    for folder in folders:
+        if folder.exists():
+            raise UserError(f"{folder} exists: choose another name=NAME")
+
+
+def data_options(seen: Survey, images: Path, test: Path | None) -> dict[str, Any]:
+    """The data source of a config."""
+    options: dict[str, Any] = {"name": "folder", "root": str(images)}
+    if test is not None:
+        options["test"] = str(test)
+    invert = seen.drawings and seen.dark_ink
+    return {**options, "size": side(seen), "channels": 3 if seen.colour else 1, "invert": invert}
+
+
+def side(seen: Survey) -> int:
+    """The side that pictures are resized to: what they have themselves, up to 84 pixels, and 28 for drawings."""
+    for size in SIDES:
+        if seen.side >= 0.9 * size and (size == 28 or not seen.drawings):
+            return size
+    return max(8, seen.side // 8 * 8)
+
+
+def augmentation(seen: Survey) -> str:
+    """The preset that makes another view of such pictures."""
+    return "drawing" if seen.drawings else "photo"
+
+
+def of_images(plain: dict[Any, Any]) -> Config:
+    """The typed config; raises UserError where an override makes it one on an environment."""
+    config = build(plain)
+    if not isinstance(config, Config):
+        raise UserError("env: --images learns from pictures; leave it out")
+    return config
+
+
+def learning(seen: Survey, size: int, different: int) -> dict[str, Any]:
+    """The first round, on images of this size: its proposer, learner and outer loop."""
+    small = size <= 28
+    model = {"name": "conv4", "filters": [64 if small else 32, 64, 128, 256], "down": "pool_first"}
+    return named(
+        {
+            "proposer": {"name": "instances", "augment": augmentation(seen), "rotations": seen.drawings},
+            "metalearner": {
+                "name": "protonet",
+                "distance": "cosine",
+                "precision": "auto",
+                "model": {**model, "halvings": 3 if small else 4},
+            },
+            "train": {
+                "outer": {"name": "adam", "lr": 2e-3, "schedule": "cosine"},
+                "way": min(128 if small else 64, max(2, different // 2)),
+                "shot": 1,
+                "query": 2,
+                "meta_batch": 1,
+            },
+        }
+    )
+
+
+def clustering(first: Config, different: int, steps: int) -> dict[str, Any]:
+    """The second round, as a change to the first.
+
+    Mutual neighbours are the better clusters, but few pictures, or all unlike, leave fewer of them than a task has
+    classes. So k-means adds a partition of ten items a cluster, and a task takes no more than half of its clusters.
+    """
+    before = first.plain["proposer"]
+    views = {key: before[key] for key in ("augment", "rotations") if key in before}
+    return {
+        "proposer": {"name": "progressive", "k": [min(1000, different // 10)], **views},
+        "train": {"steps": steps, "way": min(first.train.way, different // 20), "outer": {"lr": 1e-3}},
+    }
+
+
+def shared(steps: int, rounds: bool) -> tuple[int, int]:
+    """So many meta-steps, within what is worth while, as those of the first and of the second round."""
+    if not rounds:
+        return min(max(steps, LEAST), STEPS[0]), 0
+    total = min(max(steps, LEAST), sum(STEPS))
+    first = total * STEPS[0] // sum(STEPS)
+    return first, total - first
+
+
+def seconds_a_step(planned: Config, images: UnlabelledImages, augment: Augment, device: str) -> float:
+    """How long a meta-step takes here: the mean of three, after one to warm up."""
+    ctx = RunContext(planned.seed, to_device(device))
+    tasks = Augmented(InstanceTasks(images.pixels), augment).to(ctx.device)
+    metatrain(planned.metalearner, tasks, replace(planned.train, steps=1), ctx)
+    began = time.monotonic()
+    metatrain(planned.metalearner, tasks, replace(planned.train, steps=3), ctx)
+    return (time.monotonic() - began) / 3
+
+
+def minutes_of(final: Config, each: float) -> str:
+    """The time of all rounds with so many seconds a meta-step, as `about 28 minutes`."""
+    count = round(sum(turn.train.steps for turn in rounds(final)) * each / 60)
+    return f"about {count} minutes" if count > 1 else "about a minute" if count else "less than a minute"
+
+
+def distinct(images: UnlabelledImages) -> int:
+    """How many of the images differ from all others; copies lie side by side, as images are in order of content."""
+    pairs = zip(images.pixels, images.pixels[1:], strict=False)
+    return len(images) - sum(bool((a == b).all()) for a, b in pairs)
+
+
+def stages(final: Config) -> str:
+    """What will be done, in a line."""
+    turns = rounds(final)
+    what = "instance tasks, then clusters of what was learnt" if len(turns) > 1 else "instance tasks"
+    return f"{what}: {' and '.join(f'{turn.train.steps:,}' for turn in turns)} meta-steps"
+
+
+def looked(seen: Survey, count: int, size: int) -> str:
+    """What the images are, in a line."""
+    ink = "dark on light, to be inverted" if seen.dark_ink else "light on dark"
+    kind = "colour" if seen.colour else f"grey line drawings, {ink}" if seen.drawings else "grey"
+    return f"{count:,} images, {kind}, usually {seen.width}x{seen.height} -> {size}x{size}"
+
+
+def advice(seen: Survey, count: int, different: int) -> list[str]:
+    """What about the images limits the result, and what can be done."""
+    found = []
+    if count < FEW:
+        found.append(f"few images: expect limited results, {FEW} are little and thousands are better")
+    if seen.side < min(SIDES):
+        found.append(f"very small pictures, usually {seen.side} pixels: only coarse differences can be learnt")
+    if different < 0.9 * count:
+        copies = count - different
+        found.append(
+            f"{copies:,} of the images ({copies / count:.0%}) are copies of others, and copies are taken for "
+            "different things: better remove them"
+        )
+    if seen.long >= 0.25:
+        found.append(
+            f"{seen.long:.0%} of the pictures are more than 1.5 times as long as wide, or as wide as long: only the "
+            "centred square is seen; if things lie outside it, crop or pad the pictures first"
+        )
+    return found

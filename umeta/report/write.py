@@ -1,0 +1,301 @@
+"""What a run did, for people: tables, test tasks with their predictions, the training curve; Markdown and files."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from umeta.benchmarks.labelled import LabelledImages
+from umeta.config.reading import dump
+from umeta.draw import curves, mosaic
+from umeta.parts import Sink
+from umeta.report import page as web
+from umeta.runtime import artifacts, distributed
+from umeta.runtime.checkpoints import read_step
+from umeta.stages.runs import Run
+from umeta.types import EpisodeSpec
+
+TRAINING = "loss", "accuracy", "return before", "return"  # of what meta-training logs, the numbers in `training.png`
+
+
+def note(message: str) -> None:
+    """A line on standard error."""
+    if distributed.first():
+        print(message, file=sys.stderr, flush=True)
+
+
+def write(
+    run: Run, test: LabelledImages, result: dict[str, Any], episode: EpisodeSpec, sinks: Sequence[Sink] = ()
+) -> None:
+    """Writes `report.{html,md,json}`, `test_tasks.{png,json}` and `training.png` into the run's folder."""
+    tested, answers = answered_tasks(run, test, episode, result["protocol"]["seed"])
+    mosaic.save(tested, run.folder / "test_tasks.png")
+    artifacts.write_json(run.folder / "test_tasks.json", answers)
+    written(run, result)
+    for sink in sinks:
+        sink.picture("test tasks", tested)
+    measured(result, sinks, "accuracy", {**result.get("curves", {}), **result.get("step_curves", {})})
+
+
+def write_adaptation(run: Run, result: dict[str, Any], sinks: Sequence[Sink] = ()) -> None:
+    """Writes `report.{html,md,json}`, `adaptation.png` and `training.png` into the run's folder."""
+    measure = web.MEASURES[web.domain(result)]
+    curves.adaptation(run.folder / "adaptation.png", result["adaptation"], measure, "steps of adaptation")
+    written(run, result)
+    measured(result, sinks, measure, result["adaptation"])
+
+
+def written(run: Run, result: dict[str, Any]) -> None:
+    """The files that the reports of all runs have."""
+    lines = logged(run.folder / "metatrain.jsonl")
+    if lines:
+        names = [name for name in TRAINING if any(name in line for line in lines)]
+        values = {name: [line.get(name, math.nan) for line in lines] for name in names}
+        curves.curve(run.folder / "training.png", [line["step"] for line in lines], values, "meta-step")
+    if farther := result.get("extrapolation"):
+        curves.extrapolation(run.folder / "extrapolation.png", farther, web.MEASURES[web.domain(result)])
+    artifacts.write_sealed(run.folder / "report.json", result)
+    artifacts.write_text(run.folder / "report.md", page(run, result))
+    shown = chapter(result, run.folder, run.config.tasks_folder)
+    artifacts.write_text(
+        run.folder / "report.html", web.page(result["title"], table([result]), own_rows([result]), [shown])
+    )
+
+
+def measured(result: dict[str, Any], sinks: Sequence[Sink], metric: str, curves: dict[str, Any]) -> None:
+    """Passes the table and the curves on to the sinks."""
+    cells = {f"{name}, {e}": cell["mean"] for name, cells in result["rows"].items() for e, cell in cells.items()}
+    cells = {name: mean for name, mean in cells.items() if mean is not None}
+    for sink in sinks:
+        sink.scalars("evaluate", 0, cells)
+        for name, curve in curves.items():
+            for x, mean in zip(curve["x"], curve["mean"], strict=True):
+                sink.scalars(name, int(x), {metric: mean})
+
+
+def chapter(result: dict[str, Any], folder: Path, tasks: Path) -> web.Chapter:
+    """What the web page shows of a run, from the run's folder and that of its tasks."""
+    proposed = artifacts.intact(tasks, "tasks")
+    numbers = (tasks / "summary.md").read_text(encoding="utf-8") if proposed else ""
+    places = [tasks, folder] if proposed else [folder]
+    loops = {path.stem: logged(path) for place in places for path in sorted(place.glob("*.jsonl"))}
+    words = folder / "test_tasks.json"
+    return web.Chapter(
+        result,
+        dump({key: value for key, value in result["config"].items() if key not in ("tasks", "out")}),
+        [line.removeprefix("- ") for line in numbers.splitlines() if line.startswith("- ")],
+        {name: lines for name, lines in loops.items() if len(lines) > 1},
+        artifacts.read_json(words) if words.exists() else [],
+        {
+            path.name: path.read_bytes()
+            for files in web.PICTURES[web.domain(result)].values()
+            for path in found(files, *reversed(places))
+        },
+    )
+
+
+def found(names: Iterable[str], *folders: Path) -> list[Path]:
+    """Those of the files that are in one of the folders."""
+    return [folder / name for name in names for folder in folders if (folder / name).exists()]
+
+
+def logged(path: Path) -> list[dict[str, float]]:
+    """The steps that a loop logged, `step` and metrics; none if there is no such file."""
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    return [json.loads(line) for line in text.splitlines() if read_step(line) < math.inf]
+
+
+def page(run: Run, result: dict[str, Any]) -> str:
+    """The report of one run as Markdown."""
+    about = [f"# {result['title']}", "", markdown(table([result])), "", *(f"- {line}" for line in facts(result)), ""]
+    for change, rows in extrapolated(result).items():
+        about += [f"## Extrapolation: {change}", "", markdown(rows), ""]
+    training = {"How training went": {"training.png": "Meta-training on proposed tasks."}}
+    return "\n".join([*about, *pictured(result, run.folder, run.config.tasks_folder, run.folder, "##", training)])
+
+
+def pictured(
+    result: dict[str, Any], folder: Path, tasks: Path, place: Path, level: str, more: dict[str, dict[str, str]]
+) -> list[str]:
+    """Markdown, to stand in `place`, of the pictures of a run and its tasks, under headings of a level."""
+    curves = {"Adaptation": {"adaptation.png": web.NUMBERS[web.domain(result)]}} if "adaptation" in result else {}
+    lines = []
+    for heading, files in {**curves, **web.PICTURES[web.domain(result)], **more}.items():
+        paths = found(files, folder, tasks)
+        lines += [f"{level} {heading}", ""] if paths else []
+        for path in paths:
+            alternative = path.stem.replace("_", " ")
+            lines += [files[path.name], "", f"![{alternative}]({os.path.relpath(path, place)})", ""]
+    return lines
+
+
+def facts(result: dict[str, Any]) -> list[str]:
+    """What a reader must know to compare the numbers with others."""
+    if "facts" in result:
+        return [*result["facts"], *result.get("notes", [])]
+    p, minutes, title = result["protocol"], result["minutes"], result["title"]
+    counts = {name: next(iter(cells.values()))["tasks"] for name, cells in result["rows"].items()}
+    fewer = "".join(f" ({name}: {count} tasks)" for name, count in counts.items() if count != p["tasks"])
+    steps = f", {p['steps']} inner steps" if p["steps"] else ""
+    classes = f"tasks of {p['attributes']} attributes" if p.get("attributes") else f"{p['classes']} classes"
+    tuned = ", ".join(f"{lr:g} ({episode})" for episode, lr in result.get("scratch_lr", {}).items())
+    return [
+        f"protocol {p['name']}: {classes} of the split `{p['split']}`, {p['queries']} queries a class, "
+        f"{p['tasks']} tasks of seed {p['seed']}{fewer}, mean and 95 % interval over tasks",
+        *([f"from scratch: step sizes {tuned}, chosen on validation classes where there are some"] if tuned else []),
+        f"{title}: {p['inference']}, normalisation `{p['normalisation']}`{steps}; proposed with {p['proposed_with']}",
+        f"{title}: minutes {', '.join(f'{name} {value:g}' for name, value in minutes.items())}; {result['hardware']}; "
+        f"seed {result['seed']}",
+    ]
+
+
+def extrapolated(result: dict[str, Any]) -> dict[str, list[list[str]]]:
+    """For each kind of change a table: a row per method, a column for each step of the change. First row: header."""
+    return {
+        change: [["", *next(iter(rows.values()))], *([n, *map(cell, cells.values())] for n, cells in rows.items())]
+        for change, rows in result.get("extrapolation", {}).items()
+    }
+
+
+def table(results: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """One table of several results: a row per method, a column per episode. First row: header.
+
+    A baseline that several results share stands once; where its numbers differ, once for each.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    for result in results:
+        for name, cells in result["rows"].items():
+            same = all(rows.get(name, {}).get(column, value) == value for column, value in cells.items())
+            rows.setdefault(name if same else f"{name} ({result['name']})", {}).update(cells)
+    own = own_rows(results)  # learners last, in the order they were asked for
+    order = [name for name in rows if name not in own] + own
+    columns = list(dict.fromkeys(column for cells in rows.values() for column in cells))
+    body = []
+    for name in order:
+        cells = [rows[name].get(column) for column in columns]
+        body.append([name, *(cell(value) if value else "not run" for value in cells)])
+    return [["", *columns], *body]
+
+
+def own_rows(results: Sequence[dict[str, Any]]) -> list[str]:
+    """The rows of the learners, of which a result has its baselines first: the title, then the variants."""
+    own: list[str] = []
+    for result in results:
+        names = list(result["rows"])
+        own += names[names.index(result["title"]) :]
+    return list(dict.fromkeys(own))
+
+
+def over_seeds(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One result of several that differ in their seed alone, without the baselines.
+
+    Means over the seeds, with 95 % intervals (Student's t) of what proposed tasks, training and initial weights vary; a
+    run's own interval is over test tasks.
+    """
+    from scipy.stats import t
+
+    first, quantile = results[0], float(t.ppf(0.975, len(results) - 1))
+    own = first["title"].removesuffix(f", seed {first['seed']}")
+    title = f"{own}, mean of {len(results)} seeds"
+    rows = {}
+    for names in zip(*(own_rows([result]) for result in results), strict=True):
+        cells = [result["rows"][name] for result, name in zip(results, names, strict=True)]
+        rows[names[0].replace(first["title"], title, 1)] = {
+            column: over([one[column] for one in cells], quantile) for column in cells[0]
+        }
+    known = ("domain", "protocol", "hardware", "umeta", "commit", "date", "config")
+    kept: dict[str, Any] = {key: first[key] for key in known if key in first}
+    seeds = ", ".join(str(result["seed"]) for result in results)
+    return {"name": f"{first['name']} and more", "title": title, "rows": rows, **kept, "seed": seeds}
+
+
+def over(cells: Sequence[Mapping[str, Any]], quantile: float) -> dict[str, Any]:
+    """The mean of the cells' means, and the interval that the quantile gives; None where one is no number."""
+    means = [cell["mean"] for cell in cells]
+    if None in means:
+        return {**cells[0], "mean": None, "interval": None}
+    error = np.std(means, ddof=1) / len(means) ** 0.5
+    return {**cells[0], "mean": float(np.mean(means)), "interval": float(quantile * error)}
+
+
+def cell(value: Mapping[str, Any]) -> str:
+    """`68.12 ± 0.61`: an accuracy in percent, a return or an error; `diverged` where that is no number."""
+    if value["mean"] is None:
+        return "diverged"
+    digits = value.get("digits", 2)
+    return f"{value['mean']:.{digits}f}" + (f" ± {value['interval']:.{digits}f}" if value["interval"] else "")
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A table for Markdown."""
+    header, *body = rows
+    rule = "|" + "---|" + "---:|" * (len(header) - 1)
+    return "\n".join([f"| {' | '.join(header)} |", rule, *(f"| {' | '.join(row)} |" for row in body)])
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """A table for the terminal."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+        for row in rows
+    )
+
+
+def together(results: Sequence[dict[str, Any]], folder: Path, means: Sequence[dict[str, Any]] = ()) -> Path:
+    """`folder/report.{html,md}`: one table of several runs and of means over seeds, and each run's pictures."""
+    rows = table([*results, *means])
+    parts = ["# Results", "", markdown(rows), ""]
+    for result in results:
+        run, tasks = Path(result["folder"]), Path(result["tasks"])
+        links = f"[report]({os.path.relpath(run, folder)}/report.md)"
+        if found(["summary.md"], tasks):
+            links += f", [proposed tasks]({os.path.relpath(tasks, folder)}/summary.md)"
+        parts += [f"## {result['title']}", "", *(f"- {line}" for line in facts(result)), "", links, ""]
+        parts += pictured(result, run, tasks, folder, "###", {})
+    artifacts.write_text(folder / "report.md", "\n".join(parts))
+    chapters = [chapter(result, Path(result["folder"]), Path(result["tasks"])) for result in results]
+    own = own_rows([*results, *means])
+    artifacts.write_text(folder / "report.html", web.page("Results", rows, own, chapters))
+    return folder / "report.md"
+
+
+def answered_tasks(
+    run: Run, test: LabelledImages, episode: EpisodeSpec, seed: int, count: int = 4
+) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    """The first test tasks as a picture and in words.
+
+    A row of the picture shows the support, a gap, and up to 15 queries framed by whether they were answered right. The
+    words are the task's classes, how many of all its queries were answered right, and which classes were mistaken.
+    """
+    device = next(iter(run.theta.params.values())).device
+    images = test.tasks(device=str(device))
+    batch = images.sample(np.arange(count), episode=episode, seed=seed)
+    with torch.no_grad():
+        adapted = run.learner.adapt(run.theta, batch.support(), steps=run.test_steps)
+        answers = run.learner.predict(run.theta, adapted, batch.query().x).argmax(-1).cpu()
+    gap = np.full((mosaic.TILE, mosaic.TILE // 3, 3), 255, dtype=np.uint8)
+    rows, words = [], []
+    for t in range(count):
+        first = [int((batch.support_label[t] == label).nonzero()[0, 0]) for label in range(episode.way)]
+        shown = [mosaic.tile(images.items[batch.support_index[t, i]].cpu().numpy()) for i in first[:5]]
+        row = [*shown, gap]
+        right = answers[t] == batch.query_label[t]
+        for q in range(min(15, len(right))):
+            frame = mosaic.RIGHT if right[q] else mosaic.WRONG
+            row.append(mosaic.tile(images.items[batch.query_index[t, q]].cpu().numpy(), frame))
+        rows.append(np.concatenate(row, axis=1))
+        classes = [test.names[test.labels[int(batch.support_index[t, i])]] for i in first]
+        wrong = Counter(zip(batch.query_label[t][~right].tolist(), answers[t][~right].tolist(), strict=True))
+        mistakes = [{"true": classes[a], "answer": classes[b], "count": n} for (a, b), n in wrong.most_common()]
+        words.append({"classes": classes, "right": int(right.sum()), "queries": len(right), "mistakes": mistakes})
+    return np.concatenate(rows), words

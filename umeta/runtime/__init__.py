@@ -1,0 +1,1 @@
+"""What surrounds long work: loops, checkpoints, progress, files, locks, processes and devices."""

@@ -1,0 +1,1 @@
+"""The two stages without labels: propose and meta-train."""

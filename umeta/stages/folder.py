@@ -1,0 +1,116 @@
+"""A stage's folder: begin it, resume it, compare it with what is asked for now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from umeta.config import registry
+from umeta.config.build import RunConfig
+from umeta.config.images import Config
+from umeta.data.folder import Folder
+from umeta.errors import UserError
+from umeta.parts import Sink
+from umeta.runtime import artifacts, distributed
+from umeta.runtime.devices import to_device
+from umeta.runtime.lock import LOCK, owned
+from umeta.runtime.loop import RunContext, started
+
+
+@contextmanager
+def context(
+    config: RunConfig,
+    folder: Path,
+    kind: str,
+    asked: Mapping[str, Any],
+    device: str,
+    resume: bool,
+    sinks: Sequence[Sink],
+) -> Iterator[RunContext | None]:
+    """What a stage of this config runs in, alone in its folder; None when it is finished (see `begin`)."""
+    with distributed.held(owned(folder)):
+        if not distributed.once(lambda: begin(folder, kind, asked, resume)):
+            yield None
+            return
+        ctx = RunContext(config.seed, to_device(device), folder, resume, progress=True, sinks=sinks)
+        with started(sinks, folder):
+            yield ctx
+
+
+def begin(folder: Path, kind: str, plain: Mapping[str, Any], resume: bool) -> bool:
+    """Makes an owned folder ready to be written; False when it is finished and `resume` asks for nothing more.
+
+    Raises:
+        UserError: the directory exists and `resume` is not set, or it was begun with another configuration.
+    """
+    artifacts.sweep(folder)
+    if any(path.name not in ("asked.json", LOCK) for path in folder.iterdir()):
+        finished = (folder / "manifest.json").exists()
+        if not resume:
+            state, way_out = ("", "keep it") if finished else (", unfinished", "go on")
+            raise UserError(f"{folder} exists{state}: {way_out} with --resume, or choose another name=NAME")
+        if finished:
+            artifacts.read_manifest(folder, kind)
+        if (folder / "asked.json").exists():
+            before = artifacts.read_json(folder / "asked.json")
+            if changed := differences(before, dict(plain)):
+                raise UserError(f"{folder} was begun with another configuration ({changed}); choose another name=NAME")
+        if finished:
+            return False
+    artifacts.write_json(folder / "asked.json", dict(plain))
+    return True
+
+
+def differences(a: Any, b: Any, where: str = "") -> str:
+    """The first keys in which two plain configurations differ, as text."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        found = [differences(a.get(k), b.get(k), f"{where}.{k}".strip(".")) for k in sorted({*a, *b})]
+        return ", ".join([text for text in found if text][:3])
+    return "" if a == b else f"{where}: {a} before, {b} now"
+
+
+def kept(folder: Path) -> tuple[dict[str, Tensor], Tensor, float]:
+    """Of an embedding in the cache what it has learnt, the vectors, and the seconds that it took."""
+    state = artifacts.read_tensors(folder / "embedder.safetensors")
+    vectors = torch.from_numpy(np.array(artifacts.read_array(folder / "embeddings.npy")))
+    return state, vectors, artifacts.read_json(folder / "seconds.json")
+
+
+def named_files(value: Any) -> dict[str, str]:
+    """Hashes of the files that plain options name: a plug-in `mine.py:Mine` or `module:Mine`, or vectors in `path`."""
+    if isinstance(value, str):
+        path = registry.code_of(value) or Path(value)
+        if (path / "manifest.json").is_file():  # an artefact, whose manifest holds the hashes of the rest
+            path = path / "manifest.json"
+        return {value: artifacts.file_hash(path)} if path.is_file() else {}
+    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else []
+    return {name: digest for part in parts for name, digest in named_files(part).items()}
+
+
+def check_out(config: RunConfig) -> None:
+    """Raises UserError when what the stages write would come to lie among the images that they read."""
+    if not isinstance(config, Config) or not isinstance(config.data, Folder):
+        return
+    out, root = Path(config.out), Path(config.data.root)
+    if out.resolve().is_relative_to(root.resolve()):
+        raise UserError(f"out: '{out}' lies within the images of '{root}'; set out=DIR to a place outside of them")
+
+
+def without_labels(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a data source but for those of labelled data, which these stages do not read."""
+    return {key: value for key, value in data.items() if key not in ("test", "val")}
+
+
+def alone(config: RunConfig) -> None:
+    """Raises UserError for a config of several rounds, which `umeta run` takes apart."""
+    if config.rounds:
+        raise UserError(
+            f"{config.name}: it alternates propose and metatrain in {len(config.rounds) + 1} rounds, which umeta run "
+            "does; for its first round alone add rounds=[]"
+        )

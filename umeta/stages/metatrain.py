@@ -1,0 +1,94 @@
+"""The second stage: meta-train a learner on proposed tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from umeta.config.build import RunConfig
+from umeta.config.images import Config
+from umeta.config.reading import dump
+from umeta.errors import UserError
+from umeta.parts import Sink
+from umeta.quickstart import memory
+from umeta.runtime import artifacts, distributed
+from umeta.stages.folder import alone, context, named_files, without_labels
+from umeta.stages.runs import parent_of
+from umeta.stages.tasks import check_usable, load_tasks
+from umeta.train import metatrain as train
+from umeta.train import packed
+from umeta.types import TaskDistribution, Theta
+from umeta.version import __version__
+
+
+def middle(tasks: TaskDistribution, config: RunConfig) -> Theta:
+    """The mean of the proposed skills' policies.
+
+    Raises:
+        UserError: the tasks have none, or the learner's network is another.
+    """
+    skills = getattr(tasks, "skills", None)
+    if skills is None:
+        raise UserError("start: skills: these tasks have no skills' policies; propose them with diayn, or leave it out")
+    own = config.metalearner.init(tasks.spec, config.train.episode, seed=0).params
+    if any(name not in own or own[name].shape != value.shape[1:] for name, value in skills.items()):
+        width = skills["1.bias"].shape[1]
+        raise UserError(
+            "start: skills: metalearner.model is not the same model as the skills', {name: mlp, hidden: "
+            f"[{width}, {width}]}}; use that, or leave it out"
+        )
+    return Theta({name: value.mean(0) for name, value in skills.items()})
+
+
+def metatrain(config: RunConfig, *, device: str = "auto", resume: bool = False, sinks: Sequence[Sink] = ()) -> Path:
+    """Meta-trains on the proposed tasks and writes the learner to `runs/NAME`; the sinks get what it measures.
+
+    Raises:
+        UserError: tasks that do not fit the data or the episodes, or the directory exists, or another process is at
+            work in it.
+    """
+    alone(config)
+    folder = config.run_folder
+    tasks, manifest = load_tasks(config)
+    parent = parent_of(config, device) if config.parent else None
+    # the run's config says what its tasks were made with, whatever this command's config says
+    made = artifacts.read_json(config.tasks_folder / "asked.json")
+    kept = ("embedding", "proposer") if isinstance(config, Config) else ("proposer",)
+    plain = {**config.plain, "tasks": str(config.tasks_folder), **{key: made[key] for key in kept}}
+    trains = {key: value for key, value in plain.items() if key not in ("evaluate", "title", "out")}
+    trains["seed"] = config.seed
+    if isinstance(config, Config):
+        trains["data"] = without_labels(plain["data"])
+    trains["files"] = named_files([config.parent, str(config.tasks_folder)])
+    with context(config, folder, "run", trains, device, resume, sinks) as ctx:
+        if ctx is None:
+            return folder
+        if ctx.device == torch.device("cpu"):
+            distributed.once(lambda: memory.of_metatrain(config, tasks.spec, whole=False).check())
+        check_usable(tasks, config)
+        watch = ctx.watch()
+        start = parent.theta if parent else middle(tasks, config) if config.start else None
+        theta = train(config.metalearner, tasks.to(ctx.device), config.train, ctx, start)
+        if not distributed.first():
+            return folder
+        artifacts.write_tensors(folder / "model.safetensors", packed(theta))
+        artifacts.write_text(folder / "config.yaml", dump(plain))
+        artifacts.write_json(folder / "tasks.json", {"hash": artifacts.value_hash(manifest), "manifest": manifest})
+        seconds = {"metatrain": watch()}
+        content = {
+            "umeta": __version__,
+            "true_labels": manifest["true_labels"] or (parent is not None and parent.true_labels),
+            "item_shape": list(tasks.spec.item_shape),
+            "outputs": tasks.spec.outputs,
+        }
+        if parent:
+            seconds["earlier rounds"] = sum(parent.seconds().values())
+            content["start"] = {"run": config.parent, "hash": artifacts.file_hash(parent.folder / "manifest.json")}
+        artifacts.write_sealed(folder / "seconds.json", seconds)
+        artifacts.write_manifest(
+            folder, "run", content, ["asked.json", "model.safetensors", "config.yaml", "tasks.json"]
+        )
+        ctx.note(f"run: {folder}")
+    return folder

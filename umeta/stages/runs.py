@@ -1,0 +1,117 @@
+"""Load a finished run."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from umeta.config import registry
+from umeta.config.build import RunConfig, build
+from umeta.config.environments import EnvConfig
+from umeta.config.reading import joined, read_yaml
+from umeta.config.regression import RegressionConfig
+from umeta.errors import UserError
+from umeta.runtime import artifacts
+from umeta.runtime.checkpoints import Checkpoints
+from umeta.runtime.devices import to_device
+from umeta.tasks.reward import acting
+from umeta.train import check_fits, unpacked
+from umeta.types import MetaLearner, TaskSpec, Theta
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run, loaded: the learner and what it learnt."""
+
+    folder: Path
+    config: Any  # a RunConfig
+    learner: MetaLearner
+    theta: Theta
+    true_labels: bool
+    item_shape: tuple[int, ...]
+
+    @property
+    def test_steps(self) -> int | None:
+        """Inner steps at evaluation; None leaves them to the learner."""
+        return self.config.evaluate.steps or getattr(self.learner, "test_steps", None)
+
+    def check_of_images(self) -> None:
+        """Raises UserError for a run on an environment or on functions, which has learnt nothing of images."""
+        if isinstance(self.config, RegressionConfig):
+            raise UserError(f"{self.folder}: it learnt to regress functions, this needs a run on images")
+        if isinstance(self.config, EnvConfig):
+            env = registry.name_of("env", self.config.env)
+            raise UserError(
+                f"{self.folder}: it learnt to act in the environment {env}, this needs a run on images; umeta evaluate "
+                "tests such a run"
+            )
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds each stage took, as far as it is still known."""
+        found: dict[str, float] = {}
+        for folder in (self.config.tasks_folder, self.folder):
+            with suppress(UserError):
+                found |= artifacts.read_sealed(folder / "seconds.json")
+        return found
+
+    def minutes(self, **seconds: float) -> dict[str, float]:
+        """The same in minutes, for people, and of further stages that took these seconds."""
+        return {stage: round(value / 60, 2) for stage, value in {**self.seconds(), **seconds}.items()}
+
+
+def load_run(
+    folder: Path | str,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    device: str = "auto",
+    trusted: Collection[str] | None = (),
+) -> Run:
+    """A run's learner, ready to adapt.
+
+    overrides: replace parts of its config, such as `{"evaluate": {...}}`.
+    trusted: plug-ins that its config may name (files and modules whose code is then run); None for any.
+
+    Raises:
+        UserError: missing, unfinished or damaged, or it names a plug-in that is not trusted.
+    """
+    folder = Path(folder)
+    manifest = artifacts.read_manifest(folder, "run")
+    with artifacts.as_written(folder):
+        plain = joined(read_yaml(folder / "config.yaml"), overrides or {})
+        tasks = Path(plain.get("tasks", ""))
+        beside = folder.parent.parent / "tasks" / tasks.name
+        if tasks.name and not tasks.exists() and beside.exists():  # moved together, or seen from another directory
+            plain["tasks"] = str(beside)
+        registry.refuse_plugins(plain, trusted, str(folder))
+        config = build(plain)
+        theta = unpacked(artifacts.read_tensors(folder / "model.safetensors"), to_device(device))
+        shape = tuple(manifest["item_shape"])
+        spec = acting(config.env) if isinstance(config, EnvConfig) else TaskSpec(shape)
+        if isinstance(config, RegressionConfig):
+            spec = TaskSpec(shape, "regression", manifest["outputs"])
+        check_fits(theta.params, config.metalearner, spec, config.train.episode, folder)
+        config.metalearner.init(spec, config.train.episode, seed=0)
+        return Run(folder, config, config.metalearner, theta, manifest["true_labels"], shape)
+
+
+def parent_of(config: RunConfig, device: str) -> Run:
+    """The run that this config starts from; it may name plug-ins that this config names, or that were found before."""
+    assert config.parent is not None
+    return load_run(config.parent, device=device, trusted=registry.loaded() | registry.plugins(config.plain))
+
+
+def snapshots(run: Run, device: str = "auto") -> Iterator[tuple[float, Run]]:
+    """Seconds of work and the learner at each snapshot of the run and of the rounds before it, in order."""
+    before = 0.0
+    if run.config.parent and Path(run.config.parent).exists():
+        parent = parent_of(run.config, device)
+        yield from snapshots(parent, device)
+        before = sum(parent.seconds().values())
+    before += sum(value for name, value in run.seconds().items() if name in ("embedding", "propose"))
+    kept = Checkpoints(run.folder, "metatrain", "snapshots")
+    for step in kept.steps():
+        if found := kept.read(step):
+            yield before + found[2], replace(run, theta=unpacked(found[0], to_device(device)))

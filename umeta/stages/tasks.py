@@ -1,0 +1,70 @@
+"""Load proposed tasks, and check that they can give episodes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from umeta.config import registry
+from umeta.config.build import RunConfig
+from umeta.config.environments import EnvConfig
+from umeta.config.images import Config
+from umeta.errors import UserError
+from umeta.runtime import artifacts
+from umeta.runtime.loop import RunContext
+from umeta.stages.domains import fingerprint, source_of
+from umeta.stages.folder import differences, named_files
+from umeta.tasks import store
+from umeta.tasks.mixture import Mixture
+from umeta.tasks.reward import RewardTasks
+from umeta.types import TaskDistribution
+
+
+def check_usable(tasks: TaskDistribution, config: RunConfig) -> None:
+    """Raises UserError when the tasks cannot give meta-training's episodes: better now than after hours of work."""
+    if isinstance(tasks, Mixture):  # of which a part may be too rare to be among the first tasks
+        for weight, part in zip(tasks.weights, tasks.parts, strict=True):
+            if weight > 0:
+                check_usable(part, config)
+    else:
+        tasks.sample(np.arange(32), episode=config.train.episode, seed=0)
+
+
+def load_tasks(config: RunConfig) -> tuple[TaskDistribution, dict[str, Any]]:
+    """The proposed tasks that the config names, on their images or environment, and their manifest.
+
+    Raises:
+        UserError: missing, damaged, or proposed on others.
+    """
+    if not config.tasks_folder.exists():
+        raise UserError(f"{config.tasks_folder}: no such tasks; make them with umeta propose, or set tasks=tasks/NAME")
+    manifest = artifacts.read_manifest(config.tasks_folder, "tasks")
+    source: Any = source_of(config)
+    with artifacts.as_written(config.tasks_folder):
+        recorded = manifest["fingerprint"]
+    if (found := fingerprint(source, config)) != recorded:
+        which = "other images than those of data" if isinstance(config, Config) else "another environment than env"
+        told = f"fingerprint {found} instead of {recorded}"
+        if "env" in manifest and isinstance(config, EnvConfig):
+            told = differences(manifest["env"], config.plain["env"], "env") or told
+        raise UserError(
+            f"{config.tasks_folder}: proposed on {which} ({told}); use what it was proposed on, or propose again"
+        )
+    known, then = registry.plugins(config.plain), "name it in this config as well, as in the one that proposed"
+    with artifacts.as_written(config.tasks_folder):
+        registry.refuse_plugins(manifest["tasks"], known, str(config.tasks_folder), then)
+        if missing := set(store.files(manifest["tasks"])) - set(manifest["files"]):
+            raise UserError(f"{config.tasks_folder}: its manifest does not list '{min(missing)}'; propose again")
+        if (kind := manifest["tasks"]["kind"]) in ("oracle", "learnt"):  # a formula, or what the proposer's code loads
+            made = artifacts.read_json(config.tasks_folder / "asked.json")
+            registry.refuse_plugins(made, known, str(config.tasks_folder), then)
+            proposer = registry.component("proposer", made["proposer"])
+            if not named_files(made["proposer"]).items() <= made["files"].items():
+                raise UserError(f"{config.tasks_folder}: the code of its proposer has changed since; propose again")
+            if kind == "oracle":
+                return proposer.propose(source, RunContext(made["seed"])), manifest
+            rewards = proposer.rewards(source)
+            rewards.load_state_dict(artifacts.read_tensors(config.tasks_folder / manifest["tasks"]["file"]))
+            return RewardTasks(source, rewards), manifest
+        return store.load(manifest["tasks"], config.tasks_folder, source), manifest
