@@ -425,13 +425,13 @@ def test_fault_results_recorded_at_once_are_all_there(tmp_path: Path) -> None:
     """Each reads the file, adds its own and writes it: none may read between another's reading and writing."""
     path = tmp_path / "results.json"
     protocol = {"name": "small", "split": "test"}
-    rows = [{"name": f"run {i}", "seed": 0, "protocol": protocol} for i in range(16)]
-    threads = [threading.Thread(target=rows.append, args=(path, row)) for row in rows]
+    results = [{"name": f"run {i}", "seed": 0, "protocol": protocol} for i in range(16)]
+    threads = [threading.Thread(target=rows.append, args=(path, result)) for result in results]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(row["name"] for row in artifacts.read_json(path)) == sorted(row["name"] for row in rows)
+    assert sorted(row["name"] for row in artifacts.read_json(path)) == sorted(row["name"] for row in results)
     assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
 
 

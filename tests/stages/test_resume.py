@@ -302,10 +302,10 @@ def test_ctrl_c_in_an_evaluation_keeps_finished_rows_and_a_resume_gives_the_rest
     begin(tmp_path / "a", name)
     assert forks(tmp_path / "a", "run", f"{name}.yaml", prepare=PREPARE).code == 0
     expected = content(tmp_path / "a")
-    where = "evaluation, 'scratch'" if name == "acai" else "adaptation.Trial, 'scratch'"
+    where = "images, 'scratch'" if name == "acai" else "environments.Trial, 'scratch'"
     pressing = f"""
 import os, signal
-from umeta import adaptation, evaluation
+from umeta.evaluation import environments, images
 owner, method = {where}
 real = getattr(owner, method)
 def pressed(*a):
