@@ -63,7 +63,7 @@ def test_the_parts_of_the_thin_path_are_there():
 
 @pytest.mark.parametrize(("kind", "name"), BUILT_IN)
 def test_every_option_has_help_and_every_method_cites_its_paper(kind, name):
-    text, options = registry.describe(registry.built_in(kind)[name])
+    text, options = registry.describe(kind, name)
     assert [option.name for option in options if not option.help] == []
     assert name in OWN_DATA or re.search(r"\b(19|20)\d\d\b", text.splitlines()[0])
     assert len(text.splitlines()[0]) > 20
@@ -78,6 +78,82 @@ def test_listing_imports_no_part(monkeypatch):
     monkeypatch.delitem(sys.modules, "embeddings.acai", raising=False)
     assert "acai" in registry.built_in("embedding")
     assert "embeddings.acai" not in sys.modules
+
+
+PACKAGE = {
+    "_bases": '''
+from dataclasses import dataclass
+from typing import ClassVar
+
+class Plain:
+    hidden: int = 0
+
+@dataclass(kw_only=True)
+class Base(Plain):
+    kind: ClassVar[str] = "x"
+    size: int
+    """how large"""
+    rate: float = 0.5
+    """how fast"""
+
+class Between(Base):
+    neither: int = 3
+
+@dataclass(kw_only=True)
+class Other(Base):
+    rate: float = 0.25
+    depth: int = 2
+    """how deep"""
+''',
+    "child": '''
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+from toys_of_a_package._bases import Between as Second, Other
+
+T = TypeVar("T")
+
+@dataclass(kw_only=True)
+class Mixed(Second):
+    depth: int = 9
+    """not the first base's"""
+    width: int = 4
+    """how wide"""
+
+@dataclass(kw_only=True)
+class Child(Other, Mixed, Generic[T]):
+    """A child (2026)."""
+    own: int = 1
+    """its own"""
+    size: int = 7
+    width: int = 5
+    """how wide, in pixels"""
+    secret: int = field(init=False, default=0)
+''',
+}
+
+
+def test_inherited_options_are_described_as_dataclasses_order_them(tmp_path, monkeypatch):
+    folder = tmp_path / "toys_of_a_package"
+    folder.mkdir()
+    for name, text in PACKAGE.items():
+        (folder / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(registry.KINDS, "proposer", folder.name)
+    monkeypatch.setattr(registry, "PACKAGES", (folder.name,))
+    assert registry.built_in("proposer") == ["child"]
+    text, options = registry.describe("proposer", "child")
+    assert not {name for name in sys.modules if name.startswith(f"{folder.name}.")}
+    assert text == "A child (2026)."
+    assert {option.name: (option.default, option.help) for option in options} == {
+        "size": ("7", "how large"),
+        "rate": ("0.25", "how fast"),
+        "depth": ("2", "how deep"),
+        "width": ("5", "how wide, in pixels"),
+        "own": ("1", "its own"),
+    }
+    fields = [f for f in dataclasses.fields(registry.find("proposer", "child")) if f.init]
+    assert [option.name for option in options] == [f.name for f in fields]
+    assert [option.default for option in options] == [str(f.default) for f in fields]
 
 
 @pytest.mark.parametrize("name", ["{}:MyMethod", "{}", "my_method.py", "my_method:MyMethod"])

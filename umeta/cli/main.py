@@ -488,8 +488,8 @@ def listing(options: argparse.Namespace) -> dict[str, Any]:
         shown: dict[str, Any] = {}
         for kind, found in parts.items():
             print(f"{kind}:")
-            for name, node in found.items():
-                line = registry.describe(node)[0].partition("\n\n")[0].replace("\n", " ")
+            for name in found:
+                line = registry.describe(kind, name)[0].partition("\n\n")[0].replace("\n", " ")
                 shown.setdefault(kind, {})[name] = line
                 print(f"  {name:<16} {line}")
         print("configs:")
@@ -498,7 +498,7 @@ def listing(options: argparse.Namespace) -> dict[str, Any]:
         return {**shown, "configs": sorted(reading.packaged())}
     for kind, found in parts.items():
         if options.name in found:
-            text, fields = registry.describe(found[options.name])
+            text, fields = registry.describe(kind, options.name)
             print(f"{kind} {options.name}: {text}\n")
             for field in fields:
                 print(f"  {field.name}: {field.type} = {field.default}\n      {field.help}")

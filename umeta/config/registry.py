@@ -24,6 +24,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.metadata import entry_points
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ KINDS = {  # kind of part -> the package its built-in files live in
     "sink": "umeta.runtime.trackers",
 }
 
+PACKAGES = ("umeta", "proposers", "embeddings")  # of this library
 ALIASES = {"outer": {"ppo": "promp"}}  # earlier names of built-in parts, which configs may still use
 
 
@@ -52,14 +54,39 @@ def folder(kind: str) -> Path:
     return Path(next(iter(spec.submodule_search_locations)))
 
 
-def built_in(kind: str) -> dict[str, ast.ClassDef]:
-    """The built-in parts of a kind, read and not imported: name -> class definition."""
-    found = {}
-    for path in sorted(folder(kind).glob("*.py")):
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.ClassDef) and _is_part(path.stem, node.name) and _is_dataclass(node):
-                found[path.stem] = node
-    return found
+def built_in(kind: str) -> list[str]:
+    """The names of the built-in parts of a kind, read from their files and not imported."""
+    return [path.stem for path in sorted(folder(kind).glob("*.py")) if _part(kind, path.stem) is not None]
+
+
+def _part(kind: str, name: str) -> ast.ClassDef | None:
+    """The class of a built-in part, as its source defines it."""
+    classes = _classes(f"{KINDS[kind]}.{name}")
+    return next((node for node in classes.values() if _is_part(name, node.name) and _is_dataclass(node)), None)
+
+
+@cache
+def _source(module: str) -> ast.Module:
+    """The parsed source of one of this library's modules, which is not imported; empty for any other module."""
+    spec = importlib.util.find_spec(module) if module.partition(".")[0] in PACKAGES else None
+    return ast.parse(Path(spec.origin).read_bytes()) if spec and spec.origin else ast.Module([], [])
+
+
+def _classes(module: str) -> dict[str, ast.ClassDef]:
+    return {node.name: node for node in _source(module).body if isinstance(node, ast.ClassDef)}
+
+
+def _ancestry(module: str, name: str) -> list[ast.ClassDef]:
+    """A class of this library and its bases in this library, each before the classes that inherit from it."""
+    node = _classes(module).get(name)
+    if node is None:
+        imports = [one for one in _source(module).body if isinstance(one, ast.ImportFrom) and one.module]
+        origin = {alias.asname or alias.name: (str(one.module), alias.name) for one in imports for alias in one.names}
+        return _ancestry(*origin[name]) if name in origin else []
+    found: list[ast.ClassDef] = []
+    for base in reversed(node.bases):  # as dataclasses collect fields: the first base has the last word
+        found += [one for one in _ancestry(module, ast.unparse(base)) if one not in found]
+    return [*found, node]
 
 
 def _is_dataclass(node: ast.ClassDef) -> bool:
@@ -133,7 +160,7 @@ def refuse_plugins(value: Any, trusted: Collection[str] | None, where: str, then
 def _find(kind: str, name: str, where: str) -> Any:
     if ":" in name or name.endswith(".py"):
         return _from_path(name, where)
-    if (folder(kind) / f"{name}.py").exists() and name in built_in(kind):
+    if name.isidentifier() and _part(kind, name) is not None:
         module = importlib.import_module(f"{KINDS[kind]}.{name}")
         return next(value for key, value in vars(module).items() if inspect.isclass(value) and _is_part(name, key))
     plugins = {point.name: point for point in entry_points(group=f"umeta.{kind}s")}
@@ -281,22 +308,35 @@ class Option:
     help: str
 
 
-def describe(node: ast.ClassDef) -> tuple[str, list[Option]]:
-    """A part's docstring and its options, read from the source without importing it."""
-    options: list[Option] = []
-    for i, item in enumerate(node.body):
+def describe(kind: str, name: str) -> tuple[str, list[Option]]:
+    """Give a built-in part's docstring and its options, read from the source without importing it.
+
+    Inherited options come first, as in `dataclasses.fields`. One that is declared again keeps its place, and its help
+    unless it has another.
+    """
+    node = _part(kind, name)
+    assert node is not None
+    options: dict[str, Option] = {}
+    for one in filter(_is_dataclass, _ancestry(f"{KINDS[kind]}.{name}", node.name)):
+        for option in _own_options(one):
+            text = option.help or (options[option.name].help if option.name in options else "")
+            options[option.name] = dataclasses.replace(option, help=text)
+    return textwrap.dedent(ast.get_docstring(node) or ""), list(options.values())
+
+
+def _own_options(node: ast.ClassDef) -> Iterator[Option]:
+    """The options that a class itself declares."""
+    for item, after in zip_longest(node.body, node.body[1:]):
         if not isinstance(item, ast.AnnAssign) or not isinstance(item.target, ast.Name):
             continue
         kind = ast.unparse(item.annotation)
         if kind.startswith("ClassVar") or "init=False" in (ast.unparse(item.value) if item.value else ""):
             continue
-        after = node.body[i + 1] if i + 1 < len(node.body) else None
         text = ""
         if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) and isinstance(after.value.value, str):
             text = " ".join(after.value.value.split())
         default = ast.unparse(item.value) if item.value else "required"
-        options.append(Option(item.target.id, _readable(kind), default, text))
-    return textwrap.dedent(ast.get_docstring(node) or ""), options
+        yield Option(item.target.id, _readable(kind), default, text)
 
 
 def _readable(annotation: str) -> str:
