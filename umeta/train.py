@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from umeta import seeds
-from umeta.config.environments import EnvTrainConfig
-from umeta.config.images import TrainConfig
-from umeta.config.regression import RegressionTrainConfig
+from umeta.config import environments
+from umeta.config.base import TrainConfig
 from umeta.errors import UserError
 from umeta.models.functional import average
 from umeta.objectives import MEASURES, OBJECTIVES, fisher, kl
@@ -172,7 +171,7 @@ class BatchProblem:
 def metatrain(
     learner: MetaLearner,
     tasks: TaskDistribution,
-    config: TrainConfig | EnvTrainConfig | RegressionTrainConfig,
+    config: TrainConfig,
     ctx: RunContext | None = None,
     start: Theta | None = None,
 ) -> Theta:
@@ -201,7 +200,7 @@ def metatrain(
         indices = distributed.shard(np.arange(i * config.meta_batch, (i + 1) * config.meta_batch))
         share = len(indices) / config.meta_batch
         batch = tasks.sample(indices, episode=config.episode, seed=ctx.seed)
-        if isinstance(config, EnvTrainConfig):
+        if isinstance(config, environments.TrainConfig):
             supports, query = rolled_out(learner, Theta(params), batch, len(indices), config.rounds)
             before = supports[0].score
             if isinstance(learner, RecurrentLearner):
@@ -233,7 +232,7 @@ def metatrain(
     return Theta({name: value.detach() for name, value in params.items()}, running)
 
 
-def check_share(config: TrainConfig | EnvTrainConfig | RegressionTrainConfig) -> None:
+def check_share(config: TrainConfig) -> None:
     """Raises UserError where there are more processes than tasks in a meta-batch."""
     if config.meta_batch < distributed.size():
         raise UserError(

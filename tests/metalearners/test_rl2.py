@@ -16,7 +16,7 @@ from torch import Tensor
 from umeta.benchmarks.goals import goals
 from umeta.cli.main import main
 from umeta.config.build import build
-from umeta.config.environments import EnvTrainConfig
+from umeta.config.environments import TrainConfig
 from umeta.draw import environments, mosaic
 from umeta.envs.gym import Gym
 from umeta.envs.nav2d import Nav2D
@@ -334,7 +334,7 @@ def test_it_learns_to_find_a_goal_that_only_rewards_tell() -> None:
     """Standing still scores -11.3 in 20 steps. The first episode of a trial looks for the goal, the second knows it."""
     tasks = RewardTasks(Nav2D(horizon=20), Corners())
     learner = RL2(MLP([16]), hidden=16)
-    config = EnvTrainConfig(ProMP(lr=1e-2), steps=40, meta_batch=8, episodes=10)
+    config = TrainConfig(ProMP(lr=1e-2), steps=40, meta_batch=8, episodes=10)
 
     def scores(theta: Theta) -> tuple[float, float]:
         batch = tasks.sample(np.arange(8), episode=config.episode, seed=1)

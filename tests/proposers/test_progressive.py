@@ -315,7 +315,7 @@ def of(**changes: object) -> Config:
 
 def test_each_round_follows_on_the_one_before() -> None:
     changes = [{**PLAIN["rounds"][0], "metalearner": {"test_steps": 3}}, {"train": {"outer": {"schedule": "cosine"}}}]
-    first, second, third = build.rounds(of(rounds=changes, out="place"))
+    first, second, third = build.build_rounds(of(rounds=changes, out="place"))
     assert [turn.name for turn in (first, second, third)] == ["tiny-0", "tiny-1", "tiny"]
     assert (first.embedding, first.start) == (None, None)
     for turn, before in ((second, "place/runs/tiny-0"), (third, "place/runs/tiny-1")):
@@ -331,12 +331,14 @@ def test_each_round_follows_on_the_one_before() -> None:
 
 
 def test_a_config_without_rounds_is_its_only_round() -> None:
-    (only,) = build.rounds(of(rounds=[]))
+    (only,) = build.build_rounds(of(rounds=[]))
     assert replace(only, plain={}) == replace(of(rounds=[]), plain={})
 
 
 def test_a_round_may_say_otherwise() -> None:
-    _, second, third = build.rounds(of(rounds=[{"embedding": "pixels", "start": None}, {"proposer": "instances"}]))
+    _, second, third = build.build_rounds(
+        of(rounds=[{"embedding": "pixels", "start": None}, {"proposer": "instances"}])
+    )
     assert (type(second.embedding).__name__, second.start) == ("Pixels", None)
     assert third.embedding == Learner("runs/tiny-1")
     assert type(third.proposer).__name__ == "Instances"
@@ -353,7 +355,7 @@ def test_a_round_may_say_otherwise() -> None:
 )
 def test_a_mistake_in_a_round_is_named(changes: list, says: str) -> None:
     with pytest.raises(UserError, match=says):
-        build.rounds(of(rounds=changes))
+        build.build_rounds(of(rounds=changes))
 
 
 # the command line
@@ -421,7 +423,7 @@ def test_run_takes_the_rounds_in_turn_and_evaluates_the_last(finished: Path) -> 
 
 def test_each_round_is_what_its_parts_give_by_hand(place: Path) -> None:
     """The second round: its vectors are the first learner's features, its learner goes on from there."""
-    _, second, _ = build.rounds(build.load("tiny.yaml"))
+    _, second, _ = build.build_rounds(build.load("tiny.yaml"))
     first = runs.load_run("runs/tiny-0", device="cpu")
     images = domains.unlabelled(second)
     z = first.learner.features(first.theta, images.floats(slice(None)))

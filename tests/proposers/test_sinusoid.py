@@ -20,7 +20,7 @@ from proposers.sinusoid import Sinusoid
 from umeta import seeds
 from umeta.cli.main import main
 from umeta.config import build, reading
-from umeta.config.regression import RegressionTrainConfig
+from umeta.config.regression import TrainConfig
 from umeta.errors import UserError
 from umeta.evaluation import regression
 from umeta.metalearners.lstm_learner import LSTMLearner
@@ -157,7 +157,7 @@ def test_sequence_learners_read_the_numbers(kind: Any) -> None:
 
 def trained(learner: MetaLearner, steps: int) -> tuple[float, float]:
     """Mean squared error on other tasks before and after meta-training, adapted."""
-    train = RegressionTrainConfig(Adam(5e-3), steps=steps)
+    train = TrainConfig(Adam(5e-3), steps=steps)
     support, query = sampled(TASKS, np.arange(200), EPISODE, 99)
 
     def error(theta: Theta) -> float:

@@ -14,7 +14,7 @@ from helpers.toys import Corners
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from umeta.config.environments import EnvTrainConfig
+from umeta.config.environments import TrainConfig
 from umeta.envs.nav2d import Nav2D
 from umeta.errors import UserError
 from umeta.metalearners.maml import MAML
@@ -553,7 +553,7 @@ def test_it_learns_to_reach_a_goal_in_one_step(outer: Outer) -> None:
     """Standing still scores -11.3 in 20 steps; the goal is told only by the rewards of ten episodes."""
     tasks = RewardTasks(Nav2D(horizon=20), Corners())
     learner = MAML(MLP([16]), inner_lr=0.5, steps=1)
-    config = EnvTrainConfig(outer, steps=25, meta_batch=4, episodes=10)
+    config = TrainConfig(outer, steps=25, meta_batch=4, episodes=10)
 
     def scores(theta: Theta) -> tuple[float, float]:
         batch = tasks.sample(np.arange(8), episode=config.episode, seed=1)

@@ -93,7 +93,7 @@ def test_permuting_the_training_labels_changes_no_byte(case, tmp_path, monkeypat
         (root / "config.yaml").write_text(written_config(*CASES[case]))
         monkeypatch.chdir(root)
         monkeypatch.setenv("UMETA_CACHE", str(root / "cache"))
-        for run in build.rounds(build.load("config.yaml")):
+        for run in build.build_rounds(build.load("config.yaml")):
             propose.propose(run, device="cpu")
             metatrain.metatrain(run, device="cpu")
         written.append(artefacts(root))

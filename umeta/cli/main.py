@@ -369,7 +369,7 @@ def ablate(options: argparse.Namespace) -> dict[str, Any]:
 def chain(configs: Sequence[Any], options: argparse.Namespace, seeds: int = 1) -> dict[str, Any]:
     """All stages of each config, and one report of them all; so many configs in a row differ in their seed alone."""
     from umeta.config import registry
-    from umeta.config.build import rounds
+    from umeta.config.build import build_rounds
     from umeta.config.reading import Whole
     from umeta.evaluation.rows import append
     from umeta.evaluation.run import checked, evaluate_run
@@ -380,7 +380,7 @@ def chain(configs: Sequence[Any], options: argparse.Namespace, seeds: int = 1) -
 
     begun: set[Path] = set()
     for config in configs:
-        for turn in rounds(config):
+        for turn in build_rounds(config):
             check_share(turn.train)
             if turn.parent and not Path(turn.parent).exists() and Path(turn.parent) not in begun:
                 raise UserError(f"start: {turn.parent}: no such run")
@@ -389,7 +389,7 @@ def chain(configs: Sequence[Any], options: argparse.Namespace, seeds: int = 1) -
     log, results = sinks(options), []
     for config in configs:
         write.note(f"== {config.title or config.name}")
-        for turn in rounds(config):
+        for turn in build_rounds(config):
             if turn.tasks is None:
                 propose.propose(turn, device=options.device, resume=options.resume, sinks=log)
             folder = metatrain.metatrain(turn, device=options.device, resume=options.resume, sinks=log)

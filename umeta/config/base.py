@@ -1,25 +1,58 @@
-"""What every run's configuration has, whatever its domain."""
+"""What the configuration of every run has, whatever its domain."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Lt
 
+from umeta.parts import Outer
+from umeta.types import EpisodeSpec
+
 Count = Annotated[int, Gt(0)]
 Seed = Annotated[int, Ge(0), Lt(2**63)]
-SKILLS = "skills"  # what `start` calls the middle of them
+SKILLS = "skills"  # a `start` that is no run: the mean of the skills' policies
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The outer loop: how many meta-steps, on how many tasks."""
+
+    outer: Outer
+    """who takes the outer step"""
+    steps: Count = 10_000
+    """meta-steps"""
+    meta_batch: Count = 8
+    """tasks per meta-step"""
+    task_chunk: Count = 8
+    """tasks per backward pass: bounds memory, changes no result beyond rounding"""
+    snapshots: Annotated[int, Ge(0)] = 0
+    """states kept at even steps; on images `evaluate` draws accuracy against minutes from them"""
+    not_a_number: Literal["stop", "skip"] = "stop"
+    """what to do when the loss or gradient of a meta-step is not finite: `skip` leaves the weights unchanged, and stops
+    after ten such steps in a row"""
+
+    @property
+    def episode(self) -> EpisodeSpec:
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnyConfig:
-    """Everything a run needs. The parts are built, so a wrong option is found at once."""
+class RunConfig:
+    """All that a run needs. The parts are built, so that a wrong option is found at once."""
+
+    domain: ClassVar[Literal["image", "env", "regression"]]
+    """the kind of source that tasks are proposed on"""
+    source: ClassVar[str]
+    """the source in words"""
 
     name: str
     proposer: Any
     metalearner: Any
+    train: TrainConfig
+    evaluate: Any
     seed: Seed = 0
     tasks: str | None = None
     """the proposed tasks to meta-train on, `tasks/NAME`; by default those of this run's own name"""
@@ -32,7 +65,7 @@ class AnyConfig:
     """where `tasks/` and `runs/` are written"""
     title: str = ""
     """the learner's row in tables; by default the name"""
-    plain: dict[str, Any] = field(default_factory=dict)  # what was read, as plain values; for manifests and re-loading
+    plain: dict[str, Any] = field(default_factory=dict)  # what the config said, without defaults: what stages record
 
     @property
     def parent(self) -> str | None:

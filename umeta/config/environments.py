@@ -3,36 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from annotated_types import Ge, Gt
+from annotated_types import Gt
 
-from umeta.config.base import AnyConfig, Count, Seed
-from umeta.parts import Outer
+from umeta.config import base
+from umeta.config.base import Count, RunConfig, Seed
 from umeta.types import EpisodeSpec
 
 
 @dataclass(frozen=True)
-class EnvTrainConfig:
+class TrainConfig(base.TrainConfig):
     """The outer loop on an environment: how many meta-steps, on how many episodes."""
 
-    outer: Outer
-    """who takes the outer step"""
     steps: Count = 100
     """meta-steps"""
     meta_batch: Count = 20
     """tasks per meta-step"""
+    task_chunk: Count = 20
+    """tasks per backward pass: bounds memory, changes no result beyond rounding"""
     episodes: Annotated[int, Gt(1)] = 20
     """per task and round; the baseline of one half of them is fitted on the other"""
     rounds: Count = 1
     """how often the learner adapts, to fresh episodes each time, before the episodes that it is scored on"""
-    task_chunk: Count = 20
-    """tasks per backward pass: bounds memory, changes no result beyond rounding"""
-    snapshots: Annotated[int, Ge(0)] = 0
-    """states kept at even steps"""
-    not_a_number: Literal["stop", "skip"] = "stop"
-    """what becomes of a meta-step whose loss or gradient is none: `skip` leaves the weights as they were before it, and
-    stops when ten in a row are none"""
 
     @property
     def episode(self) -> EpisodeSpec:
@@ -40,7 +33,7 @@ class EnvTrainConfig:
 
 
 @dataclass(frozen=True)
-class EnvEvaluateConfig:
+class EvaluateConfig:
     """The test on true rewards: return against policy-gradient steps, on goals that nothing has seen before."""
 
     benchmark: str
@@ -60,9 +53,17 @@ class EnvEvaluateConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EnvConfig(AnyConfig):
+class Config(RunConfig):
     """A run on an environment."""
 
+    domain = "env"
+    source = "an environment"
+
     env: Any
-    train: EnvTrainConfig
-    evaluate: EnvEvaluateConfig
+    train: TrainConfig
+    evaluate: EvaluateConfig
+
+
+EnvConfig = Config
+EnvTrainConfig = TrainConfig
+EnvEvaluateConfig = EvaluateConfig

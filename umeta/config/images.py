@@ -7,34 +7,21 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt
 
-from umeta.config.base import AnyConfig, Count, Seed
-from umeta.parts import Outer
+from umeta.config import base
+from umeta.config.base import Count, RunConfig, Seed
 from umeta.types import EpisodeSpec
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """The outer loop: how many meta-steps, on episodes of which size."""
+class TrainConfig(base.TrainConfig):
+    """The outer loop on images: how many meta-steps, on episodes of which size."""
 
-    outer: Outer
-    """who takes the outer step"""
-    steps: Count = 10_000
-    """meta-steps"""
     way: Annotated[int, Gt(1)] = 20
     """classes per task"""
     shot: Count = 1
     """support items per class"""
     query: Count = 5
     """query items per class"""
-    meta_batch: Count = 8
-    """tasks per meta-step"""
-    task_chunk: Count = 8
-    """tasks per backward pass: bounds memory, changes no result beyond rounding"""
-    snapshots: Annotated[int, Ge(0)] = 0
-    """states kept at even steps, from which `evaluate` draws accuracy against minutes"""
-    not_a_number: Literal["stop", "skip"] = "stop"
-    """what becomes of a meta-step whose loss or gradient is none: `skip` leaves the weights as they were before it, and
-    stops when ten in a row are none"""
 
     @property
     def episode(self) -> EpisodeSpec:
@@ -78,8 +65,11 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(AnyConfig):
+class Config(RunConfig):
     """A run on images."""
+
+    domain = "image"
+    source = "images"
 
     data: Any
     train: TrainConfig

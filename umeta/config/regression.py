@@ -3,36 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated
 
-from annotated_types import Ge, Gt
+from annotated_types import Gt
 
-from umeta.config.base import AnyConfig, Count, Seed
-from umeta.parts import Outer
+from umeta.config import base
+from umeta.config.base import Count, RunConfig, Seed
 from umeta.types import EpisodeSpec
 
 
 @dataclass(frozen=True)
-class RegressionTrainConfig:
+class TrainConfig(base.TrainConfig):
     """The outer loop on functions to regress: how many meta-steps, on how many points."""
 
-    outer: Outer
-    """who takes the outer step"""
-    steps: Count = 10_000
-    """meta-steps"""
-    shot: Count = 10
-    """points of a task to adapt to"""
-    query: Count = 10
-    """points of a task to be scored on"""
     meta_batch: Count = 25
     """tasks per meta-step"""
     task_chunk: Count = 25
     """tasks per backward pass: bounds memory, changes no result beyond rounding"""
-    snapshots: Annotated[int, Ge(0)] = 0
-    """states kept at even steps"""
-    not_a_number: Literal["stop", "skip"] = "stop"
-    """what becomes of a meta-step whose loss or gradient is none: `skip` leaves the weights as they were before it, and
-    stops when ten in a row are none"""
+    shot: Count = 10
+    """points of a task to adapt to"""
+    query: Count = 10
+    """points of a task to be scored on"""
 
     @property
     def episode(self) -> EpisodeSpec:
@@ -40,7 +31,7 @@ class RegressionTrainConfig:
 
 
 @dataclass(frozen=True)
-class RegressionEvaluateConfig:
+class EvaluateConfig:
     """The test on functions: mean squared error against gradient steps, on tasks that nothing has seen before."""
 
     shots: list[Count] = field(default_factory=lambda: [5, 10])
@@ -61,8 +52,16 @@ class RegressionEvaluateConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RegressionConfig(AnyConfig):
+class Config(RunConfig):
     """A run on functions to regress, which the proposer makes of nothing but its options."""
 
-    train: RegressionTrainConfig
-    evaluate: RegressionEvaluateConfig = field(default_factory=RegressionEvaluateConfig)
+    domain = "regression"
+    source = "functions"
+
+    train: TrainConfig
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+
+
+RegressionConfig = Config
+RegressionTrainConfig = TrainConfig
+RegressionEvaluateConfig = EvaluateConfig

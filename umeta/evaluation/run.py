@@ -8,6 +8,7 @@ from typing import Any
 
 from umeta.config.build import RunConfig
 from umeta.config.environments import EnvConfig
+from umeta.config.images import Config
 from umeta.config.regression import RegressionConfig
 from umeta.evaluation.images import check, evaluate_images
 from umeta.parts import Sink
@@ -63,5 +64,5 @@ def checked(config: RunConfig, record: Path | None = None) -> None:
         from umeta.evaluation import regression
 
         regression.check(config, record)
-    elif config.evaluate.episodes != []:
+    elif isinstance(config, Config) and config.evaluate.episodes != []:
         check(config, record)

@@ -20,11 +20,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from umeta.config import registry
-from umeta.config.build import RunConfig
-from umeta.config.environments import EnvConfig, EnvTrainConfig
-from umeta.config.images import Config, TrainConfig
-from umeta.config.regression import RegressionTrainConfig
+from umeta.config import environments, registry
+from umeta.config.base import RunConfig, TrainConfig
+from umeta.config.images import Config
 from umeta.data.images import UnlabelledImages
 from umeta.errors import UserError
 from umeta.parts import Embedder
@@ -99,7 +97,7 @@ def simulated(work: Callable[[], Any], default: str = "meta") -> Live:
 def metatraining(
     learner: MetaLearner,
     spec: TaskSpec,
-    config: TrainConfig | EnvTrainConfig | RegressionTrainConfig,
+    config: TrainConfig,
     horizon: int = 1,
     whole: bool = True,
 ) -> Live:
@@ -109,7 +107,7 @@ def metatraining(
     def work() -> None:
         theta = Theta({n: v.requires_grad_() for n, v in learner.init(spec, config.episode, 0).params.items()})
         episode, tasks = config.episode, config.meta_batch
-        rounds = config.rounds if isinstance(config, EnvTrainConfig) else 1
+        rounds = config.rounds if isinstance(config, environments.TrainConfig) else 1
         supports = [batch(spec, tasks, episode.way, episode.way * episode.shot * horizon) for _ in range(rounds)]
         query = batch(spec, tasks, episode.way, episode.way * episode.query * horizon)
         problem = BatchProblem(learner, theta, spec, supports, query, config.task_chunk)
@@ -237,13 +235,13 @@ def of_propose(config: Config, images: UnlabelledImages) -> Need:
 def of_metatrain(config: RunConfig, spec: TaskSpec, arrays: int = 0, whole: bool = True) -> Need:
     """What `metatrain` takes; `arrays`: bytes of what the tasks are kept as, `whole`: as for `metatraining`."""
     reduce = "train.task_chunk or train.meta_batch"
-    if isinstance(config, EnvConfig):
+    if isinstance(config, environments.Config):
         reduce = "train.task_chunk, train.meta_batch or train.episodes"
     elif isinstance(config, Config):
         reduce = "train.task_chunk, train.meta_batch, train.way, train.query or data.size"
 
     def work() -> tuple[int, int]:
-        horizon = config.env.horizon if isinstance(config, EnvConfig) else 1
+        horizon = config.env.horizon if isinstance(config, environments.Config) else 1
         live = metatraining(config.metalearner, spec, config.train, horizon, whole)
         return live.peak + 3 * arrays, live.most
 

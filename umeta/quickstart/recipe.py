@@ -16,7 +16,7 @@ from typing import Any
 from umeta.benchmarks.labelled import LabelledImages
 from umeta.benchmarks.protocols import fitting
 from umeta.config import reading, registry
-from umeta.config.build import build, rounds
+from umeta.config.build import build, build_rounds
 from umeta.config.images import Config
 from umeta.config.reading import joined, named
 from umeta.data.images import UnlabelledImages
@@ -246,7 +246,7 @@ def seconds_a_step(planned: Config, images: UnlabelledImages, augment: Augment, 
 
 def minutes_of(final: Config, each: float) -> str:
     """The time of all rounds with so many seconds a meta-step, as `about 28 minutes`."""
-    count = round(sum(turn.train.steps for turn in rounds(final)) * each / 60)
+    count = round(sum(turn.train.steps for turn in build_rounds(final)) * each / 60)
     return f"about {count} minutes" if count > 1 else "about a minute" if count else "less than a minute"
 
 
@@ -258,7 +258,7 @@ def distinct(images: UnlabelledImages) -> int:
 
 def stages(final: Config) -> str:
     """What will be done, in a line."""
-    turns = rounds(final)
+    turns = build_rounds(final)
     what = "instance tasks, then clusters of what was learnt" if len(turns) > 1 else "instance tasks"
     return f"{what}: {' and '.join(f'{turn.train.steps:,}' for turn in turns)} meta-steps"
 

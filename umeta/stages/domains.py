@@ -36,7 +36,10 @@ def source_of(config: RunConfig) -> UnlabelledImages | Environment | None:
     """What tasks are proposed on: images without labels, an environment without reward, or nothing."""
     if isinstance(config, RegressionConfig):
         return None
-    return config.env if isinstance(config, EnvConfig) else unlabelled(config)
+    if isinstance(config, EnvConfig):
+        return config.env
+    assert isinstance(config, Config)
+    return unlabelled(config)
 
 
 def fingerprint(source: UnlabelledImages | Environment | None, config: RunConfig) -> str:
