@@ -22,7 +22,7 @@ from umeta.data.images import to_float
 from umeta.data.inputs import Format
 from umeta.deploy.adapted import AdaptedLearner, refuse_transductive
 from umeta.errors import UserError
-from umeta.metalearners.maml import GradientLearner
+from umeta.metalearners._gradient import GradientLearner
 from umeta.metalearners.protonet import ProtoNet
 from umeta.models.functional import GroupNorm, Pure, exchanged
 from umeta.report import card

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from annotated_types import Gt
 from torch import Tensor
 
-from umeta.metalearners.maml import Answer, GradientLearner
+from umeta.metalearners._gradient import Answer, GradientLearner
 from umeta.models.functional import Normalisation
 from umeta.parts import Model
 from umeta.types import Stats

@@ -8,7 +8,7 @@ from typing import Annotated
 from annotated_types import Gt
 from torch import Tensor
 
-from umeta.metalearners.protonet import EmbeddingLearner, linear, members
+from umeta.metalearners._embedding import EmbeddingLearner, linear, members
 from umeta.models.functional import Normalisation
 from umeta.parts import Model
 from umeta.types import Adapted, Batch, EpisodeSpec, TaskSpec, Theta

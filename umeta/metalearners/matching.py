@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from annotated_types import Gt
 from torch import Tensor, nn
 
-from umeta.metalearners.lstm_learner import scanned
-from umeta.metalearners.protonet import EmbeddingLearner, members
+from umeta.metalearners._embedding import EmbeddingLearner, by_class, members
+from umeta.metalearners._sequence import scanned
 from umeta.models.functional import Normalisation
 from umeta.parts import Model
 from umeta.types import Adapted, Batch, EpisodeSpec, TaskSpec, Theta
@@ -79,9 +79,3 @@ class FullContext(nn.Module):
             seen = torch.cat([queries, attention @ items], -1).flatten(0, 1)
             out, hidden = self.attention(seen, (h.flatten(0, 1), hidden))
         return out.view_as(queries) + queries, items
-
-
-def by_class(scores: Tensor, member: Tensor) -> Tensor:
-    """Log of the sum of exp(scores [T, N, items]) over each class's items, by `member` [T, items, way]: [T, N, way]."""
-    least = torch.finfo(scores.dtype).min  # of a class without items, and not -inf, whose gradient is no number
-    return scores[..., None].masked_fill(~member[:, None], least).logsumexp(2)

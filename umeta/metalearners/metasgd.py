@@ -9,7 +9,7 @@ import torch
 from annotated_types import Gt
 from torch import Tensor
 
-from umeta.metalearners.maml import GradientLearner
+from umeta.metalearners._gradient import GradientLearner
 from umeta.models.functional import Normalisation
 from umeta.parts import Model
 from umeta.types import Theta

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from umeta.metalearners.protonet import EmbeddingLearner, linear, members
+from umeta.metalearners._embedding import EmbeddingLearner, linear, members
 from umeta.models.functional import Normalisation
 from umeta.parts import Model
 from umeta.types import Adapted, Batch, EpisodeSpec, TaskSpec, Theta

@@ -9,8 +9,7 @@ import torch
 from annotated_types import Gt
 from torch import Tensor, nn
 
-from umeta.metalearners.protonet import EmbeddingLearner, prototypes
-from umeta.metalearners.siamese import WeightedSum
+from umeta.metalearners._embedding import EmbeddingLearner, WeightedSum, prototypes
 from umeta.models.functional import Normalisation
 from umeta.parts import Model
 from umeta.types import Adapted, Batch, EpisodeSpec, TaskSpec, Theta

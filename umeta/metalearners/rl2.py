@@ -11,7 +11,7 @@ import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 
-from umeta.metalearners.protonet import EmbeddingLearner
+from umeta.metalearners._embedding import EmbeddingLearner
 from umeta.parts import Model
 from umeta.rl.advantage import over_trials
 from umeta.types import Adapted, Batch, EpisodeSpec, TaskSpec, Theta

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from umeta.metalearners.matching import by_class
-from umeta.metalearners.protonet import EmbeddingLearner, members
+from umeta.metalearners._embedding import EmbeddingLearner, WeightedSum, by_class, members
 from umeta.models.functional import Normalisation
 from umeta.parts import Model
 from umeta.types import Adapted, Batch, EpisodeSpec, TaskSpec, Theta
@@ -43,13 +42,3 @@ class Siamese(EmbeddingLearner):
         apart = (self._embed_queries(theta, adapted, x)[:, :, None] - items[:, None]).abs()
         alike = F.logsigmoid(self._apply(theta, apart))  # [T, N, items]
         return by_class(alike, member) - member.sum(1).clamp(min=1).log()[:, None]
-
-
-class WeightedSum(nn.Linear):
-    """One number of x [..., n]. Spelt out, as the rounding of a product with a single row varies with its address."""
-
-    def __init__(self, n: int) -> None:
-        super().__init__(n, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (x * self.weight[0]).sum(-1) + self.bias

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from annotated_types import Gt
 from torch import Tensor, nn
 
-from umeta.metalearners.lstm_learner import SequenceLearner
+from umeta.metalearners._sequence import SequenceLearner
 from umeta.models.functional import Normalisation
 from umeta.parts import Model
 from umeta.types import EpisodeSpec, TaskSpec, Theta

@@ -1,0 +1,75 @@
+"""What learners share that read the support as a sequence."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from umeta.errors import UserError
+from umeta.metalearners._embedding import EmbeddingLearner, members
+from umeta.types import Adapted, Batch, EpisodeSpec, TaskSpec, Theta
+
+
+class SequenceLearner(EmbeddingLearner):
+    """What learners share whose own module answers queries after a sequence of (embedding, one-hot label) pairs.
+
+    The pairs are sorted by label, so that of the support's order only that within a class matters, and padding is
+    first. Labels have places in the sequence and in the answer, so there is one way only.
+
+    Of a regression the numbers y take the place of the labels, and the pairs stand as they come.
+
+    A subclass's module takes queries [T, Q, d + way] (labels zero), pairs [T, N, d + way] and which are there [T, N].
+    Its last layer is `answer`.
+    """
+
+    regresses: ClassVar[bool] = True
+    one_way: ClassVar[bool] = True
+    _outputs: int = 0
+
+    def adapt(self, theta: Theta, support: Batch, *, start: Adapted | None = None, steps: int | None = None) -> Adapted:
+        """The sequence: pairs [T, N, features + way] and which of them are there [T, N].
+
+        Raises:
+            UserError: a way other than that of meta-training.
+        """
+        name, rows = type(self).__name__.lower(), self._way(theta)
+        if rows != support.way and not self._outputs:
+            raise UserError(f"{name}: it was meta-trained for {rows} ways, not {support.way}; meta-train at this way")
+        z, stats = self._embed(theta, support.x)
+        if self._outputs:
+            labels, place = support.y * support.mask[..., None], support.mask.long()
+        else:
+            labels, place = members(support), torch.where(support.mask, support.y, -1)
+        pairs = torch.cat([z, labels.to(z.dtype)], -1)
+        order = place.argsort(dim=1, stable=True)
+        pairs = pairs.take_along_dim(order[..., None], 1)
+        return Adapted({"pairs": pairs, "present": support.mask.gather(1, order)}, stats)
+
+    def predict(self, theta: Theta, adapted: Adapted, x: Tensor) -> Tensor:
+        """Logits [T, N, way] of x [T, N, ...], or what the tasks ask to predict."""
+        queries = F.pad(self._embed_queries(theta, adapted, x), (0, self._way(theta)))
+        return self._apply(theta, queries, adapted.params["pairs"], adapted.params["present"])
+
+    def _labels(self, spec: TaskSpec, episode: EpisodeSpec) -> int:
+        """Numbers in a label, and so in an answer; remembers whether they are a class."""
+        self._outputs = spec.outputs
+        return spec.outputs or episode.way
+
+    def _way(self, theta: Theta) -> int:
+        return len(theta.params[self._named("answer.bias")])
+
+
+def scanned(cell: nn.LSTMCell, x: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """An LSTM over x [T, N, d]: its outputs [T, N, hidden], and its state after all, h and c [T, hidden].
+
+    An item that is not `present` [T, N] leaves the state as it was.
+    """
+    h = c = x.new_zeros(len(x), cell.hidden_size)
+    out = []
+    for item, there in zip(x.unbind(1), present[..., None].unbind(1), strict=True):
+        h, c = (torch.where(there, new, old) for new, old in zip(cell(item, (h, c)), (h, c), strict=True))
+        out.append(h)
+    return torch.stack(out, 1), h, c
