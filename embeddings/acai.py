@@ -67,8 +67,7 @@ class ACAI(NetworkEmbedder):
                 "need two each"
             )
         self.draw(images.item_shape, seeds.integer(ctx.seed, "acai"))
-        # channels last in memory: about twice as fast on a CPU
-        nets = self._nets.to(ctx.device).to(memory_format=torch.channels_last).train()
+        nets = self._nets.to(ctx.device).train()
         coders = [*nets["encoder"].parameters(), *nets["decoder"].parameters()]
         params = {"coder": coders, "critic": list(nets["critic"].parameters())}
         optimisers = {name: torch.optim.Adam(p, lr=self.lr) for name, p in params.items()}
@@ -110,13 +109,14 @@ class ACAI(NetworkEmbedder):
     def networks(self, item_shape: tuple[int, ...]) -> nn.ModuleDict:
         channels, latent, halved = item_shape[0], self.dimensions // 16, halvings(item_shape, "acai")
         self._side = 4 * 2**halved
-        return nn.ModuleDict(
+        nets = nn.ModuleDict(
             {
                 "encoder": encoder(channels, halved, self.depth, latent),
                 "decoder": decoder(channels, halved, self.depth, latent),
                 "critic": nn.Sequential(encoder(channels, halved, self.depth, latent), nn.Flatten(), Mean()),
             }
         )
+        return nets.to(memory_format=torch.channels_last)  # about twice as fast on a CPU
 
     def _resize(self, x: Tensor) -> Tensor:
         return resized(x, self._side)

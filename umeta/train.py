@@ -191,7 +191,11 @@ def metatrain(
     if program := getattr(learner, "program", None):  # only learners with weights of each task's own have one
         ctx.note(program)
     given = fitting(start, first, ctx) if start else {}
-    params = {n: given.get(n, v).detach().clone().to(ctx.device).requires_grad_() for n, v in first.params.items()}
+    layout = torch.contiguous_format  # that of weights read from a file: rounding depends on it
+    initial = {
+        name: given.get(name, value).detach().clone(memory_format=layout) for name, value in first.params.items()
+    }
+    params = {name: value.to(ctx.device).requires_grad_() for name, value in initial.items()}
     outer.start(params)
     running: Stats = dict(start.running or {}) if start else {}
 

@@ -7,12 +7,13 @@ import os
 import signal
 import threading
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from umeta.config.images import TrainConfig
 from umeta.errors import Interrupted, UserError
@@ -25,7 +26,7 @@ from umeta.runtime.checkpoints import Checkpoints
 from umeta.runtime.loop import RunContext
 from umeta.runtime.progress import Progress, duration, postponed_interrupt
 from umeta.tasks.partition import Episodes
-from umeta.testing import same, toy_images, toy_tasks
+from umeta.testing import same, through_file, toy_images, toy_tasks
 from umeta.train import BatchProblem, metatrain
 from umeta.types import EpisodeSpec, MetaLearner, Theta
 
@@ -47,6 +48,14 @@ class Disturbed:
         if int(indices[0]) == self.first:
             self.event()
         return TASKS.sample(indices, episode=episode, seed=seed)
+
+
+@dataclass(frozen=True)
+class ChannelsLast(Conv4):
+    """A network whose weights do not lie in memory as a file gives them."""
+
+    def build(self, item_shape: tuple[int, ...]) -> nn.Module:
+        return super().build(item_shape).to(memory_format=torch.channels_last)
 
 
 def crash() -> None:
@@ -385,3 +394,10 @@ def test_no_progress_is_shown_unless_asked_for(capsys: pytest.CaptureFixture) ->
     assert capsys.readouterr() == ("", "")
     RunContext(progress=True).note("loud")
     assert capsys.readouterr().err == "loud\n"
+
+
+def test_weights_have_the_memory_layout_of_those_read_from_a_file() -> None:
+    """Which kernel runs, and so how it rounds, depends on the layout."""
+    theta = metatrain(ProtoNet(ChannelsLast(filters=4)), TASKS, replace(CONFIG, steps=1))
+    loaded = through_file(theta.params)
+    assert {n: p.stride() for n, p in theta.params.items()} == {n: p.stride() for n, p in loaded.items()}

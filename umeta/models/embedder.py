@@ -29,7 +29,11 @@ class NetworkEmbedder(ABC):
 
     @abstractmethod
     def networks(self, item_shape: tuple[int, ...]) -> nn.Module:
-        """All that is trained for such images, with random weights."""
+        """Build all that is trained for such images, with random weights.
+
+        `fit` leaves the weights in the memory layout that they have here, which is also that of weights read from a
+        file: rounding depends on it.
+        """
 
     @abstractmethod
     def vectors(self, x: Tensor) -> Tensor:
