@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -194,6 +195,26 @@ def test_aliases_and_interpolations_in_use_are_followed(tmp_path):
 def test_an_override_cannot_nest_too_deeply_either():
     with pytest.raises(UserError, match="nested deeper"):
         reading.parse(["a=" + "[" * 60_000])
+
+
+@pytest.mark.parametrize("text", ["[" * 60_000, "{b: " * 15_000, "[1, {a: " * 30])
+def test_nesting_is_refused_in_our_words_when_the_parser_stops_first(monkeypatch, text):
+    """As PyYAML does since 6.0.4, whose parser allows 1,000 levels and reads ahead of what it tells of."""
+
+    def parse(*_: Any) -> Any:
+        raise yaml.YAMLError("maximum nesting depth")
+        yield
+
+    monkeypatch.setattr(yaml, "parse", parse)
+    with pytest.raises(UserError, match="nested deeper than 50 levels"):
+        reading.parse([f"a={text}"])
+
+
+@pytest.mark.parametrize("text", ["[1, 2", "[]]" + "[], " * 60, "{a: }: }"])
+def test_other_errors_of_yaml_are_left_to_the_parser(text):
+    with pytest.raises(UserError) as error:
+        reading.parse([f"a={text}"])
+    assert "nested deeper" not in str(error.value)
 
 
 # archives and pictures

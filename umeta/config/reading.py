@@ -6,6 +6,7 @@ import io
 import json
 import re
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -94,21 +95,33 @@ def check_size(text: str) -> None:
     sizes: dict[str, int] = {}  # of what an anchor stands for, in values
     opened: list[tuple[str | None, int]] = []  # anchors of the collections around, and the values before them
     total = 0
-    for event in yaml.parse(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-        if isinstance(event, yaml.CollectionEndEvent):
-            anchor, before = opened.pop()
-            sizes |= {anchor: total - before} if anchor else {}
-            continue
-        if isinstance(event, yaml.AliasEvent):
-            total += sizes.get(event.anchor, 0)
-        elif isinstance(event, yaml.NodeEvent):
-            total += 1
-            if isinstance(event, yaml.CollectionStartEvent):
-                opened.append((event.anchor, total - 1))
-            elif event.anchor:
-                sizes[event.anchor] = 1
-        if len(opened) > DEPTH or total > NODES:
-            raise ValueError(f"nested deeper than {DEPTH} levels, or more than {NODES:,} values with its aliases")
+    refusal = f"nested deeper than {DEPTH} levels, or more than {NODES:,} values with its aliases"
+    try:
+        for event in yaml.parse(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+            if isinstance(event, yaml.CollectionEndEvent):
+                anchor, before = opened.pop()
+                sizes |= {anchor: total - before} if anchor else {}
+                continue
+            if isinstance(event, yaml.AliasEvent):
+                total += sizes.get(event.anchor, 0)
+            elif isinstance(event, yaml.NodeEvent):
+                total += 1
+                if isinstance(event, yaml.CollectionStartEvent):
+                    opened.append((event.anchor, total - 1))
+                elif event.anchor:
+                    sizes[event.anchor] = 1
+            if len(opened) > DEPTH or total > NODES:
+                raise ValueError(refusal)
+    except yaml.YAMLError as error:
+        # the parser reads ahead, and may meet a limit of its own before it tells of the first bracket
+        if bracket_depth(text) > DEPTH:
+            raise ValueError(refusal) from error
+        raise
+
+
+def bracket_depth(text: str) -> int:
+    """Count how deep brackets nest at most, those in quotes and comments among them."""
+    return max(accumulate((c in "[{") - (c in "]}") for c in text), default=0)
 
 
 def to_plain(value: Any) -> Any:
