@@ -32,7 +32,7 @@ from umeta.rl.rollout import Paths
 from umeta.runtime import artifacts
 from umeta.runtime.loop import RunContext
 from umeta.tasks.reward import RewardTasks
-from umeta.train import BatchProblem, metatrain, rolled_out
+from umeta.train import BatchProblem, metatrain, policy_of, rolled_out
 from umeta.types import Adapted, Batch, EpisodeSpec, RecurrentLearner, TaskSpec, Theta
 
 TASKS, TRIALS, STEPS = 2, 3, 4
@@ -334,14 +334,20 @@ def test_it_learns_to_find_a_goal_that_only_rewards_tell() -> None:
     """Standing still scores -11.3 in 20 steps. The first episode of a trial looks for the goal, the second knows it."""
     tasks = RewardTasks(Nav2D(horizon=20), Corners())
     learner = RL2(MLP([16]), hidden=16)
-    config = TrainConfig(ProMP(lr=1e-2), steps=40, meta_batch=8, episodes=10)
+    config = TrainConfig(ProMP(lr=1e-2), steps=60, meta_batch=8, episodes=10)
+    batch = tasks.sample(np.arange(4), episode=config.episode, seed=1)  # each corner once
+    opposite = batch.which.argsort()[3 - batch.which]
 
     def scores(theta: Theta) -> tuple[float, float]:
-        batch = tasks.sample(np.arange(8), episode=config.episode, seed=1)
-        supports, query = rolled_out(learner, theta, batch, 8, rounds=1)
-        return supports[0].score.mean().item(), query.score.mean().item()
+        """Return of the second episode, with the task's own memory of the first and with that of the far corner."""
+        supports, query = rolled_out(learner, theta, batch, 4, rounds=1)
+        with torch.no_grad():
+            memory = learner.adapt(theta, supports[0]).params
+            other = Adapted({name: value[opposite] for name, value in memory.items()})
+            misled = batch.query(policy_of(learner, theta, other))
+        return query.score.mean().item(), misled.score.mean().item()
 
-    untrained = scores(learner.init(tasks.spec, config.episode, 0))
-    trained = scores(metatrain(learner, tasks, config, RunContext()))
-    assert trained[1] > untrained[1] + 4
-    assert trained[1] > trained[0] + 1
+    untrained, _ = scores(learner.init(tasks.spec, config.episode, 0))
+    trained, misled = scores(metatrain(learner, tasks, config, RunContext()))
+    assert trained > untrained + 4
+    assert trained > misled + 5
