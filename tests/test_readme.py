@@ -66,7 +66,7 @@ def test_every_command_is_understood(line):
     assert all("=" in word for word in rest)
     reference = getattr(options, "config", None)
     for name in [reference] if isinstance(reference, str) else reference or []:
-        assert "=" in name or name == "photos.yaml" or name in reading.packaged()
+        assert "=" in name or name == "photos.yaml" or name in reading.find_packaged()
 
 
 GROCERIES = ROOT.parent / "shared" / "data" / "grocery84"

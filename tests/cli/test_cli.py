@@ -221,7 +221,7 @@ def python(code: str, **options: Any) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("arguments", [["--help"], ["propose", "--help"], ["run", "--help"], ["evaluate", "--help"]])
 def test_help_imports_nothing_heavy(arguments):
-    heavy = {"torch", "faiss", "sklearn", "matplotlib", "numpy", "pydantic", "omegaconf", "PIL"}
+    heavy = {"torch", "faiss", "sklearn", "matplotlib", "numpy", "pydantic", "yaml", "PIL"}
     done = python(
         "import atexit, sys\n"
         f"atexit.register(lambda: print('heavy:', sorted({heavy!r} & set(sys.modules))))\n"

@@ -190,7 +190,7 @@ def read_list(data: bytes, place: Path) -> Any:
 FACES = f"2\n{' '.join(f'a{i}' for i in range(40))}\nx.jpg {'1 ' * 40}\ny.jpg {'-1 ' * 40}\n".encode()
 PARTITIONS = saved(np.save, np.arange(12, dtype=np.int32)[None] % 2)
 LABELS = np.array(["a", "b"] * 6)
-CONFIG = reading.dump(PLAIN).encode()
+CONFIG = reading.dump_yaml(PLAIN).encode()
 LEARNER = registry.component("metalearner", PLAIN["metalearner"])
 WEIGHTS = save(packed(LEARNER.init(store.PartitionTasks(PIXELS[:, None], LABELS == "a").spec, None, seed=0)))
 RUN = {"config.yaml": CONFIG, "model.safetensors": WEIGHTS}
@@ -233,7 +233,7 @@ def targets() -> dict[str, Target]:
             [artifacts.read_manifest, artifacts.read_json, load_tasks, store.load, store.of_images, store.files],
         ),
         "run config": Target(
-            read_run("config.yaml"), [CONFIG], TOKENS["yaml"], [runs.load_run, reading.read_yaml, reading.check_size]
+            read_run("config.yaml"), [CONFIG], TOKENS["yaml"], [runs.load_run, reading.read_yaml, reading.load_yaml]
         ),
         "safetensors": Target(
             read_run("model.safetensors"),

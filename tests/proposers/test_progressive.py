@@ -310,7 +310,7 @@ PLAIN = {
 
 
 def of(**changes: object) -> Config:
-    return build.build({**reading.named({**PLAIN, "name": "tiny", **changes})})
+    return build.build({**reading.expand_names({**PLAIN, "name": "tiny", **changes})})
 
 
 def test_each_round_follows_on_the_one_before() -> None:

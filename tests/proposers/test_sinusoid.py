@@ -291,7 +291,7 @@ def test_learners_of_classes_are_refused(learner: str) -> None:
 )
 def test_mistakes_are_told(change: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        build.build(reading.named({**TINY, "name": "x", **change}))
+        build.build(reading.expand_names({**TINY, "name": "x", **change}))
 
 
 @pytest.mark.parametrize(

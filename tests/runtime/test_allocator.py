@@ -142,7 +142,7 @@ def test_a_part_that_needs_contents_leaves_the_need_open(monkeypatch):
 
 def test_inspect_prints_the_needs_of_a_config(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    Path("small.yaml").write_text(reading.dump(CONFIG))
+    Path("small.yaml").write_text(reading.dump_yaml(CONFIG))
     assert main(["inspect", "small.yaml", "evaluate.episodes=[[5,1]]", "evaluate.tasks=5", "--json"]) == 0
     out = capsys.readouterr().out
     needs = json.loads(out.splitlines()[-1])["memory"]
@@ -179,7 +179,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 @pytest.mark.slow
 @pytest.mark.parametrize("change", [[], ["metalearner={name: maml, steps: 3, model: {name: conv4, filters: 32}}"]])
 def test_the_estimate_is_near_the_peak(tmp_path, change):
-    (tmp_path / "small.yaml").write_text(reading.dump(CONFIG))
+    (tmp_path / "small.yaml").write_text(reading.dump_yaml(CONFIG))
     overrides = [*change, "evaluate.episodes=[[5,1]]", "evaluate.tasks=20", "evaluate.scratch_tasks=10"]
     printed = alone(STAGE, "inspect", "small.yaml", *overrides, "--json", cwd=tmp_path)
     needs = json.loads(printed.splitlines()[-2])["memory"]

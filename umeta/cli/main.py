@@ -241,7 +241,9 @@ def sinks(options: argparse.Namespace) -> list[Any]:
     """The trackers that `--log` asks for: `tensorboard`, `my_tracker.py:MyTracker`, or `{name: ..., option: value}`."""
     from umeta.config import reading, registry
 
-    return [registry.component("sink", reading.parse([f"sink={text}"])["sink"], "--log") for text in options.log]
+    return [
+        registry.component("sink", reading.parse_overrides([f"sink={text}"])["sink"], "--log") for text in options.log
+    ]
 
 
 def propose(options: argparse.Namespace) -> dict[str, Any]:
@@ -278,7 +280,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     from umeta.runtime.allocator import keep_buffers
 
     keep_buffers()
-    plain = reading.parse([*options.overrides, *as_overrides(options, "evaluate.seed")])
+    plain = reading.parse_overrides([*options.overrides, *as_overrides(options, "evaluate.seed")])
     trusted = None if options.allow_plugin else registry.plugins(plain)
     result = evaluate_run(
         options.run, plain, device=options.device, record=options.record, trusted=trusted, sinks=sinks(options)
@@ -355,7 +357,7 @@ def run_images(names: Sequence[str], changes: Sequence[str], options: argparse.N
 def ablate(options: argparse.Namespace) -> dict[str, Any]:
     from umeta.config import reading
 
-    changes = reading.ablation(options.config, options.rows)
+    changes = reading.read_ablation(options.config, options.rows)
     names = [f"{Path(options.config).stem}-ablation{i}" for i in range(len(changes))]
     return chain(
         [
@@ -438,7 +440,7 @@ def adapt(options: argparse.Namespace) -> dict[str, Any]:
     from umeta.runtime.allocator import keep_buffers
 
     keep_buffers()
-    changed = reading.parse(options.overrides).get("metalearner")
+    changed = reading.parse_overrides(options.overrides).get("metalearner")
     learner, notes = adapt_run(
         options.run,
         options.support,
@@ -493,9 +495,9 @@ def listing(options: argparse.Namespace) -> dict[str, Any]:
                 shown.setdefault(kind, {})[name] = line
                 print(f"  {name:<16} {line}")
         print("configs:")
-        for name in reading.packaged():
+        for name in reading.find_packaged():
             print(f"  {name}")
-        return {**shown, "configs": sorted(reading.packaged())}
+        return {**shown, "configs": sorted(reading.find_packaged())}
     for kind, found in parts.items():
         if options.name in found:
             text, fields = registry.describe(kind, options.name)
@@ -503,13 +505,13 @@ def listing(options: argparse.Namespace) -> dict[str, Any]:
             for field in fields:
                 print(f"  {field.name}: {field.type} = {field.default}\n      {field.help}")
             return {"kind": kind, "name": options.name, "help": text, "options": [vars(field) for field in fields]}
-    if options.name in reading.packaged():
-        text = reading.packaged()[options.name].read_text(encoding="utf-8")
+    if options.name in reading.find_packaged():
+        text = reading.find_packaged()[options.name].read_text(encoding="utf-8")
         print(text.strip())
         return {"config": reading.read(options.name)}
     from umeta.errors import suggest
 
-    known = {*reading.packaged(), *(name for found in parts.values() for name in found)}
+    known = {*reading.find_packaged(), *(name for found in parts.values() for name in found)}
     raise UserError(f"list: nothing is named '{options.name}'{suggest(options.name, known)}")
 
 
@@ -518,7 +520,7 @@ def inspect(options: argparse.Namespace) -> dict[str, Any]:
     from umeta.runtime import artifacts
 
     path = options.path
-    if path.is_file() or (not path.exists() and str(path) in reading.packaged()):
+    if path.is_file() or (not path.exists() and str(path) in reading.find_packaged()):
         return inspect_config(options)
     manifest = artifacts.read_manifest(path, "tasks", "run", "learner")
     if manifest["kind"] == "tasks":

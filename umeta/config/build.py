@@ -9,7 +9,7 @@ from typing import Any
 
 from umeta.config import environments, images, registry, regression
 from umeta.config.base import RunConfig
-from umeta.config.reading import joined, named, read
+from umeta.config.reading import expand_names, merge, read
 from umeta.errors import UserError, suggest
 from umeta.types import PolicyLearner, RecurrentLearner
 
@@ -110,6 +110,6 @@ def build_rounds(config: RunConfig) -> list[RunConfig]:
         if found:
             before = str(found[-1].run_folder)
             follows = {"embedding": {"name": "learner", "run": before}, "start": before, "tasks": None}
-            plain = joined(joined(plain, follows), named(change))
+            plain = merge(merge(plain, follows), expand_names(change))
         found.append(build({**plain, "name": name}))
     return found

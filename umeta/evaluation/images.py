@@ -19,7 +19,7 @@ from umeta.benchmarks.labelled import LabelledImages
 from umeta.benchmarks.protocols import resolve, test_images
 from umeta.config import registry
 from umeta.config.images import Config
-from umeta.config.reading import joined
+from umeta.config.reading import merge
 from umeta.deploy.calibration import expected_calibration_error, reliability
 from umeta.errors import UserError, suggest
 from umeta.evaluation.rows import PARTS, append, finished, interval, provenance, question, recorded, stopped
@@ -346,9 +346,7 @@ def variants(config: Config) -> dict[str, MetaLearner]:
         UserError: the learner has no such option.
     """
     return {
-        name: registry.component(
-            "metalearner", joined(config.plain["metalearner"], change), f"evaluate.variants.{name}"
-        )
+        name: registry.component("metalearner", merge(config.plain["metalearner"], change), f"evaluate.variants.{name}")
         for name, change in config.evaluate.variants.items()
     }
 

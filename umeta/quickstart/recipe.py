@@ -18,7 +18,7 @@ from umeta.benchmarks.protocols import fitting
 from umeta.config import reading, registry
 from umeta.config.build import build, build_rounds
 from umeta.config.images import Config
-from umeta.config.reading import joined, named
+from umeta.config.reading import expand_names, merge
 from umeta.data.images import UnlabelledImages
 from umeta.errors import UserError
 from umeta.evaluation.images import check
@@ -59,7 +59,7 @@ def written(
     if not 0 < minutes < math.inf:
         raise UserError(f"--minutes {minutes:g}: expected more than 0, such as --minutes 30")
     began = time.monotonic()
-    wanted = reading.parse(changes)
+    wanted = reading.parse_overrides(changes)
     place = images.resolve()
     name = str(wanted.get("name", place.name if place.is_dir() else place.stem))
     out = Path(str(wanted.get("out", ".")))
@@ -98,7 +98,7 @@ def written(
     if not plan.steps_given and fits < LEAST:
         lines.append(f"longer than the {minutes:g} minutes asked for: {LEAST} meta-steps are the least worth the wait")
     comment = "".join(f"# {line}\n" for line in lines)
-    artifacts.write_text(path, comment + reading.dump({k: v for k, v in final.plain.items() if k != "name"}))
+    artifacts.write_text(path, comment + reading.dump_yaml({k: v for k, v in final.plain.items() if k != "name"}))
     note("\n".join([*lines, f"{path} holds all of this; a changed copy of it runs with umeta run COPY.yaml"]))
     return path
 
@@ -123,9 +123,9 @@ class Plan:
         Raises:
             UserError: an override that does not fit.
         """
-        decided = joined(self.basis, learning(self.seen, size, different))
+        decided = merge(self.basis, learning(self.seen, size, different))
         decided["train"]["steps"] = steps[0]
-        first = of_images(joined(decided, self.wanted))
+        first = of_images(merge(decided, self.wanted))
         if different < CLUSTERED or "rounds" in self.wanted:
             return first
         later = max(1, first.train.steps * 2 // 3) if self.steps_given else steps[1]
@@ -191,7 +191,7 @@ def learning(seen: Survey, size: int, different: int) -> dict[str, Any]:
     """The first round, on images of this size: its proposer, learner and outer loop."""
     small = size <= 28
     model = {"name": "conv4", "filters": [64 if small else 32, 64, 128, 256], "down": "pool_first"}
-    return named(
+    return expand_names(
         {
             "proposer": {"name": "instances", "augment": augmentation(seen), "rotations": seen.drawings},
             "metalearner": {

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from umeta.config import registry
-from umeta.config.reading import dump
+from umeta.config.reading import dump_yaml
 from umeta.deploy.adapted import AdaptedLearner
 from umeta.errors import UserError
 from umeta.metalearners.protonet import ProtoNet
@@ -96,7 +96,7 @@ def page(front: dict[str, Any], title: str, summary: str, sections: Mapping[str,
     """A card: front matter for the hub, then text for people."""
     licence = "To be filled in: it follows from the licences of the images it was made from."
     body = "\n\n".join(f"## {name}\n\n{text}" for name, text in {**sections, "Licence": licence}.items())
-    return f"---\n{dump(front)}---\n\n# {title}\n\n{summary}\n\n{body}\n"
+    return f"---\n{dump_yaml(front)}---\n\n# {title}\n\n{summary}\n\n{body}\n"
 
 
 def run_front(run: Run, model: dict[str, Any], result: dict[str, Any] | None) -> dict[str, Any]:
@@ -222,7 +222,7 @@ def training(run: Run, result: dict[str, Any] | None) -> str:
         f"hardware: {result['hardware'] + ' (of the evaluation)' if result else 'not recorded'}",
     ]
     shown = {key: config.plain[key] for key in (*kinds, "train", "seed") if config.plain.get(key) is not None}
-    settings = f"```yaml\n{dump(without_places(shown)).strip()}\n```"
+    settings = f"```yaml\n{dump_yaml(without_places(shown)).strip()}\n```"
     proposing = f"Proposed tasks:\n\n{bullets(proposed(run))}"
     return "\n\n".join(
         [bullets([*parts, *cites("outer", config.train.outer)]), proposing, "Run:", bullets(facts), settings]

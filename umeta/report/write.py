@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from umeta.benchmarks.labelled import LabelledImages
-from umeta.config.reading import dump
+from umeta.config.reading import dump_yaml
 from umeta.draw import curves, mosaic
 from umeta.parts import Sink
 from umeta.report import page as web
@@ -91,7 +91,7 @@ def chapter(result: dict[str, Any], folder: Path, tasks: Path) -> web.Chapter:
     words = folder / "test_tasks.json"
     return web.Chapter(
         result,
-        dump({key: value for key, value in result["config"].items() if key not in ("tasks", "out")}),
+        dump_yaml({key: value for key, value in result["config"].items() if key not in ("tasks", "out")}),
         [line.removeprefix("- ") for line in numbers.splitlines() if line.startswith("- ")],
         {name: lines for name, lines in loops.items() if len(lines) > 1},
         artifacts.read_json(words) if words.exists() else [],

@@ -9,7 +9,7 @@ import torch
 
 from umeta.config.build import RunConfig
 from umeta.config.images import Config
-from umeta.config.reading import dump
+from umeta.config.reading import dump_yaml
 from umeta.errors import UserError
 from umeta.parts import Sink
 from umeta.quickstart import memory
@@ -74,7 +74,7 @@ def metatrain(config: RunConfig, *, device: str = "auto", resume: bool = False, 
         if not distributed.first():
             return folder
         artifacts.write_tensors(folder / "model.safetensors", packed(theta))
-        artifacts.write_text(folder / "config.yaml", dump(plain))
+        artifacts.write_text(folder / "config.yaml", dump_yaml(plain))
         artifacts.write_json(folder / "tasks.json", {"hash": artifacts.value_hash(manifest), "manifest": manifest})
         seconds = {"metatrain": watch()}
         content = {

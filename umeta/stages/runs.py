@@ -11,7 +11,7 @@ from typing import Any
 from umeta.config import registry
 from umeta.config.build import RunConfig, build
 from umeta.config.environments import EnvConfig
-from umeta.config.reading import joined, read_yaml
+from umeta.config.reading import merge, read_yaml
 from umeta.config.regression import RegressionConfig
 from umeta.errors import UserError
 from umeta.runtime import artifacts
@@ -80,7 +80,7 @@ def load_run(
     folder = Path(folder)
     manifest = artifacts.read_manifest(folder, "run")
     with artifacts.as_written(folder):
-        plain = joined(read_yaml(folder / "config.yaml"), overrides or {})
+        plain = merge(read_yaml(folder / "config.yaml"), overrides or {})
         tasks = Path(plain.get("tasks", ""))
         beside = folder.parent.parent / "tasks" / tasks.name
         if tasks.name and not tasks.exists() and beside.exists():  # moved together, or seen from another directory
