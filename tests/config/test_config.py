@@ -47,10 +47,21 @@ def test_every_packaged_config_loads(name):
     assert isinstance(built.train, TrainConfig)
 
 
-def test_five_configs_are_packaged_and_each_is_found_by_name():
-    assert len(reading.find_packaged()) >= 5
-    name, path = next(iter(reading.find_packaged().items()))
-    assert reading.read(name) == reading.read(path)
+def test_a_packaged_config_is_found_by_its_name_wherever_it_lies():
+    folder = Path(__file__).parents[2] / "configs"
+    files = [path for path in folder.rglob("*.yaml") if path.parent.name != "ablations"]
+    assert len(files) >= 51
+    assert reading.find_packaged() == {path.stem: path for path in files}  # so that no name is there twice
+    assert all(path.parent.name == path.stem.partition("_")[0] for path in files)
+    assert reading.read("omniglot_best") == reading.read(folder / "omniglot" / "omniglot_best.yaml")
+
+
+def test_a_packaged_ablation_is_found_by_the_name_of_its_config(tmp_path):
+    rows = reading.read_ablation("omniglot_best")
+    assert rows == reading.read_ablation(tmp_path / "omniglot_best.yaml")
+    assert all("=" in one for changes in rows.values() for one in changes)
+    with pytest.raises(UserError, match=r"ablations/nav2d_rl2\.yaml: no such file of ablations"):
+        reading.read_ablation("nav2d_rl2")
 
 
 @pytest.mark.parametrize("text", ["1e-4", "1E-4", "0.0001", "'1e-4'", "1.0e-4"])

@@ -44,7 +44,6 @@ from umeta.tasks import store
 from umeta.train import check_fits, packed
 
 SECONDS, MEGABYTES = 10, 200
-ROOT = Path(__file__).parents[2]
 TOKENS = {
     "yaml": [
         b"${",
@@ -222,7 +221,7 @@ def targets() -> dict[str, Target]:
     return {
         "config": Target(
             lambda data, place: build.load(written(place, "x.yaml", data)),
-            [CONFIG, *((ROOT / "configs" / f"{name}.yaml").read_bytes() for name in ("omniglot_best", "nav2d_diayn"))],
+            [CONFIG, *(reading.find_packaged()[name].read_bytes() for name in ("omniglot_best", "nav2d_diayn"))],
             TOKENS["yaml"],
             [reading, registry.typed, registry.component],
         ),

@@ -20,6 +20,7 @@ from umeta.config.registry import KINDS
 from umeta.errors import UserError, suggest
 from umeta.runtime import artifacts
 
+ABLATIONS = "ablations"  # the folder of packaged ablations, beside those of configs
 LARGEST = 1 << 16  # bytes of a config
 DEPTH, NODES = 50, 10_000  # nesting and values of a config, its aliases written out
 TOO_LARGE = f"nested deeper than {DEPTH} levels, or more than {NODES:,} values with its aliases"
@@ -27,11 +28,16 @@ TAG = "tag:yaml.org,2002:"  # before the names of YAML's own types
 EXPONENT = re.compile(r"[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$")
 
 
-def find_packaged() -> dict[str, Path]:
-    """Find the configs that come with the library: name -> file."""
+def packaged_folder() -> Path:
+    """Find the folder of the configs that come with the library: in the installed package, or in its source tree."""
     here = Path(__file__).parent.parent
-    folder = here / "configs" if (here / "configs").is_dir() else here.parent / "configs"
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return next(folder for folder in (here / "configs", here.parent / "configs") if folder.is_dir())
+
+
+def find_packaged() -> dict[str, Path]:
+    """Find the configs that come with the library, in a folder for each data set or environment: name -> file."""
+    found = sorted(packaged_folder().glob("*/*.yaml"))
+    return {path.stem: path for path in found if path.parent.name != ABLATIONS}
 
 
 def read_ablation(reference: str | Path, rows: Path | None = None) -> dict[str, list[str]]:
@@ -40,8 +46,7 @@ def read_ablation(reference: str | Path, rows: Path | None = None) -> dict[str, 
     Raises:
         UserError: no such file, or not a mapping of titles to lists of `key=value`.
     """
-    known = find_packaged()
-    path = rows or next(iter(known.values())).parent / "ablations" / f"{Path(reference).stem}.yaml"
+    path = rows or packaged_folder() / ABLATIONS / f"{Path(reference).stem}.yaml"
     if not path.is_file():
         raise UserError(f"{path}: no such file of ablations; write one and name it with --rows")
     found = read_yaml(path)

@@ -1,8 +1,7 @@
 """`umeta run --images`: a config for unlabelled images of which nothing else is known.
 
 Instance tasks first, then clusters of what was learnt by then, with the settings that did best on Omniglot and on
-photographs of groceries (configs/omniglot_best.yaml, configs/grocery_best.yaml), and as many meta-steps as there is
-time for.
+photographs of groceries (configs omniglot_best and grocery_best), and as many meta-steps as there is time for.
 """
 
 from __future__ import annotations
