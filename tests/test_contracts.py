@@ -15,11 +15,11 @@ from torch import Tensor
 
 from embeddings.acai import ACAI
 from embeddings.bigan import BiGAN
-from embeddings.contrastive import Contrastive
 from embeddings.deepcluster import DeepCluster
 from embeddings.pixels import Pixels
 from embeddings.precomputed import Precomputed
 from embeddings.random_network import RandomNetwork
+from embeddings.simclr import SimCLR
 from proposers.hyperplanes import Hyperplanes
 from proposers.kmeans import KMeans
 from proposers.progressive import Progressive
@@ -67,7 +67,7 @@ EMBEDDERS = {
     "zca": Pixels(contrast=True, zca=0.1),
     "random_network": RandomNetwork(TINY),
     "acai": ACAI(steps=3, depth=2, dimensions=16, batch=8),
-    "contrastive": Contrastive(TINY, steps=3, batch=8),
+    "simclr": SimCLR(TINY, steps=3, batch=8),
     "bigan": BiGAN(steps=3, depth=2, dimensions=8, batch=8),
     "deepcluster": DeepCluster(dimensions=4, model=TINY, k=6, every=2, steps=3, batch=8),
 }

@@ -486,8 +486,8 @@ def test_the_next_command_has_the_seed(place, umeta):
 
 
 def test_a_name_that_only_looks_like_the_librarys_is_a_plug_in():
-    from umeta.config.registry import plugins
+    from umeta.config.registry import find_plugins
 
     names = ["umeta.dl/evil.py", "umeta.dl/evil.py:Umeta", "umeta.py:X", "umeta/x.py", "umetax.mod:X"]
-    assert plugins([{"name": name} for name in names]) == set(names)
-    assert plugins({"name": "umeta.benchmarks.oracle:Oracle"}) == set()
+    assert find_plugins([{"name": name} for name in names]) == set(names)
+    assert find_plugins({"name": "umeta.benchmarks.oracle:Oracle"}) == set()

@@ -12,6 +12,8 @@ from embeddings.pixels import Pixels
 from umeta.config import build, reading
 from umeta.config.base import TrainConfig
 from umeta.errors import UserError
+from umeta.runtime import artifacts
+from umeta.stages import folder
 from umeta.types import EpisodeSpec
 
 TEXT = """
@@ -48,12 +50,12 @@ def test_every_packaged_config_loads(name):
 
 
 def test_a_packaged_config_is_found_by_its_name_wherever_it_lies():
-    folder = Path(__file__).parents[2] / "configs"
-    files = [path for path in folder.rglob("*.yaml") if path.parent.name != "ablations"]
+    place = Path(__file__).parents[2] / "configs"
+    files = [path for path in place.rglob("*.yaml") if path.parent.name != "ablations"]
     assert len(files) >= 51
     assert reading.find_packaged() == {path.stem: path for path in files}  # so that no name is there twice
     assert all(path.parent.name == path.stem.partition("_")[0] for path in files)
-    assert reading.read("omniglot_best") == reading.read(folder / "omniglot" / "omniglot_best.yaml")
+    assert reading.read("omniglot_best") == reading.read(place / "omniglot" / "omniglot_best.yaml")
 
 
 def test_a_packaged_ablation_is_found_by_the_name_of_its_config(tmp_path):
@@ -146,6 +148,25 @@ def test_an_option_joins_a_part_that_was_given_by_name_and_another_name_drops_th
     assert build.load(file, ["proposer.k=7", "embedding=random_network"]).plain["embedding"] == {
         "name": "random_network"
     }
+
+
+def test_earlier_names_of_parts_are_understood_and_become_the_present_ones(file):
+    built = build.load(file, ["embedding.name=contrastive", "embedding.batch=8"])
+    assert type(built.embedding).__name__ == "SimCLR"
+    assert built.plain["embedding"] == {"name": "simclr", "batch": 8}
+    assert reading.expand_names({"outer": "ppo", "x": {"outer": {"name": "ppo", "clip": 1}}, "proposer": "ppo"}) == {
+        "outer": {"name": "promp"},
+        "x": {"outer": {"name": "promp", "clip": 1}},
+        "proposer": {"name": "ppo"},
+    }
+
+
+def test_a_folder_that_was_begun_under_an_earlier_name_of_a_part_can_be_resumed(tmp_path):
+    artifacts.write_json(tmp_path / "asked.json", {"embedding": {"name": "contrastive", "batch": 8}})
+    (tmp_path / "checkpoints").mkdir()
+    assert folder.begin(tmp_path, "tasks", {"embedding": {"name": "simclr", "batch": 8}}, resume=True)
+    with pytest.raises(UserError, match=r"embedding\.batch: 8 before, 9 now"):
+        folder.begin(tmp_path, "tasks", {"embedding": {"name": "simclr", "batch": 9}}, resume=True)
 
 
 def test_the_tasks_of_another_name_can_be_given(file):

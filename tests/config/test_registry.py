@@ -158,7 +158,7 @@ def test_inherited_options_are_described_as_dataclasses_order_them(tmp_path, mon
 
 @pytest.mark.parametrize("name", ["{}:MyMethod", "{}", "my_method.py", "my_method:MyMethod"])
 def test_a_plug_in_is_found_by_path_or_module(plugin, name):
-    built = registry.component("proposer", {"name": name.format(plugin), "margin": "1e-4"})
+    built = registry.build_part("proposer", {"name": name.format(plugin), "margin": "1e-4"})
     assert type(built).__name__ == "MyMethod"
     assert built.margin == 0.0001
 
@@ -167,7 +167,7 @@ def test_a_plug_in_is_found_by_entry_point(plugin, monkeypatch):
     point = EntryPoint("mine", "my_method:MyMethod", "umeta.proposers")
     broken = EntryPoint("broken", "my_method:Nothing", "umeta.proposers")
     monkeypatch.setattr(registry, "entry_points", lambda group: [point, broken] if group == "umeta.proposers" else [])
-    assert registry.component("proposer", {"name": "mine", "margin": 2}).margin == 2
+    assert registry.build_part("proposer", {"name": "mine", "margin": 2}).margin == 2
     with pytest.raises(UserError, match="did you mean 'mine'"):
         registry.find("proposer", "mime")
     with pytest.raises(UserError, match="no metalearner is named 'mine'"):
@@ -231,9 +231,9 @@ class Part:
 
 def test_options_are_typed():
     options = {"size": "3", "rate": "1e-4", "pairs": [[1, "2"]], "inner": {"n": 5}, "model": "conv4"}
-    built = registry.typed(Part, options, "part")
+    built = registry.build_typed(Part, options, "part")
     assert built == Part(3, 0.0001, [(1, 2)], Inner(5), Conv4())
-    assert registry.typed(Part, {"size": 1, "model": None}, "part").model is None
+    assert registry.build_typed(Part, {"size": 1, "model": None}, "part").model is None
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ def test_options_are_typed():
 )
 def test_bad_options_are_named(options, message):
     with pytest.raises(UserError, match=message):
-        registry.typed(Part, options, "part")
+        registry.build_typed(Part, options, "part")
 
 
 def test_suggestions_are_near_or_complete():
@@ -273,7 +273,7 @@ def test_plug_ins_in_stored_configurations_are_found_and_refused_unless_trusted(
         "proposer": {"name": "mixture", "proposers": ["instances", {"name": "pkg.mod:Other"}]},
         "oracle": {"name": "umeta.benchmarks.oracle:Oracle"},
     }
-    assert registry.plugins(plain) == {"mine.py:Mine", "pkg.mod:Other"}
+    assert registry.find_plugins(plain) == {"mine.py:Mine", "pkg.mod:Other"}
     registry.refuse_plugins(plain, None, "runs/x")
     registry.refuse_plugins(plain, {"mine.py:Mine", "pkg.mod:Other"}, "runs/x")
     with pytest.raises(UserError, match=r"runs/x: asks to run the code of 'pkg.mod:Other'.*--allow-plugin"):
@@ -290,7 +290,7 @@ def test_plug_ins_in_stored_configurations_are_found_and_refused_unless_trusted(
     ],
 )
 def test_plug_ins_are_found_in_each_way_to_name_a_part(plain):
-    assert registry.plugins({"title": "see: here", **plain}) == {"mine.py:X"}
+    assert registry.find_plugins({"title": "see: here", **plain}) == {"mine.py:X"}
 
 
 def test_a_module_in_the_working_directory_is_found_after_all_others(tmp_path, monkeypatch):
@@ -298,5 +298,5 @@ def test_a_module_in_the_working_directory_is_found_after_all_others(tmp_path, m
     text = "from dataclasses import dataclass\n\n@dataclass\nclass Part:\n    size: int = 3\n"
     (tmp_path / "handmade_part.py").write_text(text)
     before = list(sys.path)
-    assert registry.component("proposer", "handmade_part:Part").size == 3
+    assert registry.build_part("proposer", "handmade_part:Part").size == 3
     assert sys.path == before

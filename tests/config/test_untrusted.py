@@ -474,9 +474,9 @@ def test_any_value_in_a_learner_is_a_value_or_a_user_error(tmp_path_factory, lea
 @given(VALUES)
 def test_any_value_as_a_part_is_a_user_error(value):
     with pytest.raises(UserError):
-        registry.component("metalearner", value)
+        registry.build_part("metalearner", value)
     with pytest.raises(UserError):
-        registry.component("data", {"name": value})
+        registry.build_part("data", {"name": value})
 
 
 def test_a_checkpoint_of_something_else_is_named(tmp_path):

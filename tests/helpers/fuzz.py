@@ -190,7 +190,7 @@ FACES = f"2\n{' '.join(f'a{i}' for i in range(40))}\nx.jpg {'1 ' * 40}\ny.jpg {'
 PARTITIONS = saved(np.save, np.arange(12, dtype=np.int32)[None] % 2)
 LABELS = np.array(["a", "b"] * 6)
 CONFIG = reading.dump_yaml(PLAIN).encode()
-LEARNER = registry.component("metalearner", PLAIN["metalearner"])
+LEARNER = registry.build_part("metalearner", PLAIN["metalearner"])
 WEIGHTS = save(packed(LEARNER.init(store.PartitionTasks(PIXELS[:, None], LABELS == "a").spec, None, seed=0)))
 RUN = {"config.yaml": CONFIG, "model.safetensors": WEIGHTS}
 
@@ -223,7 +223,7 @@ def targets() -> dict[str, Target]:
             lambda data, place: build.load(written(place, "x.yaml", data)),
             [CONFIG, *(reading.find_packaged()[name].read_bytes() for name in ("omniglot_best", "nav2d_diayn"))],
             TOKENS["yaml"],
-            [reading, registry.typed, registry.component],
+            [reading, registry.build_typed, registry.build_part],
         ),
         "manifest": Target(
             read_tasks,

@@ -275,11 +275,11 @@ def test_conv4_may_widen_from_block_to_block() -> None:
 
 @pytest.mark.parametrize("filters", ["[2, 3, 5]", "[2, 3, 5, 0]", "0", "wide"])
 def test_bad_widths_in_a_config_are_named(filters: str) -> None:
-    from umeta.config.registry import component
+    from umeta.config.registry import build_part
 
-    assert component("model", {"name": "conv4", "filters": [2, "3", 5, 7]}) == Conv4([2, 3, 5, 7])
+    assert build_part("model", {"name": "conv4", "filters": [2, "3", 5, 7]}) == Conv4([2, 3, 5, 7])
     with pytest.raises(UserError, match="filters"):
-        component("model", {"name": "conv4", "filters": yaml.safe_load(filters)})
+        build_part("model", {"name": "conv4", "filters": yaml.safe_load(filters)})
 
 
 @pytest.mark.parametrize("training", [False, True])

@@ -9,7 +9,7 @@ from proposers.kmeans import KMeans
 from proposers.mixture import Mixture
 from umeta.augment.drawing import Drawing
 from umeta.config.build import build
-from umeta.config.registry import component
+from umeta.config.registry import build_part
 from umeta.data.images import UnlabelledImages
 from umeta.errors import UserError
 from umeta.runtime.loop import RunContext
@@ -137,7 +137,7 @@ def test_bad_weights_are_named(weights):
 
 def test_proposers_for_environments_are_refused_as_parts_of_a_mixture():
     with pytest.raises(UserError, match="proposer: mixes proposers of tasks on images, and Diayn"):
-        component("proposer", {"name": "mixture", "proposers": ["instances", "diayn"]})
+        build_part("proposer", {"name": "mixture", "proposers": ["instances", "diayn"]})
 
 
 def test_a_rare_part_of_a_mixture_that_cannot_give_the_episodes_is_found_at_once():
@@ -155,10 +155,10 @@ def test_a_rare_part_of_a_mixture_that_cannot_give_the_episodes_is_found_at_once
 
 def test_a_mixture_is_built_from_a_config_and_its_parts_are_checked():
     plain = {"name": "mixture", "proposers": ["instances", {"name": "kmeans", "k": "7"}], "weights": [1, 3]}
-    built = component("proposer", plain)
+    built = build_part("proposer", plain)
     assert built == Mixture([Instances(), KMeans(k=7)], [1.0, 3.0])
     with pytest.raises(UserError, match=r"proposers\[1\]: unknown option 'kk'; did you mean 'k'"):
-        component("proposer", {"name": "mixture", "proposers": ["instances", {"name": "kmeans", "kk": 7}]})
+        build_part("proposer", {"name": "mixture", "proposers": ["instances", {"name": "kmeans", "kk": 7}]})
 
 
 def test_a_resumed_mixture_of_two_of_a_kind_keeps_them_apart(tmp_path):

@@ -53,7 +53,7 @@ def test_tensors_are_counted_while_they_are_alive():
 )
 def test_what_is_simulated_is_what_a_meta_step_takes(options):
     """The same step is counted on real tensors."""
-    learner = registry.component("metalearner", {**options, "model": {"name": "conv4", "filters": 4}})
+    learner = registry.build_part("metalearner", {**options, "model": {"name": "conv4", "filters": 4}})
     spec, settings = TaskSpec((1, 16, 16)), TrainConfig(Adam(), way=3, shot=1, query=2, meta_batch=4, task_chunk=2)
     found = memory.metatraining(learner, spec, settings)
 
@@ -71,7 +71,7 @@ def test_what_is_simulated_is_what_a_meta_step_takes(options):
 
 @pytest.mark.slow
 def test_the_chunk_bounds_the_memory():
-    learner = registry.component("metalearner", {"name": "protonet", "model": {"name": "conv4", "filters": 8}})
+    learner = registry.build_part("metalearner", {"name": "protonet", "model": {"name": "conv4", "filters": 8}})
 
     def taken(chunk: int) -> int:
         settings = TrainConfig(Adam(), way=5, meta_batch=16, task_chunk=chunk)
@@ -82,7 +82,7 @@ def test_the_chunk_bounds_the_memory():
 
 
 def test_answering_takes_no_more_for_more_steps():
-    learner = registry.component("metalearner", {"name": "maml", "model": {"name": "conv4", "filters": 4}})
+    learner = registry.build_part("metalearner", {"name": "maml", "model": {"name": "conv4", "filters": 4}})
     few, many = (
         memory.answering(learner, TaskSpec((1, 16, 16)), EpisodeSpec(3, 1, 2), 2, steps).most for steps in (3, 300)
     )
@@ -90,7 +90,7 @@ def test_answering_takes_no_more_for_more_steps():
 
 
 def test_simulating_changes_neither_learner_nor_random_state():
-    learner = registry.component("metalearner", {"name": "maml", "model": {"name": "conv4", "filters": 4}})
+    learner = registry.build_part("metalearner", {"name": "maml", "model": {"name": "conv4", "filters": 4}})
     torch.manual_seed(3)
     before = torch.random.get_rng_state()
     memory.metatraining(learner, TaskSpec((1, 16, 16)), TrainConfig(Adam(), way=2, meta_batch=1))

@@ -25,8 +25,8 @@ CASES = {  # embedding, learner, and where they differ from k-means in one round
     "acai-protonet": ("{name: acai, steps: 3, depth: 2, dimensions: 16}", PROTONET),
     "pixels-maml": ("{name: pixels, whiten: 5}", "{name: maml, model: {name: conv4, filters: 4}, steps: 2}"),
     "random-maml": ("random_network", "{name: maml, model: {name: conv4, filters: 4}, normalisation: batch}"),
-    "contrastive-protonet": (
-        "{name: contrastive, steps: 3, batch: 16, model: {name: conv4, filters: 4}}",
+    "simclr-protonet": (
+        "{name: simclr, steps: 3, batch: 16, model: {name: conv4, filters: 4}}",
         PROTONET,
     ),
     "hyperplanes": (

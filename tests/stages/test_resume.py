@@ -76,9 +76,9 @@ CONFIGS: dict[str, dict[str, Any]] = {
         },
         "proposer": {"name": "mixture", "proposers": [IMAGES["proposer"], "instances"]},
     },
-    "contrastive": {
+    "simclr": {
         **IMAGES,
-        "embedding": {"name": "contrastive", "steps": 4, "batch": 8, "projection": 8, "model": SMALL},
+        "embedding": {"name": "simclr", "steps": 4, "batch": 8, "projection": 8, "model": SMALL},
         "train": {**IMAGES["train"], "steps": 2},
         "rounds": [{"proposer": {"name": "progressive", "neighbours": [3], "k": [4], "similarity": 0.1}}],
     },

@@ -242,7 +242,7 @@ def sinks(options: argparse.Namespace) -> list[Any]:
     from umeta.config import reading, registry
 
     return [
-        registry.component("sink", reading.parse_overrides([f"sink={text}"])["sink"], "--log") for text in options.log
+        registry.build_part("sink", reading.parse_overrides([f"sink={text}"])["sink"], "--log") for text in options.log
     ]
 
 
@@ -265,7 +265,7 @@ def metatrain(options: argparse.Namespace) -> dict[str, Any]:
     from umeta.stages import metatrain
 
     folder = metatrain.metatrain(config, device=options.device, resume=options.resume, sinks=sinks(options))
-    flags = ["--allow-plugin"] if registry.plugins(config.plain) else []
+    flags = ["--allow-plugin"] if registry.find_plugins(config.plain) else []
     print(f"{folder}: {shlex.join(['umeta', 'evaluate', str(folder), *flags])}")
     return {"run": str(folder)}
 
@@ -281,7 +281,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
 
     keep_buffers()
     plain = reading.parse_overrides([*options.overrides, *as_overrides(options, "evaluate.seed")])
-    trusted = None if options.allow_plugin else registry.plugins(plain)
+    trusted = None if options.allow_plugin else registry.find_plugins(plain)
     result = evaluate_run(
         options.run, plain, device=options.device, record=options.record, trusted=trusted, sinks=sinks(options)
     )
@@ -400,7 +400,7 @@ def chain(configs: Sequence[Any], options: argparse.Namespace, seeds: int = 1) -
         # a finished run that is resumed is evaluated as this command's config says, not as its own did
         data = {key: Whole(config.plain[key]) for key in ("data", "env") if key in config.plain}
         changed = {"evaluate": Whole(asdict(config.evaluate)), "title": config.title, **data}
-        known = registry.plugins(config.plain)
+        known = registry.find_plugins(config.plain)
         result = evaluate_run(folder, changed, device=options.device, record=options.record, trusted=known, sinks=log)
         results.append({**result, "folder": str(folder), "tasks": str(turn.tasks_folder)})
     if not results:

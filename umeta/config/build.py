@@ -44,7 +44,7 @@ def build(plain: Mapping[str, Any]) -> RunConfig:
     name = str(plain["name"]) if isinstance(plain.get("name"), str | int | float) else ""
     if not name or name in (".", "..") or any(c in name for c in "/\\\0"):
         raise UserError(f"name: {plain.get('name')!r} cannot name a directory")
-    config: RunConfig = registry.typed(kind, {**plain, "name": name, "plain": dict(plain)}, "")
+    config: RunConfig = registry.build_typed(kind, {**plain, "name": name, "plain": dict(plain)}, "")
     check_parts(config)
     return config
 

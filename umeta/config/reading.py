@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 from yaml.composer import ComposerError
 
-from umeta.config.registry import KINDS
+from umeta.config.registry import ALIASES, KINDS, resolve_alias
 from umeta.errors import UserError, suggest
 from umeta.runtime import artifacts
 
@@ -170,10 +170,17 @@ def bracket_depth(text: str) -> int:
 
 
 def expand_names(plain: Any) -> Any:
-    """Write every part that is given by its name alone, such as `outer: adam`, as a mapping that options can join."""
+    """Write every part that is given by its name alone, such as `outer: adam`, as a mapping that options can join.
+
+    Earlier names of parts become their present ones.
+    """
     if not isinstance(plain, dict):
         return plain
-    return {k: {"name": v} if k in KINDS and isinstance(v, str) else expand_names(v) for k, v in plain.items()}
+    out = {key: {"name": v} if key in KINDS and isinstance(v, str) else expand_names(v) for key, v in plain.items()}
+    for kind in ALIASES.keys() & out.keys():
+        if isinstance(part := out[kind], dict) and isinstance(name := part.get("name"), str):
+            out[kind] = {**part, "name": resolve_alias(kind, name)}
+    return out
 
 
 class Whole(dict[Any, Any]):

@@ -1,4 +1,4 @@
-"""Finding a part by name and building it from options: a new method is one file.
+"""Find a part by name and build it from options: a new method is one file.
 
 Every part is one dataclass; its fields are its options, the string under a field is that option's help, and the first
 line of its docstring names the method and its paper. `kmeans` is looked up as
@@ -43,11 +43,14 @@ KINDS = {  # kind of part -> the package its built-in files live in
 }
 
 PACKAGES = ("umeta", "proposers", "embeddings")  # of this library
-ALIASES = {"outer": {"ppo": "promp"}}  # earlier names of built-in parts, which configs may still use
+ALIASES = {  # earlier names of built-in parts, which configs may still use
+    "embedding": {"contrastive": "simclr"},
+    "outer": {"ppo": "promp"},
+}
 
 
 def folder(kind: str) -> Path:
-    """Where the built-in parts of a kind live."""
+    """Find where the built-in parts of a kind live."""
     spec = importlib.util.find_spec(KINDS[kind])
     assert spec is not None
     assert spec.submodule_search_locations is not None
@@ -55,7 +58,7 @@ def folder(kind: str) -> Path:
 
 
 def built_in(kind: str) -> list[str]:
-    """The names of the built-in parts of a kind, read from their files and not imported."""
+    """List the names of the built-in parts of a kind, read from their files and not imported."""
     return [path.stem for path in sorted(folder(kind).glob("*.py")) if _part(kind, path.stem) is not None]
 
 
@@ -99,13 +102,13 @@ def _is_part(stem: str, class_name: str) -> bool:
 
 
 def find(kind: str, name: str, where: str = "") -> type:
-    """The class of a part.
+    """Find the class of a part.
 
     Raises:
         UserError: nothing has that name (the message suggests the nearest), it cannot be imported, or is no dataclass.
     """
     where = where or kind
-    name = ALIASES.get(kind, {}).get(name, name)
+    name = resolve_alias(kind, name)
     found = _find(kind, name, where)
     if not (inspect.isclass(found) and dataclasses.is_dataclass(found)):
         raise UserError(f"{where}: '{name}' is not a dataclass; a part is a dataclass whose fields are its options")
@@ -113,16 +116,21 @@ def find(kind: str, name: str, where: str = "") -> type:
     return found
 
 
+def resolve_alias(kind: str, name: str) -> str:
+    """Give the present name of a part that may go by an earlier one."""
+    return ALIASES.get(kind, {}).get(name, name)
+
+
 _names: dict[type, str] = {}  # classes that were found, and by which name
 
 
 def loaded() -> set[str]:
-    """The names of all parts found so far."""
+    """List the names of all parts found so far."""
     return set(_names.values())
 
 
 def name_of(kind: str, part: Any) -> str:
-    """The name by which `find` finds a part's class again."""
+    """Give the name by which `find` finds a part's class again."""
     module = type(part).__module__
     default = module.rpartition(".")[2] if module.startswith(f"{KINDS[kind]}.") else f"{module}:{type(part).__name__}"
     return _names.get(type(part), default)
@@ -131,15 +139,15 @@ def name_of(kind: str, part: Any) -> str:
 _OURS = re.compile(r"umeta(\.(?!py:)\w+)+:\w+")  # a module of the library, not a file umeta....py:Class
 
 
-def plugins(value: Any, key: str = "name") -> set[str]:
-    """The names in a plain configuration that lead to code outside the library: files and other modules.
+def find_plugins(value: Any, key: str = "name") -> set[str]:
+    """Find the names in a plain configuration that lead to code outside the library: files and other modules.
 
     key: under which the value stands; a name may stand under `name`, or under the kind of part itself.
     """
     if isinstance(value, Mapping):
-        return set().union(*(plugins(part, name) for name, part in value.items()))
+        return set().union(*(find_plugins(part, name) for name, part in value.items()))
     if isinstance(value, list):
-        return set().union(*(plugins(part, key) for part in value))
+        return set().union(*(find_plugins(part, key) for part in value))
     if not isinstance(value, str):
         return set()
     if key == "id":  # gymnasium imports the module of an environment `module:Name-v0`
@@ -149,11 +157,14 @@ def plugins(value: Any, key: str = "name") -> set[str]:
 
 
 def refuse_plugins(value: Any, trusted: Collection[str] | None, where: str, then: str = "add --allow-plugin") -> None:
-    """Raises UserError when a stored configuration names a plug-in that the person's own command or config did not.
+    """Refuse a stored configuration that names a plug-in which the person's own command or config did not name.
 
     trusted: those that are wanted; None for any. then: what to do where the person trusts it.
+
+    Raises:
+        UserError: names the first of them.
     """
-    if trusted is not None and (foreign := sorted(plugins(value) - set(trusted))):
+    if trusted is not None and (foreign := sorted(find_plugins(value) - set(trusted))):
         raise UserError(f"{where}: asks to run the code of '{foreign[0]}'; if you trust it, {then}")
 
 
@@ -174,7 +185,7 @@ def _find(kind: str, name: str, where: str) -> Any:
 
 @contextmanager
 def from_here() -> Iterator[None]:
-    """Within the block modules in the working directory can be imported as well, after all others."""
+    """Let modules in the working directory be imported as well within the block, after all others."""
     sys.path.append(here := os.getcwd())
     try:
         yield
@@ -183,7 +194,7 @@ def from_here() -> Iterator[None]:
 
 
 def code_of(name: str) -> Path | None:
-    """The file with the code of a plug-in `mine.py:Mine` or `module:Mine`; None for any other name."""
+    """Find the file with the code of a plug-in `mine.py:Mine` or `module:Mine`; None for any other name."""
     source = name.rpartition(":")[0]
     if source.endswith(".py"):
         return Path(source)
@@ -228,8 +239,8 @@ def _from_path(name: str, where: str) -> Any:
     return getattr(module, class_name)
 
 
-def component(kind: str, value: Any, where: str = "") -> Any:
-    """Builds the part that `{name: kmeans, k: 500}` or `kmeans` describes.
+def build_part(kind: str, value: Any, where: str = "") -> Any:
+    """Build the part that `{name: kmeans, k: 500}` or `kmeans` describes.
 
     Raises:
         UserError: unknown name or option, or a value of the wrong type.
@@ -240,13 +251,13 @@ def component(kind: str, value: Any, where: str = "") -> Any:
     if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
         raise UserError(f"{where}: expected a name or a mapping with a name, such as {{name: ...}}, got {value!r}")
     options = {key: option for key, option in value.items() if key != "name"}
-    return typed(find(kind, value["name"], where), options, where)
+    return build_typed(find(kind, value["name"], where), options, where)
 
 
-def typed(cls: Any, options: Mapping[str, Any], where: str) -> Any:
-    """Builds a dataclass from plain values, checking names and types (`'1e-4'` passes for a number).
+def build_typed(cls: Any, options: Mapping[str, Any], where: str) -> Any:
+    """Build a dataclass from plain values, checking names and types (`'1e-4'` passes for a number).
 
-    A field named like a kind of part (`model`, `outer`), or like several (`proposers`), is built with `component`.
+    A field named like a kind of part (`model`, `outer`), or like several (`proposers`), is built with `build_part`.
 
     Raises:
         UserError: names the option in question and what it should be.
@@ -271,13 +282,13 @@ def typed(cls: Any, options: Mapping[str, Any], where: str) -> Any:
             continue
         value = options[name]
         if name in KINDS and not (value is None and f.default is None):
-            value = component(name, value, spot)
+            value = build_part(name, value, spot)
         elif name.removesuffix("s") in KINDS and isinstance(value, list):
-            value = [component(name.removesuffix("s"), one, f"{spot}[{i}]") for i, one in enumerate(value)]
+            value = [build_part(name.removesuffix("s"), one, f"{spot}[{i}]") for i, one in enumerate(value)]
         elif dataclasses.is_dataclass(hints[name]):
             if not isinstance(value, Mapping):
                 raise UserError(f"{spot}: expected a mapping of options, got {value!r}")
-            value = typed(hints[name], value, spot)
+            value = build_typed(hints[name], value, spot)
         else:
             try:
                 value = TypeAdapter(hints[name], config=config).validate_python(value)

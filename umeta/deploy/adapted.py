@@ -66,7 +66,7 @@ class MetaLearnt:
     @classmethod
     def unpacked(cls, values: Mapping[str, Any], tensors: Mapping[str, Tensor], device: str) -> MetaLearnt:
         """From its values and tensors."""
-        learner = registry.component("metalearner", values["metalearner"])
+        learner = registry.build_part("metalearner", values["metalearner"])
         format = Format(tuple(values["shape"]), values["invert"])
         learner.init(TaskSpec(format.shape), EpisodeSpec(2, 1, 1), seed=0)  # builds its network; any episode does
         theta = unpacked(dict(tensors), to_device(device))
@@ -264,7 +264,7 @@ class AdaptedLearner:
         with artifacts.as_written(folder):
             if support.dtype != np.uint8 or support.shape != (len(values["labels"]), *values["shape"]):
                 raise ValueError(f"examples {support.dtype} {support.shape}")
-            learner = registry.component("metalearner", values["metalearner"])
+            learner = registry.build_part("metalearner", values["metalearner"])
             episode = EpisodeSpec(len(values["classes"]), 1, 1)
             check_fits(part(tensors, "params."), learner, TaskSpec(tuple(values["shape"])), episode, folder)
             found = cls.unpacked(values, tensors, np.array(support), device)

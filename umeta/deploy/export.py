@@ -141,7 +141,7 @@ def load_export(folder: Path | str, *, trusted: Collection[str] | None = ()) -> 
         plain = {**model["learner"], "model": model["network"]}
         registry.refuse_plugins(plain, trusted, str(folder))
         weights = artifacts.read_tensors(folder / "weights.safetensors")
-        learner = registry.component("metalearner", plain)
+        learner = registry.build_part("metalearner", plain)
         spec = TaskSpec(tuple(model["input"]["shape"][1:]))
         episode = EpisodeSpec(model["way"], shot=1, query=1)
         check_fits(weights, learner, spec, episode, folder)

@@ -346,7 +346,9 @@ def variants(config: Config) -> dict[str, MetaLearner]:
         UserError: the learner has no such option.
     """
     return {
-        name: registry.component("metalearner", merge(config.plain["metalearner"], change), f"evaluate.variants.{name}")
+        name: registry.build_part(
+            "metalearner", merge(config.plain["metalearner"], change), f"evaluate.variants.{name}"
+        )
         for name, change in config.evaluate.variants.items()
     }
 

@@ -137,7 +137,7 @@ def proposed(config: RegressionConfig, option: str = "", between: tuple[float, f
     """
     change = {option: list(between)} if option else {}
     where = f"evaluate.ranges.{option}" if option else "proposer"
-    proposer = registry.component("proposer", {**config.plain["proposer"], **change}, where)
+    proposer = registry.build_part("proposer", {**config.plain["proposer"], **change}, where)
     tasks = proposer.propose(None, RunContext(config.seed))
     if not isinstance(tasks, SinusoidTasks):
         raise UserError(f"proposer: the test knows SinusoidTasks, not {type(tasks).__name__}")

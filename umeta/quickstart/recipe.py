@@ -84,7 +84,7 @@ def written(
         raise UserError(f"{images}: {what}; expected different ones, better thousands than hundreds")
 
     timed = plan.config(size, different)
-    each = seconds_a_step(timed, items, registry.component("augment", augmentation(seen)), device)
+    each = seconds_a_step(timed, items, registry.build_part("augment", augmentation(seen)), device)
     fits = int((60 * minutes - (time.monotonic() - began)) / each)
     final = timed if plan.steps_given else plan.config(size, different, shared(fits, bool(timed.rounds)))
     about = minutes_of(final, each)

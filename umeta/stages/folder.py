@@ -14,6 +14,7 @@ from torch import Tensor
 from umeta.config import registry
 from umeta.config.build import RunConfig
 from umeta.config.images import Config
+from umeta.config.reading import expand_names
 from umeta.data.folder import Folder
 from umeta.errors import UserError
 from umeta.parts import Sink
@@ -28,7 +29,7 @@ def context(
     config: RunConfig,
     folder: Path,
     kind: str,
-    asked: Mapping[str, Any],
+    asked: dict[str, Any],
     device: str,
     resume: bool,
     sinks: Sequence[Sink],
@@ -43,7 +44,7 @@ def context(
             yield ctx
 
 
-def begin(folder: Path, kind: str, plain: Mapping[str, Any], resume: bool) -> bool:
+def begin(folder: Path, kind: str, plain: dict[str, Any], resume: bool) -> bool:
     """Makes an owned folder ready to be written; False when it is finished and `resume` asks for nothing more.
 
     Raises:
@@ -59,11 +60,11 @@ def begin(folder: Path, kind: str, plain: Mapping[str, Any], resume: bool) -> bo
             artifacts.read_manifest(folder, kind)
         if (folder / "asked.json").exists():
             before = artifacts.read_json(folder / "asked.json")
-            if changed := differences(before, dict(plain)):
+            if changed := differences(expand_names(before), expand_names(plain)):
                 raise UserError(f"{folder} was begun with another configuration ({changed}); choose another name=NAME")
         if finished:
             return False
-    artifacts.write_json(folder / "asked.json", dict(plain))
+    artifacts.write_json(folder / "asked.json", plain)
     return True
 
 

@@ -100,7 +100,7 @@ def load_run(
 def parent_of(config: RunConfig, device: str) -> Run:
     """The run that this config starts from; it may name plug-ins that this config names, or that were found before."""
     assert config.parent is not None
-    return load_run(config.parent, device=device, trusted=registry.loaded() | registry.plugins(config.plain))
+    return load_run(config.parent, device=device, trusted=registry.loaded() | registry.find_plugins(config.plain))
 
 
 def snapshots(run: Run, device: str = "auto") -> Iterator[tuple[float, Run]]:

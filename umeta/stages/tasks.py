@@ -51,7 +51,7 @@ def load_tasks(config: RunConfig) -> tuple[TaskDistribution, dict[str, Any]]:
         raise UserError(
             f"{config.tasks_folder}: proposed on {which} ({told}); use what it was proposed on, or propose again"
         )
-    known, then = registry.plugins(config.plain), "name it in this config as well, as in the one that proposed"
+    known, then = registry.find_plugins(config.plain), "name it in this config as well, as in the one that proposed"
     with artifacts.as_written(config.tasks_folder):
         registry.refuse_plugins(manifest["tasks"], known, str(config.tasks_folder), then)
         if missing := set(store.files(manifest["tasks"])) - set(manifest["files"]):
@@ -59,7 +59,7 @@ def load_tasks(config: RunConfig) -> tuple[TaskDistribution, dict[str, Any]]:
         if (kind := manifest["tasks"]["kind"]) in ("oracle", "learnt"):  # a formula, or what the proposer's code loads
             made = artifacts.read_json(config.tasks_folder / "asked.json")
             registry.refuse_plugins(made, known, str(config.tasks_folder), then)
-            proposer = registry.component("proposer", made["proposer"])
+            proposer = registry.build_part("proposer", made["proposer"])
             if not named_files(made["proposer"]).items() <= made["files"].items():
                 raise UserError(f"{config.tasks_folder}: the code of its proposer has changed since; propose again")
             if kind == "oracle":

@@ -85,7 +85,7 @@ def of_images(description: dict[str, Any], folder: Path, images: UnlabelledImage
     if kind == "rotated":
         return Rotated(of_images(description["of"], folder, images))
     if kind == "augmented":
-        augment = registry.component("augment", description["augment"])
+        augment = registry.build_part("augment", description["augment"])
         return Augmented(of_images(description["of"], folder, images), augment)
     if kind == "mixture":
         parts = tuple(of_images(part, folder, images) for part in description["of"])

@@ -20,10 +20,12 @@ from umeta.models.kernels import channels_last
 from umeta.models.precision import Precision, autocast
 from umeta.parts import Augment, Context, Images, Model
 
+LABEL = "contrastive"  # in seeds, checkpoints and logs: this file's earlier name, so that old runs go on and come again
+
 
 @dataclass
-class Contrastive(NetworkEmbedder):
-    """Contrastive learning of views (SimCLR, Chen, Kornblith, Norouzi, Hinton 2020, arXiv 2002.05709).
+class SimCLR(NetworkEmbedder):
+    """SimCLR, contrastive learning of views (Chen, Kornblith, Norouzi, Hinton 2020, arXiv 2002.05709).
 
     The embedding is the network's output; the loss is on a projection of it, a hidden layer and `projection` numbers.
     Adam with a cosine schedule.
@@ -48,21 +50,21 @@ class Contrastive(NetworkEmbedder):
     _nets: nn.Sequential = field(init=False, repr=False, compare=False)
 
     def fit(self, images: Images, ctx: Context) -> None:
-        """Trains on the images; resumable through `ctx`.
+        """Train on the images; resumable through `ctx`.
 
         Raises:
             UserError: fewer than two images.
         """
         if len(images) < 2:
-            raise UserError("embedding contrastive: one image has no other to be told from; it needs two at least")
-        self.draw(images.item_shape, seeds.integer(ctx.seed, "contrastive"))
+            raise UserError("embedding simclr: one image has no other to be told from; it needs two at least")
+        self.draw(images.item_shape, seeds.integer(ctx.seed, LABEL))
         net = self._nets.to(ctx.device).train()
         augment = self.augment or suited(images.item_shape)
         size = min(self.batch, len(images))
         optimiser = torch.optim.Adam(net.parameters(), lr=self.lr)
 
         def step(i: int) -> dict[str, float]:
-            generator = seeds.generator(ctx.seed, "contrastive step", i)
+            generator = seeds.generator(ctx.seed, f"{LABEL} step", i)
             index = torch.randperm(len(images), generator=generator)[:size].numpy()
             x = images.floats(index, ctx.device).repeat(2, 1, 1, 1)
             u = torch.rand(2 * size, augment.randoms, generator=generator).to(ctx.device)
@@ -75,7 +77,7 @@ class Contrastive(NetworkEmbedder):
             optimiser.step()
             return {"loss": loss.item()}
 
-        ctx.loop("contrastive", self.steps, step, *resumable(net=net, adam=optimiser))
+        ctx.loop(LABEL, self.steps, step, *resumable(net=net, adam=optimiser))
         net.cpu().eval()
 
     def vectors(self, x: Tensor) -> Tensor:

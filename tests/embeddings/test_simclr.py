@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from embeddings.contrastive import Contrastive, ntxent
+from embeddings.simclr import SimCLR, ntxent
 from umeta.augment.drawing import Drawing
 from umeta.data.images import UnlabelledImages
 from umeta.errors import UserError
@@ -73,14 +73,14 @@ class Failing(Drawing):
 def test_interrupted_training_goes_on_to_the_same_bytes(tmp_path):
     images = strokes(12)
     options = {"model": TINY, "projection": 5, "steps": 7, "batch": 6}
-    whole = Contrastive(**options)
+    whole = SimCLR(**options)
     whole.fit(images, RunContext(seed=3, folder=tmp_path / "whole"))
 
     place = tmp_path / "half"
     with pytest.raises(RuntimeError, match="the power went"):
-        Contrastive(**options, augment=Failing()).fit(images, RunContext(3, folder=place, checkpoint_seconds=0))
+        SimCLR(**options, augment=Failing()).fit(images, RunContext(3, folder=place, checkpoint_seconds=0))
     again = Failing(last=99)
-    rest = Contrastive(**options, augment=again)
+    rest = SimCLR(**options, augment=again)
     rest.fit(images, RunContext(3, folder=place, resume=True))
     assert again.calls == [12] * 3  # two views of six images, at the three steps that were left
     assert same(whole.state_dict(), rest.state_dict())
@@ -104,7 +104,7 @@ def test_it_learns_what_views_have_in_common():
     augment = Drawing(rotate=10, shift=0.1, scale=0.1, shear=0.1, elastic=0.05)
     found = {}
     for steps, lr in ((20, 1e-9), (50, 1e-2)):  # the first only gathers normalisation statistics
-        embedder = Contrastive(Conv4(12, halvings=2), augment, projection=32, steps=steps, batch=48, lr=lr)
+        embedder = SimCLR(Conv4(12, halvings=2), augment, projection=32, steps=steps, batch=48, lr=lr)
         embedder.fit(strokes(256), RunContext())
         found[steps] = agreement(embedder, strokes(100, seed=1), augment)
     assert found[50] > found[20] + 0.12  # a guess agrees on 0.01
@@ -112,7 +112,7 @@ def test_it_learns_what_views_have_in_common():
 
 def test_the_embedding_is_the_direction_of_the_networks_output_before_the_projection():
     images = strokes(9)
-    embedder = Contrastive(TINY, projection=7, steps=1, batch=256)  # more than there are images
+    embedder = SimCLR(TINY, projection=7, steps=1, batch=256)  # more than there are images
     embedder.fit(images, RunContext())
     net = TINY.build((1, 16, 16))
     state = {name.removeprefix("0."): value for name, value in embedder.state_dict().items() if name.startswith("0.")}
@@ -124,7 +124,7 @@ def test_the_embedding_is_the_direction_of_the_networks_output_before_the_projec
 
 def test_colour_images_and_bfloat16_give_plain_vectors():
     images = UnlabelledImages.of(np.random.default_rng(0).integers(0, 256, (8, 3, 16, 16), dtype=np.uint8))
-    embedder = Contrastive(TINY, steps=2, batch=4, precision="bfloat16")
+    embedder = SimCLR(TINY, steps=2, batch=4, precision="bfloat16")
     embedder.fit(images, RunContext())
     z = embedder.embed(images)
     assert z.dtype == torch.float32
@@ -134,7 +134,7 @@ def test_colour_images_and_bfloat16_give_plain_vectors():
 
 def test_one_image_is_refused_and_two_are_enough():
     with pytest.raises(UserError, match="one image has no other"):
-        Contrastive(TINY, steps=1).fit(strokes(1), RunContext())
-    Contrastive(TINY, steps=1).fit(strokes(2), RunContext())
+        SimCLR(TINY, steps=1).fit(strokes(1), RunContext())
+    SimCLR(TINY, steps=1).fit(strokes(2), RunContext())
     with pytest.raises(UserError, match="6x6 is too small"):
-        Contrastive(TINY, steps=1).fit(UnlabelledImages.of(np.eye(6)[None].repeat(2, 0)), RunContext())
+        SimCLR(TINY, steps=1).fit(UnlabelledImages.of(np.eye(6)[None].repeat(2, 0)), RunContext())
