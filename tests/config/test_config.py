@@ -44,7 +44,7 @@ def test_a_config_is_built_from_its_parts(file):
 
 @pytest.mark.parametrize("name", reading.find_packaged())
 def test_every_packaged_config_loads(name):
-    built = build.load(name, ["data.root=x"] if name.startswith("omniglot") else [])
+    built = build.load(name)
     assert built.name == name
     assert isinstance(built.train, TrainConfig)
 

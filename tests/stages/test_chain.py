@@ -1,13 +1,10 @@
 """The whole chain through the command line, minutes long: the demo's digits, and real Omniglot drawings."""
 
 import json
-from pathlib import Path
 
 import pytest
 
 from umeta.cli.main import main
-
-OMNIGLOT = (Path(__file__).parents[2] / "../shared/data").resolve()
 
 
 @pytest.mark.slow
@@ -26,7 +23,6 @@ def test_the_demo_makes_one_table_and_its_pictures(tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not (OMNIGLOT / "omniglot-py").exists(), reason="needs the Omniglot files")
 @pytest.mark.parametrize(
     ("name", "changes", "least"),
     [
@@ -35,7 +31,7 @@ def test_the_demo_makes_one_table_and_its_pictures(tmp_path, capsys):
     ],
 )
 def test_a_short_run_on_omniglot_beats_raw_pixels(name, changes, least, tmp_path, capsys):
-    common = [f"data.root={OMNIGLOT}", f"out={tmp_path}", "evaluate.baselines=[]", "evaluate.tasks=200"]
+    common = [f"out={tmp_path}", "evaluate.baselines=[]", "evaluate.tasks=200"]
     changes = [*changes, "evaluate.episodes=[[5,1]]", *common]
     assert main(["run", name, *changes, "--device", "cpu", "--json"]) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])["results"][0]
