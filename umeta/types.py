@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -118,6 +119,8 @@ class TaskDistribution(Protocol):
     def to(self, device: torch.device | str) -> TaskDistribution: ...
 
     def describe(self, episode: EpisodeSpec) -> list[str]: ...  # what there is to draw such episodes from, in numbers
+
+    def save(self, folder: Path, name: str) -> dict[str, Any]: ...  # writes arrays, returns a description (umeta.tasks)
 
 
 Stats = dict[str, Tensor]  # normalisation statistics by layer: "<layer>.mean", "<layer>.var"

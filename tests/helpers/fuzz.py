@@ -41,6 +41,7 @@ from umeta.runtime import artifacts
 from umeta.stages import runs
 from umeta.stages.tasks import load_tasks
 from umeta.tasks import store
+from umeta.tasks.partition import PartitionTasks
 from umeta.train import check_fits, packed
 
 SECONDS, MEGABYTES = 10, 200
@@ -191,7 +192,7 @@ PARTITIONS = saved(np.save, np.arange(12, dtype=np.int32)[None] % 2)
 LABELS = np.array(["a", "b"] * 6)
 CONFIG = reading.dump_yaml(PLAIN).encode()
 LEARNER = registry.build_part("metalearner", PLAIN["metalearner"])
-WEIGHTS = save(packed(LEARNER.init(store.PartitionTasks(PIXELS[:, None], LABELS == "a").spec, None, seed=0)))
+WEIGHTS = save(packed(LEARNER.init(PartitionTasks(PIXELS[:, None], LABELS == "a").spec, None, seed=0)))
 RUN = {"config.yaml": CONFIG, "model.safetensors": WEIGHTS}
 
 
@@ -229,7 +230,7 @@ def targets() -> dict[str, Target]:
             read_tasks,
             [manifest_of(tasks) for tasks in (parts, augmented, mixture)],
             TOKENS["json"],
-            [artifacts.read_manifest, artifacts.read_json, load_tasks, store.load, store.of_images, store.files],
+            [artifacts.read_manifest, artifacts.read_json, load_tasks, store.load_saved, store.list_files],
         ),
         "run config": Target(
             read_run("config.yaml"), [CONFIG], TOKENS["yaml"], [runs.load_run, reading.read_yaml, reading.load_yaml]

@@ -115,7 +115,7 @@ def test_a_crash_is_resumed_bit_for_bit(step: int, tmp_path: Path, monkeypatch: 
 
 def test_tasks_are_the_same_from_files(tmp_path: Path) -> None:
     tasks = FEW.propose(SHORT, RunContext())
-    again = store.load(store.save(tasks, tmp_path), tmp_path, SHORT)
+    again = store.load_saved(store.save_tasks(tasks, tmp_path), tmp_path, SHORT)
     assert isinstance(again, RewardTasks)
     assert same(tasks, again)
     assert tasks.describe(EPISODE) == again.describe(EPISODE)

@@ -119,9 +119,9 @@ class Identity:
 )
 def test_what_is_saved_gives_the_same_tasks(proposer, tmp_path):
     tasks = proposer.propose(IMAGES, RunContext(), Identity())
-    description = store.save(tasks, tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(store.files(description))
-    again = store.load(description, tmp_path, IMAGES)
+    description = store.save_tasks(tasks, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(store.list_files(description))
+    again = store.load_saved(description, tmp_path, IMAGES)
     episode = EpisodeSpec(2, 1, 2)
     for role in ("support", "query"):
         a, b = (getattr(t.sample(np.arange(8), episode=episode, seed=0), role)() for t in (tasks, again))

@@ -104,9 +104,9 @@ def test_an_interrupted_proposal_goes_on_where_it_stopped(tmp_path: Path, monkey
 @pytest.mark.parametrize("rotations", [False, True])
 def test_what_is_saved_gives_the_same_tasks(rotations: bool, tmp_path: Path) -> None:
     tasks = Progressive(k=[4], rotations=rotations).propose(IMAGES, RunContext(), Blobs())
-    description = store.save(tasks, tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(store.files(description))
-    again = store.load(json.loads(json.dumps(description)), tmp_path, IMAGES)
+    description = store.save_tasks(tasks, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(store.list_files(description))
+    again = store.load_saved(json.loads(json.dumps(description)), tmp_path, IMAGES)
     assert same(sampled(tasks, np.arange(16), EPISODE, 3), sampled(again, np.arange(16), EPISODE, 3))
     assert again.describe(EPISODE) == tasks.describe(EPISODE)
 

@@ -380,7 +380,7 @@ def test_finetuning_without_skills_is_left_out_with_a_note(place, umeta, unpaint
         (["run", "skills.yaml", "name=new", "evaluate.episodes=1"], ["evaluate.episodes", "greater than 1"]),
         (["run", "skills.yaml", "name=new", "--record", "list.json"], ["list.json", "list of results"]),
         (["run", IMAGES, "train.outer=trpo"], ["train.outer", "trpo is for environments", "adam"]),
-        (["run", IMAGES, "train.outer=ppo"], ["train.outer", "ppo is for environments", "adam"]),
+        (["run", IMAGES, "train.outer=ppo"], ["train.outer", "promp is for environments", "adam"]),
         (["propose", "skills.yaml"], ["tasks/skills exists", "name=NAME"]),
         (["propose", "skills.yaml", "--resume", "proposer.skills=4"], ["proposer.skills: 3 before, 4 now"]),
         (["propose", "skills.yaml", "--resume", "env.horizon=9"], ["env.horizon: 8 before, 9 now"]),

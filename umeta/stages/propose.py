@@ -125,13 +125,13 @@ def propose(config: RunConfig, *, device: str = "auto", resume: bool = False, si
         if not distributed.first():
             return folder
 
-        description = store.save(tasks, folder)
-        if description["kind"] == "oracle" and ctx.earlier:
+        description = store.save_tasks(tasks, folder)
+        if description["kind"] == "formula" and ctx.earlier:
             raise UserError(
                 "proposer: its rewards are learnt and cannot be stored; make them an nn.Module, and let the proposer "
                 "have a method rewards(source) that gives one to load its state into"
             )
-        files = ["asked.json", "summary.md", "preview.png", *store.files(description)]
+        files = ["asked.json", "summary.md", "preview.png", *store.list_files(description)]
         if embedded is not None:
             artifacts.write_tensors(folder / "embedder.safetensors", embedded.embedder.state_dict())
             artifacts.write_array(folder / "embeddings.npy", embedded.vectors.numpy())

@@ -54,17 +54,17 @@ def load_tasks(config: RunConfig) -> tuple[TaskDistribution, dict[str, Any]]:
     known, then = registry.find_plugins(config.plain), "name it in this config as well, as in the one that proposed"
     with artifacts.as_written(config.tasks_folder):
         registry.refuse_plugins(manifest["tasks"], known, str(config.tasks_folder), then)
-        if missing := set(store.files(manifest["tasks"])) - set(manifest["files"]):
+        if missing := set(store.list_files(manifest["tasks"])) - set(manifest["files"]):
             raise UserError(f"{config.tasks_folder}: its manifest does not list '{min(missing)}'; propose again")
-        if (kind := manifest["tasks"]["kind"]) in ("oracle", "learnt"):  # a formula, or what the proposer's code loads
+        if (kind := manifest["tasks"]["kind"]) in ("formula", "oracle", "learnt"):  # `oracle`: earlier versions' name
             made = artifacts.read_json(config.tasks_folder / "asked.json")
             registry.refuse_plugins(made, known, str(config.tasks_folder), then)
             proposer = registry.build_part("proposer", made["proposer"])
             if not named_files(made["proposer"]).items() <= made["files"].items():
                 raise UserError(f"{config.tasks_folder}: the code of its proposer has changed since; propose again")
-            if kind == "oracle":
+            if kind != "learnt":
                 return proposer.propose(source, RunContext(made["seed"])), manifest
             rewards = proposer.rewards(source)
             rewards.load_state_dict(artifacts.read_tensors(config.tasks_folder / manifest["tasks"]["file"]))
             return RewardTasks(source, rewards), manifest
-        return store.load(manifest["tasks"], config.tasks_folder, source), manifest
+        return store.load_saved(manifest["tasks"], config.tasks_folder, source), manifest

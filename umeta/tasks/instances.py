@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from umeta import seeds
+from umeta.config import registry
 from umeta.errors import UserError
-from umeta.parts import Augment
+from umeta.parts import Augment, Images
 from umeta.tasks.partition import Episodes
 from umeta.types import Act, Batch, EpisodeSpec, TaskBatch, TaskDistribution, TaskSpec
 
@@ -51,6 +54,15 @@ class InstanceTasks:
     def describe(self, episode: EpisodeSpec) -> list[str]:
         """In numbers."""
         return [f"classes: {len(self.items)}, each a single image"]
+
+    def save(self, folder: Path, name: str) -> dict[str, Any]:
+        """Write nothing: the images say it all."""
+        return {"kind": "instances"}
+
+    @classmethod
+    def load(cls, description: dict[str, Any], folder: Path, source: Images, parts: list[Any]) -> InstanceTasks:
+        """Make the tasks of the images again."""
+        return cls(source.pixels)
 
 
 @dataclass(frozen=True)
@@ -98,3 +110,14 @@ class Augmented:
     def describe(self, episode: EpisodeSpec) -> list[str]:
         """In numbers."""
         return [*self.tasks.describe(episode), f"views: {self.augment}"]
+
+    def save(self, folder: Path, name: str) -> dict[str, Any]:
+        """Write the tasks; the augmentation is its name and options."""
+        options: Any = self.augment
+        augment = {"name": registry.name_of("augment", options), **asdict(options)}
+        return {"kind": "augmented", "augment": augment, "of": self.tasks.save(folder, name)}
+
+    @classmethod
+    def load(cls, description: dict[str, Any], folder: Path, source: Images, parts: list[Any]) -> Augmented:
+        """Load what `save` described, of the tasks that were loaded already."""
+        return cls(parts[0], registry.build_part("augment", description["augment"]))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from umeta import seeds
+from umeta.parts import Images
 from umeta.types import Act, Batch, EpisodeSpec, TaskBatch, TaskDistribution, TaskSpec
 
 
@@ -74,3 +77,13 @@ class Mixture:
             for share, part in zip(shares, self.parts, strict=True)
             for line in part.describe(episode)
         ]
+
+    def save(self, folder: Path, name: str) -> dict[str, Any]:
+        """Write each part, its files numbered."""
+        parts = [part.save(folder, f"{name}{i}") for i, part in enumerate(self.parts)]
+        return {"kind": "mixture", "weights": list(self.weights), "of": parts}
+
+    @classmethod
+    def load(cls, description: dict[str, Any], folder: Path, source: Images, parts: list[Any]) -> Mixture:
+        """Mix the parts that were loaded already."""
+        return cls(tuple(description["weights"]), tuple(parts))

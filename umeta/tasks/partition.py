@@ -6,6 +6,7 @@ import copy
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from torch import Tensor
 from umeta import seeds
 from umeta.data.images import to_float, to_pixels
 from umeta.errors import UserError
+from umeta.parts import Images
+from umeta.runtime import artifacts
 from umeta.types import Act, Batch, EpisodeSpec, TaskSpec
 
 
@@ -143,6 +146,16 @@ class PartitionTasks:
             f"items a kept cluster: {low:.0f} to {high:.0f}, median {middle:.0f}",
             f"share of the {self.partitions.shape[1]} items in a kept cluster: {(self.partitions >= 0).mean():.1%}",
         ]
+
+    def save(self, folder: Path, name: str) -> dict[str, Any]:
+        """Write the partitions as `name`.npy; the items are the data's."""
+        artifacts.write_array(folder / f"{name}.npy", self.partitions)
+        return {"kind": "partitions", "file": f"{name}.npy"}
+
+    @classmethod
+    def load(cls, description: dict[str, Any], folder: Path, source: Images, parts: list[Any]) -> PartitionTasks:
+        """Load what `save` described, on the images it was saved for."""
+        return cls(source.pixels, artifacts.read_array(folder / description["file"]))
 
     def usable(self, way: int, need: int) -> np.ndarray:
         """How many classes of each partition have `need` items: [P]; those below `way` cannot give a task."""

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from umeta import seeds
 from umeta.parts import Environment, Simulation
 from umeta.rl.advantage import advantages
+from umeta.rl.discriminator import Discriminator, SkillRewards
 from umeta.rl.explore import reached
 from umeta.rl.rollout import Paths, Told, rollout
+from umeta.runtime import artifacts
 from umeta.types import Act, Batch, EpisodeSpec, RecurrentAct, TaskSpec
 
 
@@ -67,6 +70,32 @@ class RewardTasks:
         """In numbers."""
         tasks = f"tasks: {self.rewards.count} rewards, episodes of {self.env.horizon} steps"
         return [tasks, *self.rewards.describe(reached(self.env, self.skills))]
+
+    def save(self, folder: Path, name: str) -> dict[str, Any]:
+        """Write what was learnt: the discriminator and the skills' policies, or the rewards of a plug-in.
+
+        Rewards that are a formula are proposed again where they are needed.
+        """
+        if isinstance(self.rewards, SkillRewards):
+            discriminator = self.rewards.discriminator
+            artifacts.write_tensors(folder / "discriminator.safetensors", discriminator.state_dict())
+            description = {"kind": "skills", "file": "discriminator.safetensors", "shape": discriminator.shape}
+            if self.skills is not None:
+                artifacts.write_tensors(folder / "skills.safetensors", self.skills)
+                description["policies"] = "skills.safetensors"
+            return description
+        if isinstance(self.rewards, nn.Module):
+            artifacts.write_tensors(folder / "rewards.safetensors", self.rewards.state_dict())
+            return {"kind": "learnt", "file": "rewards.safetensors"}
+        return {"kind": "formula"}
+
+    @classmethod
+    def load(cls, description: dict[str, Any], folder: Path, source: Environment, parts: list[Any]) -> RewardTasks:
+        """Load skills' rewards and policies, on the environment they were learnt in."""
+        discriminator = Discriminator(**description["shape"])
+        discriminator.load_state_dict(artifacts.read_tensors(folder / description["file"]))
+        policies = description.get("policies")
+        return cls(source, SkillRewards(discriminator), policies and artifacts.read_tensors(folder / policies))
 
     def simulation(self, copies: int) -> Simulation:
         """A simulation of so many copies, made once."""

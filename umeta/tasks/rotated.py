@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor
 
 from umeta import seeds
 from umeta.errors import UserError
+from umeta.parts import Images
 from umeta.types import Act, Batch, EpisodeSpec, TaskBatch, TaskDistribution, TaskSpec
 
 
@@ -64,3 +67,12 @@ class Rotated:
     def describe(self, episode: EpisodeSpec) -> list[str]:
         """In numbers."""
         return [*self.tasks.describe(episode), "each class of a task is turned by 0, 90, 180 or 270 degrees"]
+
+    def save(self, folder: Path, name: str) -> dict[str, Any]:
+        """Write the tasks; the turns follow from seeds."""
+        return {"kind": "rotated", "of": self.tasks.save(folder, name)}
+
+    @classmethod
+    def load(cls, description: dict[str, Any], folder: Path, source: Images, parts: list[Any]) -> Rotated:
+        """Turn the tasks that were loaded already."""
+        return cls(parts[0])
