@@ -173,9 +173,9 @@ MERGES = "a0: &a0 {x: 1}\n" + "".join(f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}]
         ("a: " + "{b: " * 15_000, "nested deeper than 50"),
         ("- " * 30_000, "nested deeper than 50"),
         ("a: " + "x" * 70_000, "more than 65,536 bytes"),
-        ("a: &a [*a]", "alias 'a' is recursive"),
-        ("a: &a {b: [1, *a]}", "alias 'a' is recursive"),
-        ("a: &a\n  <<: *a", "alias 'a' is recursive"),
+        ("a: &a [*a]", "recursive: the alias *a"),
+        ("a: &a {b: [1, *a]}", "recursive: the alias *a"),
+        ("a: &a\n  <<: *a", "recursive: the alias *a"),
     ],
 )
 def test_bombs_of_yaml_are_refused(tmp_path, text, says):

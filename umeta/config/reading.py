@@ -115,7 +115,7 @@ class Loader(yaml.SafeLoader):
         node: Any = super().compose_node(parent, index)
         self.depth -= 1
         if alias and not hasattr(node, "size"):
-            raise ValueError(f"the alias '{alias}' is recursive")
+            raise ValueError(f"recursive: the alias *{alias} lies in what it stands for")
         self.total += node.size if alias else 1
         node.size = self.total - before
         if self.total > NODES:
