@@ -1,10 +1,17 @@
-"""The contracts of plug-ins: what each kind of part must offer."""
+"""The contracts of plug-ins: what each kind of part must offer, and what else it may say about itself.
+
+What a part must offer is a protocol, such as `Proposer`. What it may say beyond that has a default and is declared in a
+class of traits beside it, such as `ProposerTraits`. A plug-in need not inherit from either: it has the methods of the
+protocol, and attributes, options or properties for those of its traits that differ from the defaults. Code that needs a
+trait reads `ProposerTraits.of(proposer).partitions`, never `getattr` with a default of its own.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 
 import numpy as np
 import torch
@@ -13,6 +20,16 @@ from torch import Tensor, nn
 from umeta.types import TaskDistribution
 
 State = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What a part may say about itself: a field with a default for each, as the subclasses declare them."""
+
+    @classmethod
+    def of(cls, part: object) -> Self:
+        """Read the traits of a part, with the defaults for those that it does not have."""
+        return cls(**{f.name: getattr(part, f.name) for f in fields(cls) if hasattr(part, f.name)})
 
 
 class Context(Protocol):
@@ -59,6 +76,14 @@ class Images(Protocol):
     def floats(self, index: slice | np.ndarray, device: torch.device | str = "cpu") -> Tensor: ...  # [m, C, H, W]
 
 
+@dataclass(frozen=True)
+class SourceTraits(Traits):
+    """What a source of images (`data`) may say about itself."""
+
+    rule: Any = None
+    """how it makes items of picture files (`umeta.data.decode.Rule`), so that other files can become the same"""
+
+
 class Embedder(Protocol):
     """Turns images into vectors, trained (if at all) without labels. `state_dict` holds all that `embed` needs."""
 
@@ -69,6 +94,14 @@ class Embedder(Protocol):
     def state_dict(self) -> dict[str, Tensor]: ...
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None: ...
+
+
+@dataclass(frozen=True)
+class EmbedderTraits(Traits):
+    """What an embedder may say about itself."""
+
+    shared_fit: bool = False
+    """several processes call `fit` together and share the work; else the first trains, and the others get its state"""
 
 
 class Proposer(Protocol):
@@ -82,6 +115,62 @@ class Proposer(Protocol):
     sees_labels: ClassVar[bool]  # True for oracles and hand-made tasks only, and stamped on every report
 
     def propose(self, source: Any, ctx: Context, embedder: Embedder | None = None) -> TaskDistribution: ...
+
+
+@dataclass(frozen=True)
+class ProposerTraits(Traits):
+    """What a proposer may say about itself."""
+
+    k: int | None = None
+    """clusters in a partition, as its option says; None where there are none"""
+    partitions: int = 1
+    """how many partitions of the images it makes, which bounds the memory that they take"""
+
+
+@dataclass(frozen=True)
+class TaskTraits(Traits):
+    """What a task distribution may say about itself."""
+
+    partitions: np.ndarray | None = None
+    """[P, n] int32: the class of each image in each partition, -1 for none"""
+    skills: dict[str, Tensor] | None = None
+    """parameters of the skills' policies by name, stacked [skills, ...]: `start: skills` begins with their mean"""
+
+
+@dataclass(frozen=True)
+class RewardTraits(Traits):
+    """What the rewards of tasks may say about themselves."""
+
+    of_places: bool = True
+    """whether they depend on the observation alone, so that a map of them can be drawn"""
+    places: Tensor | None = None
+    """[tasks, 2] their goals, where those are places in the plane"""
+
+
+@dataclass(frozen=True)
+class LearnerTraits(Traits):
+    """What a meta-learner (`umeta.types.MetaLearner`) may say about itself."""
+
+    regresses: bool = False
+    """whether it predicts numbers too; else it tells classes apart alone"""
+    one_way: bool = False
+    """whether it answers only with as many classes as it was meta-trained with"""
+    transductive: bool = False
+    """whether its answer to one query depends on the others"""
+    recompute: bool = False
+    """whether the backward pass computes inner steps again, which no outer step may differentiate twice"""
+    model: Model | None = None
+    """its network's options, from which baselines train the same network"""
+    steps: int | None = None
+    """inner steps in meta-training; None for a learner that takes none"""
+    test_steps: int | None = None
+    """inner steps in evaluation; by default those of meta-training"""
+    normalisation: str = "none"
+    """of the network (`umeta.models.functional.Normalisation`), which reports state"""
+    distance: str = ""
+    """of embeddings; exported features have length 1 where it is `cosine`"""
+    program: str | None = None
+    """a line for people about how it is computed"""
 
 
 @runtime_checkable
@@ -101,6 +190,14 @@ class Augment(Protocol):
     def __call__(self, x: Tensor, u: Tensor) -> Tensor: ...
 
 
+@dataclass(frozen=True)
+class EnvironmentTraits(Traits):
+    """What an environment may say about itself."""
+
+    axes: tuple[str, str] = ("x (m)", "y (m)")
+    """names of the two numbers that `Simulation.positions` gives, for pictures"""
+
+
 class Simulation(Protocol):
     """n copies of an environment, side by side. Tensors are float32 on the CPU, and the caller's own to keep."""
 
@@ -111,6 +208,14 @@ class Simulation(Protocol):
     def positions(self) -> Tensor: ...  # [n, 2]: where each copy is in the plane, in metres
 
     def picture(self, copy: int = 0) -> np.ndarray: ...  # [H, W, 3] uint8
+
+
+@dataclass(frozen=True)
+class SimulationTraits(Traits):
+    """What a simulation may say about itself."""
+
+    last_reward: Tensor | None = None
+    """[n] the environment's own reward of the last step, which no task but its own benchmark reads"""
 
 
 @runtime_checkable
@@ -170,8 +275,18 @@ class Outer(Protocol):
     def load_state_dict(self, state: dict[str, Tensor]) -> None: ...
 
 
-class Sink(Protocol):
-    """Passes what a run measures on to a tracker. Each stage starts it, and closes it however the stage ends."""
+@dataclass(frozen=True)
+class OuterTraits(Traits):
+    """What an outer step may say about itself."""
+
+    for_policies: bool = False
+    """whether it needs the part of `Problem` that policies alone have"""
+    second_order: bool = False
+    """whether it differentiates the inner loop twice"""
+
+
+class Tracker(Protocol):
+    """Takes what a run measures to where a person looks at it. Each stage starts it, and closes it at its end."""
 
     def start(self, folder: Path) -> None: ...  # the stage's folder, `tasks/NAME` or `runs/NAME`
 
@@ -180,3 +295,6 @@ class Sink(Protocol):
     def picture(self, name: str, pixels: np.ndarray) -> None: ...  # [H, W, 3] uint8
 
     def close(self) -> None: ...
+
+
+Sink = Tracker

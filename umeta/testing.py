@@ -27,7 +27,7 @@ from umeta.config.images import TrainConfig
 from umeta.data.images import UnlabelledImages
 from umeta.errors import UserError
 from umeta.outer.adam import Adam
-from umeta.parts import Context, Embedder, Images, Proposer
+from umeta.parts import Context, Embedder, Images, Proposer, TaskTraits
 from umeta.runtime import artifacts
 from umeta.runtime.loop import RunContext
 from umeta.tasks.partition import PartitionTasks
@@ -153,7 +153,7 @@ def check_tasks(
     if episode.query * episode.way > 2:
         require(not torch.equal(query.y, ordered), "queries are shuffled, not in the order of their classes")
 
-    partitions = getattr(tasks, "partitions", None)
+    partitions = TaskTraits.of(tasks).partitions
     if partitions is not None:
         _check_clusters(np.asarray(partitions), images, support, query)
 

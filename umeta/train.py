@@ -19,6 +19,7 @@ from umeta.config.base import TrainConfig
 from umeta.errors import UserError
 from umeta.models.functional import average
 from umeta.objectives import MEASURES, OBJECTIVES, fisher, kl
+from umeta.parts import LearnerTraits
 from umeta.runtime import distributed
 from umeta.runtime.checkpoints import State
 from umeta.runtime.loop import RunContext
@@ -188,7 +189,7 @@ def metatrain(
     outer = copy.deepcopy(config.outer)
     drawn = learner.init(tasks.spec, config.episode, seeds.integer(ctx.seed, "weights"))
     first = distributed.once(lambda: drawn)  # other processors may round otherwise
-    if program := getattr(learner, "program", None):  # only learners with weights of each task's own have one
+    if program := LearnerTraits.of(learner).program:
         ctx.note(program)
     given = fitting(start, first, ctx) if start else {}
     layout = torch.contiguous_format  # that of weights read from a file: rounding depends on it

@@ -223,6 +223,15 @@ def test_a_bad_override_is_named(file, override, messages):
     assert [message for message in messages if message not in str(raised.value)] == []
 
 
+def test_a_proposer_that_does_not_say_what_it_proposes_on_or_whether_it_sees_labels_is_refused(file, tmp_path):
+    text = "from dataclasses import dataclass\n\n@dataclass\nclass Mine:\n    {} = {!r}\n"
+    for said, value, missing in [("domain", "image", "sees_labels"), ("sees_labels", False, "domain")]:
+        path = tmp_path / f"{said}.py"
+        path.write_text(text.format(said, value))
+        with pytest.raises(UserError, match=f"proposer: it lacks the class attribute '{missing}'"):
+            build.load(file, [f"proposer={path}:Mine"])
+
+
 @pytest.mark.parametrize("key", ["data", "proposer", "metalearner", "train"])
 def test_a_missing_part_is_named(file, key):
     file.write_text("\n".join(line for line in TEXT.splitlines() if not line.startswith(key)))

@@ -11,6 +11,7 @@ from umeta.config import environments, images, registry, regression
 from umeta.config.base import RunConfig
 from umeta.config.reading import expand_names, merge, read
 from umeta.errors import UserError, suggest
+from umeta.parts import LearnerTraits, OuterTraits
 from umeta.types import PolicyLearner, RecurrentLearner
 
 DOMAINS: dict[str, type[RunConfig]] = {
@@ -65,6 +66,10 @@ def check_parts(config: RunConfig) -> None:
         UserError: they do not; the message names the part, and one that would do.
     """
     learner, outer = config.metalearner, config.train.outer
+    traits = LearnerTraits.of(learner)
+    for attribute in ("domain", "sees_labels"):
+        if not hasattr(config.proposer, attribute):
+            raise UserError(f"proposer: it lacks the class attribute '{attribute}' (see umeta.parts.Proposer)")
     if config.proposer.domain != config.domain:
         proposes_on = DOMAINS[config.proposer.domain].source
         raise UserError(f"proposer: it proposes tasks on {proposes_on}, this config is on {config.source}")
@@ -75,17 +80,17 @@ def check_parts(config: RunConfig) -> None:
         )
     if config.domain != "env" and isinstance(learner, RecurrentLearner):
         raise UserError("metalearner: it is a policy, for an environment; use another, such as maml")
-    if config.domain == "regression" and not getattr(learner, "regresses", False):
+    if config.domain == "regression" and not traits.regresses:
         raise UserError(
             f"metalearner: {registry.name_of('metalearner', learner)} tells classes apart and cannot predict numbers; "
             "functions need one that adapts a network with outputs of its own, such as maml, reptile or snail"
         )
-    if getattr(learner, "recompute", False) and getattr(outer, "second_order", False):
+    if traits.recompute and OuterTraits.of(outer).second_order:
         raise UserError(
             f"metalearner.recompute: {registry.name_of('outer', outer)} differentiates the inner loop twice; leave it "
             "out, or take promp"
         )
-    if config.domain != "env" and getattr(outer, "for_policies", False):
+    if config.domain != "env" and OuterTraits.of(outer).for_policies:
         raise UserError(f"train.outer: {registry.name_of('outer', outer)} is for environments; use adam")
     if config.domain != "image" and config.rounds:
         raise UserError(f"rounds: they embed images with the learner before them; leave them out on {config.source}")

@@ -15,6 +15,7 @@ import numpy as np
 from umeta.data import decode
 from umeta.data.images import to_pixels
 from umeta.errors import UserError
+from umeta.parts import SourceTraits
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Format:
     @classmethod
     def of(cls, source: Any, shape: tuple[int, ...]) -> Format:
         """The format of a data source whose items have this shape."""
-        rule = getattr(source, "rule", None)  # sources that decode files have one
+        rule = SourceTraits.of(source).rule
         return cls(shape, rule is not None and rule.invert)
 
     @property

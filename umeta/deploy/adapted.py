@@ -20,6 +20,7 @@ from umeta.data.inputs import Format
 from umeta.deploy.calibration import Calibration, calibrate, class_means, nearness
 from umeta.draw import mosaic
 from umeta.errors import UserError
+from umeta.parts import LearnerTraits
 from umeta.runtime import artifacts
 from umeta.runtime.devices import to_device
 from umeta.stages.runs import Run, load_run
@@ -351,8 +352,9 @@ def load_source(
 
 def refuse_transductive(source: MetaLearnt) -> None:
     """Raises UserError when the answer to an image would depend on the images beside it."""
-    if getattr(source.learner, "transductive", False):
-        batch = getattr(source.learner, "normalisation", "") == "batch"
+    traits = LearnerTraits.of(source.learner)
+    if traits.transductive:
+        batch = traits.normalisation == "batch"
         option, value = ("normalisation", "support") if batch else ("refine", 0)
         raise UserError(
             f"{source.run}: with {option}: {getattr(source.learner, option, None)} the answer to an image would depend "

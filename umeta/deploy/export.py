@@ -25,6 +25,7 @@ from umeta.errors import UserError
 from umeta.metalearners._gradient import GradientLearner
 from umeta.metalearners.protonet import ProtoNet
 from umeta.models.functional import GroupNorm, Pure, exchanged
+from umeta.parts import LearnerTraits
 from umeta.report import card
 from umeta.runtime import artifacts
 from umeta.stages.runs import Run, load_run
@@ -269,7 +270,7 @@ def network(learner: Any, item_shape: tuple[int, ...], params: Mapping[str, Tens
         if isinstance(layer, _BatchNorm):
             values[f"{name}.running_mean"], values[f"{name}.running_var"] = stats[f"{name}.mean"], stats[f"{name}.var"]
     module.load_state_dict(values, strict=False)
-    return Features(module, unit=getattr(learner, "distance", "") == "cosine")
+    return Features(module, unit=LearnerTraits.of(learner).distance == "cosine")
 
 
 def sample(item_shape: tuple[int, ...]) -> Tensor:

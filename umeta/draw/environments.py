@@ -17,7 +17,7 @@ from umeta.draw import mosaic
 from umeta.draw.curves import SHOWN, colours
 from umeta.draw.mosaic import side_by_side
 from umeta.errors import UserError
-from umeta.parts import Environment, Simulation
+from umeta.parts import Environment, EnvironmentTraits, RewardTraits, Simulation
 from umeta.rl import skills
 from umeta.rl.explore import episodes
 from umeta.rl.rollout import Paths, Told, rollout
@@ -40,7 +40,7 @@ def proposed(tasks: RewardTasks) -> np.ndarray:
     parts: list[Callable[[Any, RewardTasks, Paths], None]] = []
     if tasks.skills is not None:
         parts.append(skill_paths)
-    if tasks.env.observation == 2 and getattr(tasks.rewards, "of_places", True):
+    if tasks.env.observation == 2 and RewardTraits.of(tasks.rewards).of_places:
         parts.append(maps)
         if tasks.rewards.count <= LABELLED:
             parts.append(territories)
@@ -85,7 +85,7 @@ def lines(axes: Any, positions: Tensor, mask: Tensor, env: Environment) -> None:
             width, alpha = (1.6, 1.0) if i == 0 else (0.5, 0.45)
             axes.plot(x, y, color=colour, linewidth=width, alpha=alpha, zorder=1 + alpha)
             axes.plot(x[-1], y[-1], "o", color=colour, alpha=alpha, markersize=4 * width**0.5, zorder=3)
-    across, up = getattr(env, "axes", ("x (m)", "y (m)"))
+    across, up = EnvironmentTraits.of(env).axes
     axes.set(xlabel="step" if line else across, ylabel=across if line else up)
     if not line:
         axes.set_aspect("equal")

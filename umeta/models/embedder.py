@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -22,8 +21,6 @@ BATCH = 1000  # images embedded at a time
 class NetworkEmbedder(ABC):
     """All of an embedder but `fit`, which calls `draw`, trains `_nets`, and leaves it on the CPU in evaluation mode."""
 
-    shared_fit: ClassVar[bool] = False
-    """whether several processes train it together; otherwise one does"""
     _nets: nn.Module
     _shape: tuple[int, ...]
 

@@ -25,7 +25,7 @@ from umeta.config.base import RunConfig, TrainConfig
 from umeta.config.images import Config
 from umeta.data.images import UnlabelledImages
 from umeta.errors import UserError
-from umeta.parts import Embedder
+from umeta.parts import Embedder, LearnerTraits, ProposerTraits
 from umeta.runtime import allocator
 from umeta.runtime.loop import RunContext
 from umeta.train import BatchProblem
@@ -123,7 +123,7 @@ def metatraining(
 def answering(learner: MetaLearner, spec: TaskSpec, episode: EpisodeSpec, tasks: int, steps: int | None) -> Live:
     """What adapting to so many tasks at once, and answering their queries, takes: no more for many steps than for 3."""
     learner = copy.deepcopy(learner)
-    steps = steps or getattr(learner, "steps", None)
+    steps = steps or LearnerTraits.of(learner).steps
 
     def work() -> None:
         theta = learner.init(spec, episode, 0)
@@ -226,7 +226,7 @@ def of_propose(config: Config, images: UnlabelledImages) -> Need:
             raise NotImplementedError
         step, width = embedding(config.embedding, images) if config.embedding is not None else (0, 0)
         vectors = 6 * n * width * 4  # as tensor, array, scaled, and copies in between
-        partitions = 6 * n * getattr(proposer, "partitions", 1) * 4  # with order, and a checkpoint of them
+        partitions = 6 * n * ProposerTraits.of(proposer).partitions * 4  # with order, and a checkpoint of them
         return max(step, partitions) + vectors + images.pixels.nbytes, 0
 
     return need("propose", "data.size, proposer.partitions or the embedding's batch", work)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from umeta.errors import UserError
 from umeta.objectives import gaussian
-from umeta.parts import Simulation
+from umeta.parts import Simulation, SimulationTraits
 from umeta.types import Act
 
 
@@ -93,7 +93,7 @@ def rollout(simulation: Simulation, act: Act, noise: Tensor, u: Tensor, told: To
         done.append(action)
         spread.append(log_std.cpu())
         places.append(simulation.positions())
-        if (reward := getattr(simulation, "last_reward", None)) is not None:
+        if (reward := SimulationTraits.of(simulation).last_reward) is not None:
             earned.append(reward)
         if told is not None:
             told(since(t))
