@@ -176,6 +176,16 @@ def test_a_plug_in_is_found_by_entry_point(plugin, monkeypatch):
         registry.find("proposer", "broken")
 
 
+def test_trackers_of_the_earlier_group_of_entry_points_are_found(plugin, monkeypatch):
+    groups = {"umeta.sinks": [EntryPoint("old", "my_method:MyMethod", "umeta.sinks")]}
+    groups["umeta.trackers"] = [EntryPoint("new", "my_method:Helper", "umeta.trackers")]
+    monkeypatch.setattr(registry, "entry_points", lambda group: groups.get(group, []))
+    assert registry.build_part("tracker", {"name": "old", "margin": 2}).margin == 2
+    assert registry.build_part("tracker", {"name": "new", "other": 2}).other == 2
+    with pytest.raises(UserError, match="no tracker is named 'tensorbored'; did you mean 'tensorboard'"):
+        registry.build_part("tracker", "tensorbored")
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
     use.add_argument("--allow-plugin", action="store_true", help="run code that the run's own config names")
     log = argparse.ArgumentParser(add_help=False)
     text = "also send metrics and pictures to `tensorboard`, or to a tracker of yours: my_tracker.py:MyTracker"
-    log.add_argument("--log", action="append", default=[], metavar="SINK", help=text)
+    log.add_argument("--log", action="append", default=[], metavar="TRACKER", help=text)
     overrides = "key=value changes the config, such as train.steps=100 or proposer.k=50"
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -237,20 +237,19 @@ def as_overrides(options: argparse.Namespace, seed: str) -> list[str]:
     return [*seeds, *(["data.skip_bad=true"] if options.skip_bad else [])]
 
 
-def sinks(options: argparse.Namespace) -> list[Any]:
-    """The trackers that `--log` asks for: `tensorboard`, `my_tracker.py:MyTracker`, or `{name: ..., option: value}`."""
+def trackers(options: argparse.Namespace) -> list[Any]:
+    """Build what `--log` asks for: `tensorboard`, `my_tracker.py:MyTracker`, or `{name: ..., option: value}`."""
     from umeta.config import reading, registry
 
-    return [
-        registry.build_part("sink", reading.parse_overrides([f"sink={text}"])["sink"], "--log") for text in options.log
-    ]
+    asked = [reading.parse_overrides([f"tracker={text}"])["tracker"] for text in options.log]
+    return [registry.build_part("tracker", one, "--log") for one in asked]
 
 
 def propose(options: argparse.Namespace) -> dict[str, Any]:
     config = prepared(options.config, options.overrides, options)
     from umeta.stages import propose
 
-    folder = propose.propose(config, device=options.device, resume=options.resume, sinks=sinks(options))
+    folder = propose.propose(config, device=options.device, resume=options.resume, sinks=trackers(options))
     flags = ["--skip-bad"] if options.skip_bad else []
     flags += [] if options.seed is None else ["--seed", str(options.seed)]
     print((folder / "summary.md").read_text(encoding="utf-8").partition("![")[0].strip())
@@ -264,7 +263,7 @@ def metatrain(options: argparse.Namespace) -> dict[str, Any]:
     from umeta.config import registry
     from umeta.stages import metatrain
 
-    folder = metatrain.metatrain(config, device=options.device, resume=options.resume, sinks=sinks(options))
+    folder = metatrain.metatrain(config, device=options.device, resume=options.resume, sinks=trackers(options))
     flags = ["--allow-plugin"] if registry.find_plugins(config.plain) else []
     print(f"{folder}: {shlex.join(['umeta', 'evaluate', str(folder), *flags])}")
     return {"run": str(folder)}
@@ -283,7 +282,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     plain = reading.parse_overrides([*options.overrides, *as_overrides(options, "evaluate.seed")])
     trusted = None if options.allow_plugin else registry.find_plugins(plain)
     result = evaluate_run(
-        options.run, plain, device=options.device, record=options.record, trusted=trusted, sinks=sinks(options)
+        options.run, plain, device=options.device, record=options.record, trusted=trusted, sinks=trackers(options)
     )
     print(aligned(table([result])), *facts(result), f"{options.run / 'report.html'}", sep="\n")
     return result
@@ -388,7 +387,7 @@ def chain(configs: Sequence[Any], options: argparse.Namespace, seeds: int = 1) -
                 raise UserError(f"start: {turn.parent}: no such run")
             begun.add(turn.run_folder)
         checked(config, options.record)
-    log, results = sinks(options), []
+    log, results = trackers(options), []
     for config in configs:
         write.note(f"== {config.title or config.name}")
         for turn in build_rounds(config):
@@ -556,6 +555,7 @@ def inspect_config(options: argparse.Namespace) -> dict[str, Any]:
     from umeta.config.environments import EnvConfig
     from umeta.config.images import Config
     from umeta.evaluation.images import need_of
+    from umeta.parts import ProposerTraits
     from umeta.quickstart import memory
     from umeta.runtime import allocator
     from umeta.runtime.loop import RunContext
@@ -569,7 +569,7 @@ def inspect_config(options: argparse.Namespace) -> dict[str, Any]:
     if isinstance(found, Config):
         images = domains.unlabelled(found)
         spec = TaskSpec(images.item_shape)
-        partitions = getattr(found.proposer, "partitions", 1) * len(images) * 4
+        partitions = ProposerTraits.of(found.proposer).partitions * len(images) * 4
         needs = [memory.of_propose(found, images), memory.of_metatrain(found, spec, partitions)]
         if found.evaluate.episodes != []:
             needs.append(need_of(found, images.item_shape, *resolve(found.evaluate)))

@@ -39,7 +39,7 @@ KINDS = {  # kind of part -> the package its built-in files live in
     "augment": "umeta.augment",
     "model": "umeta.models",
     "outer": "umeta.outer",
-    "sink": "umeta.runtime.trackers",
+    "tracker": "umeta.runtime.trackers",
 }
 
 PACKAGES = ("umeta", "proposers", "embeddings")  # of this library
@@ -47,6 +47,7 @@ ALIASES = {  # earlier names of built-in parts, which configs may still use
     "embedding": {"contrastive": "simclr"},
     "outer": {"ppo": "promp"},
 }
+GROUPS = {"tracker": ["umeta.sinks"]}  # earlier names of groups of entry points
 
 
 def folder(kind: str) -> Path:
@@ -174,7 +175,8 @@ def _find(kind: str, name: str, where: str) -> Any:
     if name.isidentifier() and _part(kind, name) is not None:
         module = importlib.import_module(f"{KINDS[kind]}.{name}")
         return next(value for key, value in vars(module).items() if inspect.isclass(value) and _is_part(name, key))
-    plugins = {point.name: point for point in entry_points(group=f"umeta.{kind}s")}
+    groups = [*GROUPS.get(kind, ()), f"umeta.{kind}s"]
+    plugins = {point.name: point for group in groups for point in entry_points(group=group)}
     if name in plugins:
         try:
             return plugins[name].load()

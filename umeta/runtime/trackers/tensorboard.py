@@ -29,7 +29,7 @@ class TensorBoard:
 
     def __post_init__(self) -> None:
         if importlib.util.find_spec("tensorboard") is None:
-            raise UserError("sink tensorboard: its package is not installed; pip install tensorboard")
+            raise UserError("tracker tensorboard: its package is not installed; pip install tensorboard")
 
     def start(self, folder: Path) -> None:
         """Begins a stage; nothing is written yet."""
