@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from umeta.data import decode
+from umeta.data import decode, omniglot
 from umeta.data.arrays import Arrays
 from umeta.data.digits import Digits
 from umeta.data.folder import Folder, class_list
@@ -526,6 +526,18 @@ def test_the_packed_drawings_are_complete():
     assert (np.bincount(labels) == 20).all()
     digest = hashlib.sha256(np.ascontiguousarray(pixels)).hexdigest()
     assert digest == "255fbb66efe334ae4ffdf873a5d430b6232d966a38612f804baa3297751298c5"
+    digest = hashlib.sha256("\n".join(names).encode()).hexdigest()
+    assert digest == "fb697c7dbe6cc84333b7b3e2841332da1d35015a1cf446f482444b14647235c4"
+
+
+@pytest.mark.parametrize("how", ["truncated", "text", "empty", "missing"])
+def test_a_damaged_package_is_named(tmp_path, monkeypatch, how):
+    path = Path(shutil.copy(omniglot.PACKED, tmp_path))
+    path.unlink() if how == "missing" else spoil(path, how)
+    monkeypatch.setattr(omniglot, "PACKED", path)
+    omniglot.unpack.cache_clear()
+    with pytest.raises(UserError, match=r"omniglot\.xz: missing or damaged .*; install umeta again, or set data\.root"):
+        Omniglot().read("train")
 
 
 @needs_omniglot
@@ -537,6 +549,7 @@ def test_the_packed_drawings_are_those_of_the_published_files(split):
         assert ours.names == theirs.names
         np.testing.assert_array_equal(ours.labels, theirs.labels)
         np.testing.assert_array_equal(ours.pixels, theirs.pixels)
+        assert ours.pixels.strides == theirs.pixels.strides
 
 
 def test_another_size_needs_the_published_files():

@@ -130,12 +130,23 @@ class Omniglot:
                 raise UserError(f"{base}: Omniglot could not be downloaded ({error})") from error
             return base / "omniglot-py" / part
         raise UserError(
-            f"{base}: holds neither omniglot-py/{part} nor omniglot-py/{part}.zip; set data.root, or data.download=true"
+            f"{base}: holds neither omniglot-py/{part} nor omniglot-py/{part}.zip; set data.root, or "
+            "data.download=true, or neither for the drawings that come with the library"
         )
 
 
 @cache
 def unpack() -> np.ndarray:
-    """Unpack the drawings that come with the library: uint8 [32460, 1, 28, 28], read-only, in order of character."""
-    columns = np.frombuffer(lzma.decompress(PACKED.read_bytes()), np.uint8).reshape(-1, 1, SIDE, SIDE)
-    return columns.swapaxes(2, 3)
+    """Unpack the drawings that come with the library: uint8 [32460, 1, 28, 28], read-only, in order of character.
+
+    Raises:
+        UserError: the packed file is missing or damaged.
+    """
+    try:
+        content = lzma.decompress(PACKED.read_bytes())
+    except (OSError, EOFError, lzma.LZMAError) as error:
+        raise UserError(f"{PACKED}: missing or damaged ({error}); install umeta again, or set data.root") from error
+    columns = np.frombuffer(content, np.uint8).reshape(-1, 1, SIDE, SIDE)
+    pixels = np.ascontiguousarray(columns.swapaxes(2, 3))  # laid out in memory like decoded files
+    pixels.flags.writeable = False  # every source shares it
+    return pixels
