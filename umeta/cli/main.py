@@ -27,8 +27,8 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room on the disk, in the 
 EPILOG = """examples:
   umeta run --images photos --minutes 30                your own pictures, without a config
   umeta run digits_acai_kmeans_protonet                 all stages, on data that ships with scikit-learn
-  umeta propose omniglot_acai_kmeans_protonet data.root=DIR name=acai
-  umeta metatrain omniglot_acai_kmeans_protonet data.root=DIR tasks=tasks/acai name=acai-proto
+  umeta propose omniglot_acai_kmeans_protonet name=acai
+  umeta metatrain omniglot_acai_kmeans_protonet tasks=tasks/acai name=acai-proto
   umeta evaluate runs/acai-proto
   umeta adapt runs/acai-proto --support examples --out learner
   umeta predict learner photos --out predictions.csv
