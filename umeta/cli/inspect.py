@@ -1,0 +1,87 @@
+"""`umeta inspect`: what a folder holds, or what a config would need."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from umeta.cli.options import OVERRIDES, Commands, add_common_options
+
+
+def add_parser(commands: Commands) -> None:
+    text = "numbers and a picture of proposed tasks, a run or a learner; the memory that a config would need"
+    sub = commands.add_parser("inspect", help=text, description=text)
+    add_common_options(sub)
+    sub.add_argument("path", type=Path, help="tasks/NAME, runs/NAME, what adapt wrote, or a config")
+    sub.add_argument("overrides", nargs="*", metavar="key=value", help=f"of a config: {OVERRIDES}")
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    from umeta.config import reading
+    from umeta.runtime import artifacts
+
+    path = options.path
+    if path.is_file() or (not path.exists() and str(path) in reading.find_packaged()):
+        return inspect_config(options)
+    manifest = artifacts.read_manifest(path, "tasks", "run", "learner")
+    if manifest["kind"] == "tasks":
+        print((path / "summary.md").read_text(encoding="utf-8").partition("![")[0].strip())
+        arrays = {name: artifacts.read_array(path / name) for name in manifest["files"] if name.endswith(".npy")}
+        shapes = {name: list(array.shape) for name, array in arrays.items()}
+        print(f"picture: {path / 'preview.png'}")
+        return {"manifest": manifest, "arrays": shapes, "picture": str(path / "preview.png")}
+    if manifest["kind"] == "learner":
+        from umeta.deploy.adapted import describe
+
+        values = artifacts.read_json(path / "learner.json")
+        print(*describe(values), f"picture: {path / 'support.png'}", sep="\n")
+        return {"manifest": manifest, "learner": values}
+    from umeta.report import write
+
+    found: dict[str, Any] = {"manifest": manifest}
+    print((path / "config.yaml").read_text(encoding="utf-8"))
+    if (path / "report.json").exists():
+        found["report"] = artifacts.read_sealed(path / "report.json")
+        print(write.aligned(write.table([found["report"]])), *write.facts(found["report"]), sep="\n")
+        names = ("test_tasks.png", "adaptation.png", "behaviour.png", "fits.png", "extrapolation.png", "training.png")
+        print("picture:", ", ".join(str(path / name) for name in names if (path / name).exists()))
+    else:
+        print(f"not evaluated yet: umeta evaluate {path}")
+    return found
+
+
+def inspect_config(options: argparse.Namespace) -> dict[str, Any]:
+    """Estimate the memory that the stages of a config would take, on its data."""
+    from umeta.benchmarks.protocols import resolve
+    from umeta.config import build
+    from umeta.config.environments import EnvConfig
+    from umeta.config.images import Config
+    from umeta.evaluation.images import need_of
+    from umeta.parts import ProposerTraits
+    from umeta.quickstart import memory
+    from umeta.runtime import allocator
+    from umeta.runtime.loop import RunContext
+    from umeta.stages import domains
+    from umeta.tasks.reward import acting
+    from umeta.types import TaskSpec
+
+    allocator.keep_buffers()
+    found = build.load(str(options.path), options.overrides)
+    needs = []
+    if isinstance(found, Config):
+        images = domains.unlabelled(found)
+        spec = TaskSpec(images.item_shape)
+        partitions = ProposerTraits.of(found.proposer).partitions * len(images) * 4
+        needs = [memory.of_propose(found, images), memory.of_metatrain(found, spec, partitions)]
+        if found.evaluate.episodes != []:
+            needs.append(need_of(found, images.item_shape, *resolve(found.evaluate)))
+        print(f"images: {len(images)} of {'x'.join(map(str, images.item_shape))}")
+    elif isinstance(found, EnvConfig):
+        needs = [memory.of_metatrain(found, acting(found.env))]
+    else:
+        waves = found.proposer.propose(None, RunContext(found.seed))  # a formula
+        needs = [memory.of_metatrain(found, waves.spec)]
+    print("peak of resident memory on a CPU, estimated:", *needs, sep="\n")
+    print(f"available: {allocator.available() / memory.MB:,.0f} MB")
+    return {"memory": {one.stage: one.bytes for one in needs}, "available": allocator.available()}

@@ -1,0 +1,45 @@
+"""`umeta predict`: a learner's answers to images, as a CSV."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from umeta.cli.options import Commands, add_learner_options
+
+
+def add_parser(commands: Commands) -> None:
+    text = "a learner's answers to any number of images, as a CSV"
+    sub = commands.add_parser("predict", help=text, description=text)
+    add_learner_options(sub)
+    sub.add_argument("learner", type=Path, help="what adapt wrote")
+    where = "image files, folders or zips of them, or .npy arrays of the learner's size"
+    sub.add_argument("images", type=Path, nargs="+", help=where)
+    sub.add_argument("--out", type=Path, default=Path("predictions.csv"), metavar="FILE", help="predictions.csv")
+    sub.add_argument("--unknown", action="store_true", help="answer `unknown` where no class is near")
+    sub.add_argument("--preview", type=Path, metavar="FILE.png", help="also draw the first answers of each class")
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    from umeta.deploy.adapted import AdaptedLearner
+    from umeta.deploy.predict import predict_images
+    from umeta.runtime.allocator import keep_buffers
+
+    keep_buffers()
+    trusted = None if options.allow_plugin else ()
+    learner = AdaptedLearner.load(options.learner, device=options.device, trusted=trusted)
+    result = predict_images(
+        learner,
+        options.images,
+        options.out,
+        unknown=options.unknown,
+        skip_bad=options.skip_bad,
+        preview=options.preview,
+    )
+    for name in result["left_out"]:
+        print(f"left out, not a readable image: {name}", file=sys.stderr)
+    print(*(f"{label}: {count}" for label, count in result["labels"].items()), sep="\n")
+    print(f"{options.out}: {result['images']} images" + (f"; look at {options.preview}" if options.preview else ""))
+    return {"predictions": str(options.out), **result}

@@ -1,0 +1,95 @@
+"""`umeta run`: all stages, for configs or for a folder of images."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from umeta.cli.chain import run_chain
+from umeta.cli.options import OVERRIDES, Commands, add_record, add_stage_options, as_overrides, load_config
+from umeta.errors import UserError
+
+
+def add_parser(commands: Commands) -> None:
+    text = "propose, meta-train and evaluate, for one config or several in one table, or for a folder of images"
+    sub = commands.add_parser("run", help=text, description=text)
+    add_stage_options(sub)
+    sub.add_argument("config", nargs="*", help=f"files or names of packaged configs, and overrides: {OVERRIDES}")
+    where = "instead of a config: a folder or zip of images without labels, for which one is written"
+    sub.add_argument("--images", type=Path, metavar="PLACE", help=where)
+    where = "with --images: a folder or zip with a folder of images per class, to evaluate on"
+    sub.add_argument("--test", type=Path, metavar="PLACE", help=where)
+    text = "with --images: how long it may take (default: 30)"
+    sub.add_argument("--minutes", type=float, metavar="N", help=text)
+    text = "run each config with N seeds, and add the mean over them and its interval"
+    sub.add_argument("--seeds", type=int, default=1, metavar="N", help=text)
+    add_record(sub)
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    names = [word for word in options.config if "=" not in word]
+    changes = [word for word in options.config if "=" in word]
+    if options.images is not None:
+        return run_images(names, changes, options)
+    if not names:
+        raise UserError("run: name at least one config (see umeta list), or a folder of images with --images")
+    if options.test is not None or options.minutes is not None:
+        raise UserError("run: --test and --minutes go with --images; for a config set data.test=DIR and train.steps=N")
+    if len(names) > 1 and any(word.startswith(("name=", "tasks=")) for word in changes):
+        raise UserError(
+            "run: name= and tasks= are for a single config; several keep their own names, out=DIR moves them"
+        )
+    configs = [load_config(name, changes, options) for name in names]  # all are checked before the first begins
+    if len({config.name for config in configs}) < len(configs):
+        raise UserError(f"run: two of {', '.join(names)} are named the same; each needs a name of its own")
+    if options.seeds < 1:
+        raise UserError(f"run: --seeds {options.seeds}: expected 1 or more")
+    if options.seeds > 1:
+        configs = [
+            load_config(name, [*changes, *with_seed(config, config.seed + i)], options)
+            for name, config in zip(names, configs, strict=True)
+            for i in range(options.seeds)
+        ]
+    return run_chain(configs, options, options.seeds)
+
+
+def with_seed(config: Any, seed: int) -> list[str]:
+    """List the overrides that make of a config one with another seed."""
+    title = json.dumps(f"{config.title or config.name}, seed {seed}", ensure_ascii=False)
+    return [f"seed={seed}", f"name={config.name}-seed{seed}", f"title={title}"]
+
+
+def run_images(names: Sequence[str], changes: Sequence[str], options: argparse.Namespace) -> dict[str, Any]:
+    """Write a config for the images, and run it."""
+    if names:
+        raise UserError(f"run: --images stands for a config; leave out '{names[0]}', or set data.root in the config")
+    if options.seeds != 1:
+        raise UserError("run: --seeds goes with a config; --images writes one, which can be run again with it")
+    if options.record is not None and options.test is None:
+        raise UserError("run: --record keeps results, and without --test there are none")
+    from umeta.quickstart import recipe
+    from umeta.runtime.allocator import keep_buffers
+    from umeta.runtime.distributed import once
+
+    keep_buffers()
+    minutes = recipe.MINUTES if options.minutes is None else options.minutes
+    path = once(
+        lambda: recipe.written(
+            options.images,
+            options.test,
+            [*changes, *as_overrides(options, "seed")],
+            minutes=minutes,
+            device=options.device,
+            resume=options.resume,
+        )
+    )
+    config = load_config(str(path), changes, options)
+    result = run_chain([config], options)
+    folder = str(config.run_folder)
+    again = shlex.join(["umeta", "adapt", folder, "--support"])
+    print(f"{folder}: with a folder of images per class in DIR, {again} DIR --out learner")
+    return {"config": str(path), "run": folder, **result}
