@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -15,18 +14,17 @@ from torch import Tensor, nn
 from umeta import seeds
 from umeta.augment.suited import suited
 from umeta.errors import UserError
-from umeta.models.conv4 import Conv4
-from umeta.models.embedder import BATCH, NetworkEmbedder, features, resumable
+from umeta.models.embedder import BATCH, ViewEmbedder, features, resumable
 from umeta.models.kernels import channels_last
-from umeta.models.precision import Precision, autocast
-from umeta.parts import Augment, Context, Images, Model
+from umeta.models.precision import autocast
+from umeta.parts import Context, Images
 from umeta.tasks.clustering import kmeans, refilled, whitened, whitening
 
 ITERATIONS = 20  # of k-means, each time
 
 
 @dataclass
-class DeepCluster(NetworkEmbedder):
+class DeepCluster(ViewEmbedder):
     """Deep clustering of features (DeepCluster, Caron, Bojanowski, Joulin, Douze 2018, arXiv 1807.05520).
 
     Every `every` steps the features of the images are PCA-whitened, scaled to length 1 and clustered by k-means; the
@@ -37,26 +35,15 @@ class DeepCluster(NetworkEmbedder):
 
     dimensions: Annotated[int, Gt(0)] = 256
     """of the whitened features, those that are clustered and those that are the embedding"""
-    model: Model = field(default_factory=lambda: Conv4(halvings=3))
-    """the embedding network"""
-    augment: Augment | None = None
-    """what makes a view, `drawing` or `photo`; by default drawing for grey images and photo for colour"""
     k: Annotated[int, Gt(1)] = 1000
     """clusters"""
     every: Annotated[int, Gt(0)] = 100
     """steps from one clustering to the next; the paper clusters once per epoch"""
     steps: Annotated[int, Gt(0)] = 1000
-    """training steps"""
-    batch: Annotated[int, Gt(1)] = 256
-    """images per step"""
-    lr: Annotated[float, Gt(0)] = 2e-3
-    """Adam's largest step size"""
-    precision: Precision = "float32"
-    """of the network in training; `auto` is bfloat16 where the hardware computes with it"""
     _nets: nn.ModuleDict = field(init=False, repr=False, compare=False)
 
     def fit(self, images: Images, ctx: Context) -> None:
-        """Trains on the images; resumable through `ctx`.
+        """Train on the images; resumable through `ctx`.
 
         Raises:
             UserError: fewer images than clusters, or fewer images or features than dimensions.
@@ -96,7 +83,7 @@ class DeepCluster(NetworkEmbedder):
                 optimiser.zero_grad()
             loss.backward()
             for optimiser in optimisers.values():
-                optimiser.param_groups[0]["lr"] = self.lr * (1 + math.cos(math.pi * i / self.steps)) / 2
+                optimiser.param_groups[0]["lr"] = self.lr_at(i)
                 optimiser.step()
             return {"loss": loss.item(), "nmi": head.nmi.item()}
 

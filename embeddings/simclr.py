@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -14,39 +13,26 @@ from torch import Tensor, nn
 from umeta import seeds
 from umeta.augment.suited import suited
 from umeta.errors import UserError
-from umeta.models.conv4 import Conv4
-from umeta.models.embedder import NetworkEmbedder, features, resumable
+from umeta.models.embedder import ViewEmbedder, features, resumable
 from umeta.models.kernels import channels_last
-from umeta.models.precision import Precision, autocast
-from umeta.parts import Augment, Context, Images, Model
+from umeta.models.precision import autocast
+from umeta.parts import Context, Images
 
 LABEL = "contrastive"  # in seeds, checkpoints and logs: this file's earlier name, so that old runs go on and come again
 
 
 @dataclass
-class SimCLR(NetworkEmbedder):
+class SimCLR(ViewEmbedder):
     """SimCLR, contrastive learning of views (Chen, Kornblith, Norouzi, Hinton 2020, arXiv 2002.05709).
 
-    The embedding is the network's output; the loss is on a projection of it, a hidden layer and `projection` numbers.
-    Adam with a cosine schedule.
+    A step takes two views of each image of its batch. The embedding is the network's output; the loss is on a
+    projection of it, a hidden layer and `projection` numbers. Adam with a cosine schedule.
     """
 
-    model: Model = field(default_factory=lambda: Conv4(halvings=3))
-    """the embedding network"""
-    augment: Augment | None = None
-    """what makes a view, `drawing` or `photo`; by default drawing for grey images and photo for colour"""
     projection: Annotated[int, Gt(0)] = 128
     """numbers that the loss compares"""
     temperature: Annotated[float, Gt(0)] = 0.2
     """of the softmax over cosines"""
-    steps: Annotated[int, Gt(0)] = 2000
-    """training steps"""
-    batch: Annotated[int, Gt(1)] = 256
-    """images per step, two views of each"""
-    lr: Annotated[float, Gt(0)] = 2e-3
-    """Adam's largest step size"""
-    precision: Precision = "float32"
-    """of the network in training; `auto` is bfloat16 where the hardware computes with it"""
     _nets: nn.Sequential = field(init=False, repr=False, compare=False)
 
     def fit(self, images: Images, ctx: Context) -> None:
@@ -73,7 +59,7 @@ class SimCLR(NetworkEmbedder):
             loss = ntxent(z.float(), self.temperature)
             optimiser.zero_grad()
             loss.backward()
-            optimiser.param_groups[0]["lr"] = self.lr * (1 + math.cos(math.pi * i / self.steps)) / 2
+            optimiser.param_groups[0]["lr"] = self.lr_at(i)
             optimiser.step()
             return {"loss": loss.item()}
 

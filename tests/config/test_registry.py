@@ -124,6 +124,10 @@ class Child(Other, Mixed, Generic[T]):
     """A child (2026)."""
     own: int = 1
     """its own"""
+    many: list[int] = field(default_factory=lambda: [1, 2])
+    """several"""
+    few: list[int] = field(default_factory=list)
+    """none yet"""
     size: int = 7
     width: int = 5
     """how wide, in pixels"""
@@ -150,10 +154,12 @@ def test_inherited_options_are_described_as_dataclasses_order_them(tmp_path, mon
         "depth": ("2", "how deep"),
         "width": ("5", "how wide, in pixels"),
         "own": ("1", "its own"),
+        "many": ("[1, 2]", "several"),
+        "few": ("list()", "none yet"),
     }
     fields = [f for f in dataclasses.fields(registry.find("proposer", "child")) if f.init]
     assert [option.name for option in options] == [f.name for f in fields]
-    assert [option.default for option in options] == [str(f.default) for f in fields]
+    assert [option.default for option in options[:-2]] == [str(f.default) for f in fields[:-2]]
 
 
 @pytest.mark.parametrize("name", ["{}:MyMethod", "{}", "my_method.py", "my_method:MyMethod"])

@@ -61,7 +61,7 @@ def test_mnist_has_all_ten_classes_in_every_split(mnist):
         assert items.labels.tolist() == [i % 10 for i in range(len(items.pixels))]
         assert items.labels.dtype == np.int64
         assert len(items.names) == 10
-    assert train.names[3] == ("3 - three" if isinstance(mnist, MNIST) else "Dress")
+    assert train.names[3] == ("3 - three" if type(mnist) is MNIST else "Dress")
 
 
 def test_all_training_images_may_be_learnt_from(mnist):

@@ -348,8 +348,18 @@ def _own_options(node: ast.ClassDef) -> Iterator[Option]:
         text = ""
         if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) and isinstance(after.value.value, str):
             text = " ".join(after.value.value.split())
-        default = ast.unparse(item.value) if item.value else "required"
-        yield Option(item.target.id, _readable(kind), default, text)
+        yield Option(item.target.id, _readable(kind), _default(item.value), text)
+
+
+def _default(value: ast.expr | None) -> str:
+    """Write a default for people: `Conv4(halvings=3)` for a field that is made anew each time."""
+    match value:
+        case None:
+            return "required"
+        case ast.Call(func=ast.Name(id="field"), keywords=[ast.keyword(arg="default_factory", value=factory)]):
+            return ast.unparse(factory.body if isinstance(factory, ast.Lambda) else ast.Call(factory, [], []))
+        case _:
+            return ast.unparse(value)
 
 
 def _readable(annotation: str) -> str:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import ClassVar
 
-from annotated_types import Ge
-
-from umeta.data import mnist
-from umeta.data.images import Items, Split
+from umeta.data.mnist import MNIST
 
 
 @dataclass(frozen=True)
-class FashionMNIST:
+class FashionMNIST(MNIST):
     """Pictures of clothes, 28x28 pixels, in the format of MNIST (Xiao, Rasul, Vollgraf 2017).
 
     `root` holds `FashionMNIST/raw` with the four unpacked files; `download=true` fetches, or unpacks, them with
@@ -24,10 +21,5 @@ class FashionMNIST:
 
     root: str = "data"
     """the directory that holds FashionMNIST/raw"""
-    held_out: Annotated[int, Ge(0)] = 10_000
-    """training images that make the val split and are not learnt from"""
-    download: bool = False
-    """fetch the published files into root"""
 
-    def read(self, split: Split) -> Items:
-        return mnist.read("FashionMNIST", self.root, split, self.held_out, self.download)
+    published: ClassVar[str] = "FashionMNIST"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 from annotated_types import Ge
@@ -31,12 +31,14 @@ class MNIST:
     download: bool = False
     """fetch the published files into root"""
 
+    published: ClassVar[str] = "MNIST"  # torchvision's name of it
+
     def read(self, split: Split) -> Items:
-        return read("MNIST", self.root, split, self.held_out, self.download)
+        return read(self.published, self.root, split, self.held_out, self.download)
 
 
 def read(name: str, root: str, split: Split, held_out: int, download: bool) -> Items:
-    """A split of torchvision's data set MNIST, or of another one in the same format.
+    """Read a split of torchvision's data set MNIST, or of another one in the same format.
 
     Raises:
         UserError: the files are not there, not of that format, or have no such split.

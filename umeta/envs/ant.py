@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
-from annotated_types import Ge, Gt, Le
 
 from umeta.envs.batched import Bodies, Driven
 
@@ -26,14 +25,6 @@ class Ant(Driven):
 
     id: Literal["Ant-v5"] = "Ant-v5"
     """gymnasium's name of these physics"""
-    horizon: Annotated[int, Gt(0)] = 100
-    """steps of an episode"""
-    discount: Annotated[float, Ge(0), Le(1)] = 0.99
-    """of later rewards"""
-    unit: Annotated[float, Gt(0)] = 0.7
-    """torque of an action of 1, where 1 is the most; a policy's standard deviation starts there"""
-    positions: bool = False
-    """whether it observes where it is"""
     ends: bool = False
     """end an episode when the ant is unhealthy (torso below 0.2 m or above 1 m, as in gymnasium): then rewards
     log p(z|s), mostly below 0, reward dying"""

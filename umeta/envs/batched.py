@@ -8,12 +8,14 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from ctypes.util import find_library
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
 from umeta.errors import UserError
@@ -23,10 +25,18 @@ NOISE = 0.1  # of positions and velocities at a reset
 PICTURE = 128  # pixels
 
 
+@dataclass(frozen=True)
 class Driven:
-    """What bodies share that motors drive; `unit` is an option of each."""
+    """What bodies that motors drive have in common."""
 
-    unit: float
+    horizon: Annotated[int, Gt(0)] = 100
+    """steps of an episode"""
+    discount: Annotated[float, Ge(0), Le(1)] = 0.99
+    """of later rewards"""
+    unit: Annotated[float, Gt(0)] = 0.7
+    """torque of an action of 1, where 1 is the most; a policy's standard deviation starts there"""
+    positions: bool = False
+    """whether it observes where it is, or how far it has come in a plane"""
 
     @property
     def dt(self) -> float:
@@ -34,7 +44,7 @@ class Driven:
         return 0.05
 
     def torque(self, actions: Tensor) -> Tensor:
-        """What the motors get."""
+        """Give what the motors get."""
         return (actions * self.unit).clamp(-1, 1)
 
 

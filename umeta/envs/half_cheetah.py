@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
-
-from annotated_types import Ge, Gt, Le
+from typing import Literal
 
 from umeta.envs.batched import Bodies, Driven
 
@@ -25,14 +23,6 @@ class HalfCheetah(Driven):
 
     id: Literal["HalfCheetah-v5"] = "HalfCheetah-v5"
     """gymnasium's name of these physics"""
-    horizon: Annotated[int, Gt(0)] = 100
-    """steps of an episode"""
-    discount: Annotated[float, Ge(0), Le(1)] = 0.99
-    """of later rewards"""
-    unit: Annotated[float, Gt(0)] = 0.7
-    """torque of an action of 1, where 1 is the most; a policy's standard deviation starts there"""
-    positions: bool = False
-    """whether it observes how far it has come"""
 
     @property
     def observation(self) -> int:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Gt
 from torch import Tensor, nn
 
 from umeta.errors import UserError
-from umeta.parts import Images
+from umeta.models.conv4 import Conv4
+from umeta.models.precision import Precision
+from umeta.parts import Augment, Images, Model
 from umeta.runtime import distributed
 from umeta.runtime.checkpoints import State
 
@@ -56,6 +61,28 @@ class NetworkEmbedder(ABC):
         self.draw(tuple(state["item_shape"].tolist()), seed=0)
         self._nets.load_state_dict({name: value for name, value in state.items() if name != "item_shape"})
         self._nets.eval()
+
+
+@dataclass
+class ViewEmbedder(NetworkEmbedder):
+    """An embedder that trains a network on views of the images, by Adam with a cosine schedule."""
+
+    model: Model = field(default_factory=lambda: Conv4(halvings=3))
+    """the embedding network"""
+    augment: Augment | None = None
+    """what makes a view, `drawing` or `photo`; by default drawing for grey images and photo for colour"""
+    steps: Annotated[int, Gt(0)] = 2000
+    """training steps"""
+    batch: Annotated[int, Gt(1)] = 256
+    """images per step"""
+    lr: Annotated[float, Gt(0)] = 2e-3
+    """Adam's largest step size"""
+    precision: Precision = "float32"
+    """of the network in training; `auto` is bfloat16 where the hardware computes with it"""
+
+    def lr_at(self, step: int) -> float:
+        """Give Adam's step size at a training step."""
+        return self.lr * (1 + math.cos(math.pi * step / self.steps)) / 2
 
 
 def descend(params: Sequence[nn.Parameter], loss: Tensor) -> None:
