@@ -319,7 +319,7 @@ def test_a_film_tells_what_was_earned_too() -> None:
 
 def test_every_stage_of_a_run(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(mosaic, "rendered", lambda figure: np.zeros((4, 4, 3), np.uint8))
+    monkeypatch.setattr(mosaic, "render", lambda figure: np.zeros((4, 4, 3), np.uint8))
     overrides = ["env.horizon=6", "train.steps=2", "train.meta_batch=2", "train.episodes=2", "train.rounds=2"]
     overrides += ["proposer.skills=3", "proposer.hidden=8", "metalearner.hidden=4", "metalearner.model.hidden=[4]"]
     overrides += ["evaluate.goals=2", "evaluate.episodes=3", "evaluate.steps=2", "evaluate.baselines=[scratch]"]

@@ -261,9 +261,9 @@ def environment(tmp_path) -> Path:
     artifacts.write_text(tmp_path / "tasks/summary.md", "# Proposed\n\n- tasks: 20 rewards\n")
     still = np.zeros((4, 4, 3), dtype=np.uint8)
     mosaic.save(still, tmp_path / "tasks/preview.png")
-    environments.gif(tmp_path / "tasks/skills.gif", [still, still + 255])
+    environments.write_gif(tmp_path / "tasks/skills.gif", [still, still + 255])
     artifacts.write_manifest(tmp_path / "tasks", "tasks", {}, ["summary.md", "preview.png"])
-    environments.gif(tmp_path / "run/before.gif", [still, still + 9])
+    environments.write_gif(tmp_path / "run/before.gif", [still, still + 9])
     run: Any = SimpleNamespace(folder=tmp_path / "run", config=SimpleNamespace(tasks_folder=tmp_path / "tasks"))
     write.write_adaptation(run, acted(title=EVIL[1]))
     return tmp_path

@@ -105,7 +105,7 @@ def spoilt(finished, tmp_path_factory) -> Path:
 @pytest.fixture
 def unpainted(monkeypatch) -> None:
     """Figures are blank, which is quick."""
-    monkeypatch.setattr(mosaic, "rendered", lambda figure: np.zeros((4, 4, 3), np.uint8))
+    monkeypatch.setattr(mosaic, "render", lambda figure: np.zeros((4, 4, 3), np.uint8))
 
 
 # every command

@@ -102,7 +102,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
 }
 # painting takes most of a tiny run's time, and a picture holds no more than what is compared anyway
-PREPARE = "import numpy; from umeta.draw import mosaic; mosaic.rendered = lambda f: numpy.zeros((4, 4, 3), numpy.uint8)"
+PREPARE = "import numpy; from umeta.draw import mosaic; mosaic.render = lambda f: numpy.zeros((4, 4, 3), numpy.uint8)"
 CLOCK = {"minutes", "seconds", "date", "commit", "facts", "hash", "curves"}  # keys that change from day to day
 
 

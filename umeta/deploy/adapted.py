@@ -229,7 +229,7 @@ class AdaptedLearner:
         for i, name in enumerate(self.classes[: mosaic.ROWS]):
             shown = self.support[self.labels == i][: mosaic.COLUMNS]
             rows.append((f"{name} ({self.shots[i]})", [mosaic.tile(item) for item in shown]))
-        return mosaic.captioned(rows)
+        return mosaic.add_captions(rows)
 
     # as files
 

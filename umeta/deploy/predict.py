@@ -101,7 +101,7 @@ def picture(learner: AdaptedLearner, shown: dict[str, list[np.ndarray]], counts:
         example = [mosaic.tile(learner.support[learner.labels == i][0], mosaic.EXAMPLE) for i in index]
         blank = [] if example else [np.full_like(shown[label][0], 255)]
         rows.append((f"{label} ({counts[label]})", [*example, *blank, *shown[label]]))
-    return mosaic.captioned(rows)
+    return mosaic.add_captions(rows)
 
 
 def count(path: Path, format: Format) -> int:

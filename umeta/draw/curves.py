@@ -14,8 +14,8 @@ from umeta.draw import mosaic
 SHOWN = 12  # rewards, or skills in a film, that are shown one by one, at most
 
 
-def curve(path: Path, steps: Sequence[float], values: Mapping[str, Sequence[float]], xlabel: str) -> None:
-    """Lines over steps, one panel each, smoothed over a twentieth of their length."""
+def plot_training(path: Path, steps: Sequence[float], values: Mapping[str, Sequence[float]], xlabel: str) -> None:
+    """Plot lines over steps as PNG, one panel each, smoothed over a twentieth of their length."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4 * len(values), 2.6), layout="constrained")
@@ -25,16 +25,16 @@ def curve(path: Path, steps: Sequence[float], values: Mapping[str, Sequence[floa
         axis.plot(steps, ys, color="#bcd", linewidth=0.8)
         axis.plot(list(steps)[window - 1 :], smooth, color="#05a")
         axis.set(xlabel=xlabel, title=name)
-    mosaic.save(mosaic.rendered(figure), path)
+    mosaic.save(mosaic.render(figure), path)
 
 
 def colours(count: int) -> list[tuple[float, float, float]]:
-    """One for each; neighbours in number are far apart in hue."""
+    """Choose `count` colours; neighbours in number are far apart in hue."""
     return [colorsys.hsv_to_rgb(0.618034 * i % 1, (0.9, 0.6)[i % 2], (0.85, 0.7, 0.55)[i % 3]) for i in range(count)]
 
 
-def adaptation(path: Path, curves: Mapping[str, Mapping[str, Sequence[float]]], ylabel: str, xlabel: str) -> None:
-    """Several curves, each with `x`, its `mean` and the half width of its 95 % `interval`, as PNG."""
+def plot_adaptation(path: Path, curves: Mapping[str, Mapping[str, Sequence[float]]], ylabel: str, xlabel: str) -> None:
+    """Plot several curves as PNG, each with `x`, its `mean` and the half width of its 95 % `interval`."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.2), layout="constrained")
@@ -48,11 +48,11 @@ def adaptation(path: Path, curves: Mapping[str, Mapping[str, Sequence[float]]], 
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside right upper", frameon=False)
-    mosaic.save(mosaic.rendered(figure), path)
+    mosaic.save(mosaic.render(figure), path)
 
 
-def extrapolation(path: Path, axes_of: Mapping[str, Mapping[str, Mapping[str, Any]]], ylabel: str) -> None:
-    """A panel per kind of change, a line per learner over how far it goes, with 95 % intervals, as PNG."""
+def plot_extrapolation(path: Path, axes_of: Mapping[str, Mapping[str, Mapping[str, Any]]], ylabel: str) -> None:
+    """Plot a panel per kind of change as PNG, a line per learner over how far it goes, with 95 % intervals."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.5 * len(axes_of), 4), layout="constrained")
@@ -66,4 +66,4 @@ def extrapolation(path: Path, axes_of: Mapping[str, Mapping[str, Mapping[str, An
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=9)
-    mosaic.save(mosaic.rendered(figure), path)
+    mosaic.save(mosaic.render(figure), path)

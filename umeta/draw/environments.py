@@ -23,7 +23,7 @@ from umeta.rl.explore import episodes
 from umeta.rl.rollout import Paths, Told, rollout
 from umeta.runtime import artifacts
 from umeta.tasks.reward import RewardTasks
-from umeta.types import Act
+from umeta.types import Act, EpisodeSpec
 
 EPISODES = 4  # of each skill in a picture; the first is without noise
 CELLS = 48  # of a map, along each side
@@ -32,47 +32,52 @@ FRAMES = 50  # of a film, at most
 SIDE = 360  # pixels of a film of points
 
 
-def proposed(tasks: RewardTasks) -> np.ndarray:
-    """The proposed rewards: where the skills go, what is rewarded where, and which reward is the highest there."""
+def draw_tasks(tasks: RewardTasks, episode: EpisodeSpec) -> np.ndarray:
+    """Draw where the skills go, what is rewarded where, and which reward is the highest there: [H, W, 3] uint8.
+
+    episode: not used; how it explores is always the same.
+    """
     from matplotlib.figure import Figure
 
-    paths = explored(tasks)
+    paths = explore(tasks)
     parts: list[Callable[[Any, RewardTasks, Paths], None]] = []
     if tasks.skills is not None:
-        parts.append(skill_paths)
+        parts.append(draw_paths)
     if tasks.env.observation == 2 and RewardTraits.of(tasks.rewards).of_places:
-        parts.append(maps)
+        parts.append(draw_maps)
         if tasks.rewards.count <= LABELLED:
-            parts.append(territories)
+            parts.append(draw_territories)
     else:
-        parts.append(along_an_episode if tasks.skills is None else on_each_other)
+        parts.append(draw_along_an_episode if tasks.skills is None else draw_returns)
     figure = Figure(figsize=(5.2 * len(parts), 5.2), layout="constrained")
     for panel, part in zip(figure.subfigures(1, len(parts), squeeze=False)[0], parts, strict=True):
         part(panel, tasks, paths)
-    return mosaic.rendered(figure)
+    return mosaic.render(figure)
 
 
-def explored(tasks: RewardTasks) -> Paths:
-    """Episodes [K, EPISODES, ...] of every skill, or of random actions [1, EPISODES, ...] where there are none."""
+def explore(tasks: RewardTasks) -> Paths:
+    """Roll out every skill [K, EPISODES, ...], or random actions [1, EPISODES, ...] where there are none."""
     if tasks.skills is None:
         still = torch.zeros(1, EPISODES, 2 * tasks.env.action)
         return episodes(tasks.env, lambda x: still, 1, EPISODES, seeds.generator(0, "views"))
-    return played(tasks, EPISODES, noiseless=1)
+    return play(tasks, EPISODES, noiseless=1)
 
 
-def played(tasks: RewardTasks, count: int, noiseless: int) -> Paths:
-    """So many episodes of each of the skills, the first ones without noise; always with the same noise."""
+def play(tasks: RewardTasks, count: int, noiseless: int) -> Paths:
+    """Roll out `count` episodes of each skill, the first `noiseless` without noise, which is always the same."""
     assert tasks.skills is not None
-    return episodes(tasks.env, skills.act(tasks.skills), policies(tasks), count, seeds.generator(0, "views"), noiseless)
+    return episodes(
+        tasks.env, skills.act(tasks.skills), count_skills(tasks), count, seeds.generator(0, "views"), noiseless
+    )
 
 
-def policies(tasks: RewardTasks) -> int:
-    """How many skills there are."""
+def count_skills(tasks: RewardTasks) -> int:
+    """Count the skills; none where they were not kept."""
     return len(tasks.skills["head.free"]) if tasks.skills else 0
 
 
-def lines(axes: Any, positions: Tensor, mask: Tensor, env: Environment) -> None:
-    """The positions [T, E, H + 1, 2] of each policy's episodes, the first in bold, each with a dot where it ends.
+def draw_lines(axes: Any, positions: Tensor, mask: Tensor, env: Environment) -> None:
+    """Draw the positions [T, E, H + 1, 2] of each policy's episodes, the first in bold, each with a dot where it ends.
 
     In the plane, or over time where all of them are on one line.
     """
@@ -91,17 +96,18 @@ def lines(axes: Any, positions: Tensor, mask: Tensor, env: Environment) -> None:
         axes.set_aspect("equal")
 
 
-def skill_paths(panel: Any, tasks: RewardTasks, paths: Paths) -> None:
-    """Where the skills go."""
+def draw_paths(panel: Any, tasks: RewardTasks, paths: Paths) -> None:
+    """Draw where the skills go."""
     axes = panel.subplots()
-    lines(axes, paths.positions, paths.mask, tasks.env)
+    draw_lines(axes, paths.positions, paths.mask, tasks.env)
     axes.set_title(f"paths of {len(paths.positions)} skills (bold: without noise)", fontsize=11)
 
 
-def over_the_plane(
-    tasks: RewardTasks, paths: Paths, count: int
-) -> tuple[np.ndarray, tuple[float, float, float, float]]:
-    """The first rewards [count, CELLS, CELLS] where two numbers are observed, and the region: all that was reached."""
+def map_rewards(tasks: RewardTasks, paths: Paths, count: int) -> tuple[np.ndarray, tuple[float, float, float, float]]:
+    """Compute the first rewards over the region that was reached, where two numbers are observed.
+
+    Gives the rewards [count, CELLS, CELLS], and the region as left, right, bottom and top.
+    """
     seen = paths.after[paths.mask]
     (left, bottom), (right, top) = seen.amin(0).tolist(), seen.amax(0).tolist()
     x, y = torch.linspace(left, right, CELLS), torch.linspace(bottom, top, CELLS)
@@ -112,10 +118,10 @@ def over_the_plane(
     return found.view(count, CELLS, CELLS).numpy(), (left, right, bottom, top)
 
 
-def maps(panel: Any, tasks: RewardTasks, paths: Paths) -> None:
-    """The first rewards over the plane, one small map each, with the skill's path on it."""
+def draw_maps(panel: Any, tasks: RewardTasks, paths: Paths) -> None:
+    """Draw the first rewards over the plane, one small map each, with the skill's path on it."""
     count = min(SHOWN, tasks.rewards.count)
-    rewards, extent = over_the_plane(tasks, paths, count)
+    rewards, extent = map_rewards(tasks, paths, count)
     columns = math.ceil(count**0.5)
     for i, axes in enumerate(panel.subplots(math.ceil(count / columns), columns, squeeze=False).flat):
         axes.set_axis_off()
@@ -129,9 +135,9 @@ def maps(panel: Any, tasks: RewardTasks, paths: Paths) -> None:
     panel.suptitle(f"{count} of {tasks.rewards.count} rewards, each from low (dark) to high (bright)", fontsize=11)
 
 
-def territories(panel: Any, tasks: RewardTasks, paths: Paths) -> None:
-    """Which reward is the highest where, in the colours of the skills, with its number where there is room."""
-    rewards, extent = over_the_plane(tasks, paths, tasks.rewards.count)
+def draw_territories(panel: Any, tasks: RewardTasks, paths: Paths) -> None:
+    """Draw which reward is the highest where, in the colours of the skills, with its number where there is room."""
+    rewards, extent = map_rewards(tasks, paths, tasks.rewards.count)
     best = rewards.argmax(0)
     axes = panel.subplots()
     axes.imshow(np.array(colours(tasks.rewards.count))[best], origin="lower", extent=extent)
@@ -146,8 +152,8 @@ def territories(panel: Any, tasks: RewardTasks, paths: Paths) -> None:
     axes.set(xlabel="first number observed", ylabel="second number observed")
 
 
-def on_each_other(panel: Any, tasks: RewardTasks, paths: Paths) -> None:
-    """Each reward on the episodes of each skill: a bright diagonal where every skill is told from the others."""
+def draw_returns(panel: Any, tasks: RewardTasks, paths: Paths) -> None:
+    """Draw the return of each skill under each reward: a bright diagonal where every skill is told from the others."""
     rewards = torch.stack(
         [
             paths.total(tasks.rewards(paths, torch.full((len(paths.mask),), i)))  # of one reward, by skill
@@ -164,8 +170,8 @@ def on_each_other(panel: Any, tasks: RewardTasks, paths: Paths) -> None:
     axes.set(xlabel="reward, each from low (dark) to high (bright)", ylabel="skill")
 
 
-def along_an_episode(panel: Any, tasks: RewardTasks, paths: Paths) -> None:
-    """The first rewards along one episode."""
+def draw_along_an_episode(panel: Any, tasks: RewardTasks, paths: Paths) -> None:
+    """Draw the first rewards along one episode."""
     count = min(SHOWN, tasks.rewards.count)
     tensors = {f.name: getattr(paths, f.name) for f in fields(paths)}
     first = {name: value[:1, :1] for name, value in tensors.items() if value is not None}
@@ -177,8 +183,8 @@ def along_an_episode(panel: Any, tasks: RewardTasks, paths: Paths) -> None:
     axes.set(xlabel="step", ylabel="reward")
 
 
-def behaviour(path: Path, moments: Mapping[str, Paths], env: Environment, goals: Tensor | None = None) -> None:
-    """The paths of adapting policies in env at some moments, one panel each in the same colours and scale, as PNG.
+def draw_behaviour(path: Path, moments: Mapping[str, Paths], env: Environment, goals: Tensor | None = None) -> None:
+    """Draw the paths of adapting policies at some moments as PNG, one panel each in the same colours and scale.
 
     goals: places [T, 2] to mark, where that is what the policies adapt to.
     """
@@ -187,29 +193,29 @@ def behaviour(path: Path, moments: Mapping[str, Paths], env: Environment, goals:
     figure = Figure(figsize=(4.4 * len(moments), 4.6), layout="constrained")
     grid = figure.subplots(1, len(moments), sharex=True, sharey=True, squeeze=False)[0]
     for axes, (name, paths) in zip(grid, moments.items(), strict=True):
-        lines(axes, paths.positions, paths.mask, env)
+        draw_lines(axes, paths.positions, paths.mask, env)
         axes.label_outer()
         axes.set_title(name, fontsize=11)
         for colour, place in zip(colours(len(paths.positions)), [] if goals is None else goals.tolist(), strict=False):
             axes.plot(*place, "*", color=colour, markeredgecolor="black", markersize=13, zorder=4)
-    mosaic.save(mosaic.rendered(figure), path)
+    mosaic.save(mosaic.render(figure), path)
 
 
 def film(env: Environment, act: Act, seed: int, steps: int, told: Told = None) -> list[np.ndarray]:
-    """One copy for an episode of at most `steps` under a policy: pictures [H, W, 3] uint8.
+    """Film one copy for an episode of at most `steps` under a policy: pictures [H, W, 3] uint8.
 
     act: for one task and one episode; told: as `rollout`.
 
     Raises:
         UserError: the environment cannot be drawn here.
     """
-    return [picture for (picture,) in filming(env, act, 1, seed, steps, FRAMES, told)]
+    return [picture for (picture,) in film_copies(env, act, 1, seed, steps, FRAMES, told)]
 
 
-def filming(
+def film_copies(
     env: Environment, act: Act, copies: int, seed: int, steps: int, frames: int, told: Told = None
 ) -> list[list[np.ndarray]]:
-    """Pictures of every copy at about so many moments; each has a policy of its own, all the same noise and start."""
+    """Film every copy, at about `frames` moments; each has a policy of its own, all have the same noise and start."""
     random = seeds.generator(seed, "film")
     noise = torch.randn(steps, env.action, generator=random)
     u = torch.rand(1, env.randoms, generator=random)
@@ -243,8 +249,8 @@ class Drawn:
         return observation, ended
 
 
-def gif(path: Path, frames: Sequence[np.ndarray], fps: float = 12) -> None:
-    """Pictures as an animation that repeats and rests on its last one for a second."""
+def write_gif(path: Path, frames: Sequence[np.ndarray], fps: float = 12) -> None:
+    """Write pictures as an animation that repeats and rests on its last one for a second."""
     from PIL import Image
 
     some = np.concatenate(frames[:: max(1, len(frames) // 4)])
@@ -257,17 +263,17 @@ def gif(path: Path, frames: Sequence[np.ndarray], fps: float = 12) -> None:
         first.save(temporary, format="GIF", save_all=True, append_images=rest, duration=durations, loop=0)
 
 
-def filmed(path: Path, env: Environment, act: Act, seed: int, told: Told = None) -> str | None:
-    """Writes the film of an episode, as `film`; what to tell the person where that is not possible."""
+def write_film(path: Path, env: Environment, act: Act, seed: int, told: Told = None) -> str | None:
+    """Write the film of an episode, as `film`; gives what to tell the person where that is not possible."""
     try:
-        gif(path, film(env, act, seed, env.horizon, told))
+        write_gif(path, film(env, act, seed, env.horizon, told))
     except UserError as error:
         return f"{path.name} left out: {error}"
     return None
 
 
-def skills_filmed(tasks: RewardTasks, folder: Path) -> list[str]:
-    """Writes `skills.gif`, all skills at once, where there are some; what to tell the person where that failed.
+def film_skills(tasks: RewardTasks, folder: Path) -> list[str]:
+    """Write `skills.gif`, all skills at once, where there are some; gives what to tell the person where that failed.
 
     Points in the plane move through one picture; other bodies are drawn side by side, the first ones.
     """
@@ -276,20 +282,20 @@ def skills_filmed(tasks: RewardTasks, folder: Path) -> list[str]:
     env = tasks.env
     try:
         if env.observation == 2:
-            paths = played(tasks, 1, noiseless=0)
-            frames = points(paths.positions[:, 0].numpy())
+            paths = play(tasks, 1, noiseless=0)
+            frames = draw_points(paths.positions[:, 0].numpy())
         else:
-            count = min(SHOWN, policies(tasks))
+            count = min(SHOWN, count_skills(tasks))
             act = skills.act({name: value[:count] for name, value in tasks.skills.items()})
-            frames = [side_by_side(shown) for shown in filming(env, act, count, 0, env.horizon, FRAMES // 2)]
+            frames = [side_by_side(shown) for shown in film_copies(env, act, count, 0, env.horizon, FRAMES // 2)]
     except UserError as error:
         return [f"skills.gif left out: {error}"]
-    gif(folder / "skills.gif", frames)
+    write_gif(folder / "skills.gif", frames)
     return []
 
 
-def points(positions: np.ndarray) -> list[np.ndarray]:
-    """Moving points with what they leave behind, ever faster: [K, H + 1, 2] metres as pictures."""
+def draw_points(positions: np.ndarray) -> list[np.ndarray]:
+    """Draw moving points with what they leave behind, ever faster: [K, H + 1, 2] metres as pictures."""
     from PIL import Image, ImageDraw
 
     low, high = positions.min((0, 1)), positions.max((0, 1))

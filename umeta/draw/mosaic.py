@@ -19,7 +19,7 @@ ROWS, COLUMNS = 30, 12  # of a picture of classes, at most
 
 
 def save(array: np.ndarray, path: Path) -> None:
-    """[H, W, 3] uint8 as PNG."""
+    """Write a picture [H, W, 3] uint8 as PNG."""
     from PIL import Image
 
     with artifacts.replacing(path) as temporary:
@@ -27,7 +27,7 @@ def save(array: np.ndarray, path: Path) -> None:
 
 
 def tile(pixels: np.ndarray, frame: tuple[int, int, int] = PLAIN, size: int = TILE) -> np.ndarray:
-    """One image [C, H, W] uint8 enlarged or reduced to [size, size, 3] with a frame."""
+    """Enlarge or reduce an image [C, H, W] uint8 to [size, size, 3] with a frame."""
     from PIL import Image
 
     array = np.moveaxis(np.broadcast_to(pixels, (3, *pixels.shape[1:])), 0, -1)
@@ -38,14 +38,14 @@ def tile(pixels: np.ndarray, frame: tuple[int, int, int] = PLAIN, size: int = TI
 
 
 def mosaic(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
-    """Rows of tiles, padded with white to the longest."""
+    """Put rows of tiles below each other, padded with white to the longest."""
     width = max(len(row) for row in rows)
     blank = np.full_like(rows[0][0], 255)
     return np.concatenate([np.concatenate([*row, *[blank] * (width - len(row))], axis=1) for row in rows])
 
 
-def rendered(figure: Figure, dpi: int = 110) -> np.ndarray:
-    """A figure as an array [H, W, 3] uint8."""
+def render(figure: Figure, dpi: int = 110) -> np.ndarray:
+    """Render a figure as an array [H, W, 3] uint8."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     figure.set_dpi(dpi)
@@ -54,14 +54,14 @@ def rendered(figure: Figure, dpi: int = 110) -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def captioned(rows: Sequence[tuple[str, Sequence[np.ndarray]]]) -> np.ndarray:
-    """Rows of tiles, at least one in each, right of their captions: [H, W, 3] uint8."""
+def add_captions(rows: Sequence[tuple[str, Sequence[np.ndarray]]]) -> np.ndarray:
+    """Put rows of tiles, at least one in each, right of their captions: [H, W, 3] uint8."""
     captions = np.concatenate([caption(text) for text, _ in rows])
     return np.concatenate([captions, mosaic([tiles for _, tiles in rows])], axis=1)
 
 
 def caption(text: str, width: int = 160) -> np.ndarray:
-    """A line of text as high as a tile, cut where it is too long: [TILE, width, 3] uint8."""
+    """Draw a line of text as high as a tile, cut where it is too long: [TILE, width, 3] uint8."""
     import matplotlib
     from PIL import Image, ImageDraw, ImageFont
 
@@ -75,7 +75,7 @@ def caption(text: str, width: int = 160) -> np.ndarray:
 
 
 def side_by_side(shown: Sequence[np.ndarray], width: int = 160) -> np.ndarray:
-    """Pictures reduced to `width`, in rows of four with a line of white between."""
+    """Reduce pictures to `width`, and put them in rows of four with a line of white between."""
     from PIL import Image
 
     height = round(width * shown[0].shape[0] / shown[0].shape[1])

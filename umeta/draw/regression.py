@@ -18,7 +18,7 @@ from umeta.types import EpisodeSpec
 
 @dataclass(frozen=True)
 class Fit:
-    """One panel of `fits`: a task's true curve [n] at x [n], its support, and predictions [n] by steps taken."""
+    """One panel of `draw_fits`: a task's true curve [n] at x [n], its support, and predictions [n] by steps taken."""
 
     title: str
     x: np.ndarray
@@ -28,8 +28,8 @@ class Fit:
     after: Mapping[int, np.ndarray]
 
 
-def fits(path: Path, panels: Sequence[Fit]) -> None:
-    """Predictions of learners for one task beside its true curve, as PNG (figure 2 of Finn, Abbeel, Levine 2017)."""
+def draw_fits(path: Path, panels: Sequence[Fit]) -> None:
+    """Draw predictions for one task beside its true curve, as PNG (figure 2 of Finn, Abbeel, Levine 2017)."""
     from matplotlib.figure import Figure
 
     columns = 2 if len(panels) > 1 else 1
@@ -46,11 +46,11 @@ def fits(path: Path, panels: Sequence[Fit]) -> None:
         axes.spines[["top", "right"]].set_visible(False)
     handles, labels = grid.flat[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
-    mosaic.save(mosaic.rendered(figure), path)
+    mosaic.save(mosaic.render(figure), path)
 
 
-def waves(tasks: SinusoidTasks, episode: EpisodeSpec) -> np.ndarray:
-    """The first tasks: each wave, with the points to adapt to."""
+def draw_tasks(tasks: SinusoidTasks, episode: EpisodeSpec) -> np.ndarray:
+    """Draw the first tasks, each a wave with the points to adapt to: [H, W, 3] uint8."""
     from matplotlib.figure import Figure
 
     batch = tasks.sample(np.arange(SHOWN), episode=episode, seed=0)
@@ -62,4 +62,4 @@ def waves(tasks: SinusoidTasks, episode: EpisodeSpec) -> np.ndarray:
         axes.plot(x.numpy(), curves[i].numpy(), color=colour, linewidth=1)
         axes.plot(support.x[i, :, 0].numpy(), support.y[i, :, 0].numpy(), ".", color=colour)
     axes.set(xlabel="x", ylabel="y", title=f"the first {SHOWN} tasks, with their support")
-    return mosaic.rendered(figure)
+    return mosaic.render(figure)

@@ -139,7 +139,7 @@ class Trial:
             paths[f"{name} adaptation"] = few.paths(act, 3, "shown")
         places = getattr(batch.tasks.rewards, "places", None)
         marked = None if places is None else places[few.which]
-        environments.behaviour(run.folder / "behaviour.png", paths, run.config.env, marked)
+        environments.draw_behaviour(run.folder / "behaviour.png", paths, run.config.env, marked)
         return found, {"notes": [note for note in dict.fromkeys(notes) if note]}
 
     def filmed(self, name: str, policy: Adapted, batch: RewardBatch) -> str | None:
@@ -147,7 +147,9 @@ class Trial:
         assert isinstance(self.run.learner, PolicyLearner)
         act = policy_of(self.run.learner, self.run.theta, first(policy, 1))
         told = replace(batch, which=batch.which[:1]).telling(act)
-        return environments.filmed(self.run.folder / f"{name}.gif", batch.tasks.env, act, self.settings.seed, told=told)
+        return environments.write_film(
+            self.run.folder / f"{name}.gif", batch.tasks.env, act, self.settings.seed, told=told
+        )
 
     def scratch(self) -> tuple[Tensor, dict[str, Any]]:
         """A policy with random weights, trained for each goal by itself."""

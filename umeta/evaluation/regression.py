@@ -162,7 +162,9 @@ def evaluate_regression(run: Run, *, record: Path | None = None, sinks: Sequence
     asked = question(run)
     done = computed(kept, asked, {name: partial(row, trial, method) for name, method in rows.items()})
     table = done["rows"]
-    regression.fits(run.folder / "fits.png", fits(trial, {n: m for n, m in rows.items() if n != BASELINES["oracle"]}))
+    regression.draw_fits(
+        run.folder / "fits.png", fits(trial, {n: m for n, m in rows.items() if n != BASELINES["oracle"]})
+    )
     minutes = run.minutes(evaluate=done["seconds"])
     result = {
         "domain": "regression",

@@ -23,7 +23,7 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from umeta.draw.curves import adaptation
+from umeta.draw.curves import plot_adaptation
 from umeta.report import page
 from umeta.report.write import cell, markdown
 from umeta.runtime import artifacts
@@ -89,7 +89,7 @@ def draw(path: Path, picture: Path, key: str = "curves") -> None:
     results = artifacts.read_json(path)
     if "adaptation" in results[0]:
         curves = {name: curve for result in results for name, curve in result["adaptation"].items()}
-        return adaptation(picture, curves, page.MEASURES[page.domain(results[0])], "steps of adaptation")
+        return plot_adaptation(picture, curves, page.MEASURES[page.domain(results[0])], "steps of adaptation")
     figure, axes = plt.subplots(figsize=(7, 3.5), layout="constrained")
     configured = "." in key
     for name, curve in (series(results, key) if configured else results[0][key]).items():

@@ -49,7 +49,7 @@ def write(
 def write_adaptation(run: Run, result: dict[str, Any], sinks: Sequence[Sink] = ()) -> None:
     """Writes `report.{html,md,json}`, `adaptation.png` and `training.png` into the run's folder."""
     measure = web.MEASURES[web.domain(result)]
-    curves.adaptation(run.folder / "adaptation.png", result["adaptation"], measure, "steps of adaptation")
+    curves.plot_adaptation(run.folder / "adaptation.png", result["adaptation"], measure, "steps of adaptation")
     written(run, result)
     measured(result, sinks, measure, result["adaptation"])
 
@@ -60,9 +60,9 @@ def written(run: Run, result: dict[str, Any]) -> None:
     if lines:
         names = [name for name in TRAINING if any(name in line for line in lines)]
         values = {name: [line.get(name, math.nan) for line in lines] for name in names}
-        curves.curve(run.folder / "training.png", [line["step"] for line in lines], values, "meta-step")
+        curves.plot_training(run.folder / "training.png", [line["step"] for line in lines], values, "meta-step")
     if farther := result.get("extrapolation"):
-        curves.extrapolation(run.folder / "extrapolation.png", farther, web.MEASURES[web.domain(result)])
+        curves.plot_extrapolation(run.folder / "extrapolation.png", farther, web.MEASURES[web.domain(result)])
     artifacts.write_sealed(run.folder / "report.json", result)
     artifacts.write_text(run.folder / "report.md", page(run, result))
     shown = chapter(result, run.folder, run.config.tasks_folder)

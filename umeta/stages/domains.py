@@ -55,7 +55,7 @@ def fingerprint(source: UnlabelledImages | Environment | None, config: RunConfig
 def previewed(tasks: TaskDistribution, config: RunConfig) -> np.ndarray:
     """A picture of what was proposed: samples of classes, the rewards of skills and where they lead, or waves."""
     if isinstance(tasks, RewardTasks):
-        return environments.proposed(tasks)
+        return environments.draw_tasks(tasks, config.train.episode)
     if isinstance(tasks, SinusoidTasks):
-        return regression.waves(tasks, config.train.episode)
-    return images.proposed(tasks, config.train.episode)
+        return regression.draw_tasks(tasks, config.train.episode)
+    return images.draw_tasks(tasks, config.train.episode)

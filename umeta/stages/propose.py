@@ -142,7 +142,7 @@ def propose(config: RunConfig, *, device: str = "auto", resume: bool = False, si
         for sink in sinks:
             sink.picture("proposed tasks", preview)
         if isinstance(tasks, RewardTasks):
-            for line in environments.skills_filmed(tasks, folder):
+            for line in environments.film_skills(tasks, folder):
                 ctx.note(line)
         artifacts.write_sealed(folder / "seconds.json", seconds)
         content |= {
