@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from umeta.config import registry
 from umeta.errors import UserError
-from umeta.parts import Context, Images
+from umeta.parts import Context, Images, Trained
 
 BATCH = 1000  # images embedded at a time
 
@@ -22,23 +21,30 @@ class Learner:
 
     run: str
     """the learner, `runs/NAME`"""
-    _state: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _trained: Trained = field(init=False, repr=False, compare=False)
+
+    def receive(self, trained: Trained) -> None:
+        """Take the loaded run.
+
+        Raises:
+            UserError: its learner has no features, or it was trained with true labels.
+        """
+        if not hasattr(trained.learner, "features"):
+            raise UserError(f"embedding learner: the learner of {self.run} has no features")
+        if trained.true_labels:
+            raise UserError(f"embedding learner: {self.run} was trained with true labels, which must not reach propose")
+        self._trained = trained
 
     def fit(self, images: Images, ctx: Context) -> None:
-        """Reads the run; raises UserError when it takes other images."""
-        self._load(ctx.device)
-        if images.item_shape != self._shape:
-            raise UserError(f"embedding learner: {self.run} takes images {self._shape}, these are {images.item_shape}")
-        running = self._run.theta.running or {}
-        self._state = {
-            **{f"params.{name}": value.cpu() for name, value in self._run.theta.params.items()},
-            **{f"running.{name}": value.cpu() for name, value in running.items()},
-        }
+        """Check that the images are of the shape that the run takes; raises UserError when they are not."""
+        shape = self._trained.item_shape
+        if images.item_shape != shape:
+            raise UserError(f"embedding learner: {self.run} takes images {shape}, these are {images.item_shape}")
 
     def embed(self, images: Images) -> Tensor:
         """[n, features] float32."""
-        learner: Any = self._run.learner
-        theta = self._run.theta
+        learner: Any = self._trained.learner
+        theta = self._trained.theta
         device = next(iter(theta.params.values())).device
         with torch.no_grad():
             parts = [
@@ -48,22 +54,14 @@ class Learner:
         return torch.cat(parts)
 
     def state_dict(self) -> dict[str, Tensor]:
-        return self._state
+        theta = self._trained.theta
+        return {
+            **{f"params.{name}": value.cpu() for name, value in theta.params.items()},
+            **{f"running.{name}": value.cpu() for name, value in (theta.running or {}).items()},
+        }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Raises UserError when the run is gone, or is another one by now."""
-        self._load("cpu")
-        for name, value in self._run.theta.params.items():
-            if not torch.equal(state.get(f"params.{name}", torch.empty(0)), value):
+        """Check that the run is the one that the state is of; raises UserError when it is another by now."""
+        for name, value in self._trained.theta.params.items():
+            if not torch.equal(state.get(f"params.{name}", torch.empty(0)), value.cpu()):
                 raise UserError(f"embedding learner: {self.run} is not the learner that this embedding was made with")
-        self._state = dict(state)
-
-    def _load(self, device: torch.device | str) -> None:
-        from umeta.stages.runs import load_run
-
-        self._run = load_run(self.run, device=str(device), trusted=registry.loaded())
-        if not hasattr(self._run.learner, "features"):
-            raise UserError(f"embedding learner: the learner of {self.run} has no features")
-        if self._run.true_labels:
-            raise UserError(f"embedding learner: {self.run} was trained with true labels, which must not reach propose")
-        self._shape = self._run.item_shape

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from umeta.types import TaskDistribution
+from umeta.types import MetaLearner, TaskDistribution, Theta
 
 State = dict[str, Tensor]
 
@@ -102,6 +102,31 @@ class EmbedderTraits(Traits):
 
     shared_fit: bool = False
     """several processes call `fit` together and share the work; else the first trains, and the others get its state"""
+
+
+class Trained(Protocol):
+    """A finished run, loaded: what `umeta.load_run` gives."""
+
+    @property
+    def learner(self) -> MetaLearner: ...
+
+    @property
+    def theta(self) -> Theta: ...
+
+    @property
+    def true_labels(self) -> bool: ...
+
+    @property
+    def item_shape(self) -> tuple[int, ...]: ...
+
+
+@runtime_checkable
+class EmbedderOfRun(Embedder, Protocol):
+    """Embeds with what a finished run has learnt, which it is given before `fit` and `load_state_dict`."""
+
+    run: str  # the run's folder
+
+    def receive(self, trained: Trained) -> None: ...
 
 
 class Proposer(Protocol):

@@ -162,8 +162,15 @@ def test_turned_tasks_are_the_tasks_but_for_their_turns() -> None:
 # the learner as an embedding
 
 
+def learner_of(folder: Path | str) -> Learner:
+    """The embedding, with its run in hand."""
+    embedder = Learner(str(folder))
+    runs.hand_over(embedder, "cpu")
+    return embedder
+
+
 def test_the_embedding_is_the_runs_features_and_keeps_the_contract(finished: Path) -> None:
-    embedder = Learner(str(finished / "runs/tiny-0"))
+    embedder = learner_of(finished / "runs/tiny-0")
     check_embedder(embedder, IMAGES)
     embedder.fit(IMAGES, RunContext())
     run = runs.load_run(embedder.run, device="cpu")
@@ -176,23 +183,23 @@ def test_the_embedding_is_the_runs_features_and_keeps_the_contract(finished: Pat
 
 def test_other_images_and_a_missing_run_are_named(finished: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"takes images \(1, 16, 16\), these are \(1, 24, 24\)"):
-        Learner(str(finished / "runs/tiny")).fit(toy_images(side=24), RunContext())
+        learner_of(finished / "runs/tiny").fit(toy_images(side=24), RunContext())
     with pytest.raises(UserError, match="nowhere: no such run"):
-        Learner(str(tmp_path / "nowhere")).fit(IMAGES, RunContext())
+        learner_of(tmp_path / "nowhere")
 
 
 def test_another_learner_in_the_runs_place_is_noticed(place: Path) -> None:
     """Whether it is alike but for its weights, or has other parameters."""
-    embedder = Learner("runs/tiny-0")
+    embedder = learner_of("runs/tiny-0")
     embedder.fit(IMAGES, RunContext())
     state = embedder.state_dict()
-    Learner("runs/tiny-0").load_state_dict(state)
+    learner_of("runs/tiny-0").load_state_dict(state)
     changes = ["metalearner.distance=cosine", "start=runs/tiny-0", "train.outer.lr=1e-12", "train.steps=1"]
     common = ["tiny.yaml", "rounds=[]", "tasks=tasks/tiny-0", "name=cosine", "--device", "cpu"]
     assert main(["metatrain", *common, *changes]) == 0
     for other in ("runs/tiny-1", "runs/cosine"):
         with pytest.raises(UserError, match="not the learner that this embedding was made with"):
-            Learner(other).load_state_dict(state)
+            learner_of(other).load_state_dict(state)
 
 
 # weights to start from
@@ -429,7 +436,7 @@ def test_each_round_is_what_its_parts_give_by_hand(place: Path) -> None:
     z = first.learner.features(first.theta, images.floats(slice(None)))
     np.testing.assert_allclose(np.load("tasks/tiny-1/embeddings.npy"), z, atol=1e-5)
 
-    embedder = Learner("runs/tiny-0")
+    embedder = learner_of("runs/tiny-0")
     embedder.fit(images, RunContext())
     tasks = second.proposer.propose(images, RunContext(second.seed), embedder)
     kept, _ = load_tasks(second)

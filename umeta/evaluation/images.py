@@ -31,7 +31,7 @@ from umeta.runtime import artifacts, distributed
 from umeta.runtime.devices import to_device
 from umeta.runtime.loop import started
 from umeta.runtime.progress import Progress, postponed_interrupt
-from umeta.stages.runs import Run, snapshots
+from umeta.stages.runs import Run, hand_over, snapshots
 from umeta.tasks.instances import Augmented
 from umeta.tasks.partition import PartitionTasks
 from umeta.types import Batch, EpisodeSpec, MetaLearner, TaskDistribution, TaskSpec, Theta
@@ -368,6 +368,7 @@ def embedding_of(run: Run) -> Embedder:
     trained_on = artifacts.read_json(run.folder / "tasks.json")["hash"]
     if artifacts.value_hash(artifacts.read_manifest(folder, "tasks")) != trained_on:
         raise UserError(f"{folder} is not what the run was trained on")
+    hand_over(run.config.embedding, "cpu")
     run.config.embedding.load_state_dict(artifacts.read_tensors(folder / "embedder.safetensors"))
     return run.config.embedding
 

@@ -22,6 +22,7 @@ from umeta.runtime.loop import RunContext
 from umeta.runtime.progress import duration
 from umeta.stages.domains import fingerprint, labelled, previewed, source_of, unlabelled
 from umeta.stages.folder import alone, check_out, context, kept, named_files, without_labels
+from umeta.stages.runs import hand_over
 from umeta.stages.tasks import check_usable
 from umeta.tasks import store
 from umeta.tasks.reward import RewardTasks
@@ -51,6 +52,7 @@ def embed(config: Config, images: UnlabelledImages, ctx: RunContext) -> tuple[Em
     options = config.plain["embedding"]
     key = artifacts.value_hash([options, named_files(options), images.fingerprint, config.seed, __version__])
     folder = artifacts.cache_folder() / "embeddings" / key
+    hand_over(embedder, ctx.device)
     if distributed.once(lambda: artifacts.intact(folder, "embedding")):
         ctx.note(f"embedding: from the cache ({folder})")
     else:

@@ -8,12 +8,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from umeta.config import registry
 from umeta.config.build import RunConfig, build
 from umeta.config.environments import EnvConfig
 from umeta.config.reading import merge, read_yaml
 from umeta.config.regression import RegressionConfig
 from umeta.errors import UserError
+from umeta.parts import Embedder, EmbedderOfRun
 from umeta.runtime import artifacts
 from umeta.runtime.checkpoints import Checkpoints
 from umeta.runtime.devices import to_device
@@ -101,6 +104,12 @@ def parent_of(config: RunConfig, device: str) -> Run:
     """The run that this config starts from; it may name plug-ins that this config names, or that were found before."""
     assert config.parent is not None
     return load_run(config.parent, device=device, trusted=registry.loaded() | registry.find_plugins(config.plain))
+
+
+def hand_over(embedder: Embedder, device: torch.device | str) -> None:
+    """Give an embedder that embeds with a finished run that run, which may name plug-ins that were found before."""
+    if isinstance(embedder, EmbedderOfRun):
+        embedder.receive(load_run(embedder.run, device=str(device), trusted=registry.loaded()))
 
 
 def snapshots(run: Run, device: str = "auto") -> Iterator[tuple[float, Run]]:
