@@ -28,6 +28,8 @@ DOMAINS = {"images", "environments", "regression"}
 ORACLE = ("umeta.stages.domains", "umeta.benchmarks.labelled")  # which a config may name; stamped on every report
 HEAVY = {"faiss", "sklearn", "matplotlib", "torchvision", "PIL", "pydantic", "gymnasium", "mujoco", "jinja2"}
 ESTIMATORS = "umeta.deploy.estimators"  # inherits from scikit-learn's classes
+SOURCES = {"UnlabelledImages", "LabelledImages"}
+MOST = 5  # tests on the kind of a config, a source or tasks: what differs by domain is in umeta/stages/domains.py
 
 
 @dataclass
@@ -111,6 +113,29 @@ def circles(graph: dict[str, set[str]]) -> list[list[str]]:
     return found
 
 
+def questions_of_kind(tree: Tree) -> list[str]:
+    """Where `umeta/` asks for the kind of a config, of a source or of tasks by `isinstance` or `match`."""
+    modules = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in tree.files.items()}
+    classes = [(name, node) for name, m in modules.items() for node in m.body if isinstance(node, ast.ClassDef)]
+    kinds = SOURCES | {
+        node.name
+        for name, node in classes
+        if (name.startswith("umeta.config.") and node.name.endswith("Config"))
+        or (name.startswith("umeta.tasks.") and any(getattr(part, "name", "") == "sample" for part in node.body))
+    }
+    found = []
+    for name, module in modules.items():
+        for node in ast.walk(module):
+            asked: ast.AST | None = None
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("isinstance", "issubclass"):
+                asked = node.args[1]
+            elif isinstance(node, ast.MatchClass):
+                asked = node.cls
+            if asked and kinds & {getattr(n, "id", getattr(n, "attr", "")) for n in ast.walk(asked)}:
+                found.append(f"{name}:{node.lineno}: {ast.unparse(node)}")
+    return [one for one in found if one.startswith("umeta")]
+
+
 def test_imports_follow_the_layers_and_never_run_in_a_circle():
     assert violations(Tree(ROOT)) == []
 
@@ -155,6 +180,24 @@ def test_a_planted_violation_is_found(planted, tmp_path):
     if planted == "a circle in a layer":
         (tmp_path / "umeta/seeds_too.py").write_text("from umeta import seeds\n\nx = seeds\n")
     assert [problem for problem in violations(Tree(tmp_path)) if says in problem]
+
+
+def test_hardly_anything_asks_for_the_kind_of_a_config_or_of_tasks():
+    found = questions_of_kind(Tree(ROOT))
+    assert len(found) <= MOST, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    "planted",
+    ["isinstance(x, EnvConfig | Config)", "isinstance(x, (int, reward.RewardTasks))", "issubclass(x, Rotated)"],
+)
+def test_a_planted_question_for_a_kind_is_found(planted, tmp_path):
+    for package in ("umeta", "proposers", "embeddings"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    before = questions_of_kind(Tree(tmp_path))
+    with open(tmp_path / "umeta/train.py", "a", encoding="utf-8") as file:
+        file.write(f"\n\ndef planted(x):\n    return {planted}\n")
+    assert len(questions_of_kind(Tree(tmp_path))) == len(before) + 1
 
 
 def test_the_top_of_the_package_is_ten_files_and_folders():

@@ -401,7 +401,7 @@ def test_a_plug_in_of_downloaded_tasks_is_not_followed(tmp_path, trap, plugin):
     """Rewards that are a formula are proposed again, by the proposer that the tasks name."""
     plain = reading.read("nav2d_oracle", [f"out={tmp_path}", "name=t"])
     good = build.build(plain)
-    env = domains.fingerprint(good.env, good)  # type: ignore[union-attr]
+    env = domains.domain_of(good).fingerprint(good, good.env)  # type: ignore[union-attr]
     folder = good.tasks_folder
     folder.mkdir(parents=True)
     artifacts.write_json(folder / "asked.json", {"proposer": {"name": f"{plugin}:X"}, "seed": 0})

@@ -432,7 +432,7 @@ def test_each_round_is_what_its_parts_give_by_hand(place: Path) -> None:
     """The second round: its vectors are the first learner's features, its learner goes on from there."""
     _, second, _ = build.build_rounds(build.load("tiny.yaml"))
     first = runs.load_run("runs/tiny-0", device="cpu")
-    images = domains.unlabelled(second)
+    images = domains.read_images(second)
     z = first.learner.features(first.theta, images.floats(slice(None)))
     np.testing.assert_allclose(np.load("tasks/tiny-1/embeddings.npy"), z, atol=1e-5)
 

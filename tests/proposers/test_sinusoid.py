@@ -318,7 +318,7 @@ def test_mistakes_are_found_before_the_work(
 def test_what_needs_images_refuses_the_run(finished: tuple[Path, str], capsys: pytest.CaptureFixture[str]) -> None:
     place, _ = finished
     assert main(["export", str(place / "runs" / "tiny"), "--out", str(place / "export")]) == 2
-    assert "it learnt to regress functions" in capsys.readouterr().err
+    assert "this run is on functions, and a run on images is needed" in capsys.readouterr().err
 
 
 def test_it_is_listed(capsys: pytest.CaptureFixture[str]) -> None:

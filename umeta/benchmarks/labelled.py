@@ -27,11 +27,17 @@ class LabelledImages:
     attributes: np.ndarray | None = None  # [n, A] bool
 
     @classmethod
-    def load(cls, source: Source, split: Split) -> LabelledImages:
-        """Raises UserError when the source has no labels for that split."""
+    def load(cls, source: Source, split: Split, images: UnlabelledImages | None = None) -> LabelledImages:
+        """Read a split with its labels.
+
+        images: the split without them, where it has been read before.
+
+        Raises:
+            UserError: the source has no labels for that split.
+        """
         with distributed.in_turn():
             items = source.read(split)
-        images = UnlabelledImages.of(items.pixels)
+        images = UnlabelledImages.of(items.pixels) if images is None else images
         if items.labels is not None:
             return cls(images, items.labels[images.rows], items.names)
         if items.attributes is None:

@@ -18,7 +18,7 @@ def run_chain(configs: Sequence[Any], options: argparse.Namespace, seeds: int = 
     from umeta.config.build import build_rounds
     from umeta.config.reading import Whole
     from umeta.evaluation.rows import append
-    from umeta.evaluation.run import checked, evaluate_run
+    from umeta.evaluation.run import check_evaluation, evaluate_run
     from umeta.report import write
     from umeta.runtime.distributed import first, once
     from umeta.stages import metatrain, propose
@@ -31,7 +31,7 @@ def run_chain(configs: Sequence[Any], options: argparse.Namespace, seeds: int = 
             if turn.parent and not Path(turn.parent).exists() and Path(turn.parent) not in begun:
                 raise UserError(f"start: {turn.parent}: no such run")
             begun.add(turn.run_folder)
-        checked(config, options.record)
+        check_evaluation(config, options.record)
     log, results = build_trackers(options), []
     for config in configs:
         write.note(f"== {config.title or config.name}")
@@ -39,11 +39,11 @@ def run_chain(configs: Sequence[Any], options: argparse.Namespace, seeds: int = 
             if turn.tasks is None:
                 propose.propose(turn, device=options.device, resume=options.resume, sinks=log)
             folder = metatrain.metatrain(turn, device=options.device, resume=options.resume, sinks=log)
-        if getattr(config.evaluate, "episodes", None) == []:
+        if not config.evaluated:
             continue
         # a finished run that is resumed is evaluated as this command's config says, not as its own did
-        data = {key: Whole(config.plain[key]) for key in ("data", "env") if key in config.plain}
-        changed = {"evaluate": Whole(asdict(config.evaluate)), "title": config.title, **data}
+        source = {config.key: Whole(config.plain[config.key])} if config.key else {}
+        changed = {"evaluate": Whole(asdict(config.evaluate)), "title": config.title, **source}
         known = registry.find_plugins(config.plain)
         result = evaluate_run(folder, changed, device=options.device, record=options.record, trusted=known, sinks=log)
         results.append({**result, "folder": str(folder), "tasks": str(turn.tasks_folder)})

@@ -53,35 +53,15 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 def inspect_config(options: argparse.Namespace) -> dict[str, Any]:
     """Estimate the memory that the stages of a config would take, on its data."""
-    from umeta.benchmarks.protocols import resolve
     from umeta.config import build
-    from umeta.config.environments import EnvConfig
-    from umeta.config.images import Config
-    from umeta.evaluation.images import need_of
-    from umeta.parts import ProposerTraits
-    from umeta.quickstart import memory
     from umeta.runtime import allocator
-    from umeta.runtime.loop import RunContext
     from umeta.stages import domains
-    from umeta.tasks.reward import acting
-    from umeta.types import TaskSpec
 
     allocator.keep_buffers()
-    found = build.load(str(options.path), options.overrides)
-    needs = []
-    if isinstance(found, Config):
-        images = domains.unlabelled(found)
-        spec = TaskSpec(images.item_shape)
-        partitions = ProposerTraits.of(found.proposer).partitions * len(images) * 4
-        needs = [memory.of_propose(found, images), memory.of_metatrain(found, spec, partitions)]
-        if found.evaluate.episodes != []:
-            needs.append(need_of(found, images.item_shape, *resolve(found.evaluate)))
-        print(f"images: {len(images)} of {'x'.join(map(str, images.item_shape))}")
-    elif isinstance(found, EnvConfig):
-        needs = [memory.of_metatrain(found, acting(found.env))]
-    else:
-        waves = found.proposer.propose(None, RunContext(found.seed))  # a formula
-        needs = [memory.of_metatrain(found, waves.spec)]
-    print("peak of resident memory on a CPU, estimated:", *needs, sep="\n")
-    print(f"available: {allocator.available() / memory.MB:,.0f} MB")
+    config = build.load(str(options.path), options.overrides)
+    domain = domains.domain_of(config)
+    source = domain.read(config)
+    needs = domains.resolve(domain.needs)(config, source)
+    lines = [domain.describe(source), "peak of resident memory on a CPU, estimated:", *map(str, needs)]
+    print(*filter(None, lines), f"available: {allocator.available() / 2**20:,.0f} MB", sep="\n")
     return {"memory": {one.stage: one.bytes for one in needs}, "available": allocator.available()}

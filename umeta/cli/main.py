@@ -22,6 +22,7 @@ from umeta.errors import Interrupted, UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room on the disk, in the quota, in a file's limit
 
+SMALLER = "umeta inspect CONFIG says how much each stage takes, and which options lower it"
 COMMANDS = ("propose", "metatrain", "run", "ablate", "evaluate", "export", "adapt", "predict", "list", "inspect")
 
 EPILOG = """examples:
@@ -98,7 +99,20 @@ def execute(options: argparse.Namespace) -> int:
         hint = hint if error.errno in FULL else ""
         print(f"umeta: {error.strerror or error}: {error.filename or ''}".rstrip(": ") + hint, file=sys.stderr)
         return 2
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        reason = str(error).partition("\n")[0] or "an array is too large"
+        hint = f"; {SMALLER}" if hasattr(options, "resume") else ""
+        print(f"umeta: out of memory: {reason}{hint}", file=sys.stderr)
+        return 2
     return 0
+
+
+def is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
+    """Whether NumPy, Python or torch, on a CPU or a GPU, could not get the memory that it asked for."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or "allocate memory" in str(error) or "not enough memory" in str(error)
 
 
 @contextmanager

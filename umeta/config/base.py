@@ -43,10 +43,12 @@ class TrainConfig:
 class RunConfig:
     """All that a run needs. The parts are built, so that a wrong option is found at once."""
 
-    domain: ClassVar[Literal["image", "env", "regression"]]
-    """the kind of source that tasks are proposed on"""
+    domain: ClassVar[str]
+    """the kind of source that tasks are proposed on, as its proposers name it"""
     source: ClassVar[str]
     """the source in words"""
+    key: ClassVar[str] = ""
+    """the option that describes the source, where there is one"""
 
     name: str
     proposer: Any
@@ -66,6 +68,11 @@ class RunConfig:
     title: str = ""
     """the learner's row in tables; by default the name"""
     plain: dict[str, Any] = field(default_factory=dict)  # what the config said, without defaults: what stages record
+
+    @property
+    def evaluated(self) -> bool:
+        """Whether the run is to be evaluated."""
+        return True
 
     @property
     def parent(self) -> str | None:

@@ -37,7 +37,7 @@ def build(plain: Mapping[str, Any]) -> RunConfig:
         if key not in keys:
             other = (
                 ": its proposer makes tasks of nothing but its options"
-                if kind is regression.Config
+                if not kind.key
                 else ": a config is on images (data, embedding) or on an environment (env)"
             )
             hint = other if key in ("data", "embedding") else suggest(str(key), keys)
@@ -51,12 +51,14 @@ def build(plain: Mapping[str, Any]) -> RunConfig:
 
 
 def find_domain(plain: Mapping[str, Any]) -> str:
-    """Tell the domain of these values: an environment if they name one, else what the proposer says, else images."""
+    """Tell the domain of these values by the source that they describe, or the proposer of tasks on none; else images."""
+    for domain, config in DOMAINS.items():
+        if domain != "image" and config.key and config.key in plain:
+            return domain
     proposer = plain.get("proposer")
     name = proposer.get("name") if isinstance(proposer, Mapping) else proposer
-    if "env" in plain or not isinstance(name, str):
-        return "env" if "env" in plain else "image"
-    return "regression" if getattr(registry.find("proposer", name), "domain", None) == "regression" else "image"
+    domain = getattr(registry.find("proposer", name), "domain", "") if isinstance(name, str) else ""
+    return domain if domain in DOMAINS and not DOMAINS[domain].key else "image"
 
 
 def check_parts(config: RunConfig) -> None:
@@ -70,8 +72,10 @@ def check_parts(config: RunConfig) -> None:
     for attribute in ("domain", "sees_labels"):
         if not hasattr(config.proposer, attribute):
             raise UserError(f"proposer: it lacks the class attribute '{attribute}' (see umeta.parts.Proposer)")
-    if config.proposer.domain != config.domain:
-        proposes_on = DOMAINS[config.proposer.domain].source
+    if (domain := config.proposer.domain) not in DOMAINS:
+        raise UserError(f"proposer: its domain is {domain!r}, expected one of {', '.join(DOMAINS)}")
+    if domain != config.domain:
+        proposes_on = DOMAINS[domain].source
         raise UserError(f"proposer: it proposes tasks on {proposes_on}, this config is on {config.source}")
     if config.domain == "env" and not isinstance(learner, PolicyLearner):
         raise UserError(

@@ -58,6 +58,7 @@ class Config(RunConfig):
 
     domain = "env"
     source = "an environment"
+    key = "env"
 
     env: Any
     train: TrainConfig

@@ -70,8 +70,13 @@ class Config(RunConfig):
 
     domain = "image"
     source = "images"
+    key = "data"
 
     data: Any
     train: TrainConfig
     embedding: Any = None
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+
+    @property
+    def evaluated(self) -> bool:
+        return self.evaluate.episodes != []

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -198,14 +198,11 @@ class Trial:
         return changed(MAML(self.run.config.metalearner.model), self.run.config.env)
 
 
-def evaluate_env(run: Run, *, record: Path | None = None, sinks: Sequence[Sink] = ()) -> dict[str, Any]:
-    """Evaluates a run on true rewards, beside the baselines; writes `report.{html,md,json}`.
-
-    Every finished row is kept in `evaluation.json`, so that an interrupted evaluation goes on where it stopped.
-    `record` names a results file to append to; the sinks get the results.
+def evaluate_run(run: Run, device: str, record: Path | None = None, sinks: Sequence[Sink] = ()) -> dict[str, Any]:
+    """Evaluate a run on true rewards, as `umeta.evaluation.run.evaluate_run`; always on the CPU.
 
     Raises:
-        UserError: the benchmark is unknown or of another environment, or a results file is not one.
+        UserError: as `check`.
     """
     check(run.config, record)
     run = replace(run, theta=unpacked(packed(run.theta)))  # on the CPU, where the environment is
@@ -263,9 +260,9 @@ def with_skills(run: Run) -> RewardTasks:
     tasks, manifest = load_tasks(run.config)
     if artifacts.value_hash(manifest) != artifacts.read_json(run.folder / "tasks.json")["hash"]:
         raise UserError(f"{run.config.tasks_folder} is not what {run.folder} was trained on")
-    if not isinstance(tasks, RewardTasks) or tasks.skills is None:
+    if getattr(tasks, "skills", None) is None:
         raise UserError("the proposer learnt no skills")
-    return tasks
+    return cast(RewardTasks, tasks)
 
 
 def check(config: EnvConfig, record: Path | None = None) -> None:

@@ -25,7 +25,6 @@ from umeta.errors import UserError, suggest
 from umeta.evaluation.rows import PARTS, append, finished, interval, provenance, question, recorded, stopped
 from umeta.objectives import accuracy
 from umeta.parts import Embedder, Model, Sink
-from umeta.quickstart import memory
 from umeta.report import write as report
 from umeta.runtime import artifacts, distributed
 from umeta.runtime.devices import to_device
@@ -90,8 +89,12 @@ def answers(
             yield learner.predict(theta, adapted, query.x), query
 
 
-def evaluate_images(run: Run, device: str, record: Path | None, sinks: Sequence[Sink]) -> dict[str, Any]:
-    """`evaluate_run` for a run on images."""
+def evaluate_run(run: Run, device: str, record: Path | None = None, sinks: Sequence[Sink] = ()) -> dict[str, Any]:
+    """Evaluate a run on labelled images, as `umeta.evaluation.run.evaluate_run`.
+
+    Raises:
+        UserError: as `check`, or images of another shape than the learner takes.
+    """
     test = check(run.config, record)
     settings = run.config.evaluate
     episodes, count = resolve(settings)
@@ -102,8 +105,6 @@ def evaluate_images(run: Run, device: str, record: Path | None, sinks: Sequence[
     asked = question(run, episodes=[asdict(e) for e in episodes], count=count, data=test.fingerprint)
     kept = run.folder / "evaluation.json"
     done = distributed.once(lambda: finished(kept, asked, PARTS))
-    if to_device(device).type == "cpu":
-        distributed.once(lambda: need_of(run.config, run.item_shape, episodes, count).check())
     rows = methods(run, test, device, done["scratch_lr"])
     tasks = test.tasks(device=str(to_device(device)))
     few = min(count, 200)
@@ -204,17 +205,6 @@ def check(config: Config, record: Path | None = None) -> LabelledImages:
     if record is not None:
         recorded(record)
     return test
-
-
-def need_of(config: Config, item_shape: tuple[int, ...], episodes: Sequence[EpisodeSpec], count: int) -> memory.Need:
-    """What the evaluation on so many tasks takes, on test images that are read already."""
-    learners, settings = [config.metalearner, *variants(config).values()], config.evaluate
-    tasks = min(CHUNK, count)
-    if "scratch" in settings.baselines and (model := getattr(config.metalearner, "model", None)):
-        learners.append(baselines.from_scratch(model, RATES[0], settings.scratch_steps))
-        tasks = min(tasks, settings.scratch_tasks)
-    steps = settings.steps or getattr(config.metalearner, "test_steps", None)
-    return memory.of_evaluate(learners, TaskSpec(item_shape), episodes, tasks, steps)
 
 
 def methods(

@@ -144,14 +144,11 @@ def proposed(config: RegressionConfig, option: str = "", between: tuple[float, f
     return tasks
 
 
-def evaluate_regression(run: Run, *, record: Path | None = None, sinks: Sequence[Sink] = ()) -> dict[str, Any]:
-    """Evaluates a run on functions, beside the baselines; writes `report.{html,md,json}` and the pictures in it.
-
-    Every finished row is kept in `evaluation.json`, so that an interrupted evaluation goes on where it stopped.
-    `record` names a results file to append to; the sinks get the results.
+def evaluate_run(run: Run, device: str, record: Path | None = None, sinks: Sequence[Sink] = ()) -> dict[str, Any]:
+    """Evaluate a run on functions, as `umeta.evaluation.run.evaluate_run`; on the device that the run is on.
 
     Raises:
-        UserError: an unknown baseline, ranges that the proposer does not have, or a results file that is not one.
+        UserError: as `check`.
     """
     check(run.config, record)
     config, settings, trial = run.config, run.config.evaluate, Trial(run)

@@ -7,13 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from umeta.config.build import RunConfig
-from umeta.config.environments import EnvConfig
-from umeta.config.images import Config
-from umeta.config.regression import RegressionConfig
-from umeta.evaluation.images import check, evaluate_images
 from umeta.parts import Sink
 from umeta.runtime import artifacts, distributed
 from umeta.runtime.lock import owned
+from umeta.stages.domains import domain_of, resolve
 from umeta.stages.runs import load_run
 
 
@@ -26,43 +23,31 @@ def evaluate_run(
     trusted: Collection[str] | None = (),
     sinks: Sequence[Sink] = (),
 ) -> dict[str, Any]:
-    """Evaluates a run on the labelled split of its data, beside the baselines; writes `report.{html,md,json}`.
+    """Evaluate a run on true labels, rewards or functions, beside the baselines; write `report.{html,md,json}`.
 
     Finished rows and curves are kept in `evaluation.json`, so that an interrupted evaluation goes on where it stopped.
     `record` names a results file to append to; `overrides` and `trusted` are those of `load_run`; the sinks get the
     results.
 
     Raises:
-        UserError: the run or the labelled data is missing, or the data cannot give the episodes, or another process is
-            at work in the run's folder.
+        UserError: the run is missing, or what `check_evaluation` finds, or another process is at work in the run's
+            folder.
     """
     run = load_run(folder, overrides, device=device, trusted=trusted)
+    domain = domain_of(run.config)
+    evaluate = resolve(domain.evaluate)
     with distributed.held(owned(run.folder)):
         distributed.once(lambda: artifacts.sweep(run.folder))
-        if isinstance(run.config, EnvConfig):
-            from umeta.evaluation.environments import evaluate_env
-
-            return distributed.once(lambda: evaluate_env(run, record=record, sinks=sinks))
-        if isinstance(run.config, RegressionConfig):
-            from umeta.evaluation.regression import evaluate_regression
-
-            return distributed.once(lambda: evaluate_regression(run, record=record, sinks=sinks))
-        return evaluate_images(run, device, record, sinks)
+        if domain.alone:
+            return distributed.once(lambda: evaluate(run, device, record, sinks))
+        return evaluate(run, device, record, sinks)
 
 
-def checked(config: RunConfig, record: Path | None = None) -> None:
-    """Finds what would stop the evaluation that a config asks for, before anything long begins.
+def check_evaluation(config: RunConfig, record: Path | None = None) -> None:
+    """Find what would stop the evaluation that a config asks for, before anything long begins.
 
     Raises:
-        UserError: as `check`, or its counterpart for an environment or functions.
+        UserError: as the `check` of the config's domain.
     """
-    if isinstance(config, EnvConfig):
-        from umeta.evaluation import environments
-
-        environments.check(config, record)
-    elif isinstance(config, RegressionConfig):
-        from umeta.evaluation import regression
-
-        regression.check(config, record)
-    elif isinstance(config, Config) and config.evaluate.episodes != []:
-        check(config, record)
+    if config.evaluated:
+        resolve(domain_of(config).check)(config, record)

@@ -1,8 +1,7 @@
-"""The memory that a stage takes, before it begins: what its tensors certainly need, and an estimate of the peak.
+"""An estimate of the memory that a stage takes: the peak of resident memory on a CPU.
 
 The stage's largest step is carried out on torch's `meta` device, where tensors have a shape and no content, and the
-bytes of those that are alive at a time are counted. For the estimate, of the peak of resident memory on a CPU, data,
-arrays and libraries are added.
+bytes of those that are alive at a time are counted. Data, arrays and libraries are added.
 """
 
 from __future__ import annotations
@@ -20,14 +19,18 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from umeta.config import environments, registry
+from umeta.benchmarks.baselines import from_scratch
+from umeta.benchmarks.protocols import resolve
+from umeta.config import registry
 from umeta.config.base import RunConfig, TrainConfig
-from umeta.config.images import Config
+from umeta.config.environments import Config as EnvConfig
+from umeta.config.images import Config as ImageConfig
+from umeta.config.regression import Config as RegressionConfig
 from umeta.data.images import UnlabelledImages
-from umeta.errors import UserError
-from umeta.parts import Embedder, LearnerTraits, ProposerTraits
-from umeta.runtime import allocator
+from umeta.evaluation.images import CHUNK, RATES, variants
+from umeta.parts import Embedder, Environment, LearnerTraits, ProposerTraits
 from umeta.runtime.loop import RunContext
+from umeta.tasks.reward import acting
 from umeta.train import BatchProblem
 from umeta.types import Batch, EpisodeSpec, MetaLearner, TaskSpec, Theta
 
@@ -99,23 +102,19 @@ def metatraining(
     spec: TaskSpec,
     config: TrainConfig,
     horizon: int = 1,
-    whole: bool = True,
 ) -> Live:
-    """What a meta-step takes. `horizon`: steps of an episode; `whole`: with the outer step, not the gradient alone."""
+    """Count what a meta-step takes. `horizon`: steps of an episode."""
     learner, outer = copy.deepcopy((learner, config.outer))
 
     def work() -> None:
         theta = Theta({n: v.requires_grad_() for n, v in learner.init(spec, config.episode, 0).params.items()})
         episode, tasks = config.episode, config.meta_batch
-        rounds = config.rounds if isinstance(config, environments.TrainConfig) else 1
-        supports = [batch(spec, tasks, episode.way, episode.way * episode.shot * horizon) for _ in range(rounds)]
+        rounds = range(getattr(config, "rounds", 1))
+        supports = [batch(spec, tasks, episode.way, episode.way * episode.shot * horizon) for _ in rounds]
         query = batch(spec, tasks, episode.way, episode.way * episode.query * horizon)
         problem = BatchProblem(learner, theta, spec, supports, query, config.task_chunk)
-        if whole:
-            outer.start(theta.params)
-            outer.step(problem, 0.0)
-        else:
-            problem.loss_and_grad()
+        outer.start(theta.params)
+        outer.step(problem, 0.0)
 
     return simulated(work)
 
@@ -183,10 +182,7 @@ class Need:
 
     stage: str
     bytes: int | None
-    """estimate of the peak of resident memory; None where it is not known: the stage has parts that cannot be
-    simulated"""
-    certain: int
-    """bytes of tensors that are alive at a time, without which the stage cannot do"""
+    """None where it is not known: the stage has parts that cannot be simulated"""
     reduce: str
     """options that lower it"""
 
@@ -194,68 +190,80 @@ class Need:
         size = "not known before it runs" if self.bytes is None else f"about {self.bytes / MB:,.0f} MB"
         return f"{self.stage}: {size}, lower {self.reduce} for less"
 
-    def check(self) -> None:
-        """Raises UserError when the tensors alone do not fit; a stage that might is tried."""
-        free = allocator.available() + resident()  # a part of what this process holds may be free for it to use again
-        if self.certain > free:
-            raise UserError(
-                f"{self.stage}: its tensors take {self.certain / MB:,.0f} MB of memory, {free / MB:,.0f} MB are "
-                f"available; lower {self.reduce}"
-            )
 
-
-def need(stage: str, reduce: str, work: Callable[[], tuple[int, int]]) -> Need:
-    """The need of a stage whose data this process holds by now: `work` gives the bytes of the rest, and the certain.
+def need(stage: str, reduce: str, work: Callable[[], int]) -> Need:
+    """Estimate the need of a stage whose data this process holds by now: `work` gives the bytes of the rest.
 
     Parts that cannot do without the content of tensors, such as plug-ins, leave it unknown.
     """
     held = resident()
     try:
-        rest, certain = work()
+        rest = work()
     except Exception:  # whatever a part raises for tensors without content
-        return Need(stage, None, 0, reduce)
-    return Need(stage, max(peak(), held) + IMPORTS + rest, certain, reduce)
+        return Need(stage, None, reduce)
+    return Need(stage, max(peak(), held) + IMPORTS + rest, reduce)
 
 
-def of_propose(config: Config, images: UnlabelledImages) -> Need:
-    """What `propose` takes on these images. It carries a step of the embedding's training out."""
+def needs_on_images(config: ImageConfig, images: UnlabelledImages) -> list[Need]:
+    """Estimate what all stages take."""
+    partitions = ProposerTraits.of(config.proposer).partitions * len(images) * 4
+    reduce = "train.task_chunk, train.meta_batch, train.way, train.query or data.size"
+    needs = [of_propose(config, images), of_metatrain(config, TaskSpec(images.item_shape), reduce, arrays=partitions)]
+    return [*needs, of_evaluate(config, images.item_shape)] if config.evaluated else needs
 
-    def work() -> tuple[int, int]:
+
+def needs_on_an_environment(config: EnvConfig, env: Environment) -> list[Need]:
+    """Estimate what `metatrain` takes."""
+    reduce = "train.task_chunk, train.meta_batch or train.episodes"
+    return [of_metatrain(config, acting(env), reduce, horizon=env.horizon)]
+
+
+def needs_on_functions(config: RegressionConfig, source: None) -> list[Need]:
+    """Estimate what `metatrain` takes."""
+    spec = config.proposer.propose(source, RunContext(config.seed)).spec
+    return [of_metatrain(config, spec, "train.task_chunk or train.meta_batch")]
+
+
+def of_propose(config: ImageConfig, images: UnlabelledImages) -> Need:
+    """Estimate what `propose` takes on these images, by a step of the embedding's training."""
+
+    def work() -> int:
         n, proposer = len(images), config.proposer
         if registry.name_of("proposer", proposer) not in BOUNDED:
             raise NotImplementedError
         step, width = embedding(config.embedding, images) if config.embedding is not None else (0, 0)
         vectors = 6 * n * width * 4  # as tensor, array, scaled, and copies in between
         partitions = 6 * n * ProposerTraits.of(proposer).partitions * 4  # with order, and a checkpoint of them
-        return max(step, partitions) + vectors + images.pixels.nbytes, 0
+        return max(step, partitions) + vectors + images.pixels.nbytes
 
     return need("propose", "data.size, proposer.partitions or the embedding's batch", work)
 
 
-def of_metatrain(config: RunConfig, spec: TaskSpec, arrays: int = 0, whole: bool = True) -> Need:
-    """What `metatrain` takes; `arrays`: bytes of what the tasks are kept as, `whole`: as for `metatraining`."""
-    reduce = "train.task_chunk or train.meta_batch"
-    if isinstance(config, environments.Config):
-        reduce = "train.task_chunk, train.meta_batch or train.episodes"
-    elif isinstance(config, Config):
-        reduce = "train.task_chunk, train.meta_batch, train.way, train.query or data.size"
+def of_metatrain(config: RunConfig, spec: TaskSpec, reduce: str, arrays: int = 0, horizon: int = 1) -> Need:
+    """Estimate what `metatrain` takes.
 
-    def work() -> tuple[int, int]:
-        horizon = config.env.horizon if isinstance(config, environments.Config) else 1
-        live = metatraining(config.metalearner, spec, config.train, horizon, whole)
-        return live.peak + 3 * arrays, live.most
-
-    return need("metatrain", reduce, work)
+    reduce: the options that lower it; arrays: bytes of what the tasks are kept as; horizon: steps of an episode.
+    """
+    return need(
+        "metatrain",
+        reduce,
+        lambda: metatraining(config.metalearner, spec, config.train, horizon).peak + 3 * arrays,
+    )
 
 
-def of_evaluate(
-    learners: Sequence[MetaLearner], spec: TaskSpec, episodes: Sequence[EpisodeSpec], tasks: int, steps: int | None
-) -> Need:
-    """What `evaluate` takes with these learners, which adapt to so many tasks at a time."""
+def of_evaluate(config: ImageConfig, item_shape: tuple[int, ...]) -> Need:
+    """Estimate what `evaluate` takes, beside its test images."""
+    learners, settings = [config.metalearner, *variants(config).values()], config.evaluate
+    episodes, count = resolve(settings)
+    tasks = min(CHUNK, count)
+    if "scratch" in settings.baselines and (model := getattr(config.metalearner, "model", None)):
+        learners.append(from_scratch(model, RATES[0], settings.scratch_steps))
+        tasks = min(tasks, settings.scratch_tasks)
+    steps = settings.steps or getattr(config.metalearner, "test_steps", None)
+    spec = TaskSpec(item_shape)
 
-    def work() -> tuple[int, int]:
-        lives = [answering(learner, spec, episode, tasks, steps) for learner in learners for episode in episodes]
-        return max(live.peak for live in lives), max(live.most for live in lives)
+    def work() -> int:
+        return max(answering(learner, spec, e, tasks, steps).peak for learner in learners for e in episodes)
 
     return need("evaluate", "data.size, evaluate.query or evaluate.episodes", work)
 

@@ -27,7 +27,7 @@ from umeta.report.write import note
 from umeta.runtime import artifacts
 from umeta.runtime.devices import to_device
 from umeta.runtime.loop import RunContext
-from umeta.stages.domains import unlabelled
+from umeta.stages.domains import read_images
 from umeta.stages.folder import check_out
 from umeta.tasks.instances import Augmented, InstanceTasks
 from umeta.train import metatrain
@@ -74,10 +74,10 @@ def written(
     if test is not None:
         plan.basis["evaluate"] = fitting(LabelledImages.load(draft.data, "test"))
         draft = plan.config(side(seen), seen.files)
-    if draft.evaluate.episodes != []:
+    if draft.evaluated:
         check(draft)
     note(f"reading {seen.files:,} files in {images}")
-    items = unlabelled(draft)
+    items = read_images(draft)
     size, different = items.item_shape[-1], distinct(items)
     if different < 2:
         what = "there is one image" if len(items) == 1 else f"all {len(items):,} images are the same"
@@ -179,10 +179,10 @@ def augmentation(seen: Survey) -> str:
 
 
 def of_images(plain: dict[Any, Any]) -> Config:
-    """The typed config; raises UserError where an override makes it one on an environment."""
+    """Build the typed config; raises UserError where an override makes it one on something else."""
     config = build(plain)
     if not isinstance(config, Config):
-        raise UserError("env: --images learns from pictures; leave it out")
+        raise UserError(f"{config.source or 'proposer'}: --images learns from pictures; leave it out")
     return config
 
 

@@ -1,61 +1,145 @@
-"""What a stage does differently for images, environments and functions."""
+"""One record per domain: all that stages and commands do differently for images, environments and functions."""
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from umeta.config.build import RunConfig
-from umeta.config.environments import EnvConfig
-from umeta.config.images import Config
-from umeta.config.regression import RegressionConfig
+from umeta.config.base import RunConfig
+from umeta.config.environments import Config as EnvConfig
+from umeta.config.images import Config as ImageConfig
+from umeta.config.regression import Config as RegressionConfig
 from umeta.data.images import UnlabelledImages
 from umeta.draw import environments, images, regression
-from umeta.parts import Environment
 from umeta.runtime import artifacts, distributed
-from umeta.tasks.reward import RewardTasks
-from umeta.tasks.sinusoid import SinusoidTasks
-from umeta.types import TaskDistribution
+from umeta.tasks.reward import acting
+from umeta.types import EpisodeSpec, TaskSpec
 
 
-def unlabelled(config: Config) -> UnlabelledImages:
-    """The training images, without labels."""
+@dataclass(frozen=True)
+class Domain:
+    """What sets a domain apart; its name, and words for people, are those of its class of config.
+
+    What sees labels, or is there for people alone, is named as `module:function` and imported when it is called.
+    """
+
+    config: type[RunConfig]
+    evaluate: str
+    """evaluates a run: of the run, device, results file to record in, and sinks"""
+    check: str
+    """finds what would stop that evaluation: of the config and the results file"""
+    needs: str
+    """estimates the memory of the stages: of the config and the source"""
+    read: Callable[[Any], Any]
+    """the source, without labels, of a config"""
+    fingerprint: Callable[[Any, Any], str]
+    """tells whether two stages speak of the same source: of the config and the source"""
+    draw: Callable[[Any, EpisodeSpec], np.ndarray]
+    """a picture of proposed tasks"""
+    spec: Callable[[Any, Mapping[str, Any]], TaskSpec]
+    """what the tasks of a run have in common: of its config and its manifest"""
+    other: str
+    """what tasks were proposed on when it was not the source of the config"""
+    kept: tuple[str, ...] = ("proposer",)
+    """parts of the config that belong to the proposed tasks: a run keeps those that its tasks were made with"""
+    options: Callable[[Any], dict[str, Any]] = lambda config: {}
+    """plain options of the source that the stages depend on"""
+    facts: Callable[[Any, Any], dict[str, Any]] = lambda config, source: {}
+    """what the manifest of proposed tasks says of the source"""
+    describe: Callable[[Any], str] = lambda source: ""
+    """the source in a line, for people"""
+    label: Callable[[Any, Any], Any] = lambda config, source: source
+    """what a proposer that sees labels gets in place of the source"""
+    film: Callable[[Any, Path], list[str]] = lambda tasks, folder: []
+    """draws what moves in proposed tasks into a folder, and says what could not be drawn"""
+    alone: bool = True
+    """proposing and evaluating are the work of one process; meta-training is always shared"""
+
+
+def domain_of(config: RunConfig) -> Domain:
+    """Find the record of a config's domain."""
+    return DOMAINS[type(config)]
+
+
+def resolve(name: str) -> Any:
+    """Import what `module:function` names."""
+    module, _, function = name.partition(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def read_images(config: ImageConfig) -> UnlabelledImages:
+    """Read the training images, without labels."""
     with distributed.in_turn():
         return UnlabelledImages.of(config.data.read("train").pixels)
 
 
-def labelled(config: Config) -> Any:
-    """The training images with their true labels, for an oracle."""
+def label_images(config: ImageConfig, images: UnlabelledImages) -> Any:
+    """Give the training images their true labels, for an oracle."""
     from umeta.benchmarks.labelled import LabelledImages
 
-    return LabelledImages.load(config.data, "train")
+    return LabelledImages.load(config.data, "train", images)
 
 
-def source_of(config: RunConfig) -> UnlabelledImages | Environment | None:
-    """What tasks are proposed on: images without labels, an environment without reward, or nothing."""
-    if isinstance(config, RegressionConfig):
-        return None
-    if isinstance(config, EnvConfig):
-        return config.env
-    assert isinstance(config, Config)
-    return unlabelled(config)
+def image_options(config: ImageConfig) -> dict[str, Any]:
+    """The options of the data but for those of labelled data, which the stages do not read."""
+    return {"data": {key: value for key, value in config.plain["data"].items() if key not in ("test", "val")}}
 
 
-def fingerprint(source: UnlabelledImages | Environment | None, config: RunConfig) -> str:
-    """Tells whether two stages speak of the same images or the same environment."""
-    if isinstance(source, UnlabelledImages):
-        return source.fingerprint
-    if source is None:
-        return "no source"
-    assert isinstance(config, EnvConfig)
-    return artifacts.value_hash([config.plain["env"], source.observation, source.action])
+def describe_images(images: UnlabelledImages) -> str:
+    """How many images there are, and of which shape."""
+    return f"images: {len(images)} of {'x'.join(map(str, images.item_shape))}"
 
 
-def previewed(tasks: TaskDistribution, config: RunConfig) -> np.ndarray:
-    """A picture of what was proposed: samples of classes, the rewards of skills and where they lead, or waves."""
-    if isinstance(tasks, RewardTasks):
-        return environments.draw_tasks(tasks, config.train.episode)
-    if isinstance(tasks, SinusoidTasks):
-        return regression.draw_tasks(tasks, config.train.episode)
-    return images.draw_tasks(tasks, config.train.episode)
+def env_options(config: EnvConfig, env: Any = None) -> dict[str, Any]:
+    """The options of the environment."""
+    return {"env": config.plain["env"]}
+
+
+IMAGES = Domain(
+    ImageConfig,
+    evaluate="umeta.evaluation.images:evaluate_run",
+    check="umeta.evaluation.images:check",
+    needs="umeta.quickstart.memory:needs_on_images",
+    read=read_images,
+    fingerprint=lambda config, images: images.fingerprint,
+    draw=images.draw_tasks,
+    spec=lambda config, manifest: TaskSpec(tuple(manifest["item_shape"])),
+    other="other images than those of data",
+    kept=("embedding", "proposer"),
+    options=image_options,
+    facts=lambda config, images: {"images": len(images)},
+    describe=describe_images,
+    label=label_images,
+    alone=False,
+)
+ENVIRONMENTS = Domain(
+    EnvConfig,
+    evaluate="umeta.evaluation.environments:evaluate_run",
+    check="umeta.evaluation.environments:check",
+    needs="umeta.quickstart.memory:needs_on_an_environment",
+    read=lambda config: config.env,
+    fingerprint=lambda config, env: artifacts.value_hash([config.plain["env"], env.observation, env.action]),
+    draw=environments.draw_tasks,
+    spec=lambda config, manifest: acting(config.env),
+    other="another environment than env",
+    options=env_options,
+    facts=env_options,
+    film=environments.film_skills,
+)
+REGRESSION = Domain(
+    RegressionConfig,
+    evaluate="umeta.evaluation.regression:evaluate_run",
+    check="umeta.evaluation.regression:check",
+    needs="umeta.quickstart.memory:needs_on_functions",
+    read=lambda config: None,
+    fingerprint=lambda config, source: "no source",
+    draw=regression.draw_tasks,
+    spec=lambda config, manifest: TaskSpec(tuple(manifest["item_shape"]), "regression", manifest["outputs"]),
+    other="other functions than those of proposer",
+)
+DOMAINS: dict[type[RunConfig], Domain] = {domain.config: domain for domain in (IMAGES, ENVIRONMENTS, REGRESSION)}

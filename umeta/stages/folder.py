@@ -13,7 +13,6 @@ from torch import Tensor
 
 from umeta.config import registry
 from umeta.config.build import RunConfig
-from umeta.config.images import Config
 from umeta.config.reading import expand_names
 from umeta.data.folder import Folder
 from umeta.errors import UserError
@@ -95,17 +94,13 @@ def named_files(value: Any) -> dict[str, str]:
 
 
 def check_out(config: RunConfig) -> None:
-    """Raises UserError when what the stages write would come to lie among the images that they read."""
-    if not isinstance(config, Config) or not isinstance(config.data, Folder):
+    """Raise UserError when what the stages write would come to lie among the images that they read."""
+    data = getattr(config, "data", None)
+    if not isinstance(data, Folder):
         return
-    out, root = Path(config.out), Path(config.data.root)
+    out, root = Path(config.out), Path(data.root)
     if out.resolve().is_relative_to(root.resolve()):
         raise UserError(f"out: '{out}' lies within the images of '{root}'; set out=DIR to a place outside of them")
-
-
-def without_labels(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a data source but for those of labelled data, which these stages do not read."""
-    return {key: value for key, value in data.items() if key not in ("test", "val")}
 
 
 def alone(config: RunConfig) -> None:

@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from umeta.config.build import RunConfig
-from umeta.config.images import Config
 from umeta.config.reading import dump_yaml
 from umeta.errors import UserError
 from umeta.parts import Sink
-from umeta.quickstart import memory
 from umeta.runtime import artifacts, distributed
-from umeta.stages.folder import alone, context, named_files, without_labels
+from umeta.stages.domains import domain_of
+from umeta.stages.folder import alone, context, named_files
 from umeta.stages.runs import parent_of
 from umeta.stages.tasks import check_usable, load_tasks
 from umeta.train import metatrain as train
@@ -23,8 +20,8 @@ from umeta.types import TaskDistribution, Theta
 from umeta.version import __version__
 
 
-def middle(tasks: TaskDistribution, config: RunConfig) -> Theta:
-    """The mean of the proposed skills' policies.
+def mean_skill_policy(tasks: TaskDistribution, config: RunConfig) -> Theta:
+    """Average the policies of the proposed skills.
 
     Raises:
         UserError: the tasks have none, or the learner's network is another.
@@ -43,7 +40,7 @@ def middle(tasks: TaskDistribution, config: RunConfig) -> Theta:
 
 
 def metatrain(config: RunConfig, *, device: str = "auto", resume: bool = False, sinks: Sequence[Sink] = ()) -> Path:
-    """Meta-trains on the proposed tasks and writes the learner to `runs/NAME`; the sinks get what it measures.
+    """Meta-train on the proposed tasks and write the learner to `runs/NAME`; the sinks get what it measures.
 
     Raises:
         UserError: tasks that do not fit the data or the episodes, or the directory exists, or another process is at
@@ -55,21 +52,17 @@ def metatrain(config: RunConfig, *, device: str = "auto", resume: bool = False, 
     parent = parent_of(config, device) if config.parent else None
     # the run's config says what its tasks were made with, whatever this command's config says
     made = artifacts.read_json(config.tasks_folder / "asked.json")
-    kept = ("embedding", "proposer") if isinstance(config, Config) else ("proposer",)
-    plain = {**config.plain, "tasks": str(config.tasks_folder), **{key: made[key] for key in kept}}
+    domain = domain_of(config)
+    plain = {**config.plain, "tasks": str(config.tasks_folder), **{key: made[key] for key in domain.kept}}
     trains = {key: value for key, value in plain.items() if key not in ("evaluate", "title", "out")}
-    trains["seed"] = config.seed
-    if isinstance(config, Config):
-        trains["data"] = without_labels(plain["data"])
+    trains |= {"seed": config.seed, **domain.options(config)}
     trains["files"] = named_files([config.parent, str(config.tasks_folder)])
     with context(config, folder, "run", trains, device, resume, sinks) as ctx:
         if ctx is None:
             return folder
-        if ctx.device == torch.device("cpu"):
-            distributed.once(lambda: memory.of_metatrain(config, tasks.spec, whole=False).check())
         check_usable(tasks, config)
         watch = ctx.watch()
-        start = parent.theta if parent else middle(tasks, config) if config.start else None
+        start = parent.theta if parent else mean_skill_policy(tasks, config) if config.start else None
         theta = train(config.metalearner, tasks.to(ctx.device), config.train, ctx, start)
         if not distributed.first():
             return folder

@@ -11,21 +11,18 @@ from typing import Any
 from torch import Tensor
 
 from umeta.config.build import RunConfig
-from umeta.config.environments import EnvConfig
-from umeta.config.images import Config
 from umeta.data.images import UnlabelledImages
-from umeta.draw import environments, mosaic
+from umeta.draw import mosaic
 from umeta.errors import UserError
 from umeta.parts import Embedder, Sink
 from umeta.runtime import artifacts, distributed
 from umeta.runtime.loop import RunContext
 from umeta.runtime.progress import duration
-from umeta.stages.domains import fingerprint, labelled, previewed, source_of, unlabelled
-from umeta.stages.folder import alone, check_out, context, kept, named_files, without_labels
+from umeta.stages.domains import domain_of
+from umeta.stages.folder import alone, check_out, context, kept, named_files
 from umeta.stages.runs import hand_over
 from umeta.stages.tasks import check_usable
 from umeta.tasks import store
-from umeta.tasks.reward import RewardTasks
 from umeta.types import TaskDistribution
 from umeta.version import __version__
 
@@ -42,15 +39,15 @@ class Embedded:
         return self.vectors if images.fingerprint == self.fingerprint else self.embedder.embed(images)
 
 
-def embed(config: Config, images: UnlabelledImages, ctx: RunContext) -> tuple[Embedded, float]:
-    """The fitted embedding of the images and the seconds its training took, from the cache where it is there.
+def embed(
+    embedder: Embedder, options: dict[str, Any], images: UnlabelledImages, ctx: RunContext
+) -> tuple[Embedded, float]:
+    """Fit the embedding to the images, or take it from the cache; also give the seconds that its training took.
 
     The cache key is the embedding's options with the content of the files they name, the data's fingerprint and the
     seed.
     """
-    embedder = config.embedding
-    options = config.plain["embedding"]
-    key = artifacts.value_hash([options, named_files(options), images.fingerprint, config.seed, __version__])
+    key = artifacts.value_hash([options, named_files(options), images.fingerprint, ctx.seed, __version__])
     folder = artifacts.cache_folder() / "embeddings" / key
     hand_over(embedder, ctx.device)
     if distributed.once(lambda: artifacts.intact(folder, "embedding")):
@@ -60,7 +57,7 @@ def embed(config: Config, images: UnlabelledImages, ctx: RunContext) -> tuple[Em
         if distributed.size() == 1 or getattr(embedder, "shared_fit", False):
             embedder.fit(images, ctx)
         else:
-            embedder.load_state_dict(distributed.once(lambda: fitted(embedder, images, ctx)))
+            embedder.load_state_dict(distributed.once(lambda: fit(embedder, images, ctx)))
         computed = embedder.embed(images).cpu()
 
         def make(temporary: Path) -> list[str]:
@@ -75,14 +72,14 @@ def embed(config: Config, images: UnlabelledImages, ctx: RunContext) -> tuple[Em
     return Embedded(embedder, images.fingerprint, vectors), seconds
 
 
-def fitted(embedder: Embedder, images: UnlabelledImages, ctx: RunContext) -> dict[str, Tensor]:
-    """All that the embedding has learnt on the images."""
+def fit(embedder: Embedder, images: UnlabelledImages, ctx: RunContext) -> dict[str, Tensor]:
+    """Fit the embedding to the images; gives all that it has learnt."""
     embedder.fit(images, ctx)
     return dict(embedder.state_dict())
 
 
 def propose(config: RunConfig, *, device: str = "auto", resume: bool = False, sinks: Sequence[Sink] = ()) -> Path:
-    """Proposes tasks on unlabelled images or an environment and writes them to `tasks/NAME`.
+    """Propose tasks on the source of the config, without its labels or rewards, and write them to `tasks/NAME`.
 
     The sinks get what it measures.
 
@@ -91,37 +88,29 @@ def propose(config: RunConfig, *, device: str = "auto", resume: bool = False, si
     """
     alone(config)
     check_out(config)
-    if isinstance(config, EnvConfig) and distributed.size() > 1:  # skills are learnt by one process
+    domain = domain_of(config)
+    if domain.alone and distributed.size() > 1:
         return distributed.once(lambda: propose(config, device=device, resume=resume, sinks=sinks))
     folder = config.tasks_folder
     asked: dict[str, Any] = {key: config.plain.get(key) for key in ("embedding", "proposer")}
     asked |= {"seed": config.seed, "files": named_files([asked["embedding"], asked["proposer"]])}
     oracle = config.proposer.sees_labels
-    if isinstance(config, Config):
-        asked["data"] = without_labels(config.plain["data"])
-        source: Any = labelled(config) if oracle else unlabelled(config)
-    else:
-        source = source_of(config)
-    if isinstance(config, EnvConfig):
-        asked["env"] = config.plain["env"]
-    given = source.images if oracle and isinstance(config, Config) else source  # what has no labels
-    asked["data fingerprint"] = fingerprint(given, config)  # which may change before a resume
+    source = domain.read(config)
+    seen = domain.label(config, source) if oracle else source
+    fingerprint = domain.fingerprint(config, source)
+    asked |= {**domain.options(config), "data fingerprint": fingerprint}  # as the source may change before a resume
     with context(config, folder, "tasks", asked, device, resume, sinks) as ctx:
         if ctx is None:
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
             return folder
         embedded = None
         seconds = {}
-        if not isinstance(config, Config):
-            content: dict[str, Any] = {"env": config.plain["env"]} if isinstance(config, EnvConfig) else {}
-        else:
-            content = {"images": len(given)}
-            shape = "x".join(map(str, given.item_shape))
-            ctx.note(f"images: {len(given)} of {shape}{', with true labels' if oracle else ''}")
-            if config.embedding is not None and not oracle:
-                embedded, seconds["embedding"] = embed(config, given, ctx)
+        if line := domain.describe(source):
+            ctx.note(f"{line}{', with true labels' if oracle else ''}")
+        if (embedder := getattr(config, "embedding", None)) is not None and not oracle:
+            embedded, seconds["embedding"] = embed(embedder, config.plain["embedding"], source, ctx)
         watch = ctx.watch()
-        tasks = config.proposer.propose(source, ctx, embedded)
+        tasks = config.proposer.propose(seen, ctx, embedded)
         seconds["propose"] = watch()
         check_usable(tasks, config)
         if not distributed.first():
@@ -139,17 +128,17 @@ def propose(config: RunConfig, *, device: str = "auto", resume: bool = False, si
             artifacts.write_array(folder / "embeddings.npy", embedded.vectors.numpy())
             files += ["embedder.safetensors", "embeddings.npy"]
         artifacts.write_text(folder / "summary.md", summary(tasks, config))
-        preview = previewed(tasks, config)
+        preview = domain.draw(tasks, config.train.episode)
         mosaic.save(preview, folder / "preview.png")
         for sink in sinks:
             sink.picture("proposed tasks", preview)
-        if isinstance(tasks, RewardTasks):
-            for line in environments.film_skills(tasks, folder):
-                ctx.note(line)
+        for line in domain.film(tasks, folder):
+            ctx.note(line)
         artifacts.write_sealed(folder / "seconds.json", seconds)
-        content |= {
+        content = {
+            **domain.facts(config, source),
             "umeta": __version__,
-            "fingerprint": asked["data fingerprint"],
+            "fingerprint": fingerprint,
             "true_labels": oracle,
             "tasks": description,
         }
@@ -160,6 +149,6 @@ def propose(config: RunConfig, *, device: str = "auto", resume: bool = False, si
 
 
 def summary(tasks: TaskDistribution, config: RunConfig) -> str:
-    """What was proposed, in numbers."""
+    """Say in numbers what was proposed, as Markdown."""
     lines = "\n".join(f"- {line}" for line in tasks.describe(config.train.episode))
     return f"# Proposed tasks: {config.name}\n\n{lines}\n\n![what was proposed](preview.png)\n"

@@ -12,17 +12,15 @@ import torch
 
 from umeta.config import registry
 from umeta.config.build import RunConfig, build
-from umeta.config.environments import EnvConfig
 from umeta.config.reading import merge, read_yaml
-from umeta.config.regression import RegressionConfig
 from umeta.errors import UserError
 from umeta.parts import Embedder, EmbedderOfRun
 from umeta.runtime import artifacts
 from umeta.runtime.checkpoints import Checkpoints
 from umeta.runtime.devices import to_device
-from umeta.tasks.reward import acting
+from umeta.stages.domains import IMAGES, domain_of
 from umeta.train import check_fits, unpacked
-from umeta.types import MetaLearner, TaskSpec, Theta
+from umeta.types import MetaLearner, Theta
 
 
 @dataclass(frozen=True)
@@ -42,14 +40,11 @@ class Run:
         return self.config.evaluate.steps or getattr(self.learner, "test_steps", None)
 
     def check_of_images(self) -> None:
-        """Raises UserError for a run on an environment or on functions, which has learnt nothing of images."""
-        if isinstance(self.config, RegressionConfig):
-            raise UserError(f"{self.folder}: it learnt to regress functions, this needs a run on images")
-        if isinstance(self.config, EnvConfig):
-            env = registry.name_of("env", self.config.env)
+        """Raise UserError for a run on anything else, which has learnt nothing of images."""
+        if domain_of(self.config) is not IMAGES:
             raise UserError(
-                f"{self.folder}: it learnt to act in the environment {env}, this needs a run on images; umeta evaluate "
-                "tests such a run"
+                f"{self.folder}: this run is on {self.config.source}, and a run on images is needed; umeta evaluate tests "
+                "runs of any kind"
             )
 
     def seconds(self) -> dict[str, float]:
@@ -72,7 +67,7 @@ def load_run(
     device: str = "auto",
     trusted: Collection[str] | None = (),
 ) -> Run:
-    """A run's learner, ready to adapt.
+    """Load a run's learner, ready to adapt.
 
     overrides: replace parts of its config, such as `{"evaluate": {...}}`.
     trusted: plug-ins that its config may name (files and modules whose code is then run); None for any.
@@ -92,16 +87,17 @@ def load_run(
         config = build(plain)
         theta = unpacked(artifacts.read_tensors(folder / "model.safetensors"), to_device(device))
         shape = tuple(manifest["item_shape"])
-        spec = acting(config.env) if isinstance(config, EnvConfig) else TaskSpec(shape)
-        if isinstance(config, RegressionConfig):
-            spec = TaskSpec(shape, "regression", manifest["outputs"])
+        spec = domain_of(config).spec(config, manifest)
         check_fits(theta.params, config.metalearner, spec, config.train.episode, folder)
         config.metalearner.init(spec, config.train.episode, seed=0)
         return Run(folder, config, config.metalearner, theta, manifest["true_labels"], shape)
 
 
 def parent_of(config: RunConfig, device: str) -> Run:
-    """The run that this config starts from; it may name plug-ins that this config names, or that were found before."""
+    """Load the run that this config starts from.
+
+    It may name plug-ins that this config names, or that were found before.
+    """
     assert config.parent is not None
     return load_run(config.parent, device=device, trusted=registry.loaded() | registry.find_plugins(config.plain))
 
@@ -113,7 +109,7 @@ def hand_over(embedder: Embedder, device: torch.device | str) -> None:
 
 
 def snapshots(run: Run, device: str = "auto") -> Iterator[tuple[float, Run]]:
-    """Seconds of work and the learner at each snapshot of the run and of the rounds before it, in order."""
+    """Yield seconds of work and the learner at each snapshot of the run and of the rounds before it, in order."""
     before = 0.0
     if run.config.parent and Path(run.config.parent).exists():
         parent = parent_of(run.config, device)

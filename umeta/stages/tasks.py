@@ -8,12 +8,10 @@ import numpy as np
 
 from umeta.config import registry
 from umeta.config.build import RunConfig
-from umeta.config.environments import EnvConfig
-from umeta.config.images import Config
 from umeta.errors import UserError
 from umeta.runtime import artifacts
 from umeta.runtime.loop import RunContext
-from umeta.stages.domains import fingerprint, source_of
+from umeta.stages.domains import domain_of
 from umeta.stages.folder import differences, named_files
 from umeta.tasks import store
 from umeta.tasks.mixture import Mixture
@@ -22,7 +20,7 @@ from umeta.types import TaskDistribution
 
 
 def check_usable(tasks: TaskDistribution, config: RunConfig) -> None:
-    """Raises UserError when the tasks cannot give meta-training's episodes: better now than after hours of work."""
+    """Raise UserError when the tasks cannot give meta-training's episodes: better now than after hours of work."""
     if isinstance(tasks, Mixture):  # of which a part may be too rare to be among the first tasks
         for weight, part in zip(tasks.weights, tasks.parts, strict=True):
             if weight > 0:
@@ -32,24 +30,24 @@ def check_usable(tasks: TaskDistribution, config: RunConfig) -> None:
 
 
 def load_tasks(config: RunConfig) -> tuple[TaskDistribution, dict[str, Any]]:
-    """The proposed tasks that the config names, on their images or environment, and their manifest.
+    """Load the proposed tasks that the config names, on their source, and their manifest.
 
     Raises:
-        UserError: missing, damaged, or proposed on others.
+        UserError: missing, damaged, or proposed on another source.
     """
     if not config.tasks_folder.exists():
         raise UserError(f"{config.tasks_folder}: no such tasks; make them with umeta propose, or set tasks=tasks/NAME")
     manifest = artifacts.read_manifest(config.tasks_folder, "tasks")
-    source: Any = source_of(config)
+    domain = domain_of(config)
+    source = domain.read(config)
     with artifacts.as_written(config.tasks_folder):
         recorded = manifest["fingerprint"]
-    if (found := fingerprint(source, config)) != recorded:
-        which = "other images than those of data" if isinstance(config, Config) else "another environment than env"
-        told = f"fingerprint {found} instead of {recorded}"
-        if "env" in manifest and isinstance(config, EnvConfig):
-            told = differences(manifest["env"], config.plain["env"], "env") or told
+    if (found := domain.fingerprint(config, source)) != recorded:
+        facts = {key: value for key, value in domain.facts(config, source).items() if key in manifest}
+        told = differences({key: manifest[key] for key in facts}, facts)
+        told = told or f"fingerprint {found} instead of {recorded}"
         raise UserError(
-            f"{config.tasks_folder}: proposed on {which} ({told}); use what it was proposed on, or propose again"
+            f"{config.tasks_folder}: proposed on {domain.other} ({told}); use what it was proposed on, or propose again"
         )
     known, then = registry.find_plugins(config.plain), "name it in this config as well, as in the one that proposed"
     with artifacts.as_written(config.tasks_folder):
