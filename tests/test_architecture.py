@@ -189,7 +189,7 @@ def test_hardly_anything_asks_for_the_kind_of_a_config_or_of_tasks():
 
 @pytest.mark.parametrize(
     "planted",
-    ["isinstance(x, EnvConfig | Config)", "isinstance(x, (int, reward.RewardTasks))", "issubclass(x, Rotated)"],
+    ["isinstance(x, images.Config | int)", "isinstance(x, (int, reward.RewardTasks))", "issubclass(x, Rotated)"],
 )
 def test_a_planted_question_for_a_kind_is_found(planted, tmp_path):
     for package in ("umeta", "proposers", "embeddings"):

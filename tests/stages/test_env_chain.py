@@ -429,9 +429,7 @@ def test_a_mistake_is_named_and_costs_nothing(spoilt, refused, made_run, monkeyp
 
 def test_a_run_on_an_environment_makes_no_classifier(place):
     for made in (FewShotClassifier("runs/skills"), Features("runs/skills")):
-        with pytest.raises(
-            UserError, match="runs/skills: this run is on an environment"
-        ):
+        with pytest.raises(UserError, match="runs/skills: this run is on an environment"):
             made.fit(np.zeros((2, 8, 8), np.uint8), ["a", "b"])
 
 

@@ -51,7 +51,7 @@ def build(plain: Mapping[str, Any]) -> RunConfig:
 
 
 def find_domain(plain: Mapping[str, Any]) -> str:
-    """Tell the domain of these values by the source that they describe, or the proposer of tasks on none; else images."""
+    """Tell the domain of these values: by the source they describe, by a proposer that needs none, else images."""
     for domain, config in DOMAINS.items():
         if domain != "image" and config.key and config.key in plain:
             return domain

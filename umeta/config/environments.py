@@ -63,8 +63,3 @@ class Config(RunConfig):
     env: Any
     train: TrainConfig
     evaluate: EvaluateConfig
-
-
-EnvConfig = Config
-EnvTrainConfig = TrainConfig
-EnvEvaluateConfig = EvaluateConfig

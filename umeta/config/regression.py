@@ -60,8 +60,3 @@ class Config(RunConfig):
 
     train: TrainConfig
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
-
-
-RegressionConfig = Config
-RegressionTrainConfig = TrainConfig
-RegressionEvaluateConfig = EvaluateConfig

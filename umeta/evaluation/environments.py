@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from umeta.benchmarks.goals import BENCHMARKS, Split, goals
-from umeta.config.environments import EnvConfig, EnvEvaluateConfig
+from umeta.config.environments import Config, EvaluateConfig
 from umeta.draw import environments
 from umeta.errors import UserError, suggest
 from umeta.evaluation.rows import append, computed, provenance, question, recorded
@@ -114,7 +114,7 @@ class Trial:
     """What all rows of a test have in common: the run, and the goals to choose on and to test on."""
 
     run: Run
-    settings: EnvEvaluateConfig
+    settings: EvaluateConfig
 
     def batch(self, split: Split) -> RewardBatch:
         """The tasks of all goals of a split."""
@@ -265,7 +265,7 @@ def with_skills(run: Run) -> RewardTasks:
     return cast(RewardTasks, tasks)
 
 
-def check(config: EnvConfig, record: Path | None = None) -> None:
+def check(config: Config, record: Path | None = None) -> None:
     """Finds what would stop an evaluation, before anything long begins.
 
     Raises:
@@ -308,7 +308,7 @@ def curve(row: dict[str, Any]) -> dict[str, list[float]]:
 
 def facts_of(run: Run, rows: dict[str, dict[str, Any]]) -> list[str]:
     """What a reader must know to compare the numbers with others."""
-    s: EnvEvaluateConfig = run.config.evaluate
+    s: EvaluateConfig = run.config.evaluate
     reward = " ".join((BENCHMARKS[s.benchmark].reward.__doc__ or "").split())
     title = run.config.title or run.config.name
     own = s.benchmark == "own"  # one reward, which all goals are

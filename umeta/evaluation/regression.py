@@ -20,7 +20,7 @@ from torch import Tensor
 
 from umeta import seeds
 from umeta.config import registry
-from umeta.config.regression import RegressionConfig
+from umeta.config.regression import Config
 from umeta.draw import regression
 from umeta.errors import UserError, suggest
 from umeta.evaluation.environments import spread
@@ -129,7 +129,7 @@ class Trial:
         return replace(fitted, learner=learner)
 
 
-def proposed(config: RegressionConfig, option: str = "", between: tuple[float, float] = (0, 0)) -> SinusoidTasks:
+def proposed(config: Config, option: str = "", between: tuple[float, float] = (0, 0)) -> SinusoidTasks:
     """The tasks of the config's proposer, with one of its options changed to a range.
 
     Raises:
@@ -256,7 +256,7 @@ def fits(trial: Trial, rows: dict[str, Callable[[int], Fitted]]) -> list[regress
     return found
 
 
-def check(config: RegressionConfig, record: Path | None = None) -> None:
+def check(config: Config, record: Path | None = None) -> None:
     """Finds what would stop an evaluation, before anything long begins.
 
     Raises:

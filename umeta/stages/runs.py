@@ -43,8 +43,8 @@ class Run:
         """Raise UserError for a run on anything else, which has learnt nothing of images."""
         if domain_of(self.config) is not IMAGES:
             raise UserError(
-                f"{self.folder}: this run is on {self.config.source}, and a run on images is needed; umeta evaluate tests "
-                "runs of any kind"
+                f"{self.folder}: this run is on {self.config.source}, and a run on images is needed; umeta evaluate "
+                "tests runs of any kind"
             )
 
     def seconds(self) -> dict[str, float]:
