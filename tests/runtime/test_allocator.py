@@ -119,7 +119,7 @@ def no_room_for_an_array() -> None:
 @pytest.mark.parametrize("allocate", [no_room, no_room_for_an_array])
 def test_a_stage_without_enough_memory_ends_with_advice(tmp_path, monkeypatch, capsys, allocate):
     monkeypatch.chdir(tmp_path)
-    Path("small.yaml").write_text(reading.dump(CONFIG))
+    Path("small.yaml").write_text(reading.dump_yaml(CONFIG))
     with monkeypatch.context() as patch:
         patch.setattr("umeta.stages.metatrain.train", lambda *_: allocate())
         assert main(["run", "small.yaml", "evaluate.episodes=[]", "--device", "cpu"]) == 2
@@ -129,7 +129,7 @@ def test_a_stage_without_enough_memory_ends_with_advice(tmp_path, monkeypatch, c
 
 def test_other_errors_of_torch_are_not_taken_for_a_lack_of_memory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("small.yaml").write_text(reading.dump(CONFIG))
+    Path("small.yaml").write_text(reading.dump_yaml(CONFIG))
     monkeypatch.setattr("umeta.stages.metatrain.train", lambda *_: torch.ones(2) @ torch.ones(3))
     with pytest.raises(RuntimeError, match="size"):
         main(["run", "small.yaml", "evaluate.episodes=[]", "--device", "cpu"])
