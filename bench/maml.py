@@ -203,7 +203,8 @@ def umeta(precision: Precision = "float32", **options: Any) -> Callable[[], None
 
 def umeta_problem(case: Case, precision: Precision = "float32") -> BatchProblem:
     support, query = case.batches()
-    learner = MAML(
+    spec = TaskSpec(tuple(support.x.shape[2:]))
+    options = MAML(
         Conv4(case.filters),
         inner_lr=case.inner_lr,
         steps=case.steps,
@@ -212,8 +213,8 @@ def umeta_problem(case: Case, precision: Precision = "float32") -> BatchProblem:
         normalisation="batch",
         precision=precision,
     )
-    spec = TaskSpec(tuple(support.x.shape[2:]))
-    names = learner.init(spec, EpisodeSpec(case.way, case.shot, case.query), seed=0).params
+    learner = options.build(spec, EpisodeSpec(case.way, case.shot, case.query))
+    names = learner.init(seed=0).params
     weights = dict(case.network().named_parameters())
     theta = Theta({name: weights[name].detach().clone().requires_grad_() for name in names})
     return BatchProblem(learner, theta, spec, [support], query, case.tasks)

@@ -22,9 +22,9 @@ def umeta(
     """As `umeta metatrain` takes it. `pool_first` is another network, as accurate (umeta/models/conv4.py)."""
     case = Case(**options)
     support, query = case.batches()
-    learner = ProtoNet(Conv4(case.filters, down=down), precision=precision)
-    spec = TaskSpec(tuple(support.x.shape[2:]))
-    theta = learner.init(spec, EpisodeSpec(case.way, case.shot, case.query), seed=0)
+    spec, episode = TaskSpec(tuple(support.x.shape[2:])), EpisodeSpec(case.way, case.shot, case.query)
+    learner = ProtoNet(Conv4(case.filters, down=down), precision=precision).build(spec, episode)
+    theta = learner.init(seed=0)
     for value in theta.params.values():
         value.requires_grad_()
     problem = BatchProblem(learner, theta, spec, [support], query, case.tasks)

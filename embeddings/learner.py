@@ -11,6 +11,7 @@ from torch import Tensor
 
 from umeta.errors import UserError
 from umeta.parts import Context, Images, Trained
+from umeta.types import FeatureLearner
 
 BATCH = 1000  # images embedded at a time
 
@@ -29,7 +30,7 @@ class Learner:
         Raises:
             UserError: its learner has no features, or it was trained with true labels.
         """
-        if not hasattr(trained.learner, "features"):
+        if not isinstance(trained.learner, FeatureLearner):
             raise UserError(f"embedding learner: the learner of {self.run} has no features")
         if trained.true_labels:
             raise UserError(f"embedding learner: {self.run} was trained with true labels, which must not reach propose")

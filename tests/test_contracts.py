@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pytest
@@ -24,6 +24,7 @@ from proposers.hyperplanes import Hyperplanes
 from proposers.kmeans import KMeans
 from proposers.progressive import Progressive
 from proposers.random_labels import RandomLabels
+from umeta.config import registry
 from umeta.data.images import UnlabelledImages
 from umeta.errors import UserError
 from umeta.metalearners.maml import MAML
@@ -41,7 +42,7 @@ from umeta.testing import (
     toy_images,
     toy_tasks,
 )
-from umeta.types import Adapted, Batch, EpisodeSpec, TaskSpec, Theta
+from umeta.types import Adapted, Batch, EpisodeSpec, MetaLearner, TaskSpec, Theta
 
 TINY = Conv4(filters=4)
 NORMALISATIONS = ("batch", "support", "running", "group")
@@ -116,10 +117,13 @@ def test_progressive(rotations: bool) -> None:
 # --- each check can fail ---
 
 
-class Nearest:
+class Nearest(MetaLearner):
     """A sound learner to break: logits are minus the squared distances of pixels to class means, times theta."""
 
-    def init(self, spec: TaskSpec, episode: EpisodeSpec, seed: int) -> Theta:
+    def build(self, spec: TaskSpec, episode: EpisodeSpec) -> Self:
+        return copy.copy(self)
+
+    def init(self, seed: int) -> Theta:
         return Theta({"scale": torch.full((1,), 0.01 + seed * 1e-9)})
 
     def adapt(self, theta: Theta, support: Batch, *, start: Adapted | None = None, steps: int | None = None) -> Adapted:
@@ -130,15 +134,27 @@ class Nearest:
         return -theta.params["scale"] * torch.cdist(x.flatten(2), adapted.params["means"]).square()
 
 
+class ChangesOptions(Nearest):
+    def build(self, spec: TaskSpec, episode: EpisodeSpec) -> Self:
+        self.way = episode.way
+        return copy.copy(self)
+
+
+class RandomBuild(Nearest):
+    def build(self, spec: TaskSpec, episode: EpisodeSpec) -> Self:
+        torch.rand(1)
+        return copy.copy(self)
+
+
 class RandomInit(Nearest):
-    def init(self, *args: object) -> Theta:
+    def init(self, seed: int) -> Theta:
         return Theta({"scale": torch.rand(1)})
 
 
 class ClockedInit(Nearest):
     calls = 0
 
-    def init(self, *args: object) -> Theta:
+    def init(self, seed: int) -> Theta:
         ClockedInit.calls += 1
         return Theta({"scale": torch.full((1,), float(self.calls))})
 
@@ -188,9 +204,9 @@ class OtherWithoutGrad(Nearest):
 
 
 class HiddenState(Nearest):
-    def init(self, spec: TaskSpec, episode: EpisodeSpec, seed: int) -> Theta:
+    def init(self, seed: int) -> Theta:
         self.hidden = 1 + seed
-        return super().init(spec, episode, seed)
+        return super().init(seed)
 
     def predict(self, theta: Theta, adapted: Adapted, x: Tensor) -> Tensor:
         return super().predict(theta, adapted, x) * self.hidden
@@ -224,7 +240,9 @@ def test_sound_learner() -> None:
 @pytest.mark.parametrize(
     ("broken", "promise"),
     [
-        (RandomInit(), "init leaves the global random state alone"),
+        (ChangesOptions(), "build leaves the options"),
+        (RandomBuild(), "build or init leaves the global random state alone"),
+        (RandomInit(), "build or init leaves the global random state alone"),
         (ClockedInit(), "init with the same seed"),
         (ChangesTheta(), "leave theta"),
         (ChangesSupport(), "leave theta, support"),
@@ -244,6 +262,29 @@ def test_sound_learner() -> None:
 def test_broken_learners(broken: Nearest, promise: str) -> None:
     with pytest.raises(AssertionError, match=promise):
         check_metalearner(broken)
+
+
+def test_a_learner_without_the_base_is_refused() -> None:
+    with pytest.raises(AssertionError, match=r"inherits from umeta\.types\.MetaLearner"):
+        check_metalearner(object())
+
+
+@pytest.mark.parametrize("name", registry.built_in("metalearner"))
+def test_options_alone_cannot_adapt(name: str) -> None:
+    options = registry.component("metalearner", {"name": name, "model": {"name": "mlp", "hidden": [4]}})
+    spec = TaskSpec((4,), "policy", 2, 2) if name == "rl2" else TaskSpec((4,))
+    learner = options.build(spec, EpisodeSpec(2, 1, 1))
+    theta, x, mask = learner.init(0), torch.ones(1, 2, 4), torch.ones(1, 2, dtype=torch.bool)
+    y = torch.ones(1, 2, 2) if name == "rl2" else torch.tensor([[0, 1]])
+    support = Batch(x, y, mask, 2, reward=torch.ones(1, 2), first=mask)
+    adapted = learner.adapt(theta, support)
+    for ask in (
+        lambda: options.init(0),
+        lambda: options.adapt(theta, support),
+        lambda: options.predict(theta, adapted, x),
+    ):
+        with pytest.raises(UserError, match=r"it has no network yet; use what its build\(spec, episode\) returns"):
+            ask()
 
 
 def test_broken_shape() -> None:

@@ -4,6 +4,8 @@ What a part must offer is a protocol, such as `Proposer`. What it may say beyond
 class of traits beside it, such as `ProposerTraits`. A plug-in need not inherit from either: it has the methods of the
 protocol, and attributes, options or properties for those of its traits that differ from the defaults. Code that needs a
 trait reads `ProposerTraits.of(proposer).partitions`, never `getattr` with a default of its own.
+
+Meta-learners are the exception: they inherit from `umeta.types.MetaLearner`, which declares all that they may say.
 """
 
 from __future__ import annotations
@@ -170,32 +172,6 @@ class RewardTraits(Traits):
     """whether they depend on the observation alone, so that a map of them can be drawn"""
     places: Tensor | None = None
     """[tasks, 2] their goals, where those are places in the plane"""
-
-
-@dataclass(frozen=True)
-class LearnerTraits(Traits):
-    """What a meta-learner (`umeta.types.MetaLearner`) may say about itself."""
-
-    regresses: bool = False
-    """whether it predicts numbers too; else it tells classes apart alone"""
-    one_way: bool = False
-    """whether it answers only with as many classes as it was meta-trained with"""
-    transductive: bool = False
-    """whether its answer to one query depends on the others"""
-    recompute: bool = False
-    """whether the backward pass computes inner steps again, which no outer step may differentiate twice"""
-    model: Model | None = None
-    """its network's options, from which baselines train the same network"""
-    steps: int | None = None
-    """inner steps in meta-training; None for a learner that takes none"""
-    test_steps: int | None = None
-    """inner steps in evaluation; by default those of meta-training"""
-    normalisation: str = "none"
-    """of the network (`umeta.models.functional.Normalisation`), which reports state"""
-    distance: str = ""
-    """of embeddings; exported features have length 1 where it is `cosine`"""
-    program: str | None = None
-    """a line for people about how it is computed"""
 
 
 @runtime_checkable

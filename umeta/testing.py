@@ -195,17 +195,20 @@ def check_metalearner(
     Raises:
         AssertionError: names the promise that is broken.
     """
+    require(isinstance(learner, MetaLearner), "a meta-learner inherits from umeta.types.MetaLearner")
     tasks = tasks or toy_tasks()
-    learner = copy.deepcopy(learner)
-    with unchanged_randomness("init"):
-        first = learner.init(tasks.spec, episode, seed)
-    same_seed = copy.deepcopy(learner).init(tasks.spec, episode, seed)
-    require(same(first, same_seed), "init with the same seed gives the same theta")
+    options, unbuilt = learner, copy.deepcopy(vars(learner))
+    with unchanged_randomness("build or init"):
+        learner = options.build(tasks.spec, episode)
+        first = learner.init(seed)
+    require(same(vars(options), unbuilt), "build leaves the options as they are")
+    require(same(first, learner.init(seed)), "init with the same seed gives the same theta")
     require(all(torch.isfinite(p).all() for p in first.params.values()), "init gives finite parameters")
 
     config = TrainConfig(Adam(), steps=2, way=episode.way, shot=episode.shot, query=episode.query, meta_batch=3)
     theta = metatrain(learner, tasks, config, RunContext(seed))
-    require(same(theta, metatrain(copy.deepcopy(learner), tasks, config, RunContext(seed))), "meta-training repeats")
+    again = metatrain(options.build(tasks.spec, episode), tasks, config, RunContext(seed))
+    require(same(theta, again), "meta-training repeats")
     support, query = sampled(tasks, np.arange(3), episode, seed)
 
     def answers(learner: MetaLearner, theta: Theta, support: Batch, x: Tensor) -> Tensor:
@@ -229,8 +232,8 @@ def check_metalearner(
         graphed = learner.predict(theta, learner.adapt(theta, support), query.x)
     require(close(graphed.detach(), logits), "answers are the same with and without no_grad")
 
-    restored = copy.deepcopy(learner)
-    restored.init(tasks.spec, episode, seed + 1)
+    restored = options.build(tasks.spec, episode)
+    restored.init(seed + 1)  # of which nothing stays
     saved = through_file({f"params.{n}": p for n, p in theta.params.items()})
     running = theta.running and through_file(theta.running)
     loaded = Theta({name.removeprefix("params."): p for name, p in saved.items()}, running)

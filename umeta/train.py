@@ -19,7 +19,6 @@ from umeta.config.base import TrainConfig
 from umeta.errors import UserError
 from umeta.models.functional import average
 from umeta.objectives import MEASURES, OBJECTIVES, fisher, kl
-from umeta.parts import LearnerTraits
 from umeta.runtime import distributed
 from umeta.runtime.checkpoints import State
 from umeta.runtime.loop import RunContext
@@ -187,10 +186,10 @@ def metatrain(
     ctx = ctx or RunContext()
     check_share(config)
     outer = copy.deepcopy(config.outer)
-    drawn = learner.init(tasks.spec, config.episode, seeds.integer(ctx.seed, "weights"))
+    drawn = learner.init(seeds.integer(ctx.seed, "weights"))
     first = distributed.once(lambda: drawn)  # other processors may round otherwise
-    if program := LearnerTraits.of(learner).program:
-        ctx.note(program)
+    if learner.program:
+        ctx.note(learner.program)
     given = fitting(start, first, ctx) if start else {}
     layout = torch.contiguous_format  # that of weights read from a file: rounding depends on it
     initial = {
@@ -299,7 +298,7 @@ def check_fits(
     if not all(isinstance(n, int) and n > 0 for n in shape) or not 0 < math.prod(shape) <= LARGEST_ITEM:
         raise UserError(f"{place}: items of shape {shape}, expected 1 to {LARGEST_ITEM:,} numbers")
     with torch.device("meta"):
-        expected = copy.deepcopy(learner).init(spec, episode, seed=0).params
+        expected = learner.build(spec, episode).init(seed=0).params
     for name, value in expected.items():
         if name not in params or (params[name].shape, params[name].dtype) != (value.shape, value.dtype):
             found = f"{params[name].dtype} {tuple(params[name].shape)}" if name in params else "missing"

@@ -10,17 +10,15 @@ environment, E episodes of H steps: the items are its E * H steps, x what was ob
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -146,43 +144,103 @@ class Adapted:
     steps: int = 0  # inner steps taken so far
 
 
-class MetaLearner(Protocol):
-    """Adapts on a support set; neither method changes `theta` or anything else."""
+class MetaLearner(ABC):
+    """A method that adapts to tasks by their supports and is scored on their queries: the base of every one.
 
-    def init(self, spec: TaskSpec, episode: EpisodeSpec, seed: int) -> Theta: ...
+    One class is two things: the options, as a config has them, and what `build` makes of them for tasks of one kind,
+    which all other methods need. None of them changes the learner, `theta` or a batch. What is declared here with a
+    value is what the library asks of a learner; a method for which it is otherwise says so.
+    """
 
-    def adapt(
-        self, theta: Theta, support: Batch, *, start: Adapted | None = None, steps: int | None = None
-    ) -> Adapted: ...
+    regresses: ClassVar[bool] = False
+    """whether it can predict numbers, and not only tell classes apart"""
+    steps: int | None = None
+    """inner steps of `adapt` in meta-training; None for a method that takes none"""
+    test_steps: int | None = None
+    """inner steps at evaluation; None for those of meta-training"""
+    recompute: bool = False
+    """whether the inner loop is computed again in the backward pass, and can then be differentiated only once"""
+    normalisation: str = "none"
+    """what its network's normalisation layers normalise by, for reports"""
+    program: str = ""
+    """how its network runs, for the log"""
 
-    def predict(self, theta: Theta, adapted: Adapted, x: Tensor) -> Tensor: ...  # [T, N, way] log-odds, or outputs
+    @property
+    def transductive(self) -> bool:
+        """Whether the answer to one query depends on the others."""
+        return False
+
+    @property
+    def one_way(self) -> bool:
+        """Whether it can do the way of its meta-training alone."""
+        return False
+
+    @abstractmethod
+    def build(self, spec: TaskSpec, episode: EpisodeSpec) -> Self:
+        """Return a copy that is ready for such tasks, in episodes of this size; the options stay as they are.
+
+        Raises:
+            UserError: it cannot do such tasks.
+        """
+
+    @abstractmethod
+    def init(self, seed: int) -> Theta:
+        """Draw what meta-training starts from."""
+
+    @abstractmethod
+    def adapt(self, theta: Theta, support: Batch, *, start: Adapted | None = None, steps: int | None = None) -> Adapted:
+        """Adapt to each of the T tasks, from theta or further from `start`, differentiably where autograd is on.
+
+        steps: inner steps, where the method takes any; by default its own.
+        """
+
+    @abstractmethod
+    def predict(self, theta: Theta, adapted: Adapted, x: Tensor) -> Tensor:
+        """Answer x [T, N, ...]: log-odds of the classes [T, N, way], or the task's outputs [T, N, outputs + free]."""
 
 
-@runtime_checkable
-class PolicyLearner(MetaLearner, Protocol):
+class FeatureLearner(MetaLearner):
+    """A meta-learner that sees items through one network, whose features serve as an embedding or are exported."""
+
+    model: Any  # the network's options, a `umeta.parts.Model`
+    distance: str = "euclidean"
+    """`cosine` where features have length 1"""
+
+    @abstractmethod
+    def features(self, theta: Theta, x: Tensor) -> Tensor:
+        """Give what the network, not adapted, makes of x [n, ...]: [n, features]."""
+
+
+class PolicyLearner(MetaLearner):
     """A meta-learner that can act before it has adapted, which tasks on an environment need."""
 
-    def unadapted(self, theta: Theta, tasks: int) -> Adapted: ...
+    @abstractmethod
+    def unadapted(self, theta: Theta, tasks: int) -> Adapted:
+        """Give what acts in `tasks` tasks before anything is known of them."""
 
 
-@runtime_checkable
-class RecurrentLearner(PolicyLearner, Protocol):
+class RecurrentLearner(PolicyLearner):
     """A policy learner that goes on learning while it acts: its answer depends on the episode so far.
 
     Its meta-loss is that of all episodes of a task, in turn one trial, whereas other learners are scored on the query.
     """
 
-    def act(self, theta: Theta, adapted: Adapted) -> RecurrentAct: ...  # for one episode
+    @abstractmethod
+    def act(self, theta: Theta, adapted: Adapted) -> RecurrentAct:
+        """Begin an episode: what acts in it, and remembers."""
 
-    def replay(self, theta: Theta, adapted: Adapted, steps: Batch) -> Tensor: ...  # its answers [T, N, outputs + free]
+    @abstractmethod
+    def replay(self, theta: Theta, adapted: Adapted, steps: Batch) -> Tensor:
+        """Answer each step [T, N, outputs + free] as it would be in an episode, after those before it."""
 
-    def trial(self, rounds: Sequence[Batch]) -> Batch: ...  # the supports and the query, one after the other
+    @abstractmethod
+    def trial(self, rounds: Sequence[Batch]) -> Batch:
+        """Join the supports and the query, one after the other."""
 
 
-@runtime_checkable
-class OwnMetaGradient(MetaLearner, Protocol):
+class OwnMetaGradient(MetaLearner):
     """A meta-learner whose outer step does not descend the query loss through its adaptation, such as Reptile."""
 
+    @abstractmethod
     def meta_gradient(self, theta: Theta, support: Batch, query: Batch) -> tuple[Adapted, dict[str, Tensor]]:
-        """Adapted, and what the outer step descends instead, by parameter name: the mean over the tasks."""
-        ...
+        """Adapt, and give what the outer step descends instead, by parameter name: the mean over the tasks."""

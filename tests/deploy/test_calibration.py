@@ -148,8 +148,8 @@ def test_augmented_instances_can_be_calibrated_on():
     from umeta.tasks.instances import Augmented
     from umeta.types import TaskSpec
 
-    learner = ProtoNet(Conv4(filters=4), normalisation="group")
-    theta = learner.init(TaskSpec((1, 28, 28)), EpisodeSpec(5, 1, 1), seed=0)
+    learner = ProtoNet(Conv4(filters=4), normalisation="group").build(TaskSpec((1, 28, 28)), EpisodeSpec(5, 1, 1))
+    theta = learner.init(0)
     tasks = Augmented(InstanceTasks(Digits().read("train").pixels), Drawing())
     found = calibrate(learner, theta, tasks, way=4, shot=2, steps=None, seed=0)
     assert (found.way, found.shot) == (4, 2)

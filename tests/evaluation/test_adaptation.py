@@ -95,8 +95,8 @@ def test_returns_are_those_of_fresh_episodes_after_each_step() -> None:
 
 def prepared() -> tuple[MAML, Theta, list[Batch]]:
     """A policy in float64, and batches of three tasks to adapt on, some steps of which are masked."""
-    learner = MAML(MLP([5]), inner_lr=0.1, steps=1)
-    theta = learner.init(acting(ENV), EpisodeSpec(1, 1, 1), 0)
+    learner = MAML(MLP([5]), inner_lr=0.1, steps=1).build(acting(ENV), EpisodeSpec(1, 1, 1))
+    theta = learner.init(0)
     theta = Theta({name: value.double() for name, value in theta.params.items()})
     random = torch.Generator().manual_seed(0)
 

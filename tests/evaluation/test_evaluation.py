@@ -83,7 +83,8 @@ def test_from_scratch_learns_a_task():
 
     digits = LabelledImages.load(Digits(), "test")
     learner = baselines.from_scratch(Conv4(filters=8, down="stride"), lr=0.1, steps=60)
-    theta = learner.init(digits.tasks().spec, EpisodeSpec(5, 5, 5), seed=0)
+    learner = learner.build(digits.tasks().spec, EpisodeSpec(5, 5, 5))
+    theta = learner.init(0)
     assert evaluate(learner, theta, digits.tasks(), EpisodeSpec(5, 5, 5), count=8).mean() > 0.4
 
 
@@ -315,7 +316,7 @@ def test_variants_are_further_rows_of_the_same_learner(run_folder):
         (names[0], ProtoNet(run.learner.model), 9),
         (names[1], ProtoNet(run.learner.model, refine=3), None),
     ):
-        learner.init(tasks.spec, episodes[0], seed=0)
+        learner = learner.build(tasks.spec, episodes[0])
         found = evaluate(learner, run.theta, tasks, episodes[0], count=count, steps=steps)
         assert rows[name][str(episodes[0])] == pytest.approx(interval(found))
     accuracies = {name: rows[name][str(episodes[0])]["mean"] for name in ("tiny", *names[:2])}

@@ -43,6 +43,7 @@ from umeta.stages.tasks import load_tasks
 from umeta.tasks import store
 from umeta.tasks.partition import PartitionTasks
 from umeta.train import check_fits, packed
+from umeta.types import EpisodeSpec
 
 SECONDS, MEGABYTES = 10, 200
 TOKENS = {
@@ -192,7 +193,8 @@ PARTITIONS = saved(np.save, np.arange(12, dtype=np.int32)[None] % 2)
 LABELS = np.array(["a", "b"] * 6)
 CONFIG = reading.dump_yaml(PLAIN).encode()
 LEARNER = registry.build_part("metalearner", PLAIN["metalearner"])
-WEIGHTS = save(packed(LEARNER.init(PartitionTasks(PIXELS[:, None], LABELS == "a").spec, None, seed=0)))
+SPEC = PartitionTasks(PIXELS[:, None], LABELS == "a").spec
+WEIGHTS = save(packed(LEARNER.build(SPEC, EpisodeSpec(2, 1, 1)).init(seed=0)))
 RUN = {"config.yaml": CONFIG, "model.safetensors": WEIGHTS}
 
 

@@ -74,8 +74,9 @@ def learnt(
     def right(theta: Theta) -> float:
         return accuracy(answers(learner, theta, test.support(), test.query().x), test.query()).mean().item()
 
+    learner = learner.build(TaskSpec((16,)), config.episode)
     trained = metatrain(learner, tasks(0), config)
-    return right(learner.init(TaskSpec((16,)), config.episode, 0)), right(trained)
+    return right(learner.init(0)), right(trained)
 
 
 def padded(support: Batch, at: int, y: Any = 0) -> Batch:
@@ -89,7 +90,8 @@ def padded(support: Batch, at: int, y: Any = 0) -> Batch:
 
 def check_padding_and_labels(learner: MetaLearner) -> None:
     """A learner of vectors of three numbers: padding counts for nothing, and permuted labels permute the answers."""
-    theta = learner.init(TaskSpec((3,)), EpisodeSpec(2, 2, 1), 0)
+    learner = learner.build(TaskSpec((3,)), EpisodeSpec(2, 2, 1))
+    theta = learner.init(0)
     support, query = batch(rand(2, 6, 3), [[0, 0, 1, 1, 2, 2]] * 2, 3), rand(2, 4, 3, seed=1)
     logits = answers(learner, theta, support, query)
     torch.testing.assert_close(answers(learner, theta, padded(support, 3), query), logits)

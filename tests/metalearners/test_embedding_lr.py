@@ -23,8 +23,8 @@ def test_contract() -> None:
 
 @pytest.mark.parametrize(("way", "shot", "strength"), [(3, 2, 1.0), (2, 1, 1.0), (20, 5, 1.0), (5, 5, 10.0)])
 def test_probabilities_are_those_of_scikit_learn(way: int, shot: int, strength: float) -> None:
-    learner = EmbeddingLR(Itself(), strength=strength)
-    theta = learner.init(TaskSpec((8,)), EPISODE, 0)
+    learner = EmbeddingLR(Itself(), strength=strength).build(TaskSpec((8,)), EPISODE)
+    theta = learner.init(0)
     theta = Theta({**theta.params, "scale": torch.tensor(1.0)})
     y = list(range(way)) * shot
     if shot > 1:
@@ -47,8 +47,8 @@ def two_classes(x: torch.Tensor, y: list[int], query: torch.Tensor) -> np.ndarra
 
 
 def test_the_first_step_is_towards_the_class_means() -> None:
-    learner = EmbeddingLR(Itself())
-    theta = learner.init(SPEC, EPISODE, 0)
+    learner = EmbeddingLR(Itself()).build(SPEC, EPISODE)
+    theta = learner.init(0)
     x = rand(1, 4, 3)
     weight = learner.adapt(theta, batch(x, [[0, 0, 1, 1]], 2), steps=1).params["weight"][0]
     means = F.normalize(x[0], dim=1).unflatten(0, (2, 2)).mean(1)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from test_maml import SPEC, Perceptron, batch, begun, taught
+from test_maml import EPISODE, SPEC, Perceptron, batch, begun, taught
 from torch import Tensor, nn
 from torch.autograd.functional import hessian
 
@@ -46,7 +46,7 @@ def plain(flat: Tensor, x: Tensor, support_x: Tensor) -> Tensor:
 
 def test_meta_gradient_equals_the_exact_solve() -> None:
     """After a few steps only, so that phi is no minimum: the formula is taken where the inner loop ends."""
-    learner = IMAML(Tiny(), 0.2, 4, proximal=2.0, iterations=60, head="fixed")
+    learner = IMAML(Tiny(), 0.2, 4, proximal=2.0, iterations=60, head="fixed").build(SPEC, EPISODE)
     assert isinstance(learner, OwnMetaGradient)
     theta, support, query = begun(learner), batch(3), batch(2, seed=1)
     assert {name: tuple(value.shape) for name, value in theta.params.items()} == SHAPES
@@ -76,7 +76,9 @@ def test_meta_gradient_equals_the_exact_solve() -> None:
 @pytest.mark.parametrize("head", ["shared", "prototypes"])
 def test_meta_gradient_equals_the_derivative_of_a_long_inner_loop(head: str) -> None:
     """`adapt` can be differentiated too; at the minimum both are the derivative of the solution."""
-    learner = IMAML(Tiny(), 0.3, 150, proximal=1.0, iterations=60, head=head, normalisation="group")
+    learner = IMAML(Tiny(), 0.3, 150, proximal=1.0, iterations=60, head=head, normalisation="group").build(
+        SPEC, EPISODE
+    )
     theta, support, query = begun(learner), batch(3), batch(2, seed=1)
     _, found = BatchProblem(learner, theta, SPEC, [support], query, 3).loss_and_grad()
     losses = F.cross_entropy(learner.predict(theta, learner.adapt(theta, support), query.x).mT, query.y)

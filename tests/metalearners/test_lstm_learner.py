@@ -23,8 +23,8 @@ def test_contract() -> None:
 
 def test_logits_by_hand() -> None:
     """For each query torch's LSTM over the support in the order of its labels, and the query with no label."""
-    learner = LSTMLearner(Itself(), hidden=5)
-    theta = learner.init(SPEC, EPISODE, 0)
+    learner = LSTMLearner(Itself(), hidden=5).build(SPEC, EPISODE)
+    theta = learner.init(0)
     x, query = rand(2, 4, 3), rand(2, 3, 3, seed=1)
     found = answers(learner, theta, batch(x, [[0, 0, 1, 1], [1, 0, 0, 1]], 2), query)
     lstm, answer = nn.LSTM(5, 5), nn.Linear(5, 2)
@@ -39,8 +39,8 @@ def test_logits_by_hand() -> None:
 
 
 def test_padding_counts_for_nothing_nor_does_the_order_of_classes() -> None:
-    learner = LSTMLearner(Itself(), hidden=5)
-    theta = learner.init(SPEC, EPISODE, 0)
+    learner = LSTMLearner(Itself(), hidden=5).build(SPEC, EPISODE)
+    theta = learner.init(0)
     support, query = batch(rand(2, 4, 3), [[0, 1, 0, 1]] * 2, 2), rand(2, 3, 3, seed=1)
     logits = answers(learner, theta, support, query)
     for at, label in ((0, 1), (2, 0), (4, 1)):
@@ -50,8 +50,8 @@ def test_padding_counts_for_nothing_nor_does_the_order_of_classes() -> None:
 
 
 def test_another_way_is_refused_and_another_shot_is_not() -> None:
-    learner = LSTMLearner(Itself(), hidden=5)
-    theta = learner.init(SPEC, EPISODE, 0)
+    learner = LSTMLearner(Itself(), hidden=5).build(SPEC, EPISODE)
+    theta = learner.init(0)
     assert answers(learner, theta, batch(rand(1, 6, 3), [[0, 0, 0, 1, 1, 1]], 2), rand(1, 4, 3)).shape == (1, 4, 2)
     with pytest.raises(UserError, match="lstmlearner: it was meta-trained for 2 ways, not 3"):
         learner.adapt(theta, batch(rand(1, 3, 3), [[0, 1, 2]], 3))

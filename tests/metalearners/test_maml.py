@@ -52,7 +52,7 @@ def begun(learner: MAML, seed: int = 0) -> Theta:
     """Its theta in float64, normalisation weights and biases moved off ones and zeros."""
     generator = torch.Generator().manual_seed(seed)
     params = {}
-    for name, p in learner.init(SPEC, EPISODE, seed).params.items():
+    for name, p in learner.init(seed).params.items():
         noise = 0.2 * torch.rand(p.shape, generator=generator, dtype=torch.float64)
         params[name] = (p.double() + noise).requires_grad_()
     return Theta(params)
@@ -118,7 +118,9 @@ def plain_meta_gradient(model: str, learner: MAML, theta: Theta, support: Batch,
 @pytest.mark.parametrize("model", MODELS)
 def test_meta_gradient_equals_a_plain_loop(model: str, steps: int, first_order: bool, normalisation: str) -> None:
     head = "shared" if steps == 5 else "fixed"
-    learner = MAML(MODELS[model], 0.4, steps, first_order=first_order, head=head, normalisation=normalisation)
+    learner = MAML(MODELS[model], 0.4, steps, first_order=first_order, head=head, normalisation=normalisation).build(
+        SPEC, EPISODE
+    )
     theta, support, query = begun(learner), batch(2), batch(2, seed=1)
     loss, expected = plain_meta_gradient(model, learner, theta, support, query)
     for chunk in (1, 2, 3):
@@ -133,7 +135,7 @@ def test_meta_gradient_equals_a_plain_loop(model: str, steps: int, first_order: 
 
 @pytest.mark.parametrize("adapts", [["2.bias"], ["4.weight", "head.bias"]])
 def test_the_inner_loop_moves_the_weights_it_is_told_to(adapts: list[str]) -> None:
-    learner = MAML(MODELS["mlp"], 0.4, 3, head="fixed", normalisation="batch", adapts=adapts)
+    learner = MAML(MODELS["mlp"], 0.4, 3, head="fixed", normalisation="batch", adapts=adapts).build(SPEC, EPISODE)
     theta, support, query = begun(learner), batch(2), batch(2, seed=1)
     fast = learner.adapt(theta, support).params
     for name, value in fast.items():
@@ -148,7 +150,7 @@ def test_the_inner_loop_moves_the_weights_it_is_told_to(adapts: list[str]) -> No
 @pytest.mark.parametrize("adapts", [[], ["2.weigth"]])
 def test_the_inner_loop_has_to_move_something_that_is_there(adapts: list[str]) -> None:
     with pytest.raises(UserError, match=r"adapts: expected names among 1.weight, .* head.bias, got"):
-        MAML(MODELS["mlp"], adapts=adapts).init(SPEC, EPISODE, 0)
+        MAML(MODELS["mlp"], adapts=adapts).build(SPEC, EPISODE)
 
 
 @pytest.mark.parametrize("normalisation", ["batch", "support", "running", "group"])
@@ -156,7 +158,7 @@ def test_the_inner_loop_has_to_move_something_that_is_there(adapts: list[str]) -
 def test_the_queries_may_be_seen_in_bfloat16_and_the_support_is_not(precision: str, normalisation: str) -> None:
     found = {}
     for name in ("float32", precision):
-        learner = MAML(MODELS["pool"], 0.1, 2, normalisation=normalisation, precision=name)
+        learner = MAML(MODELS["pool"], 0.1, 2, normalisation=normalisation, precision=name).build(SPEC, EPISODE)
         theta = Theta({n: p.detach().float().requires_grad_() for n, p in begun(learner).params.items()})
         support, query = (replace(batch(2, seed=seed), x=batch(2, seed=seed).x.float()) for seed in (0, 1))
         adapted = learner.adapt(theta, support)
@@ -174,7 +176,9 @@ def test_the_queries_may_be_seen_in_bfloat16_and_the_support_is_not(precision: s
 
 def test_recomputed_steps_have_the_same_gradient() -> None:
     support, query = batch(2), batch(2, seed=1)
-    kept, again = (MAML(MODELS["pool"], 0.4, 3, recompute=recompute) for recompute in (False, True))
+    kept, again = (
+        MAML(MODELS["pool"], 0.4, 3, recompute=recompute).build(SPEC, EPISODE) for recompute in (False, True)
+    )
     found = [
         BatchProblem(learner, begun(learner), SPEC, [support], query, 3).loss_and_grad()[1] for learner in (kept, again)
     ]
@@ -185,7 +189,7 @@ def test_the_orders_differ() -> None:
     """Otherwise the test above would say nothing of second derivatives."""
     grads = {}
     for first_order in (False, True):
-        learner = MAML(MODELS["pool"], 0.4, 2, first_order=first_order)
+        learner = MAML(MODELS["pool"], 0.4, 2, first_order=first_order).build(SPEC, EPISODE)
         _, found = BatchProblem(learner, begun(learner), SPEC, [batch(2)], batch(2, seed=1), 3).loss_and_grad()
         grads[first_order] = torch.cat([g.flatten() for g in found.values()])
     assert torch.nn.functional.cosine_similarity(grads[False], grads[True], dim=0) < 0.999
@@ -193,7 +197,7 @@ def test_the_orders_differ() -> None:
 
 def test_running_statistics_are_frozen_at_evaluation() -> None:
     """Support and query alike are normalised by them, as torch's own batch norm in eval mode does."""
-    learner = MAML(MODELS["mlp"], 0.3, 2, normalisation="running")
+    learner = MAML(MODELS["mlp"], 0.3, 2, normalisation="running").build(SPEC, EPISODE)
     theta = begun(learner)
     generator = torch.Generator().manual_seed(5)
     mean, var = (torch.rand(6, generator=generator, dtype=torch.float64) for _ in range(2))
@@ -211,7 +215,7 @@ def test_running_statistics_are_frozen_at_evaluation() -> None:
 
 def test_steps_may_be_asked_for_and_gone_on_from() -> None:
     """As evaluation does with `test_steps`."""
-    learner = MAML(MODELS["mlp"], 0.3, steps=2, test_steps=5)
+    learner = MAML(MODELS["mlp"], 0.3, steps=2, test_steps=5).build(SPEC, EPISODE)
     theta, support = begun(learner), batch(2)
     with torch.no_grad():
         five = learner.adapt(theta, support, steps=learner.test_steps)
@@ -227,7 +231,7 @@ def test_steps_may_be_asked_for_and_gone_on_from() -> None:
 
 
 def test_a_loaded_theta_needs_no_grad_mode_in_particular() -> None:
-    learner = MAML(MODELS["mlp"], 0.3, 2)
+    learner = MAML(MODELS["mlp"], 0.3, 2).build(SPEC, EPISODE)
     theta = begun(learner)
     loaded = Theta({name: p.detach() for name, p in theta.params.items()})
     found = learner.adapt(loaded, batch(2))
@@ -278,8 +282,8 @@ def test_without_gradients_no_step_keeps_the_one_before() -> None:
         def build(self, item_shape: tuple[int, ...]) -> nn.Module:
             return nn.Sequential(nn.Flatten(), nn.Linear(SIDE * SIDE, 4), Counting())
 
-    learner = MAML(Model(), 0.1, 6)
-    theta = learner.init(SPEC, EPISODE, 0)
+    learner = MAML(Model(), 0.1, 6).build(SPEC, EPISODE)
+    theta = learner.init(0)
     support = replace(batch(1), x=batch(1).x.float())
     with torch.no_grad():
         alive.append(learner.adapt(theta, support))
@@ -287,7 +291,7 @@ def test_without_gradients_no_step_keeps_the_one_before() -> None:
 
 
 def test_the_shared_head_takes_any_way_and_the_fixed_one_refuses() -> None:
-    shared, fixed = (MAML(MODELS["mlp"], 0.3, 2, head=head) for head in ("shared", "fixed"))
+    shared, fixed = (MAML(MODELS["mlp"], 0.3, 2, head=head).build(SPEC, EPISODE) for head in ("shared", "fixed"))
     support = batch(1, way=5)
     theta = begun(shared)
     assert theta.params["head.weight"].shape == (1, 5)
@@ -297,7 +301,7 @@ def test_the_shared_head_takes_any_way_and_the_fixed_one_refuses() -> None:
 
 
 def test_the_shared_head_makes_classes_exchangeable() -> None:
-    learner = MAML(MODELS["mlp"], 0.3, 2)
+    learner = MAML(MODELS["mlp"], 0.3, 2).build(SPEC, EPISODE)
     theta, support, query = begun(learner), batch(2), batch(2, seed=1)
     order = torch.tensor([2, 0, 1])
     logits = learner.predict(theta, learner.adapt(theta, support), query.x)
@@ -308,7 +312,7 @@ def test_the_shared_head_makes_classes_exchangeable() -> None:
 @pytest.mark.parametrize("normalisation", ["group", "running"])
 def test_unequal_shots(normalisation: str) -> None:
     """Padding, whatever it holds, leaves a task as it would be without: where no statistic is taken of the batch."""
-    learner = MAML(MODELS["pool"], 0.3, 3, normalisation=normalisation)
+    learner = MAML(MODELS["pool"], 0.3, 3, normalisation=normalisation).build(SPEC, EPISODE)
     theta = begun(learner)
     if normalisation == "running":
         stats = {f"{i}.{k}": torch.full((4,), 0.5, dtype=torch.float64) for i in (1, 5, 9, 13) for k in ("mean", "var")}
@@ -324,13 +328,13 @@ def test_unequal_shots(normalisation: str) -> None:
     torch.testing.assert_close(logits[:1], alone)
 
 
-def test_options_are_compared_and_shown_without_what_init_built() -> None:
+def test_options_are_compared_and_shown_without_what_was_built() -> None:
     one, other = MAML(MODELS["mlp"]), MAML(MODELS["mlp"])
-    one.init(SPEC, EPISODE, 0)
-    assert one == other
-    assert repr(one) == repr(other)
-    assert copy.deepcopy(one) == replace(one) == one
-    assert "_net" not in repr(one)
+    built = one.build(SPEC, EPISODE)
+    assert built == one == other
+    assert repr(built) == repr(one) == repr(other)
+    assert copy.deepcopy(built) == replace(built) == built
+    assert "_built" not in repr(built)
 
 
 def test_a_model_with_a_parameter_of_the_heads_name_is_refused() -> None:
@@ -348,13 +352,13 @@ def test_a_model_with_a_parameter_of_the_heads_name_is_refused() -> None:
             return self.head(x.flatten(1))
 
     with pytest.raises(UserError, match=r"'head.weight' has the name of one of the learner's own"):
-        MAML(Headed()).init(SPEC, EPISODE, 0)
+        MAML(Headed()).build(SPEC, EPISODE).init(0)
 
 
 @pytest.mark.parametrize("head", ["shared", "fixed", "prototypes"])
 def test_features_are_what_the_network_gives_its_head(head: str) -> None:
     """Not adapted, by the running statistics, each image by itself."""
-    learner = MAML(MODELS["mlp"], head=head, normalisation="running")
+    learner = MAML(MODELS["mlp"], head=head, normalisation="running").build(SPEC, EPISODE)
     theta = begun(learner)
     mean, var = torch.full((6,), 0.3, dtype=torch.float64), torch.full((6,), 0.7, dtype=torch.float64)
     x = batch(2).x[0]
@@ -391,6 +395,7 @@ def distracted(seed: int) -> PartitionTasks:
 def taught(learner: MetaLearner, steps: int) -> tuple[Theta, float, float]:
     """After so many meta-steps on 5-way 1-shot tasks; accuracy on other ones with that, and with random weights."""
     config = TrainConfig(Adam(lr=5e-3), steps=steps, way=5, shot=1, query=5, meta_batch=8)
+    learner = learner.build(TaskSpec((16,)), config.episode)
     trained = metatrain(learner, distracted(0), config, RunContext())
     tasks = distracted(1).sample(np.arange(100), episode=config.episode, seed=1)
 
@@ -399,20 +404,19 @@ def taught(learner: MetaLearner, steps: int) -> tuple[Theta, float, float]:
             logits = learner.predict(theta, learner.adapt(theta, tasks.support()), tasks.query().x)
         return accuracy(logits, tasks.query()).mean().item()
 
-    return trained, right(trained), right(learner.init(TaskSpec((16,)), config.episode, 1))
+    return trained, right(trained), right(learner.init(1))
 
 
 def test_it_learns_to_learn_in_one_step() -> None:
     """One step from the learnt initialisation, against one step of any size from a random one."""
-    learner = MAML(Perceptron(), inner_lr=1.0, steps=1)
     config = TrainConfig(Adam(lr=5e-3), steps=150, way=5, shot=1, query=5, meta_batch=8)
+    learner = MAML(Perceptron(), inner_lr=1.0, steps=1).build(TaskSpec((16,)), config.episode)
     trained = metatrain(learner, distracted(0), config, RunContext())
-    untrained = learner.init(TaskSpec((16,)), config.episode, 1)
+    untrained = learner.init(1)
     tasks = distracted(1).sample(np.arange(100), episode=config.episode, seed=1)
 
     def right(theta: Theta, lr: float) -> float:
-        one = replace(learner, inner_lr=lr)
-        one.init(TaskSpec((16,)), config.episode, 0)
+        one = replace(learner, inner_lr=lr).build(TaskSpec((16,)), config.episode)
         with torch.no_grad():
             logits = one.predict(theta, one.adapt(theta, tasks.support()), tasks.query().x)
         return accuracy(logits, tasks.query()).mean().item()
@@ -424,10 +428,12 @@ def test_it_learns_to_learn_in_one_step() -> None:
 def test_scaling_by_way_steps_as_far_as_a_loss_that_many_times_larger() -> None:
     images = toy_images()
     support = toy_tasks(images).sample(np.arange(2), episode=EpisodeSpec(3, 2, 2), seed=0).support()
-    scaled, plain = (MAML(Conv4(4), inner_lr=lr, scale_by_way=by, steps=2) for lr, by in ((0.1, True), (0.3, False)))
-    spec = TaskSpec(images.item_shape)
-    with torch.no_grad():
-        fast = [one.adapt(one.init(spec, EpisodeSpec(3, 2, 2), seed=0), support).params for one in (scaled, plain)]
+    fast = []
+    for lr, by in ((0.1, True), (0.3, False)):
+        options = MAML(Conv4(4), inner_lr=lr, scale_by_way=by, steps=2)
+        learner = options.build(TaskSpec(images.item_shape), EpisodeSpec(3, 2, 2))
+        with torch.no_grad():
+            fast.append(learner.adapt(learner.init(0), support).params)
     for name, value in fast[0].items():
         assert torch.allclose(value, fast[1][name], atol=1e-5), name
 
@@ -438,7 +444,9 @@ def test_the_log_says_how_the_network_runs(capsys: pytest.CaptureFixture[str]) -
         (Conv4(2), "all tasks in one program"),
         (Prelu(), "torch.func.vmap, which is slower: it has PReLU"),
     ):
-        metatrain(MAML(model, steps=1), toy_tasks(), config, RunContext(progress=True))
+        tasks = toy_tasks()
+        learner = MAML(model, steps=1).build(tasks.spec, config.episode)
+        metatrain(learner, tasks, config, RunContext(progress=True))
         assert f"the network runs {said}" in capsys.readouterr().err.replace("under ", "")
 
 

@@ -24,8 +24,8 @@ def test_contract(full_context: bool) -> None:
 
 
 def test_the_probability_of_a_class_is_the_attention_its_items_get() -> None:
-    learner = Matching(Itself())
-    theta = learner.init(SPEC, EPISODE, 0)
+    learner = Matching(Itself()).build(SPEC, EPISODE)
+    theta = learner.init(0)
     x, query, y = rand(2, 5, 3), rand(2, 4, 3, seed=1), [[0, 0, 1, 1, 1], [1, 0, 0, 0, 1]]
     found = answers(learner, theta, batch(x, y, 2), query).softmax(-1)
     for t in range(2):
@@ -64,8 +64,8 @@ def test_full_context_by_hand() -> None:
 
 @pytest.mark.parametrize("full_context", [False, True])
 def test_padding_anywhere_counts_for_nothing(full_context: bool) -> None:
-    learner = Matching(Itself(), full_context=full_context)
-    theta = learner.init(SPEC, EPISODE, 0)
+    learner = Matching(Itself(), full_context=full_context).build(SPEC, EPISODE)
+    theta = learner.init(0)
     support, query = batch(rand(2, 4, 3), [[0, 1, 1, 0]] * 2, 2), rand(2, 3, 3, seed=1)
     for at in (0, 2, 4):
         found = answers(learner, theta, padded(support, at), query)
@@ -74,8 +74,8 @@ def test_padding_anywhere_counts_for_nothing(full_context: bool) -> None:
 
 @pytest.mark.parametrize("full_context", [False, True])
 def test_permuted_labels_permute_the_answers_and_the_order_matters_in_full_context_only(full_context: bool) -> None:
-    learner = Matching(Itself(), full_context=full_context)
-    theta = learner.init(SPEC, EPISODE, 0)
+    learner = Matching(Itself(), full_context=full_context).build(SPEC, EPISODE)
+    theta = learner.init(0)
     support, query = batch(rand(1, 6, 3), [[0, 0, 1, 1, 2, 2]], 3), rand(1, 4, 3, seed=1)
     logits = answers(learner, theta, support, query)
     order = torch.tensor([2, 0, 1])
@@ -86,8 +86,8 @@ def test_permuted_labels_permute_the_answers_and_the_order_matters_in_full_conte
 
 
 def test_a_class_without_support_is_no_reason_to_fail() -> None:
-    learner = Matching(Itself())
-    theta = learner.init(SPEC, EPISODE, 0)
+    learner = Matching(Itself()).build(SPEC, EPISODE)
+    theta = learner.init(0)
     theta.params["weight"].requires_grad_()
     logits = learner.predict(theta, learner.adapt(theta, batch(rand(1, 2, 3), [[0, 2]], 3)), rand(1, 4, 3))
     logits[..., [0, 2]].log_softmax(-1).sum().backward()

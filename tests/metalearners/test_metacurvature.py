@@ -7,7 +7,7 @@ import torch
 from test_maml import EPISODE, MODELS, SPEC, Perceptron, batch, begun, taught
 
 from umeta.metalearners.maml import MAML
-from umeta.metalearners.metacurvature import MetaCurvature, curved
+from umeta.metalearners.metacurvature import MetaCurvature, curve
 from umeta.models.conv4 import Conv4
 from umeta.testing import check_metalearner
 from umeta.train import BatchProblem
@@ -24,18 +24,19 @@ def test_the_transform_is_a_matrix_along_each_mode() -> None:
     theta = Theta({f"curvature.w.{mode}": matrix for mode, matrix in matrices.items()})
     conv, linear, bias = rand(2, 4, 3, 2, 3), rand(2, 4, 3), rand(2, 4)
     expected = torch.einsum("ao,bi,cf,toif->tabc", *matrices.values(), conv.flatten(3)).view_as(conv)
-    torch.testing.assert_close(curved(theta, "w", conv), expected)
-    torch.testing.assert_close(curved(theta, "w", linear), matrices["out"] @ linear @ matrices["in"].T)
-    torch.testing.assert_close(curved(theta, "w", bias), bias @ matrices["out"].T)
+    torch.testing.assert_close(curve(theta, "w", conv), expected)
+    torch.testing.assert_close(curve(theta, "w", linear), matrices["out"] @ linear @ matrices["in"].T)
+    torch.testing.assert_close(curve(theta, "w", bias), bias @ matrices["out"].T)
     # as one large matrix on a task's gradient (section 3.2's Kronecker product)
     whole = torch.kron(torch.kron(matrices["out"], matrices["in"]), matrices["filter"])
-    torch.testing.assert_close(curved(theta, "w", conv)[0].flatten(), whole @ conv[0].flatten())
+    torch.testing.assert_close(curve(theta, "w", conv)[0].flatten(), whole @ conv[0].flatten())
 
 
 def test_one_inner_step_by_hand() -> None:
     """The gradient that MAML steps along, transformed; the head's rows are any classes, and mix with none."""
-    learner, maml = (kind(MODELS["pool"], 0.4, 1, normalisation="group") for kind in (MetaCurvature, MAML))
-    maml.init(SPEC, EPISODE, 0)
+    learner, maml = (
+        kind(MODELS["pool"], 0.4, 1, normalisation="group").build(SPEC, EPISODE) for kind in (MetaCurvature, MAML)
+    )
     theta, support = begun(learner), batch(2)
     with torch.no_grad():
         found, plain = (one.adapt(theta, support).params for one in (learner, maml))
@@ -54,10 +55,13 @@ def test_one_inner_step_by_hand() -> None:
 
 @pytest.mark.parametrize("head", ["shared", "fixed", "prototypes"])
 def test_it_begins_as_maml(head: str) -> None:
-    learner, maml = (kind(MODELS["pool"], 0.4, 2, head=head, normalisation="group") for kind in (MetaCurvature, MAML))
+    learner, maml = (
+        kind(MODELS["pool"], 0.4, 2, head=head, normalisation="group").build(SPEC, EPISODE)
+        for kind in (MetaCurvature, MAML)
+    )
     found = []
     for one in (learner, maml):
-        theta = one.init(SPEC, EPISODE, 0)
+        theta = one.init(0)
         exact = Theta({name: value.double().requires_grad_() for name, value in theta.params.items()})
         found.append(BatchProblem(one, exact, SPEC, [batch(2)], batch(2, seed=1), 3).loss_and_grad())
     assert found[0][0] == pytest.approx(found[1][0])

@@ -17,7 +17,7 @@ from umeta.types import PolicyLearner, Theta
 
 def test_meta_gradient_equals_a_plain_loop() -> None:
     """Of weights and rates alike, each of which is another number here."""
-    learner = MetaSGD(MODELS["mlp"], 0.4, 2, normalisation="group")
+    learner = MetaSGD(MODELS["mlp"], 0.4, 2, normalisation="group").build(SPEC, EPISODE)
     theta, support, query = begun(learner), batch(2), batch(2, seed=1)
     weights = [name for name in theta.params if not name.startswith("rate.")]
     losses = []
@@ -38,8 +38,10 @@ def test_meta_gradient_equals_a_plain_loop() -> None:
 
 @pytest.mark.parametrize("head", ["shared", "fixed", "prototypes"])
 def test_with_one_rate_for_all_it_is_maml(head: str) -> None:
-    learner, maml = (kind(MODELS["mlp"], 0.5, 3, head=head, normalisation="group") for kind in (MetaSGD, MAML))
-    thetas = [one.init(SPEC, EPISODE, 0) for one in (learner, maml)]
+    learner, maml = (
+        kind(MODELS["mlp"], 0.5, 3, head=head, normalisation="group").build(SPEC, EPISODE) for kind in (MetaSGD, MAML)
+    )
+    thetas = [one.init(0) for one in (learner, maml)]
     rates = {n: p for n, p in thetas[0].params.items() if n.startswith("rate.")}
     assert {n for n in thetas[0].params if n not in rates} == set(thetas[1].params)
     assert all(bool((rate == 0.5).all()) for rate in rates.values())
@@ -55,7 +57,7 @@ def test_with_one_rate_for_all_it_is_maml(head: str) -> None:
 
 
 def test_rates_are_not_adapted() -> None:
-    learner = MetaSGD(MODELS["mlp"])
+    learner = MetaSGD(MODELS["mlp"]).build(SPEC, EPISODE)
     with torch.no_grad():
         adapted = learner.adapt(begun(learner), batch(2))
     assert not any(name.startswith("rate.") for name in adapted.params)

@@ -23,8 +23,8 @@ NORMALISATIONS = ("batch", "support", "running", "group")
 
 
 def learner_of(d: int, **options: object) -> tuple[ProtoNet, Theta]:
-    learner = ProtoNet(Itself(), **options)
-    return learner, learner.init(TaskSpec((d,)), EpisodeSpec(2, 1, 1), 0)
+    learner = ProtoNet(Itself(), **options).build(TaskSpec((d,)), EpisodeSpec(2, 1, 1))
+    return learner, learner.init(0)
 
 
 def test_euclidean_logits_by_hand() -> None:
@@ -54,8 +54,10 @@ def test_cosine_logits_by_hand() -> None:
 @pytest.mark.parametrize("distance", ["euclidean", "cosine"])
 @pytest.mark.parametrize("normalisation", NORMALISATIONS)
 def test_label_permutation_permutes_the_answers(distance: str, normalisation: str) -> None:
-    learner = ProtoNet(Conv4(filters=4), distance=distance, normalisation=normalisation)
-    theta = learner.init(TaskSpec((1, 16, 16)), EpisodeSpec(3, 2, 1), 0)
+    learner = ProtoNet(Conv4(filters=4), distance=distance, normalisation=normalisation).build(
+        TaskSpec((1, 16, 16)), EpisodeSpec(3, 2, 1)
+    )
+    theta = learner.init(0)
     x, query = rand(2, 6, 1, 16, 16), rand(2, 4, 1, 16, 16, seed=1)
     support = batch(x, [[0, 0, 1, 1, 2, 2]] * 2, way=3)
     order = torch.tensor([2, 0, 1])
@@ -117,8 +119,8 @@ def test_steps_change_nothing() -> None:
 
 @pytest.mark.parametrize("normalisation", ["batch", "support", "running"])
 def test_in_training_each_task_is_normalised_by_itself(normalisation: str) -> None:
-    learner = ProtoNet(Conv4(filters=4), normalisation=normalisation)
-    theta = learner.init(TaskSpec((1, 16, 16)), EpisodeSpec(2, 1, 1), 0)
+    learner = ProtoNet(Conv4(filters=4), normalisation=normalisation).build(TaskSpec((1, 16, 16)), EpisodeSpec(2, 1, 1))
+    theta = learner.init(0)
     support = batch(rand(2, 4, 1, 16, 16), [[0, 0, 1, 1]] * 2, 2)
     net = learner.model.build((1, 16, 16))
     net.load_state_dict(theta.params, strict=False)
@@ -129,8 +131,8 @@ def test_in_training_each_task_is_normalised_by_itself(normalisation: str) -> No
 
 
 def test_at_evaluation_running_statistics_are_used_as_torch_does() -> None:
-    learner = ProtoNet(Conv4(filters=4), normalisation="running")
-    theta = learner.init(TaskSpec((1, 16, 16)), EpisodeSpec(2, 1, 1), 0)
+    learner = ProtoNet(Conv4(filters=4), normalisation="running").build(TaskSpec((1, 16, 16)), EpisodeSpec(2, 1, 1))
+    theta = learner.init(0)
     net = learner.model.build((1, 16, 16))
     net.load_state_dict(theta.params, strict=False)
     for _ in range(3):
@@ -158,15 +160,15 @@ def test_a_models_own_scale_is_trained_or_refused() -> None:
             return Scaled()
 
     spec, episode = TaskSpec((3,)), EpisodeSpec(2, 1, 1)
-    learner = ProtoNet(Model())
-    theta = learner.init(spec, episode, 0)
+    learner = ProtoNet(Model()).build(spec, episode)
+    theta = learner.init(0)
     x = rand(1, 2, 3)
     twice = Theta({"scale": torch.tensor([2.0])})
     support = batch(x, [[0, 1]], 2)
     torch.testing.assert_close(learner.adapt(theta, support).params["prototypes"], x)
     torch.testing.assert_close(learner.adapt(twice, support).params["prototypes"], 2 * x)
     with pytest.raises(UserError, match="'scale' has the name of one of the learner's own"):
-        ProtoNet(Model(), distance="cosine").init(spec, episode, 0)
+        ProtoNet(Model(), distance="cosine").build(spec, episode).init(0)
 
 
 @pytest.mark.parametrize("distance", ["euclidean", "cosine"])
@@ -321,8 +323,10 @@ def test_refining_a_class_that_nothing_belongs_to_is_no_reason_to_fail() -> None
 @pytest.mark.parametrize("distance", ["euclidean", "cosine"])
 @pytest.mark.parametrize("normalisation", ["running", "group"])
 def test_features_are_what_prototypes_are_means_of(distance: str, normalisation: str) -> None:
-    learner = ProtoNet(Conv4(filters=4), distance=distance, normalisation=normalisation)
-    theta = learner.init(TaskSpec((1, 16, 16)), EpisodeSpec(2, 1, 1), 0)
+    learner = ProtoNet(Conv4(filters=4), distance=distance, normalisation=normalisation).build(
+        TaskSpec((1, 16, 16)), EpisodeSpec(2, 1, 1)
+    )
+    theta = learner.init(0)
     stats = {f"{i}.{k}": torch.full((4,), 0.1) for i in (1, 5, 9, 13) for k in ("mean", "var")}
     theta = Theta(theta.params, stats if normalisation == "running" else {})
     x = rand(4, 1, 16, 16) + 1
@@ -344,8 +348,8 @@ def test_bfloat16_is_nearly_float32(distance: str, normalisation: str) -> None:
     logits, grads = {}, {}
     for precision in ("float32", "bfloat16", "auto"):
         options = {"distance": distance, "normalisation": normalisation, "precision": precision}
-        learner = ProtoNet(Conv4(filters=8, halvings=2), **options)
-        theta = learner.init(spec, episode, 0)
+        learner = ProtoNet(Conv4(filters=8, halvings=2), **options).build(spec, episode)
+        theta = learner.init(0)
         params = {name: p.requires_grad_() for name, p in theta.params.items()}
         problem = BatchProblem(learner, Theta(params), spec, [support], query, 2)
         _, found = problem.loss_and_grad()

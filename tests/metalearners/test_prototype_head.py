@@ -24,9 +24,10 @@ def task(seed: int) -> Batch:
 @pytest.mark.parametrize("distance", ["euclidean", "cosine"])
 def test_without_inner_steps_it_is_a_prototypical_network(distance):
     maml = MAML(MODEL, head="prototypes", normalisation="group", distance=distance)
-    proto = ProtoNet(MODEL, normalisation="group", distance=distance)
-    theta = maml.init(SPEC, EPISODE, seed=3)
-    assert theta.params.keys() == proto.init(SPEC, EPISODE, seed=3).params.keys()  # so either starts from the other
+    proto = ProtoNet(MODEL, normalisation="group", distance=distance).build(SPEC, EPISODE)
+    maml = maml.build(SPEC, EPISODE)
+    theta = maml.init(3)
+    assert theta.params.keys() == proto.init(3).params.keys()  # so either starts from the other
     support, query = task(0), task(1)
     adapted = maml.adapt(theta, support, steps=0)
     torch.testing.assert_close(
@@ -38,12 +39,14 @@ def test_without_inner_steps_it_is_a_prototypical_network(distance):
 def test_one_inner_step_by_hand(training):
     """The step descends on the support loss from the prototype layer, for the layer and the network alike; the same in
     meta-training, where the layer's own dependence on the weights must not be descended."""
-    maml = MAML(MODEL, head="prototypes", normalisation="group", inner_lr=0.1, first_order=training == "first order")
-    theta = maml.init(SPEC, EPISODE, seed=0)
+    maml = MAML(
+        MODEL, head="prototypes", normalisation="group", inner_lr=0.1, first_order=training == "first order"
+    ).build(SPEC, EPISODE)
+    theta = maml.init(0)
     for value in theta.params.values():
         value.requires_grad_(training != "no")
     support, query = task(0).chunk(0, 1), task(1).chunk(0, 1)
-    shared = maml._net.shared
+    shared = maml.built.network.shared
     params = {name: value.detach().clone().requires_grad_() for name, value in theta.params.items()}
     z = shared(params, support.x[0])[0]
     means = torch.stack([z[support.y[0] == label].mean(0) for label in range(3)]).detach()
@@ -61,8 +64,8 @@ def test_one_inner_step_by_hand(training):
 def test_the_meta_gradient_goes_through_the_prototypes(distance, lr):
     """Central differences of the query loss, in float64."""
     options = {"head": "prototypes", "normalisation": "group", "inner_lr": lr, "steps": 2, "distance": distance}
-    maml = MAML(Conv4(filters=2), **options)
-    theta = maml.init(SPEC, EPISODE, seed=1)
+    maml = MAML(Conv4(filters=2), **options).build(SPEC, EPISODE)
+    theta = maml.init(1)
     params = {name: value.double().requires_grad_() for name, value in theta.params.items()}
     support, query = (Batch(b.x.double(), b.y, b.mask, b.way) for b in (task(0).chunk(0, 1), task(1).chunk(0, 1)))
 

@@ -19,8 +19,8 @@ def test_contract() -> None:
 
 def test_logits_by_hand() -> None:
     """A network of three layers on the class's mean beside the query."""
-    learner = Relation(Itself(), hidden=5)
-    theta = learner.init(SPEC, EPISODE, 0)
+    learner = Relation(Itself(), hidden=5).build(SPEC, EPISODE)
+    theta = learner.init(0)
     x, query = rand(2, 5, 3), rand(2, 4, 3, seed=1)
     found = answers(learner, theta, batch(x, [[0, 0, 1, 1, 1], [1, 0, 0, 0, 1]], 2), query)
     weight, bias = ([theta.params[f"relation.{i}.{kind}"] for i in (0, 2, 4)] for kind in ("weight", "bias"))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from test_maml import MODELS, SPEC, Perceptron, batch, begun, forward, taught
+from test_maml import EPISODE, MODELS, SPEC, Perceptron, batch, begun, forward, taught
 
 from umeta.config import build
 from umeta.errors import UserError
@@ -20,7 +20,7 @@ from umeta.types import OwnMetaGradient, Theta
 
 
 def test_meta_gradient_is_the_way_back_from_the_adapted_weights() -> None:
-    learner = Reptile(MODELS["mlp"], 0.4, 3, head="fixed", normalisation="group")
+    learner = Reptile(MODELS["mlp"], 0.4, 3, head="fixed", normalisation="group").build(SPEC, EPISODE)
     assert isinstance(learner, OwnMetaGradient)
     theta, support, query = begun(learner), batch(2), batch(1, seed=1)
     query = replace(query, mask=query.mask.clone().index_fill_(1, torch.tensor([2]), False))
@@ -43,7 +43,7 @@ def test_meta_gradient_is_the_way_back_from_the_adapted_weights() -> None:
 
 def test_prototypes_are_moved_through_the_network() -> None:
     """Half the squared distance between the beginning and where it led, by central differences."""
-    learner = Reptile(MODELS["mlp"], 0.05, 2, head="prototypes", normalisation="group")
+    learner = Reptile(MODELS["mlp"], 0.05, 2, head="prototypes", normalisation="group").build(SPEC, EPISODE)
     theta, support, query = begun(learner), batch(2), batch(1, seed=1)
     _, found = learner.meta_gradient(theta, support, query)
     whole = replace(support, **{n: torch.cat([getattr(support, n), getattr(query, n)], 1) for n in ("x", "y", "mask")})

@@ -45,8 +45,8 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
 
 def begun(hidden: int = 3) -> tuple[RL2, Theta]:
     """Random weights in float64, none of them small."""
-    learner = RL2(Itself(), hidden=hidden)
-    theta = learner.init(SPEC, EPISODE, 0)
+    learner = RL2(Itself(), hidden=hidden).build(SPEC, EPISODE)
+    theta = learner.init(0)
     params = {name: drawn(*value.shape, seed=i) for i, (name, value) in enumerate(sorted(theta.params.items()))}
     return learner, Theta(params)
 
@@ -143,8 +143,8 @@ ENVIRONMENTS: dict[str, Callable[[], RewardTasks]] = {
 def test_what_acted_step_by_step_is_what_is_replayed(name: str) -> None:
     """The probabilities that were noted when it acted are those of reading all of the trial at once."""
     tasks = ENVIRONMENTS[name]()
-    learner = RL2(MLP([8]), hidden=8)
-    theta = learner.init(tasks.spec, EPISODE, 0)
+    learner = RL2(MLP([8]), hidden=8).build(tasks.spec, EPISODE)
+    theta = learner.init(0)
     params = {name: 2 * value for name, value in theta.params.items()}
     params["rl2.answer.weight"] = 10 * params["rl2.answer.weight"]
     supports, query = rolled(learner, Theta(params), tasks)
@@ -223,7 +223,7 @@ def test_one_more_observation_begins_an_episode_of_each_trial() -> None:
 def test_the_advantages_of_a_trial() -> None:
     """Everything that is still to come in the trial, less a baseline of its own for each of its episodes."""
     rounds, discount = [episodes(seed) for seed in range(3)], 0.9
-    found = replace(begun()[0], discount=discount).trial(rounds).w.unflatten(1, (TRIALS, -1))
+    found = RL2(Itself(), discount=discount).trial(rounds).w.unflatten(1, (TRIALS, -1))
     rewards = torch.cat([batch.reward.unflatten(1, (TRIALS, -1)) for batch in rounds], 2)
     coming = torch.zeros_like(rewards)
     for t in range(3 * STEPS):
@@ -308,8 +308,8 @@ def test_images_are_refused() -> None:
 
 def test_a_film_tells_what_was_earned_too() -> None:
     tasks = RewardTasks(Nav2D(horizon=6), Corners())
-    learner = RL2(MLP([8]), hidden=8)
-    act = learner.act(theta := learner.init(tasks.spec, EPISODE, 0), learner.unadapted(theta, 1))
+    learner = RL2(MLP([8]), hidden=8).build(tasks.spec, EPISODE)
+    act = learner.act(theta := learner.init(0), learner.unadapted(theta, 1))
     batch = tasks.sample(np.arange(1), episode=EPISODE, seed=0)
     assert batch.telling(lambda x: x) is None
     assert len(environments.film(tasks.env, act, 0, 6, batch.telling(act))) == 7
@@ -333,8 +333,8 @@ def test_every_stage_of_a_run(tmp_path, monkeypatch) -> None:
 def test_it_learns_to_find_a_goal_that_only_rewards_tell() -> None:
     """Standing still scores -11.3 in 20 steps. The first episode of a trial looks for the goal, the second knows it."""
     tasks = RewardTasks(Nav2D(horizon=20), Corners())
-    learner = RL2(MLP([16]), hidden=16)
     config = TrainConfig(ProMP(lr=1e-2), steps=60, meta_batch=8, episodes=10)
+    learner = RL2(MLP([16]), hidden=16).build(tasks.spec, config.episode)
     batch = tasks.sample(np.arange(4), episode=config.episode, seed=1)  # each corner once
     opposite = batch.which.argsort()[3 - batch.which]
 
@@ -347,7 +347,7 @@ def test_it_learns_to_find_a_goal_that_only_rewards_tell() -> None:
             misled = batch.query(policy_of(learner, theta, other))
         return query.score.mean().item(), misled.score.mean().item()
 
-    untrained, _ = scores(learner.init(tasks.spec, config.episode, 0))
+    untrained, _ = scores(learner.init(0))
     trained, misled = scores(metatrain(learner, tasks, config, RunContext()))
     assert trained > untrained + 4
     assert trained > misled + 5

@@ -19,8 +19,8 @@ def test_contract() -> None:
 
 def test_probabilities_by_hand() -> None:
     """In proportion to the mean over a class's items of the sigmoid of a weighted L1 distance."""
-    learner = Siamese(Itself())
-    theta = learner.init(SPEC, EPISODE, 0)
+    learner = Siamese(Itself()).build(SPEC, EPISODE)
+    theta = learner.init(0)
     x, query, y = rand(2, 5, 3), rand(2, 4, 3, seed=1), torch.tensor([[0, 0, 1, 1, 1], [1, 0, 0, 0, 1]])
     found = answers(learner, theta, batch(x, y.tolist(), 2), query).exp()
     alpha, bias = theta.params["siamese.weight"][0], theta.params["siamese.bias"][0]
@@ -35,8 +35,8 @@ def test_padding_counts_for_nothing_and_permuted_labels_permute_the_answers() ->
 
 
 def test_far_pairs_and_a_class_without_support_are_no_reason_to_fail() -> None:
-    learner = Siamese(Itself())
-    theta = learner.init(SPEC, EPISODE, 0)
+    learner = Siamese(Itself()).build(SPEC, EPISODE)
+    theta = learner.init(0)
     logits = answers(learner, theta, batch(1e3 * rand(1, 2, 3), [[0, 2]], 3), rand(1, 4, 3))
     assert logits.isfinite().all()
     assert (logits.argmax(-1) != 1).all()

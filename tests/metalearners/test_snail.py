@@ -18,8 +18,8 @@ SPEC, EPISODE = TaskSpec((3,)), EpisodeSpec(2, 2, 1)
 
 
 def made(reach: int = 4) -> tuple[SNAIL, Theta]:
-    learner = SNAIL(Itself(), filters=4, reach=reach)
-    return learner, learner.init(SPEC, EPISODE, 0)
+    learner = SNAIL(Itself(), filters=4, reach=reach).build(SPEC, EPISODE)
+    return learner, learner.init(0)
 
 
 def test_contract() -> None:
@@ -46,7 +46,7 @@ def test_logits_by_hand(reach: int) -> None:
     x, query, labels = rand(2, 5, 3), rand(2, 3, 3, seed=1), torch.tensor([0, 0, 1, 1, 1])
     found = answers(learner, theta, batch(x, [labels.tolist(), [1, 0, 0, 1, 1]], 2), query)
     own = {name.removeprefix("snail."): p for name, p in theta.params.items()}
-    layers = list(learner._own.layers)
+    layers = list(learner.built.module.layers)
     assert [type(layer) for layer in layers].count(Convolution) == 2 * {4: 2, 16: 4}[reach]
     for t, order in enumerate(([0, 1, 2, 3, 4], [1, 2, 0, 3, 4])):
         for q in range(3):

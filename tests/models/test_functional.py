@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from umeta.errors import UserError
 from umeta.models.conv4 import Conv4
-from umeta.models.functional import MOMENTUM, Pure, average
+from umeta.models.functional import MOMENTUM, Pure, average, draw
 from umeta.models.kernels import channels_last
 
 BODY = nn.Sequential(
@@ -133,7 +133,9 @@ def test_the_module_is_copied_and_left_alone() -> None:
 
 def test_the_seed_decides_the_weights_and_nothing_else_moves() -> None:
     before = torch.get_rng_state()
-    one, again, other = (Pure.build(Conv4(filters=4), (1, 16, 16), "batch", seed).params() for seed in (0, 0, 1))
+    one, again, other = (
+        Pure(draw(lambda: Conv4(filters=4).build((1, 16, 16)), seed), "batch").params() for seed in (0, 0, 1)
+    )
     assert torch.equal(before, torch.get_rng_state())
     assert all(torch.equal(one[name], again[name]) for name in one)
     assert not torch.equal(one["0.weight"], other["0.weight"])
@@ -208,13 +210,6 @@ def test_modules_of_any_kind() -> None:
     torch.testing.assert_close(out[1], pure.shared(pure.params(), x[1])[0], atol=1e-5, rtol=1e-4)
     assert set(stats) == {"body.norm.mean", "body.norm.var"}
     torch.testing.assert_close(pure.per_task(wide, x, stats)[0], out)
-
-
-def test_a_learners_own_parameters_stand_beside_the_modules() -> None:
-    pure = Pure(Custom(), "batch")
-    assert pure.params({"head": torch.zeros(1)})["head"] is not None
-    with pytest.raises(UserError, match="'scale' has the name of one of the learner's own"):
-        pure.params({"scale": torch.zeros(1)})
 
 
 def test_the_running_average_by_hand() -> None:

@@ -209,11 +209,11 @@ TASKS = toy_tasks(IMAGES)
 
 
 def begun(learner: ProtoNet | MAML, seed: int) -> Theta:
-    return learner.init(TASKS.spec, TRAIN.episode, seed)
+    return learner.init(seed)
 
 
 def test_meta_training_starts_from_the_weights_and_statistics_given() -> None:
-    learner = ProtoNet(Conv4(filters=4))
+    learner = ProtoNet(Conv4(filters=4)).build(TASKS.spec, TRAIN.episode)
     running = {f"{i}.{k}": torch.full((4,), 7.0) for i in (1, 5, 9, 13) for k in ("mean", "var")}
     start = Theta(begun(learner, 99).params, running)
     kept = {name: value.clone() for name, value in start.params.items()}
@@ -233,21 +233,22 @@ def test_meta_training_starts_from_the_weights_and_statistics_given() -> None:
 
 
 def test_what_the_start_lacks_begins_at_random_and_is_told(capsys: pytest.CaptureFixture) -> None:
-    learner = ProtoNet(Conv4(filters=4), distance="cosine")
-    start = begun(ProtoNet(Conv4(filters=4)), 99)
+    learner = ProtoNet(Conv4(filters=4), distance="cosine").build(TASKS.spec, TRAIN.episode)
+    other = ProtoNet(Conv4(filters=4)).build(TASKS.spec, TRAIN.episode)
+    start = begun(other, 99)
     theta = metatrain(learner, TASKS, TRAIN, RunContext(1, progress=True), start)
     assert theta.params["scale"].item() == pytest.approx(10)
     torch.testing.assert_close(theta.params["0.weight"], start.params["0.weight"])
     assert "12 parameters taken over; at random: scale" in capsys.readouterr().err
     # what it has too much is passed over
-    back = metatrain(ProtoNet(Conv4(filters=4)), TASKS, TRAIN, RunContext(1), theta)
+    back = metatrain(other, TASKS, TRAIN, RunContext(1), theta)
     assert "scale" not in back.params
 
 
 def test_a_start_that_does_not_fit_is_refused() -> None:
-    learner = ProtoNet(Conv4(filters=4))
+    learner, other = (ProtoNet(Conv4(filters=n)).build(TASKS.spec, TRAIN.episode) for n in (4, 8))
     with pytest.raises(UserError, match=r"parameter '0.weight' has shape \(8, 1, 3, 3\), the learner's has \(4, 1, 3"):
-        metatrain(learner, TASKS, TRAIN, RunContext(), begun(ProtoNet(Conv4(filters=8)), 0))
+        metatrain(learner, TASKS, TRAIN, RunContext(), begun(other, 0))
     with pytest.raises(UserError, match="none of the learner's parameters"):
         metatrain(learner, TASKS, TRAIN, RunContext(), Theta({"other": torch.ones(1)}))
 
@@ -442,7 +443,8 @@ def test_each_round_is_what_its_parts_give_by_hand(place: Path) -> None:
     kept, _ = load_tasks(second)
     assert same(sampled(tasks, np.arange(8), EPISODE, 0), sampled(kept, np.arange(8), EPISODE, 0))
 
-    theta = metatrain(second.metalearner, tasks, second.train, RunContext(second.seed), first.theta)
+    learner = second.metalearner.build(tasks.spec, second.train.episode)
+    theta = metatrain(learner, tasks, second.train, RunContext(second.seed), first.theta)
     trained = runs.load_run("runs/tiny-1", device="cpu").theta
     assert same(theta.params, trained.params)
     assert same(theta.running, trained.running)

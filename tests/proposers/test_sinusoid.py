@@ -107,8 +107,8 @@ def test_squared_error_by_hand() -> None:
 @pytest.mark.parametrize("steps", [0, 1, 3])
 def test_adaptation_by_hand(steps: int) -> None:
     """A line w M x + b after gradient steps on its mean squared error, all of M, w and b moving."""
-    learner = MAML(Itself(), inner_lr=0.1)
-    theta = learner.init(LINE, EPISODE, 0)
+    learner = MAML(Itself(), inner_lr=0.1).build(LINE, EPISODE)
+    theta = learner.init(0)
     x, y, query = rand(2, 4, 2), rand(2, 4, 1, seed=1), rand(2, 3, 2, seed=2)
     with torch.no_grad():
         found = learner.predict(theta, learner.adapt(theta, points(x, y), steps=steps), query)
@@ -122,8 +122,8 @@ def test_adaptation_by_hand(steps: int) -> None:
 
 
 def test_the_baselines_are_trained_on_all_points_alike() -> None:
-    learner = MAML(MLP([4], "relu"), steps=0)
-    theta = learner.init(TASKS.spec, EPISODE, 0)
+    learner = MAML(MLP([4], "relu"), steps=0).build(TASKS.spec, EPISODE)
+    theta = learner.init(0)
     theta = Theta({name: value.requires_grad_() for name, value in theta.params.items()})
     support, query = sampled(TASKS, np.arange(5), EPISODE, 0)
     _, found = BatchProblem(learner, theta, TASKS.spec, [support], query, 2).loss_and_grad()
@@ -137,8 +137,8 @@ def test_the_baselines_are_trained_on_all_points_alike() -> None:
 
 @pytest.mark.parametrize("kind", [SNAIL, LSTMLearner])
 def test_sequence_learners_read_the_numbers(kind: Any) -> None:
-    learner = kind(Itself())
-    theta = learner.init(LINE, EPISODE, 0)
+    learner = kind(Itself()).build(LINE, EPISODE)
+    theta = learner.init(0)
     x, y, query = rand(1, 4, 2), rand(1, 4, 1, seed=1), rand(1, 3, 2, seed=2)
     adapted = learner.adapt(theta, points(x, y))
     assert torch.equal(adapted.params["pairs"], torch.cat([x, y], -1))  # in the order they came
@@ -158,6 +158,7 @@ def test_sequence_learners_read_the_numbers(kind: Any) -> None:
 def trained(learner: MetaLearner, steps: int) -> tuple[float, float]:
     """Mean squared error on other tasks before and after meta-training, adapted."""
     train = TrainConfig(Adam(5e-3), steps=steps)
+    learner = learner.build(TASKS.spec, EPISODE)
     support, query = sampled(TASKS, np.arange(200), EPISODE, 99)
 
     def error(theta: Theta) -> float:
@@ -165,7 +166,7 @@ def trained(learner: MetaLearner, steps: int) -> tuple[float, float]:
             answer = learner.predict(theta, learner.adapt(theta, support), query.x)
         return squared_error(answer, query).mean().item()
 
-    before = error(learner.init(TASKS.spec, EPISODE, 0))
+    before = error(learner.init(0))
     return before, error(metatrain(learner, TASKS, train))
 
 
@@ -263,9 +264,10 @@ def test_learners_that_regress(learner: str) -> None:
     made = build.build(
         {**TINY, "name": learner, "metalearner": {"name": learner, "model": {"name": "mlp", "hidden": [4]}}}
     )
-    theta = metatrain(made.metalearner, TASKS, replace(made.train, steps=2))
+    built = made.metalearner.build(TASKS.spec, made.train.episode)
+    theta = metatrain(built, TASKS, replace(made.train, steps=2))
     support, query = sampled(TASKS, np.arange(2), EPISODE, 0)
-    found = made.metalearner.predict(theta, made.metalearner.adapt(theta, support, steps=2), query.x)
+    found = built.predict(theta, built.adapt(theta, support, steps=2), query.x)
     assert found.shape == query.y.shape
     assert found.isfinite().all()
 

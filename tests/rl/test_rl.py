@@ -217,18 +217,20 @@ def test_fisher_is_the_hessian_of_the_divergence() -> None:
 
 SPEC = TaskSpec((OBSERVED,), "policy", ACTION, ACTION)
 EPISODE = EpisodeSpec(1, 2, 2)
-LEARNER = MAML(MLP([4]), inner_lr=0.3, steps=1)
+OPTIONS = MAML(MLP([4]), inner_lr=0.3, steps=1)
+LEARNER = OPTIONS.build(SPEC, EPISODE)
 
 
 def begun(learner: MAML, seed: int = 0) -> Theta:
     """Its theta in float64, moved off the zeros that biases and log standard deviations begin at."""
-    params = learner.init(SPEC, EPISODE, seed).params
+    params = learner.init(seed).params
     return Theta(
         {n: (p.double() + 0.2 * drawn(*p.shape, seed=i)).requires_grad_() for i, (n, p) in enumerate(params.items())}
     )
 
 
 def problem(learner: MAML = LEARNER, rounds: int = 1, chunk: int = TASKS) -> BatchProblem:
+    learner = learner.build(SPEC, EPISODE)
     supports = [policy_batch(seed=1 + r) for r in range(rounds)]
     return BatchProblem(learner, begun(learner), SPEC, supports, policy_batch(seed=9), chunk)
 
@@ -272,7 +274,7 @@ def off(found: Tensor, expected: Tensor) -> float:
 @pytest.mark.parametrize("rounds", [1, 2])
 @pytest.mark.parametrize(
     "learner",
-    [LEARNER, replace(LEARNER, first_order=True), replace(LEARNER, schedule="harmonic")],
+    [OPTIONS, replace(OPTIONS, first_order=True), replace(OPTIONS, schedule="harmonic")],
     ids=["second", "first", "harmonic"],
 )
 def test_meta_gradient_equals_one_by_hand(learner: MAML, rounds: int, clip: float | None) -> None:
@@ -552,15 +554,15 @@ def test_a_policy_that_breaks_is_named() -> None:
 def test_it_learns_to_reach_a_goal_in_one_step(outer: Outer) -> None:
     """Standing still scores -11.3 in 20 steps; the goal is told only by the rewards of ten episodes."""
     tasks = RewardTasks(Nav2D(horizon=20), Corners())
-    learner = MAML(MLP([16]), inner_lr=0.5, steps=1)
     config = TrainConfig(outer, steps=25, meta_batch=4, episodes=10)
+    learner = MAML(MLP([16]), inner_lr=0.5, steps=1).build(tasks.spec, config.episode)
 
     def scores(theta: Theta) -> tuple[float, float]:
         batch = tasks.sample(np.arange(8), episode=config.episode, seed=1)
         supports, query = rolled_out(learner, theta, batch, 8, rounds=1)
         return supports[0].score.mean().item(), query.score.mean().item()
 
-    untrained = scores(learner.init(tasks.spec, config.episode, 0))
+    untrained = scores(learner.init(0))
     before, after = scores(metatrain(learner, tasks, config, RunContext()))
     assert after > before + 5
     assert after > untrained[1] + 1.5

@@ -60,7 +60,8 @@ def test_what_is_simulated_is_what_a_meta_step_takes(options):
     batch = PartitionTasks(pixels, labels).sample(np.arange(4), episode=settings.episode, seed=0)
     live, outer = memory.Live(), Adam()
     with live:
-        theta = Theta({n: v.requires_grad_() for n, v in learner.init(spec, settings.episode, 0).params.items()})
+        learner = learner.build(spec, settings.episode)
+        theta = Theta({n: v.requires_grad_() for n, v in learner.init(0).params.items()})
         outer.start(theta.params)
         supports, query = [batch.support()], batch.query()
         outer.step(BatchProblem(learner, theta, spec, supports, query, settings.task_chunk), 0.0)
@@ -94,7 +95,8 @@ def test_simulating_changes_neither_learner_nor_random_state():
     before = torch.random.get_rng_state()
     memory.metatraining(learner, TaskSpec((1, 16, 16)), TrainConfig(Adam(), way=2, meta_batch=1))
     assert torch.equal(torch.random.get_rng_state(), before)
-    theta = learner.init(TaskSpec((1, 16, 16)), EpisodeSpec(2, 1, 1), 0)
+    learner = learner.build(TaskSpec((1, 16, 16)), EpisodeSpec(2, 1, 1))
+    theta = learner.init(0)
     assert all(value.device.type == "cpu" for value in theta.params.values())
 
 

@@ -89,8 +89,8 @@ def meta_gradients() -> dict[str, Any]:
     """Of each learner, in float64, of five tasks in chunks of two."""
     found = {}
     for name, make in LEARNERS.items():
-        learner = make()
-        drawn = learner.init(TASKS.spec, EPISODE, seed=0)
+        learner = make().build(TASKS.spec, EPISODE)
+        drawn = learner.init(0)
         theta = Theta({key: value.double().requires_grad_() for key, value in drawn.params.items()})
         mine = distributed.shard(np.arange(5))
         batch = TASKS.sample(mine, episode=EPISODE, seed=0)
@@ -113,7 +113,8 @@ POLICIES: dict[str, Callable[[], PolicyLearner]] = {
 def policy_problem(name: str) -> BatchProblem:
     """A learner's meta-loss in float64, on this process's part of the episodes of five tasks, in chunks of two."""
     learner, tasks, episode = POLICIES[name](), RewardTasks(Nav2D(horizon=4), Corners()), EpisodeSpec(1, 3, 3)
-    drawn = learner.init(tasks.spec, episode, seed=0)
+    learner = learner.build(tasks.spec, episode)
+    drawn = learner.init(0)
     supports, query = rolled_out(learner, drawn, tasks.sample(np.arange(5), episode=episode, seed=0), 5, rounds=2)
     if isinstance(learner, RecurrentLearner):
         supports, query = [], learner.trial([*supports, query])
@@ -144,7 +145,8 @@ def policies() -> dict[str, Any]:
 
 def evaluated() -> np.ndarray:
     learner = LEARNERS["protonet"]()
-    theta = learner.init(TASKS.spec, EPISODE, seed=0)
+    learner = learner.build(TASKS.spec, EPISODE)
+    theta = learner.init(0)
     return evaluate(learner, theta, TASKS, EPISODE, count=21)
 
 
@@ -313,7 +315,12 @@ def trained(outer: Adam, folder: Path | None = None, resume: bool = False) -> Th
     """With the message in its place where it ends with one."""
     config = TrainConfig(outer, steps=6, way=3, shot=1, query=2, meta_batch=3)
     try:
-        return metatrain(LEARNERS["protonet"](), TASKS, config, RunContext(1, folder=folder, resume=resume))
+        return metatrain(
+            LEARNERS["protonet"]().build(TASKS.spec, config.episode),
+            TASKS,
+            config,
+            RunContext(1, folder=folder, resume=resume),
+        )
     except UserError as error:
         return str(error)
 

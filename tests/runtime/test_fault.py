@@ -533,7 +533,8 @@ class Sick(ProtoNet):
 
 
 def trained(learner: ProtoNet, folder: Path | None = None, **changes: Any) -> Theta:
-    return metatrain(learner, TASKS, replace(CONFIG, **changes), RunContext(seed=1, folder=folder))
+    built = learner.build(TASKS.spec, CONFIG.episode)
+    return metatrain(built, TASKS, replace(CONFIG, **changes), RunContext(seed=1, folder=folder))
 
 
 @pytest.mark.parametrize("outer", [Adam(), Adam(weight_decay=0.1)])
@@ -550,7 +551,8 @@ def test_fault_a_step_that_is_not_a_number_is_left_out_when_asked(tmp_path: Path
 
     found = trained(Sick({0, 2}), tmp_path, steps=4, outer=outer)
     config = replace(CONFIG, steps=2, outer=outer)
-    first = metatrain(ProtoNet(Conv4(filters=4)), Only(), config, RunContext(seed=1))
+    learner = ProtoNet(Conv4(filters=4)).build(TASKS.spec, config.episode)
+    first = metatrain(learner, Only(), config, RunContext(seed=1))
     assert same(found, first)
     lines = [json.loads(line) for line in (tmp_path / "metatrain.jsonl").read_text().splitlines()]
     assert [(line["step"], line.get("left out")) for line in lines] == [(0, 1.0), (2, 1.0), (3, None)]

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,7 +36,11 @@ TASKS = toy_tasks()
 
 
 def learner() -> ProtoNet:
-    return ProtoNet(Conv4(filters=4))
+    return ProtoNet(Conv4(filters=4)).build(TASKS.spec, CONFIG.episode)
+
+
+def maml(**options: Any) -> MAML:
+    return MAML(Conv4(filters=4), steps=2, **options).build(TASKS.spec, CONFIG.episode)
 
 
 class Disturbed:
@@ -124,7 +129,7 @@ def press() -> None:
 
 @pytest.mark.parametrize("kind", ["protonet", "maml"])
 def test_ctrl_c_finishes_the_step_and_is_resumed_bit_for_bit(kind: str, tmp_path: Path) -> None:
-    make = {"protonet": learner, "maml": lambda: MAML(Conv4(filters=4), steps=2, normalisation="running")}[kind]
+    make = {"protonet": learner, "maml": lambda: maml(normalisation="running")}[kind]
     handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(Interrupted, match=f"stopped after step 6 of 13, saved in {tmp_path}; .*--resume"):
         metatrain(make(), Disturbed(5, press), CONFIG, context(tmp_path, every=1e9))
@@ -247,9 +252,9 @@ def test_a_loss_that_is_not_a_number_stops_with_the_last_good_checkpoint(tmp_pat
             return super().predict(*args) * (float("nan") if self.calls == 5 else 1.0)
 
     with pytest.raises(UserError, match="metatrain: loss is nan at step 4; the last good checkpoint is at step 4; try"):
-        metatrain(Sick(Conv4(filters=4)), TASKS, CONFIG, context(tmp_path))
+        metatrain(Sick(Conv4(filters=4)).build(TASKS.spec, CONFIG.episode), TASKS, CONFIG, context(tmp_path))
     with pytest.raises(UserError, match="loss is nan at step 4; try a smaller learning rate"):
-        metatrain(Sick(Conv4(filters=4)), TASKS, CONFIG, RunContext())
+        metatrain(Sick(Conv4(filters=4)).build(TASKS.spec, CONFIG.episode), TASKS, CONFIG, RunContext())
 
 
 def test_weights_that_break_are_not_kept_as_a_good_checkpoint(tmp_path: Path) -> None:
@@ -273,7 +278,7 @@ def test_weights_that_break_are_not_kept_as_a_good_checkpoint(tmp_path: Path) ->
             return Steep.apply(logits) if self.calls == 5 else logits
 
     with pytest.raises(UserError, match=r"gradient is .* at step 4; the last good checkpoint is at step 4"):
-        metatrain(Sick(Conv4(filters=4)), TASKS, CONFIG, context(tmp_path))
+        metatrain(Sick(Conv4(filters=4)).build(TASKS.spec, CONFIG.episode), TASKS, CONFIG, context(tmp_path))
     state, _, _ = Checkpoints(tmp_path, "metatrain").newest()
     assert all(value.isfinite().all() for value in state.values())
 
@@ -281,10 +286,10 @@ def test_weights_that_break_are_not_kept_as_a_good_checkpoint(tmp_path: Path) ->
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: ProtoNet(Conv4(filters=4)),
-        lambda: ProtoNet(Conv4(filters=4), normalisation="support"),
-        lambda: MAML(Conv4(filters=4), steps=2),
-        lambda: MAML(Conv4(filters=4), steps=2, normalisation="running"),
+        learner,
+        lambda: ProtoNet(Conv4(filters=4), normalisation="support").build(TASKS.spec, CONFIG.episode),
+        maml,
+        lambda: maml(normalisation="running"),
     ],
     ids=["protonet-running", "protonet-support", "maml-support", "maml-running"],
 )
@@ -301,7 +306,7 @@ def test_task_chunk_changes_nothing_but_rounding(make: Callable[[], MetaLearner]
 
 def test_a_problem_may_be_asked_more_than_once() -> None:
     one = learner()
-    first = one.init(TASKS.spec, CONFIG.episode, 0)
+    first = one.init(0)
     theta = Theta({name: p.requires_grad_() for name, p in first.params.items()})
     batch = TASKS.sample(np.arange(3), episode=CONFIG.episode, seed=0)
     problem = BatchProblem(one, theta, TASKS.spec, [batch.support()], batch.query(), 2)
@@ -338,7 +343,8 @@ def test_unused_parameters_are_no_reason_to_fail() -> None:
             return Spare()
 
     for make in (ProtoNet, MAML):
-        theta = metatrain(make(Model()), TASKS, replace(CONFIG, steps=2), RunContext())
+        learner = make(Model()).build(TASKS.spec, CONFIG.episode)
+        theta = metatrain(learner, TASKS, replace(CONFIG, steps=2), RunContext())
         assert theta.params["spare.weight"].isfinite().all()
 
 

@@ -11,8 +11,8 @@ from umeta.config import environments, images, registry, regression
 from umeta.config.base import RunConfig
 from umeta.config.reading import expand_names, merge, read
 from umeta.errors import UserError, suggest
-from umeta.parts import LearnerTraits, OuterTraits
-from umeta.types import PolicyLearner, RecurrentLearner
+from umeta.parts import OuterTraits
+from umeta.types import MetaLearner, PolicyLearner, RecurrentLearner
 
 DOMAINS: dict[str, type[RunConfig]] = {
     config.domain: config for config in (images.Config, environments.Config, regression.Config)
@@ -68,7 +68,11 @@ def check_parts(config: RunConfig) -> None:
         UserError: they do not; the message names the part, and one that would do.
     """
     learner, outer = config.metalearner, config.train.outer
-    traits = LearnerTraits.of(learner)
+    if not isinstance(learner, MetaLearner):
+        raise UserError(
+            f"metalearner: {registry.name_of('metalearner', learner)} does not inherit from umeta.types.MetaLearner, "
+            "which says what a learner must offer"
+        )
     for attribute in ("domain", "sees_labels"):
         if not hasattr(config.proposer, attribute):
             raise UserError(f"proposer: it lacks the class attribute '{attribute}' (see umeta.parts.Proposer)")
@@ -84,12 +88,12 @@ def check_parts(config: RunConfig) -> None:
         )
     if config.domain != "env" and isinstance(learner, RecurrentLearner):
         raise UserError("metalearner: it is a policy, for an environment; use another, such as maml")
-    if config.domain == "regression" and not traits.regresses:
+    if config.domain == "regression" and not learner.regresses:
         raise UserError(
             f"metalearner: {registry.name_of('metalearner', learner)} tells classes apart and cannot predict numbers; "
             "functions need one that adapts a network with outputs of its own, such as maml, reptile or snail"
         )
-    if traits.recompute and OuterTraits.of(outer).second_order:
+    if learner.recompute and OuterTraits.of(outer).second_order:
         raise UserError(
             f"metalearner.recompute: {registry.name_of('outer', outer)} differentiates the inner loop twice; leave it "
             "out, or take promp"

@@ -20,7 +20,6 @@ from umeta.data.inputs import Format
 from umeta.deploy.calibration import Calibration, calibrate, class_means, nearness
 from umeta.draw import mosaic
 from umeta.errors import UserError
-from umeta.parts import LearnerTraits
 from umeta.runtime import artifacts
 from umeta.runtime.devices import to_device
 from umeta.stages.runs import Run, load_run
@@ -50,7 +49,7 @@ class MetaLearnt:
         Raises:
             UserError: options that were changed since meta-training ask for other parameters than it learnt.
         """
-        fresh = run.learner.init(TaskSpec(run.item_shape), run.config.train.episode, seed=0)
+        fresh = run.learner.init(seed=0)
         learnt = run.theta.params
         other = [n for n in {**fresh.params, **learnt} if shape(fresh.params.get(n)) != shape(learnt.get(n))]
         if other:
@@ -69,7 +68,7 @@ class MetaLearnt:
         """From its values and tensors."""
         learner = registry.build_part("metalearner", values["metalearner"])
         format = Format(tuple(values["shape"]), values["invert"])
-        learner.init(TaskSpec(format.shape), EpisodeSpec(2, 1, 1), seed=0)  # builds its network; any episode does
+        learner = learner.build(TaskSpec(format.shape), EpisodeSpec(2, 1, 1))  # of any way: theta knows which
         theta = unpacked(dict(tensors), to_device(device))
         return cls(values["run"], values["metalearner"], learner, theta, format, values["true_labels"])
 
@@ -352,9 +351,8 @@ def load_source(
 
 def refuse_transductive(source: MetaLearnt) -> None:
     """Raises UserError when the answer to an image would depend on the images beside it."""
-    traits = LearnerTraits.of(source.learner)
-    if traits.transductive:
-        batch = traits.normalisation == "batch"
+    if source.learner.transductive:
+        batch = source.learner.normalisation == "batch"
         option, value = ("normalisation", "support") if batch else ("refine", 0)
         raise UserError(
             f"{source.run}: with {option}: {getattr(source.learner, option, None)} the answer to an image would depend "

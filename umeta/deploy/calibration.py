@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from umeta.errors import UserError
-from umeta.types import Batch, EpisodeSpec, TaskDistribution, Theta
+from umeta.types import Batch, EpisodeSpec, FeatureLearner, MetaLearner, TaskDistribution, Theta
 
 QUERIES = 3  # of each class of a calibration task
 IMAGES = 3000  # in all calibration tasks together, about
@@ -135,7 +134,7 @@ def nearness(features: Tensor, means: Tensor) -> Tensor:
 
 
 def calibrate(
-    learner: Any, theta: Theta, tasks: TaskDistribution, *, way: int, shot: int, steps: int | None, seed: int
+    learner: MetaLearner, theta: Theta, tasks: TaskDistribution, *, way: int, shot: int, steps: int | None, seed: int
 ) -> Calibration:
     """Fits temperature and threshold on tasks of this way and shot, or the nearest below that there are.
 
@@ -154,6 +153,7 @@ def calibrate(
             logits.append(output[inside])
             labels.append(query.y[inside])
             for t in range(len(support) if own_features else 0):
+                assert isinstance(learner, FeatureLearner)
                 means = class_means(learner.features(theta, support.x[t]), support.y[t], support.way)
                 score = nearness(learner.features(theta, query.x[t]), means)
                 known.append(score[inside[t]])
@@ -167,9 +167,9 @@ def calibrate(
     return Calibration(temperature, threshold, kept, refused, episode.way - 1, episode.shot, count)
 
 
-def has_own_features(learner: Any, theta: Theta, shape: tuple[int, ...]) -> bool:
+def has_own_features(learner: MetaLearner, theta: Theta, shape: tuple[int, ...]) -> bool:
     """Whether the learner gives an image features that do not depend on the images beside it: found by trying."""
-    if not hasattr(learner, "features"):
+    if not isinstance(learner, FeatureLearner):
         return False
     device = next(iter(theta.params.values())).device
     x = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0)).to(device)

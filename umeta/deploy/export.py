@@ -6,6 +6,7 @@ out, and `README.md` is a model card (umeta/card.py).
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import io
 from collections.abc import Callable, Collection, Mapping
@@ -24,13 +25,12 @@ from umeta.deploy.adapted import AdaptedLearner, refuse_transductive
 from umeta.errors import UserError
 from umeta.metalearners._gradient import GradientLearner
 from umeta.metalearners.protonet import ProtoNet
-from umeta.models.functional import GroupNorm, Pure, exchanged
-from umeta.parts import LearnerTraits
+from umeta.models.functional import GroupNorm, exchanged
 from umeta.report import card
 from umeta.runtime import artifacts
 from umeta.stages.runs import Run, load_run
 from umeta.train import check_fits
-from umeta.types import EpisodeSpec, MetaLearner, Stats, TaskSpec, Theta
+from umeta.types import EpisodeSpec, FeatureLearner, MetaLearner, Stats, TaskSpec, Theta
 from umeta.version import __version__
 
 
@@ -146,7 +146,8 @@ def load_export(folder: Path | str, *, trusted: Collection[str] | None = ()) -> 
         spec = TaskSpec(tuple(model["input"]["shape"][1:]))
         episode = EpisodeSpec(model["way"], shot=1, query=1)
         check_fits(weights, learner, spec, episode, folder)
-        first = learner.init(spec, episode, seed=0)
+        learner = learner.build(spec, episode)
+        first = learner.init(seed=0)
         layers = [name.removesuffix("running_mean") for name in weights if name.endswith("running_mean")]
         running = {f"{layer}{kind}": weights[f"{layer}running_{kind}"] for layer in layers for kind in ("mean", "var")}
         return learner, Theta({name: weights[name] for name in first.params}, running or None)
@@ -211,8 +212,8 @@ def features(run: Run) -> Features:
     Raises:
         UserError: the learner has no feature network, or one that normalises by the batch at hand.
     """
-    learner: Any = run.learner
-    if not all(hasattr(learner, name) for name in ("model", "normalisation", "features")):
+    learner = run.learner
+    if not isinstance(learner, FeatureLearner):
         raise UserError(f"{run.folder}: a {type(learner).__name__} has no feature network that can be exported")
     if learner.normalisation == "batch":
         raise UserError(
@@ -221,9 +222,7 @@ def features(run: Run) -> Features:
         )
     module = network(learner, run.item_shape, run.theta.params, run.theta.running or {})
     images = to_float(sample(run.item_shape))
-    pure = Pure.build(learner.model, run.item_shape, learner.normalisation, seed=0)
-    expected = pure.shared(run.theta.params, images, run.theta.running)[0]
-    refuse_difference(module(images), F.normalize(expected, dim=-1) if module.unit else expected, learner.model)
+    refuse_difference(module(images), in_float32(learner).features(run.theta, images), learner.model)
     return module
 
 
@@ -234,9 +233,8 @@ def classifier(adapted: AdaptedLearner) -> Classifier:
         UserError: its answers depend on the batch, or it answers by something else than a linear layer on features.
     """
     refuse_transductive(adapted.source)
-    learner: Any = adapted.source.learner
+    learner: Any = in_float32(adapted.source.learner)  # what is exported is compared with it
     theta, found = adapted.source.theta, adapted.adapted.params
-    learner.precision = "float32"  # what is exported is compared with it
     if isinstance(learner, GradientLearner):
         params = {name: value[0] for name, value in found.items()}
         weight, bias = params["head.weight"], params["head.bias"]
@@ -255,11 +253,21 @@ def classifier(adapted: AdaptedLearner) -> Classifier:
     module = Classifier(network(learner, shape, params, stats), weight / temperature, bias / temperature)
     items = sample(shape)
     logits = F.linear(module.features(to_float(items)), weight, bias)
-    refuse_difference(logits, adapted.logits(items.numpy()), learner.model)
+    exact = dataclasses.replace(adapted, source=dataclasses.replace(adapted.source, learner=learner))
+    refuse_difference(logits, exact.logits(items.numpy()), learner.model)
     return module
 
 
-def network(learner: Any, item_shape: tuple[int, ...], params: Mapping[str, Tensor], stats: Stats) -> Features:
+def in_float32(learner: Any) -> Any:
+    """Copy a learner, to compute in float32."""
+    exact = copy.copy(learner)
+    exact.precision = "float32"
+    return exact
+
+
+def network(
+    learner: FeatureLearner, item_shape: tuple[int, ...], params: Mapping[str, Tensor], stats: Stats
+) -> Features:
     """The learner's model with these parameters, and these statistics in its batch normalisation; for inference."""
     with torch.random.fork_rng(devices=[]):
         module = learner.model.build(item_shape).eval().requires_grad_(False)
@@ -270,7 +278,7 @@ def network(learner: Any, item_shape: tuple[int, ...], params: Mapping[str, Tens
         if isinstance(layer, _BatchNorm):
             values[f"{name}.running_mean"], values[f"{name}.running_var"] = stats[f"{name}.mean"], stats[f"{name}.var"]
     module.load_state_dict(values, strict=False)
-    return Features(module, unit=LearnerTraits.of(learner).distance == "cosine")
+    return Features(module, unit=learner.distance == "cosine")
 
 
 def sample(item_shape: tuple[int, ...]) -> Tensor:

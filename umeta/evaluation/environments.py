@@ -72,9 +72,7 @@ def first(policies: Adapted, tasks: int) -> Adapted:
 
 def changed(learner: MAML, env: Environment, **options: Any) -> MAML:
     """The same learner with other options, ready to adapt on the environment."""
-    other = replace(learner, **options)
-    other.init(acting(env), EpisodeSpec(1, 1, 1), seed=0)
-    return other
+    return replace(learner, **options).build(acting(env), EpisodeSpec(1, 1, 1))
 
 
 def adam_step(learner: MAML, env: Environment, theta: Theta, lr: float) -> Step:
@@ -154,7 +152,7 @@ class Trial:
     def scratch(self) -> tuple[Tensor, dict[str, Any]]:
         """A policy with random weights, trained for each goal by itself."""
         learner = self.policy_learner()
-        theta = learner.init(acting(self.run.config.env), EpisodeSpec(1, 1, 1), seed=self.settings.seed)
+        theta = learner.init(self.settings.seed)
         return self.best(learner, theta, lambda batch: learner.unadapted(theta, len(batch.which)))
 
     def finetune(self) -> tuple[Tensor, dict[str, Any]]:
@@ -276,7 +274,7 @@ def check(config: Config, record: Path | None = None) -> None:
     if unknown := [name for name in settings.baselines if name not in BASELINES]:
         raise UserError(f"evaluate.baselines: no baseline is named '{unknown[0]}'{suggest(unknown[0], BASELINES)}")
     goals(settings.benchmark, config.env, "test", 1, settings.seed)
-    config.metalearner.init(acting(config.env), config.train.episode, seed=0)
+    config.metalearner.build(acting(config.env), config.train.episode)
     if record is not None:
         recorded(record)
 

@@ -33,7 +33,7 @@ from umeta.runtime.progress import Progress, postponed_interrupt
 from umeta.stages.runs import Run, hand_over, snapshots
 from umeta.tasks.instances import Augmented
 from umeta.tasks.partition import PartitionTasks
-from umeta.types import Batch, EpisodeSpec, MetaLearner, TaskDistribution, TaskSpec, Theta
+from umeta.types import Batch, EpisodeSpec, FeatureLearner, MetaLearner, TaskDistribution, TaskSpec, Theta
 
 ON_EMBEDDING = ("knn", "linear", "mlp", "cluster_matching")
 BASELINES = ("pixels_knn", *ON_EMBEDDING, "scratch")
@@ -153,9 +153,9 @@ def evaluate_run(run: Run, device: str, record: Path | None = None, sinks: Seque
             "queries": episodes[0].query,
             "tasks": count,
             "seed": settings.seed,
-            "steps": run.test_steps or getattr(run.learner, "steps", None),
-            "normalisation": getattr(run.learner, "normalisation", "none"),
-            "inference": "transductive" if transductive(run.learner) else "inductive",
+            "steps": run.test_steps or run.learner.steps,
+            "normalisation": run.learner.normalisation,
+            "inference": "transductive" if run.learner.transductive else "inductive",
             "proposed_with": "true labels" if run.true_labels else "no labels",
         },
         "minutes": run.minutes(evaluate=done["seconds"]),
@@ -198,7 +198,7 @@ def check(config: Config, record: Path | None = None) -> LabelledImages:
     tasks = test.tasks()
     for episode in episodes:
         tasks.sample(np.zeros(1), episode=episode, seed=settings.seed)
-        if getattr(config.metalearner, "one_way", False) and episode.way != config.train.way:
+        if config.metalearner.one_way and episode.way != config.train.way:
             name = config.plain["metalearner"]["name"]
             asked = "with its options it answers the way of its meta-training alone"
             raise UserError(f"{name}: {asked}, {config.train.way}; evaluate.episodes asks for {episode.way}")
@@ -246,13 +246,14 @@ def methods(
             title = run.config.plain["embedding"]["name"]
             wanted = [known[name] for name in ON_EMBEDDING if name in settings.baselines]
             learners |= {f"{title}, {method}": answer for method, answer in wanted}
-    if "scratch" in settings.baselines and (model := getattr(run.learner, "model", None)):
+    if "scratch" in settings.baselines and isinstance(run.learner, FeatureLearner):
+        model = run.learner.model
         learners["from scratch"] = lambda e: scratch(run, images, model, e, rates)
     title = run.config.title or run.config.name
-    changed = {f"{title}, {name}": learner for name, learner in variants(run.config).items()}
+    spec, episode = TaskSpec(run.item_shape), run.config.train.episode
+    changed = {f"{title}, {name}": learner.build(spec, episode) for name, learner in variants(run.config).items()}
     for name, learner in {title: run.learner, **changed}.items():
-        learner.init(TaskSpec(run.item_shape), run.config.train.episode, seed=0)
-        inference = ", transductive" if learner is not run.learner and transductive(learner) else ""
+        inference = ", transductive" if learner is not run.learner and learner.transductive else ""
         learners[f"{name}{inference}"] = partial(tested, replace(run, learner=learner), images)
     return learners
 
@@ -343,11 +344,6 @@ def variants(config: Config) -> dict[str, MetaLearner]:
     }
 
 
-def transductive(learner: MetaLearner) -> bool:
-    """Whether its answer to one query depends on the others."""
-    return getattr(learner, "transductive", False)
-
-
 def embedding_of(run: Run) -> Embedder:
     """The embedding that the run's tasks were proposed with.
 
@@ -369,8 +365,8 @@ def scratch(run: Run, tasks: PartitionTasks, model: Model, episode: EpisodeSpec,
     count = min(settings.scratch_tasks, resolve(settings)[1])
 
     def accuracies(tasks: PartitionTasks, lr: float, count: int, seed: int, label: str) -> np.ndarray:
-        learner = baselines.from_scratch(model, lr, settings.scratch_steps)
-        fresh = learner.init(tasks.spec, episode, seed=seed)
+        learner = baselines.from_scratch(model, lr, settings.scratch_steps).build(tasks.spec, episode)
+        fresh = learner.init(seed)
         theta = Theta({name: value.to(tasks.items.device) for name, value in fresh.params.items()})
         return evaluate(learner, theta, tasks, episode, count=count, seed=seed, label=label)
 

@@ -62,7 +62,7 @@ def errors(
     steps: rising. A learner without steps has the same error after any number of them.
     """
     tasks = replace(tasks, told=fitted.told)
-    counts = steps if hasattr(fitted.learner, "steps") else [0]
+    counts = [0] if fitted.learner.steps is None else steps
     found = []
     for start in range(0, count, CHUNK):
         with torch.no_grad():
@@ -117,16 +117,17 @@ class Trial:
     def joint(self, label: str, told: bool = False) -> Fitted:
         """The run's network trained on all tasks alike, as long as the run: MAML without an inner step."""
         config = self.run.config
-        learner = MAML(config.metalearner.model, steps=0)
+        tasks = replace(self.tasks, told=told)
+        learner = MAML(config.metalearner.model, steps=0).build(tasks.spec, config.train.episode)
         ctx = RunContext(config.seed, self.device, self.run.folder, resume=True, progress=True, label=label)
-        return Fitted(learner, metatrain(learner, replace(self.tasks, told=told), config.train, ctx), told)
+        return Fitted(learner, metatrain(learner, tasks, config.train, ctx), told)
 
     def changed(self, fitted: Fitted, inner_lr: float) -> Fitted:
         """With another inner step size."""
         assert isinstance(fitted.learner, MAML)
+        spec = replace(self.tasks, told=fitted.told).spec
         learner = replace(fitted.learner, inner_lr=inner_lr)
-        learner.init(replace(self.tasks, told=fitted.told).spec, self.run.config.train.episode, seed=0)
-        return replace(fitted, learner=learner)
+        return replace(fitted, learner=learner.build(spec, self.run.config.train.episode))
 
 
 def proposed(config: Config, option: str = "", between: tuple[float, float] = (0, 0)) -> SinusoidTasks:

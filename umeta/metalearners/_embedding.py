@@ -2,85 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from umeta import seeds
-from umeta.models.functional import Normalisation, Pure
-from umeta.models.precision import Precision, autocast
+from umeta.metalearners._network import NetworkLearner, for_distance
+from umeta.models.functional import Normalisation
+from umeta.models.precision import autocast
 from umeta.parts import Model
-from umeta.types import Adapted, Batch, Stats, TaskSpec, Theta
+from umeta.types import Adapted, Batch, Stats, Theta
 
 
-class EmbeddingLearner:
-    """What learners share that see items through one embedding network: that, and a module of their own behind it.
+@dataclass
+class EmbeddingLearner(NetworkLearner):
+    """A learner that sees items through one embedding, the same for all tasks.
 
-    A subclass is a dataclass with the options `model` and `normalisation`.
+    Cosines in [-1, 1] cannot fit 20 ways, so for that distance there is a learnt scale, which starts at 10.
     """
 
     model: Model
-    normalisation: Normalisation
-    distance: str = "euclidean"  # with cosine the embeddings have length 1
-    precision: Precision = "float32"
-    _net: Pure
-    _own: nn.Module
+    """the embedding network"""
+    normalisation: Normalisation = "running"
+    """what batch normalisation normalises by (umeta/models/functional.py); `batch` is transductive"""
 
-    @property
-    def transductive(self) -> bool:
-        """Whether the answer to one query depends on the others."""
-        return self.normalisation == "batch"
-
-    def features(self, theta: Theta, x: Tensor) -> Tensor:
-        """Embeddings [n, features] of x [n, ...], of length 1 for the cosine distance; by the running statistics."""
-        with autocast(x.device, self.precision):
-            return scaled(self._net.shared(theta.params, x, theta.running)[0], self.distance)
-
-    def _drawn(
-        self, spec: TaskSpec, seed: int, own: Callable[[int], nn.Module] | None = None, **scalars: float
-    ) -> Theta:
-        """Random weights, drawn from `seed`: the network's, those of `own(number of features)`, and single numbers."""
-        self._net = Pure.build(self.model, spec.item_shape, self.normalisation, seed)
-        params = {name: torch.tensor(value) for name, value in scalars.items()}
-        if own is not None:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seeds.integer(seed, "own"))
-                self._own = own(self._net.features(spec.item_shape))
-            params |= {self._named(name): value.detach().clone() for name, value in self._own.named_parameters()}
-        return Theta(self._net.params(params))
-
-    def _named(self, name: str) -> str:
-        """A parameter of the learner's own module, as theta names it."""
-        return f"{type(self).__name__.lower()}.{name}"
-
-    def _apply(self, theta: Theta, *inputs: Tensor) -> Any:
-        """What the learner's own module makes of the inputs."""
-        own = {name: theta.params[self._named(name)] for name, _ in self._own.named_parameters()}
-        return functional_call(self._own, own, inputs)
-
-    def _embed(self, theta: Theta, x: Tensor, stats: Stats | None = None) -> tuple[Tensor, Stats]:
-        """Embeddings [T, N, features] of x [T, N, ...] and the statistics they were normalised by."""
+    def embed(self, theta: Theta, x: Tensor, stats: Stats | None = None) -> tuple[Tensor, Stats]:
+        """Give embeddings [T, N, features] of x [T, N, ...] and the statistics they were normalised by."""
         with autocast(x.device, self.precision):
             z, used = self._forward(theta, x, stats)
-        return scaled(z, self.distance), used
+        return for_distance(z, self.distance), used
 
-    def _embed_queries(self, theta: Theta, adapted: Adapted, x: Tensor) -> Tensor:
-        return self._embed(theta, x, adapted.stats if self.normalisation == "support" else None)[0]
+    def embed_queries(self, theta: Theta, adapted: Adapted, x: Tensor) -> Tensor:
+        """Give embeddings [T, N, features] of the queries x [T, N, ...]."""
+        return self.embed(theta, x, adapted.stats if self.normalisation == "support" else None)[0]
+
+    def _make_parameters(self, weights: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
+        scale = {"scale": torch.tensor(10.0)} if self.distance == "cosine" else {}
+        return {**scale, **super()._make_parameters(weights, seed)}
 
     def _forward(self, theta: Theta, x: Tensor, stats: Stats | None) -> tuple[Tensor, Stats]:
         # Statistics are each task's own, so that what a task gives does not depend on the tasks beside it.
+        network = self.built.network
         if self.normalisation in ("batch", "support"):
             params = {name: value.expand(x.shape[0], *value.shape) for name, value in theta.params.items()}
-            return self._net.per_task(params, x, stats)
+            return network.per_task(params, x, stats)
         if self.normalisation == "running" and theta.running is None:
-            tasks = [self._net.shared(theta.params, task) for task in x]
+            tasks = [network.shared(theta.params, task) for task in x]
             stacked = {name: torch.stack([used[name] for _, used in tasks]) for name in tasks[0][1]}
             return torch.stack([z for z, _ in tasks]), stacked
-        z, used = self._net.shared(theta.params, x.flatten(0, 1), theta.running)
+        z, used = network.shared(theta.params, x.flatten(0, 1), theta.running)
         return z.unflatten(0, x.shape[:2]), used
 
 
@@ -116,12 +87,6 @@ def prototype_layer(prototypes: Tensor, distance: str, theta: Theta) -> tuple[Te
         weight = theta.params["scale"] * F.normalize(prototypes, dim=-1)
         return weight, torch.zeros_like(weight[..., 0])
     return 2 * prototypes, -prototypes.square().sum(-1)
-
-
-def scaled(z: Tensor, distance: str) -> Tensor:
-    """Embeddings as the distance takes them: of length 1 for cosines, and in float32 at least."""
-    z = z.to(torch.promote_types(z.dtype, torch.float32))
-    return F.normalize(z, dim=-1) if distance == "cosine" else z
 
 
 def linear(z: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -13,33 +14,37 @@ from umeta.metalearners._embedding import EmbeddingLearner, members
 from umeta.types import Adapted, Batch, EpisodeSpec, TaskSpec, Theta
 
 
+@dataclass
 class SequenceLearner(EmbeddingLearner):
-    """What learners share whose own module answers queries after a sequence of (embedding, one-hot label) pairs.
+    """A learner whose own module answers queries after a sequence of (embedding, one-hot label) pairs.
 
     The pairs are sorted by label, so that of the support's order only that within a class matters, and padding is
-    first. Labels have places in the sequence and in the answer, so there is one way only.
+    first. Labels have places in the sequence and in the answer, so there is one way only. Of a regression the numbers y
+    take the place of the labels, and the pairs stand as they come.
 
-    Of a regression the numbers y take the place of the labels, and the pairs stand as they come.
-
-    A subclass's module takes queries [T, Q, d + way] (labels zero), pairs [T, N, d + way] and which are there [T, N].
-    Its last layer is `answer`.
+    The module takes queries [T, Q, d + way] (labels zero), pairs [T, N, d + way] and which are there [T, N]; its last
+    layer is `answer`.
     """
 
     regresses: ClassVar[bool] = True
-    one_way: ClassVar[bool] = True
-    _outputs: int = 0
+
+    @property
+    def one_way(self) -> bool:
+        """Whether it can do the way of its meta-training alone."""
+        return True
 
     def adapt(self, theta: Theta, support: Batch, *, start: Adapted | None = None, steps: int | None = None) -> Adapted:
-        """The sequence: pairs [T, N, features + way] and which of them are there [T, N].
+        """Read the sequence: pairs [T, N, features + way] and which of them are there [T, N].
 
         Raises:
             UserError: a way other than that of meta-training.
         """
-        name, rows = type(self).__name__.lower(), self._way(theta)
-        if rows != support.way and not self._outputs:
-            raise UserError(f"{name}: it was meta-trained for {rows} ways, not {support.way}; meta-train at this way")
-        z, stats = self._embed(theta, support.x)
-        if self._outputs:
+        outputs, width = self.built.spec.outputs, self._width(theta)
+        if width != support.way and not outputs:
+            name = type(self).__name__.lower()
+            raise UserError(f"{name}: it was meta-trained for {width} ways, not {support.way}; meta-train at this way")
+        z, stats = self.embed(theta, support.x)
+        if outputs:
             labels, place = support.y * support.mask[..., None], support.mask.long()
         else:
             labels, place = members(support), torch.where(support.mask, support.y, -1)
@@ -49,21 +54,21 @@ class SequenceLearner(EmbeddingLearner):
         return Adapted({"pairs": pairs, "present": support.mask.gather(1, order)}, stats)
 
     def predict(self, theta: Theta, adapted: Adapted, x: Tensor) -> Tensor:
-        """Logits [T, N, way] of x [T, N, ...], or what the tasks ask to predict."""
-        queries = F.pad(self._embed_queries(theta, adapted, x), (0, self._way(theta)))
-        return self._apply(theta, queries, adapted.params["pairs"], adapted.params["present"])
+        """Give logits [T, N, way] of x [T, N, ...], or what the tasks ask to predict."""
+        queries = F.pad(self.embed_queries(theta, adapted, x), (0, self._width(theta)))
+        return self._run_module(theta, queries, adapted.params["pairs"], adapted.params["present"])
 
-    def _labels(self, spec: TaskSpec, episode: EpisodeSpec) -> int:
-        """Numbers in a label, and so in an answer; remembers whether they are a class."""
-        self._outputs = spec.outputs
-        return spec.outputs or episode.way
-
-    def _way(self, theta: Theta) -> int:
-        return len(theta.params[self._named("answer.bias")])
+    def _width(self, theta: Theta) -> int:
+        return len(theta.params[self._own("answer.bias")])
 
 
-def scanned(cell: nn.LSTMCell, x: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """An LSTM over x [T, N, d]: its outputs [T, N, hidden], and its state after all, h and c [T, hidden].
+def label_width(spec: TaskSpec, episode: EpisodeSpec) -> int:
+    """Count the numbers in a label, and so in an answer."""
+    return spec.outputs or episode.way
+
+
+def scan(cell: nn.LSTMCell, x: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Run an LSTM over x [T, N, d]; give its outputs [T, N, hidden], and its state after all, h and c [T, hidden].
 
     An item that is not `present` [T, N] leaves the state as it was.
     """

@@ -9,9 +9,7 @@ from annotated_types import Gt
 from torch import Tensor
 
 from umeta.metalearners._embedding import EmbeddingLearner, linear, members
-from umeta.models.functional import Normalisation
-from umeta.parts import Model
-from umeta.types import Adapted, Batch, EpisodeSpec, TaskSpec, Theta
+from umeta.types import Adapted, Batch, Theta
 
 
 @dataclass
@@ -27,32 +25,24 @@ class EmbeddingLR(EmbeddingLearner):
     scale, which changes no answer: without it they stay near [-1, 1] and could not fit 20 ways.
     """
 
-    model: Model
-    """the embedding network"""
     strength: Annotated[float, Gt(0)] = 1.0
     """how much the support counts against the penalty (C of scikit-learn)"""
     steps: Annotated[int, Gt(0)] = 20
     """steps of the regression in meta-training"""
     test_steps: Annotated[int, Gt(0)] = 200
     """steps of the regression at evaluation: as good as all"""
-    normalisation: Normalisation = "running"
-    """what batch normalisation normalises by (umeta/models/pure.py); `batch` is transductive"""
     distance = "cosine"
-
-    def init(self, spec: TaskSpec, episode: EpisodeSpec, seed: int) -> Theta:
-        """Random weights, drawn from `seed`."""
-        return self._drawn(spec, seed, scale=10.0)
 
     def adapt(self, theta: Theta, support: Batch, *, start: Adapted | None = None, steps: int | None = None) -> Adapted:
         """The regression's layer, scaled: weight [T, way, features] and bias [T, way]."""
-        z, stats = self._embed(theta, support.x)
+        z, stats = self.embed(theta, support.x)
         layer = regression(z, support, self.strength, self.steps if steps is None else steps)
         weight, bias = (theta.params["scale"] * value for value in layer)
         return Adapted({"weight": weight, "bias": bias}, stats)
 
     def predict(self, theta: Theta, adapted: Adapted, x: Tensor) -> Tensor:
         """Logits [T, N, way] of x [T, N, ...]."""
-        return linear(self._embed_queries(theta, adapted, x), adapted.params["weight"], adapted.params["bias"])
+        return linear(self.embed_queries(theta, adapted, x), adapted.params["weight"], adapted.params["bias"])
 
 
 def regression(z: Tensor, support: Batch, strength: float, steps: int) -> tuple[Tensor, Tensor]:

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 from annotated_types import Gt
 from torch import Tensor
 
-from umeta.metalearners._gradient import GradientLearner
-from umeta.models.functional import Normalisation
-from umeta.parts import Model
-from umeta.types import Adapted, Batch, Theta
+from umeta.metalearners._gradient import GradientLearner, InnerLoop
+from umeta.objectives import OBJECTIVES
+from umeta.types import Adapted, Batch, OwnMetaGradient, Theta
 
 
 @dataclass
-class IMAML(GradientLearner):
+class IMAML(GradientLearner, OwnMetaGradient):
     """Implicit MAML (iMAML, Rajeswaran, Finn, Kakade, Levine 2019, arXiv 1909.04630, algorithms 1 and 2).
 
     Inner problem: `phi = argmin L_support(phi) + lambda / 2 |phi - theta|^2`, by `steps` of gradient descent. There
@@ -25,37 +24,35 @@ class IMAML(GradientLearner):
     `(I + H / lambda)^-1 grad L_query(phi)` takes a few products with H (conjugate gradients) and remembers no step.
     """
 
-    model: Model
-    """the network below the linear head"""
     inner_lr: Annotated[float, Gt(0)] = 0.2
     """inner step size, for the mean loss; below 2 / (lambda + the largest curvature), or the inner loop diverges"""
     steps: Annotated[int, Gt(0)] = 16
     """inner steps in meta-training, enough to come near the minimum"""
-    test_steps: Annotated[int, Gt(0)] | None = None
-    """inner steps at evaluation; by default those of meta-training"""
     proximal: Annotated[float, Gt(0)] = 0.5
     """lambda: how much the adapted weights are held at theta; the smaller, the more steps the inner loop needs"""
     iterations: Annotated[int, Gt(0)] = 5
     """of conjugate gradients; many of them are no better where the loss curves down by about lambda"""
-    head: Literal["shared", "fixed", "prototypes"] = "shared"
-    """`shared`: one row for all classes, for any way; `fixed`: a row per class; `prototypes`: the inner loop starts at
-    the layer that the support's prototypes are (umeta/metalearners/maml.py)"""
-    distance: Literal["euclidean", "cosine"] = "euclidean"
-    """`cosine` gives the head features of length 1: prototypes are then a layer of cosines (see `maml`)"""
-    normalisation: Normalisation = "support"
-    """what batch normalisation normalises by (umeta/models/pure.py); `batch` is transductive"""
 
-    unadapted = None  # type: ignore[assignment]  # not for policies: their support is from before the adaptation
+    def adapt(self, theta: Theta, support: Batch, *, start: Adapted | None = None, steps: int | None = None) -> Adapted:
+        """Adapt each task's weights [T, ...] by gradient descent on the inner problem."""
+        loop = InnerLoop(self, theta, support, start)
+        phi = loop.start
+        for size in loop.sizes(self.inner_lr, steps):
+            gradient = loop.gradient(phi)
+            slope = {name: gradient[name] + self.proximal * (phi[name] - loop.begun[name]) for name in gradient}
+            phi = phi | {name: phi[name] - size * slope[name] for name in slope}
+        return loop.finish(phi)
 
     def meta_gradient(self, theta: Theta, support: Batch, query: Batch) -> tuple[Adapted, dict[str, Tensor]]:
-        """Adapted, and the implicit gradient."""
+        """Adapt, and give the implicit gradient."""
         with torch.no_grad():
             adapted = self.adapt(theta, support)
         phi = {name: value.detach().requires_grad_() for name, value in adapted.params.items()}
         leaves = list(phi.values())
         with torch.enable_grad():
             here = self.adapt(theta, support, start=Adapted(phi), steps=0)  # statistics as a function of phi
-            inner, outer = (self._loss(self.predict(theta, here, b.x), b).sum() for b in (support, query))
+            loss = OBJECTIVES[self.built.spec.objective]
+            inner, outer = (loss(self.predict(theta, here, b.x), b).sum() for b in (support, query))
             gradient = flat(torch.autograd.grad(outer, leaves, retain_graph=True, materialize_grads=True))
             slope = flat(torch.autograd.grad(inner, leaves, create_graph=True, materialize_grads=True))
 
@@ -66,12 +63,7 @@ class IMAML(GradientLearner):
         found = conjugate_gradients(product, gradient, self.iterations)
         sizes = [value[0].numel() for value in leaves]
         named = {n: part.view_as(p) for (n, p), part in zip(phi.items(), found.split(sizes, 1), strict=True)}
-        return adapted, self._pulled(theta, support, named)
-
-    def _moves(
-        self, theta: Theta, begun: dict[str, Tensor], fast: dict[str, Tensor], grads: dict[str, Tensor], size: float
-    ) -> dict[str, Tensor]:
-        return {name: size * (grad + self.proximal * (fast[name] - begun[name])) for name, grad in grads.items()}
+        return adapted, self.pull_back(theta, support, named)
 
 
 def flat(values: tuple[Tensor, ...]) -> Tensor:

@@ -8,10 +8,8 @@ from typing import Annotated
 from annotated_types import Gt
 from torch import Tensor, nn
 
-from umeta.metalearners._sequence import SequenceLearner, scanned
-from umeta.models.functional import Normalisation
-from umeta.parts import Model
-from umeta.types import EpisodeSpec, TaskSpec, Theta
+from umeta.metalearners._sequence import SequenceLearner, label_width, scan
+from umeta.types import EpisodeSpec, TaskSpec
 
 
 @dataclass
@@ -23,17 +21,12 @@ class LSTMLearner(SequenceLearner):
     It has the way of its meta-training, and no other.
     """
 
-    model: Model
-    """the embedding network"""
     hidden: Annotated[int, Gt(0)] = 200
     """numbers in the LSTM's state (200 in Santoro et al.)"""
-    normalisation: Normalisation = "running"
-    """what batch normalisation normalises by (umeta/models/pure.py); `batch` is transductive"""
 
-    def init(self, spec: TaskSpec, episode: EpisodeSpec, seed: int) -> Theta:
-        """Random weights, drawn from `seed`."""
-        width = self._labels(spec, episode)
-        return self._drawn(spec, seed, lambda features: Reader(features + width, self.hidden, width))
+    def _make_module(self, spec: TaskSpec, episode: EpisodeSpec, features: int) -> nn.Module:
+        width = label_width(spec, episode)
+        return Reader(features + width, self.hidden, width)
 
 
 class Reader(nn.Module):
@@ -44,6 +37,6 @@ class Reader(nn.Module):
         self.cell, self.answer = nn.LSTMCell(inputs, hidden), nn.Linear(hidden, way)
 
     def forward(self, queries: Tensor, pairs: Tensor, present: Tensor) -> Tensor:
-        _, *state = scanned(self.cell, pairs, present)
+        _, *state = scan(self.cell, pairs, present)
         each = [value.repeat_interleave(queries.shape[1], 0) for value in state]
         return self.answer(self.cell(queries.flatten(0, 1), each)[0]).unflatten(0, queries.shape[:2])

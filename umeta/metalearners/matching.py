@@ -11,9 +11,7 @@ from annotated_types import Gt
 from torch import Tensor, nn
 
 from umeta.metalearners._embedding import EmbeddingLearner, by_class, members
-from umeta.metalearners._sequence import scanned
-from umeta.models.functional import Normalisation
-from umeta.parts import Model
+from umeta.metalearners._sequence import scan
 from umeta.types import Adapted, Batch, EpisodeSpec, TaskSpec, Theta
 
 
@@ -29,32 +27,26 @@ class Matching(EmbeddingLearner):
     order of the support's items, but never on the other queries.
     """
 
-    model: Model
-    """the embedding network"""
     full_context: bool = False
     """read the support with a bidirectional LSTM, and it once more with an LSTM with attention for each query"""
     reads: Annotated[int, Gt(0)] = 3
     """steps of the LSTM with attention (K of the paper)"""
-    normalisation: Normalisation = "running"
-    """what batch normalisation normalises by (umeta/models/pure.py); `batch` is transductive"""
     distance = "cosine"
 
-    def init(self, spec: TaskSpec, episode: EpisodeSpec, seed: int) -> Theta:
-        """Random weights, drawn from `seed`."""
-        context = (lambda features: FullContext(features, self.reads)) if self.full_context else None
-        return self._drawn(spec, seed, context, scale=10.0)
+    def _make_module(self, spec: TaskSpec, episode: EpisodeSpec, features: int) -> nn.Module | None:
+        return FullContext(features, self.reads) if self.full_context else None
 
     def adapt(self, theta: Theta, support: Batch, *, start: Adapted | None = None, steps: int | None = None) -> Adapted:
         """The support's embeddings [T, N, features] and which of them are of which class [T, N, way]."""
-        z, stats = self._embed(theta, support.x)
+        z, stats = self.embed(theta, support.x)
         return Adapted({"items": z, "members": members(support)}, stats)
 
     def predict(self, theta: Theta, adapted: Adapted, x: Tensor) -> Tensor:
         """Logits [T, N, way] of x [T, N, ...]."""
         items, member = adapted.params["items"], adapted.params["members"]
-        queries = self._embed_queries(theta, adapted, x)
+        queries = self.embed_queries(theta, adapted, x)
         if self.full_context:
-            queries, items = (F.normalize(z, dim=-1) for z in self._apply(theta, queries, items, member.any(-1)))
+            queries, items = (F.normalize(z, dim=-1) for z in self._run_module(theta, queries, items, member.any(-1)))
         return by_class(theta.params["scale"] * queries @ items.mT, member)
 
 
@@ -68,8 +60,8 @@ class FullContext(nn.Module):
         self.reads = reads
 
     def forward(self, queries: Tensor, items: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        after = scanned(self.forwards, items, present)[0]
-        before = scanned(self.backwards, items.flip(1), present.flip(1))[0].flip(1)
+        after = scan(self.forwards, items, present)[0]
+        before = scan(self.backwards, items.flip(1), present.flip(1))[0].flip(1)
         items = items + after + before
         hidden = out = torch.zeros_like(queries).flatten(0, 1)
         for _ in range(self.reads):

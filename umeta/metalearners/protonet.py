@@ -10,11 +10,9 @@ from annotated_types import Ge, Gt
 from torch import Tensor
 
 from umeta.metalearners._embedding import EmbeddingLearner, linear, prototype_layer, prototypes
-from umeta.models.functional import Normalisation
 from umeta.models.precision import Precision
 from umeta.objectives import categorical
-from umeta.parts import Model
-from umeta.types import Adapted, Batch, EpisodeSpec, TaskSpec, Theta
+from umeta.types import Adapted, Batch, Theta
 
 
 @dataclass
@@ -26,12 +24,8 @@ class ProtoNet(EmbeddingLearner):
     fit 20 ways). Either is a linear layer on the embedding, from which `steps` of `adapt` can go on.
     """
 
-    model: Model
-    """the embedding network"""
     distance: Literal["euclidean", "cosine"] = "euclidean"
     """squared Euclidean distance, or cosine with a learnt scale that starts at 10"""
-    normalisation: Normalisation = "running"
-    """what batch normalisation normalises by (umeta/models/pure.py); `batch` is transductive"""
     precision: Precision = "float32"
     """of the embedding network; `auto` is bfloat16 where the hardware computes with it, which is faster"""
     test_steps: Annotated[int, Ge(0)] = 0
@@ -41,10 +35,6 @@ class ProtoNet(EmbeddingLearner):
     """step size of those steps, relative to the size of the layer's weights"""
     refine: Annotated[int, Ge(0)] = 0
     """steps of soft k-means that move the prototypes towards the queries (Ren et al. 2018, equation 3): transductive"""
-
-    def init(self, spec: TaskSpec, episode: EpisodeSpec, seed: int) -> Theta:
-        """Random weights, drawn from `seed`."""
-        return self._drawn(spec, seed, None, **({"scale": 10.0} if self.distance == "cosine" else {}))
 
     @property
     def transductive(self) -> bool:
@@ -56,7 +46,7 @@ class ProtoNet(EmbeddingLearner):
 
         With `steps` also the linear layer (`weight`, `bias`) that so many steps of Adam reach from them.
         """
-        z, stats = self._embed(theta, support.x)
+        z, stats = self.embed(theta, support.x)
         means, counts = prototypes(z, support)
         adapted = {"prototypes": means, "counts": counts}
         if steps:
@@ -66,7 +56,7 @@ class ProtoNet(EmbeddingLearner):
 
     def predict(self, theta: Theta, adapted: Adapted, x: Tensor) -> Tensor:
         """Logits [T, N, way] of x [T, N, ...]."""
-        z = self._embed_queries(theta, adapted, x)
+        z = self.embed_queries(theta, adapted, x)
         prototypes, counts = adapted.params["prototypes"], adapted.params["counts"]
         if "weight" in adapted.params:
             return linear(z, adapted.params["weight"], adapted.params["bias"])

@@ -8,9 +8,7 @@ import torch
 from torch import Tensor
 
 from umeta.metalearners._embedding import EmbeddingLearner, linear, members
-from umeta.models.functional import Normalisation
-from umeta.parts import Model
-from umeta.types import Adapted, Batch, EpisodeSpec, TaskSpec, Theta
+from umeta.types import Adapted, Batch, Theta
 
 
 @dataclass
@@ -22,18 +20,12 @@ class R2D2(EmbeddingLearner):
     scale and shift are learnt; shift adds the same to all classes, so it only matters to who reads the logits.
     """
 
-    model: Model
-    """the embedding network"""
-    normalisation: Normalisation = "running"
-    """what batch normalisation normalises by (umeta/models/pure.py); `batch` is transductive"""
-
-    def init(self, spec: TaskSpec, episode: EpisodeSpec, seed: int) -> Theta:
-        """Random weights, drawn from `seed`; scale 10, shift 0 and lambda 1."""
-        return self._drawn(spec, seed, scale=10.0, shift=0.0, log_lambda=0.0)
+    def _make_parameters(self, weights: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
+        return {"scale": torch.tensor(10.0), "shift": torch.tensor(0.0), "log_lambda": torch.tensor(0.0)}
 
     def adapt(self, theta: Theta, support: Batch, *, start: Adapted | None = None, steps: int | None = None) -> Adapted:
         """The linear layer that the regression is, scaled and shifted: weight [T, way, features] and bias [T, way]."""
-        z, stats = self._embed(theta, support.x)
+        z, stats = self.embed(theta, support.x)
         y = members(support).to(z.dtype)
         z = z * support.mask[..., None]  # rows of zeros, in Z and Y, change no solution
         ridge = theta.params["log_lambda"].exp() * torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
@@ -42,4 +34,4 @@ class R2D2(EmbeddingLearner):
 
     def predict(self, theta: Theta, adapted: Adapted, x: Tensor) -> Tensor:
         """Logits [T, N, way] of x [T, N, ...]."""
-        return linear(self._embed_queries(theta, adapted, x), adapted.params["weight"], adapted.params["bias"])
+        return linear(self.embed_queries(theta, adapted, x), adapted.params["weight"], adapted.params["bias"])

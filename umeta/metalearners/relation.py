@@ -10,8 +10,6 @@ from annotated_types import Gt
 from torch import Tensor, nn
 
 from umeta.metalearners._embedding import EmbeddingLearner, WeightedSum, prototypes
-from umeta.models.functional import Normalisation
-from umeta.parts import Model
 from umeta.types import Adapted, Batch, EpisodeSpec, TaskSpec, Theta
 
 
@@ -24,27 +22,19 @@ class Relation(EmbeddingLearner):
     g sees vectors, not maps, and is trained by cross-entropy, as all learners here, not by squared errors of a sigmoid.
     """
 
-    model: Model
-    """the embedding network"""
     hidden: Annotated[int, Gt(0)] = 64
     """width of the two hidden layers of g"""
-    normalisation: Normalisation = "running"
-    """what batch normalisation normalises by (umeta/models/pure.py); `batch` is transductive"""
 
-    def init(self, spec: TaskSpec, episode: EpisodeSpec, seed: int) -> Theta:
-        """Random weights, drawn from `seed`."""
-        return self._drawn(spec, seed, self._comparison)
-
-    def _comparison(self, features: int) -> nn.Module:
+    def _make_module(self, spec: TaskSpec, episode: EpisodeSpec, features: int) -> nn.Module:
         first, second = nn.Linear(2 * features, self.hidden), nn.Linear(self.hidden, self.hidden)
         return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), WeightedSum(self.hidden))
 
     def adapt(self, theta: Theta, support: Batch, *, start: Adapted | None = None, steps: int | None = None) -> Adapted:
         """The classes' mean embeddings [T, way, features]."""
-        z, stats = self._embed(theta, support.x)
+        z, stats = self.embed(theta, support.x)
         return Adapted({"prototypes": prototypes(z, support)[0]}, stats)
 
     def predict(self, theta: Theta, adapted: Adapted, x: Tensor) -> Tensor:
         """Logits [T, N, way] of x [T, N, ...]."""
-        queries, classes = self._embed_queries(theta, adapted, x)[:, :, None], adapted.params["prototypes"][:, None]
-        return self._apply(theta, torch.cat(torch.broadcast_tensors(classes, queries), -1))
+        queries, classes = self.embed_queries(theta, adapted, x)[:, :, None], adapted.params["prototypes"][:, None]
+        return self._run_module(theta, torch.cat(torch.broadcast_tensors(classes, queries), -1))

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 from annotated_types import Gt
 from torch import Tensor
 
-from umeta.metalearners._gradient import GradientLearner
-from umeta.models.functional import Normalisation
-from umeta.parts import Model
-from umeta.types import Adapted, Batch, Theta
+from umeta.metalearners._gradient import GradientLearner, InnerLoop
+from umeta.types import Adapted, Batch, OwnMetaGradient, Theta
 
 
 @dataclass
-class Reptile(GradientLearner):
+class Reptile(GradientLearner, OwnMetaGradient):
     """Reptile (Nichol, Achiam, Schulman 2018, arXiv 1803.02999, algorithm 2).
 
     `theta <- theta + epsilon * mean over tasks of (phi - theta)`, where phi is what `steps` of gradient descent on the
@@ -27,29 +25,23 @@ class Reptile(GradientLearner):
     beginning that is not theta's own, such as prototypes, is moved through what made it.
     """
 
-    model: Model
-    """the network below the linear head"""
-    inner_lr: Annotated[float, Gt(0)] = 0.5
-    """inner step size, for the mean loss"""
     steps: Annotated[int, Gt(1)] = 5
     """inner steps in meta-training; with a single one it would be joint training on all tasks"""
-    test_steps: Annotated[int, Gt(0)] | None = None
-    """inner steps at evaluation; by default those of meta-training"""
-    head: Literal["shared", "fixed", "prototypes"] = "shared"
-    """`shared`: one row for all classes, for any way; `fixed`: a row per class; `prototypes`: the inner loop starts at
-    the layer that the support's prototypes are (umeta/metalearners/maml.py)"""
-    distance: Literal["euclidean", "cosine"] = "euclidean"
-    """`cosine` gives the head features of length 1: prototypes are then a layer of cosines (see `maml`)"""
-    normalisation: Normalisation = "support"
-    """what batch normalisation normalises by (umeta/models/pure.py); `batch` is transductive"""
 
-    unadapted = None  # type: ignore[assignment]  # not for policies: their query is from after the adaptation
+    def adapt(self, theta: Theta, support: Batch, *, start: Adapted | None = None, steps: int | None = None) -> Adapted:
+        """Adapt each task's weights [T, ...] by gradient descent."""
+        loop = InnerLoop(self, theta, support, start)
+        phi = loop.start
+        for size in loop.sizes(self.inner_lr, steps):
+            gradient = loop.gradient(phi)
+            phi = phi | {name: phi[name] - size * gradient[name] for name in gradient}
+        return loop.finish(phi)
 
     def meta_gradient(self, theta: Theta, support: Batch, query: Batch) -> tuple[Adapted, dict[str, Tensor]]:
-        """Adapted to the whole task, and `theta - phi`."""
+        """Adapt to the whole task, and give `theta - phi`."""
         x, y, mask = (torch.cat([getattr(b, name) for b in (support, query)], 1) for name in ("x", "y", "mask"))
         task = Batch(x, y, mask, support.way)
         with torch.no_grad():
-            begun, adapted = self._begin(theta, task), self.adapt(theta, task)
+            begun, adapted = self.begin(theta, task), self.adapt(theta, task)
             apart = {name: value - adapted.params[name] for name, value in begun.items()}
-        return adapted, self._pulled(theta, task, apart)
+        return adapted, self.pull_back(theta, task, apart)

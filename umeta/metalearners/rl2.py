@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 
-from umeta.metalearners._embedding import EmbeddingLearner
+from umeta.metalearners._network import NetworkLearner
 from umeta.parts import Model
 from umeta.rl.advantage import over_trials
-from umeta.types import Adapted, Batch, EpisodeSpec, TaskSpec, Theta
+from umeta.types import Adapted, Batch, EpisodeSpec, RecurrentLearner, TaskSpec, Theta
 
 FURTHEST = 5.0  # standard deviations that the memory is told a reward is off the mean
 State = Mapping[str, Tensor]
 
 
 @dataclass
-class RL2(EmbeddingLearner):
+class RL2(NetworkLearner, RecurrentLearner):
     """Fast reinforcement learning via slow (RL^2, Duan et al. 2016, arXiv 1611.02779; Wang et al. 2016, 1611.05763).
 
     `h_t = GRU(model(s_t, a_t-1, r_t-1, d_t-1), h_t-1)`: state, last action, what it earned, and whether an episode
@@ -44,14 +44,16 @@ class RL2(EmbeddingLearner):
 
     normalisation = "group"  # other statistics would be over steps that nothing has seen yet
 
-    def init(self, spec: TaskSpec, episode: EpisodeSpec, seed: int) -> Theta:
-        """Random weights, drawn from `seed`."""
-        told = replace(spec, item_shape=(prod(spec.item_shape) + spec.outputs + 2,))
-        return self._drawn(told, seed, lambda features: Memory(features, self.hidden, spec.outputs + spec.free))
+    def build(self, spec: TaskSpec, episode: EpisodeSpec) -> Self:
+        """Return a copy with the network for states beside what came of the last step."""
+        return super().build(replace(spec, item_shape=(prod(spec.item_shape) + spec.outputs + 2,)), episode)
+
+    def _make_module(self, spec: TaskSpec, episode: EpisodeSpec, features: int) -> nn.Module:
+        return Memory(features, self.hidden, spec.outputs + spec.free)
 
     def unadapted(self, theta: Theta, tasks: int) -> Adapted:
         """The memory of nothing, for so many tasks."""
-        bias = theta.params[self._named("answer.bias")]
+        bias = theta.params[self._own("answer.bias")]
         last = bias.new_zeros(tasks, 1, len(bias) // 2 + 1)
         seen = torch.zeros(tasks, 1, 3, dtype=torch.float64, device=bias.device)
         return Adapted({"hidden": bias.new_zeros(tasks, 1, self.hidden), "last": last, "seen": seen})
@@ -88,8 +90,8 @@ class RL2(EmbeddingLearner):
 
     def answers(self, theta: Theta, inputs: Tensor, hidden: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
         """Outputs [T, E, L, 2 * action] and the last memory; inputs: [T, E, L, d], there: [T, E, L], L steps."""
-        z = self._embed(theta, inputs.flatten(1, 2))[0].unflatten(1, inputs.shape[1:3]).flatten(0, 1)
-        out, hidden = self._apply(theta, z, hidden.flatten(0, 1), there.flatten(0, 1))
+        z = self.built.network.shared(theta.params, inputs.flatten(0, 2))[0].unflatten(0, (-1, inputs.shape[2]))
+        out, hidden = self._run_module(theta, z, hidden.flatten(0, 1), there.flatten(0, 1))
         return out.unflatten(0, inputs.shape[:2]), hidden.unflatten(0, inputs.shape[:2])
 
     def _begun(self, theta: Theta, start: Adapted | None, batch: Batch) -> State:

@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from umeta.metalearners._embedding import EmbeddingLearner, WeightedSum, by_class, members
-from umeta.models.functional import Normalisation
-from umeta.parts import Model
 from umeta.types import Adapted, Batch, EpisodeSpec, TaskSpec, Theta
 
 
@@ -22,23 +20,17 @@ class Siamese(EmbeddingLearner):
     cross-entropy over a task's classes, as all learners here, where the paper draws pairs and has two classes.
     """
 
-    model: Model
-    """the embedding network"""
-    normalisation: Normalisation = "running"
-    """what batch normalisation normalises by (umeta/models/pure.py); `batch` is transductive"""
-
-    def init(self, spec: TaskSpec, episode: EpisodeSpec, seed: int) -> Theta:
-        """Random weights, drawn from `seed`."""
-        return self._drawn(spec, seed, WeightedSum)
+    def _make_module(self, spec: TaskSpec, episode: EpisodeSpec, features: int) -> nn.Module:
+        return WeightedSum(features)
 
     def adapt(self, theta: Theta, support: Batch, *, start: Adapted | None = None, steps: int | None = None) -> Adapted:
         """The support's embeddings [T, N, features] and which of them are of which class [T, N, way]."""
-        z, stats = self._embed(theta, support.x)
+        z, stats = self.embed(theta, support.x)
         return Adapted({"items": z, "members": members(support)}, stats)
 
     def predict(self, theta: Theta, adapted: Adapted, x: Tensor) -> Tensor:
         """Logits [T, N, way] of x [T, N, ...]."""
         items, member = adapted.params["items"], adapted.params["members"]
-        apart = (self._embed_queries(theta, adapted, x)[:, :, None] - items[:, None]).abs()
-        alike = F.logsigmoid(self._apply(theta, apart))  # [T, N, items]
+        apart = (self.embed_queries(theta, adapted, x)[:, :, None] - items[:, None]).abs()
+        alike = F.logsigmoid(self._run_module(theta, apart))  # [T, N, items]
         return by_class(alike, member) - member.sum(1).clamp(min=1).log()[:, None]

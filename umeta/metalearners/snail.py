@@ -10,10 +10,8 @@ import torch.nn.functional as F
 from annotated_types import Gt
 from torch import Tensor, nn
 
-from umeta.metalearners._sequence import SequenceLearner
-from umeta.models.functional import Normalisation
-from umeta.parts import Model
-from umeta.types import EpisodeSpec, TaskSpec, Theta
+from umeta.metalearners._sequence import SequenceLearner, label_width
+from umeta.types import EpisodeSpec, TaskSpec
 
 
 @dataclass
@@ -26,19 +24,13 @@ class SNAIL(SequenceLearner):
     All queries stand at the end and none sees another. It has the way of its meta-training, and no other.
     """
 
-    model: Model
-    """the embedding network"""
     filters: Annotated[int, Gt(3)] = 128
     """channels that each convolution adds; the three attentions add a quarter, as many, and twice as many"""
     reach: Annotated[int, Gt(1)] = 32
     """how far back convolutions see (the paper: all of the sequence, way * shot + 1)"""
-    normalisation: Normalisation = "running"
-    """what batch normalisation normalises by (umeta/models/pure.py); `batch` is transductive"""
 
-    def init(self, spec: TaskSpec, episode: EpisodeSpec, seed: int) -> Theta:
-        """Random weights, drawn from `seed`."""
-        width = self._labels(spec, episode)
-        return self._drawn(spec, seed, lambda features: Stack(features, width, self.filters, self.reach))
+    def _make_module(self, spec: TaskSpec, episode: EpisodeSpec, features: int) -> nn.Module:
+        return Stack(features, label_width(spec, episode), self.filters, self.reach)
 
 
 class Stack(nn.Module):

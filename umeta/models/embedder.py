@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from umeta.errors import UserError
 from umeta.models.conv4 import Conv4
+from umeta.models.functional import draw
 from umeta.models.precision import Precision
 from umeta.parts import Augment, Images, Model
 from umeta.runtime import distributed
@@ -43,9 +44,7 @@ class NetworkEmbedder(ABC):
 
     def draw(self, item_shape: tuple[int, ...], seed: int) -> None:
         """Sets `_nets` to new networks with weights of that seed."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self._nets, self._shape = self.networks(item_shape), item_shape
+        self._nets, self._shape = draw(lambda: self.networks(item_shape), seed), item_shape
 
     def embed(self, images: Images) -> Tensor:
         """[n, d] float32; several processes share the images out."""

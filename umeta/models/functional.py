@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -22,13 +22,12 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from umeta.errors import UserError
 from umeta.models.kernels import Refused, TaskBatched, channels_last
 from umeta.models.precision import autocast_kind
-from umeta.parts import Model
 from umeta.types import Stats
 
 Normalisation = Literal["batch", "support", "running", "group"]
+M = TypeVar("M")
 MOMENTUM = 0.05  # of the running average, per meta-step
 
 
@@ -108,23 +107,9 @@ class Pure:
             self.batched = None
             self.program = f"under torch.func.vmap, which is slower: {error}"
 
-    @classmethod
-    def build(cls, model: Model, item_shape: tuple[int, ...], normalisation: Normalisation, seed: int) -> Pure:
-        """With weights drawn from `seed`; the global random state is left alone."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return cls(model.build(item_shape), normalisation)
-
-    def params(self, own: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """The initial parameters, copied, and beside them the learner's `own`.
-
-        Raises:
-            UserError: both have a parameter of the same name.
-        """
-        own = own or {}
-        if shared := [name for name in self.names if name in own]:
-            raise UserError(f"model: its parameter '{shared[0]}' has the name of one of the learner's own; rename it")
-        return {**{name: value.detach().clone() for name, value in self.module.named_parameters()}, **own}
+    def params(self) -> dict[str, Tensor]:
+        """Copy the module's own parameters."""
+        return {name: value.detach().clone() for name, value in self.module.named_parameters()}
 
     def features(self, item_shape: tuple[int, ...]) -> int:
         """Length of the feature vector."""
@@ -177,6 +162,13 @@ class Pure:
         finally:
             for layer in self.layers.values():
                 layer.given = layer.used = None
+
+
+def draw(make: Callable[[], M], seed: int) -> M:
+    """Make something random of a seed, and leave the global random state alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return make()
 
 
 def named(pairs: Mapping[str, tuple[Tensor, Tensor]]) -> Stats:

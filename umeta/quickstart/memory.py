@@ -28,7 +28,7 @@ from umeta.config.images import Config as ImageConfig
 from umeta.config.regression import Config as RegressionConfig
 from umeta.data.images import UnlabelledImages
 from umeta.evaluation.images import CHUNK, RATES, variants
-from umeta.parts import Embedder, Environment, LearnerTraits, ProposerTraits
+from umeta.parts import Embedder, Environment, ProposerTraits
 from umeta.runtime.loop import RunContext
 from umeta.tasks.reward import acting
 from umeta.train import BatchProblem
@@ -104,15 +104,16 @@ def metatraining(
     horizon: int = 1,
 ) -> Live:
     """Count what a meta-step takes. `horizon`: steps of an episode."""
-    learner, outer = copy.deepcopy((learner, config.outer))
+    outer = copy.deepcopy(config.outer)
 
     def work() -> None:
-        theta = Theta({n: v.requires_grad_() for n, v in learner.init(spec, config.episode, 0).params.items()})
+        built = learner.build(spec, config.episode)
+        theta = Theta({n: v.requires_grad_() for n, v in built.init(0).params.items()})
         episode, tasks = config.episode, config.meta_batch
         rounds = range(getattr(config, "rounds", 1))
         supports = [batch(spec, tasks, episode.way, episode.way * episode.shot * horizon) for _ in rounds]
         query = batch(spec, tasks, episode.way, episode.way * episode.query * horizon)
-        problem = BatchProblem(learner, theta, spec, supports, query, config.task_chunk)
+        problem = BatchProblem(built, theta, spec, supports, query, config.task_chunk)
         outer.start(theta.params)
         outer.step(problem, 0.0)
 
@@ -121,16 +122,16 @@ def metatraining(
 
 def answering(learner: MetaLearner, spec: TaskSpec, episode: EpisodeSpec, tasks: int, steps: int | None) -> Live:
     """What adapting to so many tasks at once, and answering their queries, takes: no more for many steps than for 3."""
-    learner = copy.deepcopy(learner)
-    steps = steps or LearnerTraits.of(learner).steps
+    steps = steps or learner.steps
 
     def work() -> None:
-        theta = learner.init(spec, episode, 0)
+        built = learner.build(spec, episode)
+        theta = built.init(0)
         support = batch(spec, tasks, episode.way, episode.way * episode.shot)
         query = batch(spec, tasks, episode.way, episode.way * episode.query)
         with torch.no_grad():
-            adapted = learner.adapt(theta, support, steps=steps and min(steps, 3))
-            learner.predict(theta, adapted, query.x)
+            adapted = built.adapt(theta, support, steps=steps and min(steps, 3))
+            built.predict(theta, adapted, query.x)
 
     return simulated(work)
 

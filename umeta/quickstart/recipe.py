@@ -237,9 +237,10 @@ def seconds_a_step(planned: Config, images: UnlabelledImages, augment: Augment, 
     """How long a meta-step takes here: the mean of three, after one to warm up."""
     ctx = RunContext(planned.seed, to_device(device))
     tasks = Augmented(InstanceTasks(images.pixels), augment).to(ctx.device)
-    metatrain(planned.metalearner, tasks, replace(planned.train, steps=1), ctx)
+    learner = planned.metalearner.build(tasks.spec, planned.train.episode)
+    metatrain(learner, tasks, replace(planned.train, steps=1), ctx)
     began = time.monotonic()
-    metatrain(planned.metalearner, tasks, replace(planned.train, steps=3), ctx)
+    metatrain(learner, tasks, replace(planned.train, steps=3), ctx)
     return (time.monotonic() - began) / 3
 
 

@@ -16,11 +16,11 @@ from umeta.stages.runs import parent_of
 from umeta.stages.tasks import check_usable, load_tasks
 from umeta.train import metatrain as train
 from umeta.train import packed
-from umeta.types import TaskDistribution, Theta
+from umeta.types import MetaLearner, TaskDistribution, Theta
 from umeta.version import __version__
 
 
-def mean_skill_policy(tasks: TaskDistribution, config: RunConfig) -> Theta:
+def mean_skill_policy(tasks: TaskDistribution, learner: MetaLearner) -> Theta:
     """Average the policies of the proposed skills.
 
     Raises:
@@ -29,7 +29,7 @@ def mean_skill_policy(tasks: TaskDistribution, config: RunConfig) -> Theta:
     skills = getattr(tasks, "skills", None)
     if skills is None:
         raise UserError("start: skills: these tasks have no skills' policies; propose them with diayn, or leave it out")
-    own = config.metalearner.init(tasks.spec, config.train.episode, seed=0).params
+    own = learner.init(seed=0).params
     if any(name not in own or own[name].shape != value.shape[1:] for name, value in skills.items()):
         width = skills["1.bias"].shape[1]
         raise UserError(
@@ -62,8 +62,9 @@ def metatrain(config: RunConfig, *, device: str = "auto", resume: bool = False, 
             return folder
         check_usable(tasks, config)
         watch = ctx.watch()
-        start = parent.theta if parent else mean_skill_policy(tasks, config) if config.start else None
-        theta = train(config.metalearner, tasks.to(ctx.device), config.train, ctx, start)
+        learner = config.metalearner.build(tasks.spec, config.train.episode)
+        start = parent.theta if parent else mean_skill_policy(tasks, learner) if config.start else None
+        theta = train(learner, tasks.to(ctx.device), config.train, ctx, start)
         if not distributed.first():
             return folder
         artifacts.write_tensors(folder / "model.safetensors", packed(theta))

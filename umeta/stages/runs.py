@@ -37,7 +37,7 @@ class Run:
     @property
     def test_steps(self) -> int | None:
         """Inner steps at evaluation; None leaves them to the learner."""
-        return self.config.evaluate.steps or getattr(self.learner, "test_steps", None)
+        return self.config.evaluate.steps or self.learner.test_steps
 
     def check_of_images(self) -> None:
         """Raise UserError for a run on anything else, which has learnt nothing of images."""
@@ -89,8 +89,8 @@ def load_run(
         shape = tuple(manifest["item_shape"])
         spec = domain_of(config).spec(config, manifest)
         check_fits(theta.params, config.metalearner, spec, config.train.episode, folder)
-        config.metalearner.init(spec, config.train.episode, seed=0)
-        return Run(folder, config, config.metalearner, theta, manifest["true_labels"], shape)
+        learner = config.metalearner.build(spec, config.train.episode)
+        return Run(folder, config, learner, theta, manifest["true_labels"], shape)
 
 
 def parent_of(config: RunConfig, device: str) -> Run:

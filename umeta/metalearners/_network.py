@@ -1,0 +1,121 @@
+"""What learners share that see items through one network: building it, its random weights, its features."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from umeta import seeds
+from umeta.errors import UserError
+from umeta.models.functional import Normalisation, Pure, draw
+from umeta.models.precision import Precision, autocast
+from umeta.types import EpisodeSpec, FeatureLearner, TaskSpec, Theta
+
+
+@dataclass(frozen=True)
+class Built:
+    """What `build` makes of a learner's options."""
+
+    spec: TaskSpec
+    episode: EpisodeSpec
+    network: Pure
+    features: int  # numbers that the network gives for an item
+    module: nn.Module | None  # the learner's own, behind the network
+
+
+class NetworkLearner(FeatureLearner):
+    """A learner with one network and perhaps a module of its own behind it; a subclass is a dataclass of its options.
+
+    Features are compared by `distance`, and the network's pass over them is computed in `precision`.
+    """
+
+    normalisation: Normalisation
+    precision: Precision = "float32"
+    _built: Built | None = None
+
+    def build(self, spec: TaskSpec, episode: EpisodeSpec) -> Self:
+        """Return a copy with the network for such tasks.
+
+        Raises:
+            UserError: the model cannot take such items.
+        """
+        network = Pure(draw(lambda: self.model.build(spec.item_shape), seed=0), self.normalisation)
+        features = network.features(spec.item_shape)
+        learner = copy.copy(self)
+        module = draw(lambda: self._make_module(spec, episode, features), seed=0)
+        learner._built = Built(spec, episode, network, features, module)
+        return learner
+
+    @property
+    def built(self) -> Built:
+        """What `build` made.
+
+        Raises:
+            UserError: these are options, which have not been built.
+        """
+        if self._built is None:
+            name = type(self).__name__
+            raise UserError(f"{name}: it has no network yet; use what its build(spec, episode) returns")
+        return self._built
+
+    @property
+    def transductive(self) -> bool:
+        """Whether the answer to one query depends on the others."""
+        return self.normalisation == "batch"
+
+    def init(self, seed: int) -> Theta:
+        """Draw random weights from `seed`.
+
+        Raises:
+            UserError: the model has a parameter of the name of one of the learner's own.
+        """
+        shape = self.built.spec.item_shape
+        weights = initial(draw(lambda: self.model.build(shape), seed))
+        own = self._make_parameters(weights, seed)
+        if shared := [name for name in weights if name in own]:
+            raise UserError(f"model: its parameter '{shared[0]}' has the name of one of the learner's own; rename it")
+        return Theta({**weights, **own})
+
+    def features(self, theta: Theta, x: Tensor) -> Tensor:
+        """Give the features [n, features] of x [n, ...], not adapted, by the running statistics."""
+        with autocast(x.device, self.precision):
+            z, _ = self.built.network.shared(theta.params, x, theta.running)
+        return for_distance(z, self.distance)
+
+    def _make_parameters(self, weights: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
+        """Make the parameters beside the network's weights: those of the learner's own module."""
+        built = self.built
+        module = draw(lambda: self._make_module(built.spec, built.episode, built.features), seeds.integer(seed, "own"))
+        return {} if module is None else {self._own(name): value for name, value in initial(module).items()}
+
+    def _make_module(self, spec: TaskSpec, episode: EpisodeSpec, features: int) -> nn.Module | None:
+        """Make the learner's own module, for so many features; its name for a parameter follows the learner's."""
+        return None
+
+    def _own(self, name: str) -> str:
+        """Name a parameter of the learner's own module as theta does."""
+        return f"{type(self).__name__.lower()}.{name}"
+
+    def _run_module(self, theta: Theta, *inputs: Tensor) -> Any:
+        """Run the learner's own module on the inputs."""
+        module = self.built.module
+        assert module is not None
+        params = {name: theta.params[self._own(name)] for name, _ in module.named_parameters()}
+        return functional_call(module, params, inputs)
+
+
+def initial(module: nn.Module) -> dict[str, Tensor]:
+    """Give a module's parameters by name, without its graph."""
+    return {name: value.detach() for name, value in module.named_parameters()}
+
+
+def for_distance(z: Tensor, distance: str) -> Tensor:
+    """Give features as the distance takes them: of length 1 for cosines, and in float32 at least."""
+    z = z.to(torch.promote_types(z.dtype, torch.float32))
+    return F.normalize(z, dim=-1) if distance == "cosine" else z
