@@ -271,7 +271,7 @@ def test_a_learner_without_the_base_is_refused() -> None:
 
 @pytest.mark.parametrize("name", registry.built_in("metalearner"))
 def test_options_alone_cannot_adapt(name: str) -> None:
-    options = registry.component("metalearner", {"name": name, "model": {"name": "mlp", "hidden": [4]}})
+    options = registry.build_part("metalearner", {"name": name, "model": {"name": "mlp", "hidden": [4]}})
     spec = TaskSpec((4,), "policy", 2, 2) if name == "rl2" else TaskSpec((4,))
     learner = options.build(spec, EpisodeSpec(2, 1, 1))
     theta, x, mask = learner.init(0), torch.ones(1, 2, 4), torch.ones(1, 2, dtype=torch.bool)

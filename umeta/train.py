@@ -1,4 +1,12 @@
-"""Meta-training: sample tasks, adapt on their support, step on the loss of their query."""
+"""Meta-training: sample tasks, adapt to their supports, step on the loss of their queries. The file to read second.
+
+One meta-step is the same for images, environments and functions:
+
+    batch = tasks.sample(...)                        # T tasks
+    supports, query = ...                            # of images as they are; of an environment, rolled out in turn
+    problem = BatchProblem(learner, theta, ...)      # the query loss after adapting to the supports, and its gradient
+    outer.step(problem, progress)                    # Adam asks for the gradient once, TRPO and ProMP for more
+"""
 
 from __future__ import annotations
 
@@ -14,7 +22,6 @@ import torch
 from torch import Tensor
 
 from umeta import seeds
-from umeta.config import environments
 from umeta.config.base import TrainConfig
 from umeta.errors import UserError
 from umeta.models.functional import average
@@ -41,133 +48,6 @@ from umeta.types import (
 LARGEST_ITEM = 1 << 21  # numbers in an item of a stored learner, such as an image of 3 x 836 x 836
 
 
-class BatchProblem:
-    """The meta-loss of one meta-batch: the mean over tasks of the query loss after adapting on the supports in turn.
-
-    Tasks are worked on in chunks with a backward pass each, so that memory is bounded by the chunk. Where several
-    processes share the tasks out, each is given its own, which are this `share` of all, and the means are over all.
-    """
-
-    def __init__(
-        self,
-        learner: MetaLearner,
-        theta: Theta,
-        spec: TaskSpec,
-        supports: Sequence[Batch],
-        query: Batch,
-        chunk: int,
-        share: float = 1.0,
-    ) -> None:
-        self.learner, self.theta, self.supports, self.query, self.chunk = learner, theta, supports, query, chunk
-        self.loss, self.measures = OBJECTIVES[spec.objective], MEASURES[spec.objective]
-        self.spec, self.share = spec, share
-        self.stats: Stats = {}  # the supports' normalisation statistics, averaged over the tasks
-        self.before: list[Tensor] = []  # what the adapted policies put out at the first call of `loss_and_kl`
-        self.graphs: dict[int, Any] = {}  # what `fisher_vector` differentiates again and again, by chunk
-
-    def loss_and_grad(self, clip: float | None = None) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """Query loss and what is measured beside it (means over tasks), and the meta-gradient by parameter name."""
-        if clip is not None:
-            self.need_policies()
-        names, leaves = list(self.theta.params), list(self.theta.params.values())
-        grads = [torch.zeros_like(leaf) for leaf in leaves]
-        metrics = dict.fromkeys(["loss", *self.measures], 0.0)
-        stats: Stats = {}
-        for supports, query, share in self.chunks():
-            if isinstance(self.learner, OwnMetaGradient):
-                adapted, own = self.learner.meta_gradient(replace(self.theta, running=None), supports[-1], query)
-                with torch.no_grad():
-                    output = self.learner.predict(replace(self.theta, running=None), adapted, query.x)
-                    loss = self.loss(output, query).mean() * share
-                found = [own[name] * share for name in names]
-            else:
-                adapted, output = self.answered(supports, query)
-                loss = self.loss(output, query, **({} if clip is None else {"clip": clip})).mean() * share
-                found = list(torch.autograd.grad(loss, leaves, materialize_grads=True))
-            for total, grad in zip(grads, found, strict=True):
-                total += grad
-            metrics["loss"] += loss.item()
-            for name, measure in self.measures.items():
-                metrics[name] += measure(output.detach(), query).mean().item() * share
-            for name, value in adapted.stats.items():
-                stats[name] = stats.get(name, 0) + value.detach().mean(0) * share
-        sums = distributed.summed(
-            {
-                **{f"gradient.{name}": grad for name, grad in zip(names, grads, strict=True)},
-                **{f"stats.{name}": value for name, value in stats.items()},
-            }
-        )
-        self.stats = part(sums, "stats.")
-        return distributed.totals(metrics), part(sums, "gradient.")
-
-    def loss_and_kl(self) -> tuple[float, float]:
-        """The loss, and the mean KL divergence of the adapted policies from what they were at the first call."""
-        self.need_policies()
-        first = not self.before
-        total, apart = 0.0, 0.0
-        for i, (supports, query, share) in enumerate(self.chunks()):
-            with torch.no_grad():
-                output = self.answered(supports, query)[1]
-                total += self.loss(output, query).mean().item() * share
-                if first:
-                    self.before.append(output)
-                apart += kl(self.before[i], output, query).mean().item() * share
-        found = distributed.totals({"loss": total, "kl": apart})
-        return found["loss"], found["kl"]
-
-    def fisher_vector(self, vector: dict[str, Tensor], share: float = 1.0) -> dict[str, Tensor]:
-        """The Gauss-Newton product `J' F J v` (Martens 2020): J the query outputs' Jacobian through the adaptation, F
-        the Fisher information of each output. On every `1 / share`-th state of the supports and the query, or on all
-        where the learner is recurrent and steps cannot be left out.
-
-        Neither the parameters nor `share` may change between calls: J is kept, of all chunks.
-        """
-        self.need_policies()
-        leaves = list(self.theta.params.values())
-        found = [torch.zeros_like(leaf) for leaf in leaves]
-        every = 1 if isinstance(self.learner, RecurrentLearner) else max(1, round(1 / share))
-        for i, (supports, query, part) in enumerate(self.chunks()):
-            if i not in self.graphs:
-                thin = [batch.thinned(every) for batch in (*supports, query)]
-                output = self.answered(thin[:-1], thin[-1])[1]
-                # J' u is linear in u, so that its derivative in direction v is J v
-                u = torch.zeros_like(output, requires_grad=True)
-                pulled = torch.autograd.grad(output, leaves, u, create_graph=True, materialize_grads=True)
-                self.graphs[i] = (output, u, pulled, thin[-1])
-            output, u, pulled, states = self.graphs[i]
-            pushed = torch.autograd.grad(pulled, u, list(vector.values()), retain_graph=True)[0]
-            weights = (states.mask / states.mask.sum(1, keepdim=True).to(output))[..., None] * (part / len(states))
-            curved = fisher(output.detach(), pushed) * weights
-            products = torch.autograd.grad(output, leaves, curved, retain_graph=True, materialize_grads=True)
-            for total, product in zip(found, products, strict=True):
-                total += product
-        return distributed.summed(dict(zip(self.theta.params, found, strict=True)))
-
-    def need_policies(self) -> None:
-        """Raises UserError on images, where there is no policy to keep near the one that acted."""
-        if not self.spec.interactive:
-            raise UserError("train.outer: trpo and ppo are for environments; on images use adam")
-
-    def chunks(self) -> Iterator[tuple[list[Batch], Batch, float]]:
-        """Supports and query of a few tasks at a time, and their share of all tasks of all processes."""
-        for start in range(0, len(self.query), self.chunk):
-            supports = [batch.chunk(start, start + self.chunk) for batch in self.supports]
-            query = self.query.chunk(start, start + self.chunk)
-            yield supports, query, self.share * len(query) / len(self.query)
-
-    def answered(self, supports: Sequence[Batch], query: Batch) -> tuple[Adapted, Tensor]:
-        """The learner adapted to the supports, and its output for the query."""
-        in_training = replace(self.theta, running=None)  # normalise by the batch at hand
-        adapted = None
-        for support in supports:
-            adapted = self.learner.adapt(in_training, support, start=adapted)
-        if isinstance(self.learner, RecurrentLearner):
-            adapted = adapted or self.learner.unadapted(in_training, len(query))
-            return adapted, self.learner.replay(in_training, adapted, query)
-        assert adapted is not None
-        return adapted, self.learner.predict(in_training, adapted, query.x)
-
-
 def metatrain(
     learner: MetaLearner,
     tasks: TaskDistribution,
@@ -175,52 +55,52 @@ def metatrain(
     ctx: RunContext | None = None,
     start: Theta | None = None,
 ) -> Theta:
-    """Runs the outer loop for `config.steps` meta-steps; resumable through `ctx`, which gives seed and device.
+    """Run the outer loop for `config.steps` meta-steps; resumable through `ctx`, which gives seed and device.
 
-    start: weights to begin with; those of the learner's parameters that it lacks begin at random.
+    learner: built for `tasks.spec` and `config.episode`; start: weights to begin with, in place of those random weights
+    that it has too.
 
     Raises:
-        UserError: the tasks cannot give such episodes, `start` does not fit the learner, the loss stops being a number,
+        UserError: the tasks cannot give such episodes, `start` does not fit the learner, the loss stops being finite,
             or there are more processes than tasks in a meta-batch.
     """
     ctx = ctx or RunContext()
     check_share(config)
     outer = copy.deepcopy(config.outer)
-    drawn = learner.init(seeds.integer(ctx.seed, "weights"))
-    first = distributed.once(lambda: drawn)  # other processors may round otherwise
     if learner.program:
         ctx.note(learner.program)
-    given = fitting(start, first, ctx) if start else {}
-    layout = torch.contiguous_format  # that of weights read from a file: rounding depends on it
-    initial = {
-        name: given.get(name, value).detach().clone(memory_format=layout) for name, value in first.params.items()
-    }
-    params = {name: value.to(ctx.device).requires_grad_() for name, value in initial.items()}
+    drawn = learner.init(seeds.integer(ctx.seed, "weights"))
+    first = distributed.once(lambda: drawn)  # other processors may round otherwise
+    given = select_shared(start, first, ctx) if start else {}
+    params = {}
+    for name, value in first.params.items():
+        # rounding depends on the memory layout: here it is that of weights read from a file
+        initial = given.get(name, value).detach().clone(memory_format=torch.contiguous_format)
+        params[name] = initial.to(ctx.device).requires_grad_()
     outer.start(params)
     running: Stats = dict(start.running or {}) if start else {}
 
     def step(i: int) -> dict[str, float]:
         nonlocal running
+        theta = Theta(params)
         indices = distributed.shard(np.arange(i * config.meta_batch, (i + 1) * config.meta_batch))
         share = len(indices) / config.meta_batch
         batch = tasks.sample(indices, episode=config.episode, seed=ctx.seed)
-        if isinstance(config, environments.TrainConfig):
-            supports, query = rolled_out(learner, Theta(params), batch, len(indices), config.rounds)
-            before = supports[0].score
-            if isinstance(learner, RecurrentLearner):
-                supports, query = [], learner.trial([*supports, query])
+        if tasks.spec.interactive:
+            supports, query = roll_out(learner, theta, batch, len(indices), config.rounds)
         else:
-            supports, query, before = [batch.support()], batch.query(), None
-        problem = BatchProblem(learner, Theta(params), tasks.spec, supports, query, config.task_chunk, share)
+            supports, query = [batch.support()], batch.query()
+        problem = BatchProblem(learner, theta, tasks.spec, supports, query, config.task_chunk, share)
         metrics = outer.step(problem, i / config.steps)
         running = average(running, problem.stats)
-        if before is None:
-            return metrics
-        return {**metrics, **distributed.totals({"return before": before.mean().item() * share})}
+        before = supports[0].score
+        if before is not None:
+            metrics |= distributed.totals({"return before": before.mean().item() * share})
+        return metrics
 
     def save() -> State:
         return {
-            **packed(Theta(params, running)),
+            **pack(Theta(params, running)),
             **{f"outer.{name}": value for name, value in outer.state_dict().items()},
         }
 
@@ -236,19 +116,10 @@ def metatrain(
     return Theta({name: value.detach() for name, value in params.items()}, running)
 
 
-def check_share(config: TrainConfig) -> None:
-    """Raises UserError where there are more processes than tasks in a meta-batch."""
-    if config.meta_batch < distributed.size():
-        raise UserError(
-            f"train.meta_batch: {config.meta_batch} tasks are too few for {distributed.size()} processes; start "
-            f"{config.meta_batch} at most, or set train.meta_batch={distributed.size()} or more"
-        )
-
-
-def rolled_out(
+def roll_out(
     learner: MetaLearner, theta: Theta, batch: TaskBatch, tasks: int, rounds: int
 ) -> tuple[list[Batch], Batch]:
-    """Fresh episodes: a support for each round, acted by the policies that the rounds before gave, and the query."""
+    """Roll fresh episodes out: a support for each round, acted by what the rounds before taught, and the query."""
     assert isinstance(learner, PolicyLearner)
     with torch.no_grad():
         adapted = learner.unadapted(theta, tasks)
@@ -260,14 +131,153 @@ def rolled_out(
 
 
 def policy_of(learner: PolicyLearner, theta: Theta, adapted: Adapted) -> Act:
-    """What acts for an episode of each task: the adapted learner."""
+    """Give what acts for an episode of each task: the adapted learner."""
     if isinstance(learner, RecurrentLearner):
         return learner.act(theta, adapted)
     return partial(learner.predict, theta, adapted)
 
 
-def fitting(start: Theta, first: Theta, ctx: RunContext) -> dict[str, Tensor]:
-    """The parameters of `start` that the learner has too.
+class BatchProblem:
+    """The meta-loss of one meta-batch: the mean over tasks of the query loss after adapting to the supports in turn.
+
+    Tasks are worked on in chunks with a backward pass each, so that memory is bounded by the chunk. Where several
+    processes share the tasks out, each is given its own, which are this `share` of all, and the means are over all.
+    Of a learner that goes on learning while it acts, the loss is that of supports and query as one trial.
+    """
+
+    def __init__(
+        self,
+        learner: MetaLearner,
+        theta: Theta,
+        spec: TaskSpec,
+        supports: Sequence[Batch],
+        query: Batch,
+        chunk: int,
+        share: float = 1.0,
+    ) -> None:
+        if isinstance(learner, RecurrentLearner) and supports:
+            supports, query = [], learner.trial([*supports, query])
+        self.learner, self.spec, self.supports, self.query = learner, spec, supports, query
+        self.theta = replace(theta, running=None)  # normalise by the batch at hand
+        self.chunk, self.share = chunk, share
+        self.loss, self.measures = OBJECTIVES[spec.objective], MEASURES[spec.objective]
+        self.stats: Stats = {}  # the supports' normalisation statistics, averaged over the tasks
+        self.before: list[Tensor] = []  # what the adapted policies put out at the first call of `loss_and_kl`
+        self.graphs: dict[int, Any] = {}  # what `fisher_vector` differentiates again and again, by chunk
+
+    def loss_and_grad(self, clip: float | None = None) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """Give query loss and what is measured beside it (means over tasks), and the meta-gradient by name."""
+        if clip is not None:
+            self.check_policies()
+        metrics = dict.fromkeys(["loss", *self.measures], 0.0)
+        sums = {f"gradient.{name}": torch.zeros_like(value) for name, value in self.theta.params.items()}
+        for supports, query, share in self.chunks():
+            loss, grads, adapted, output = self.differentiate(supports, query, share, clip)
+            metrics["loss"] += loss.item()
+            for name, measure in self.measures.items():
+                metrics[name] += measure(output, query).mean().item() * share
+            for name, grad in grads.items():
+                sums[f"gradient.{name}"] += grad
+            for name, value in adapted.stats.items():
+                sums[f"stats.{name}"] = sums.get(f"stats.{name}", 0) + value.detach().mean(0) * share
+        sums = distributed.summed(sums)
+        self.stats = part(sums, "stats.")
+        return distributed.totals(metrics), part(sums, "gradient.")
+
+    def loss_and_kl(self) -> tuple[float, float]:
+        """Give the loss, and the mean KL divergence of the adapted policies from what they were at the first call."""
+        self.check_policies()
+        first = not self.before
+        total, apart = 0.0, 0.0
+        for i, (supports, query, share) in enumerate(self.chunks()):
+            with torch.no_grad():
+                output = self.answer(supports, query)[1]
+                total += self.loss(output, query).mean().item() * share
+                if first:
+                    self.before.append(output)
+                apart += kl(self.before[i], output, query).mean().item() * share
+        found = distributed.totals({"loss": total, "kl": apart})
+        return found["loss"], found["kl"]
+
+    def fisher_vector(self, vector: dict[str, Tensor], share: float = 1.0) -> dict[str, Tensor]:
+        """Give the Gauss-Newton product `J' F J v` (Martens 2020), by parameter name.
+
+        J is the query outputs' Jacobian through the adaptation, F the Fisher information of each output; on every
+        `1 / share`-th state of the supports and the query, or on all where the learner is recurrent and steps cannot be
+        left out. Neither the parameters nor `share` may change between calls: J is kept, of all chunks.
+        """
+        self.check_policies()
+        leaves = list(self.theta.params.values())
+        found = [torch.zeros_like(leaf) for leaf in leaves]
+        every = 1 if isinstance(self.learner, RecurrentLearner) else max(1, round(1 / share))
+        for i, (supports, query, weight) in enumerate(self.chunks()):
+            if i not in self.graphs:
+                some = [batch.subsample(every) for batch in (*supports, query)]
+                output = self.answer(some[:-1], some[-1])[1]
+                # J' u is linear in u, so that its derivative in direction v is J v
+                u = torch.zeros_like(output, requires_grad=True)
+                pulled = torch.autograd.grad(output, leaves, u, create_graph=True, materialize_grads=True)
+                self.graphs[i] = (output, u, pulled, some[-1])
+            output, u, pulled, states = self.graphs[i]
+            pushed = torch.autograd.grad(pulled, u, list(vector.values()), retain_graph=True)[0]
+            weights = (states.mask / states.mask.sum(1, keepdim=True).to(output))[..., None] * (weight / len(states))
+            curved = fisher(output.detach(), pushed) * weights
+            products = torch.autograd.grad(output, leaves, curved, retain_graph=True, materialize_grads=True)
+            for total, product in zip(found, products, strict=True):
+                total += product
+        return distributed.summed(dict(zip(self.theta.params, found, strict=True)))
+
+    def differentiate(
+        self, supports: Sequence[Batch], query: Batch, share: float, clip: float | None
+    ) -> tuple[Tensor, dict[str, Tensor], Adapted, Tensor]:
+        """Give a chunk's part of the loss and what the outer step descends for it, the adapted learner, its output."""
+        params = self.theta.params
+        if isinstance(self.learner, OwnMetaGradient):
+            adapted, own = self.learner.meta_gradient(self.theta, supports[-1], query)
+            with torch.no_grad():
+                output = self.learner.predict(self.theta, adapted, query.x)
+                loss = self.loss(output, query).mean() * share
+            return loss, {name: own[name] * share for name in params}, adapted, output
+        adapted, output = self.answer(supports, query)
+        loss = self.loss(output, query, **({} if clip is None else {"clip": clip})).mean() * share
+        grads = torch.autograd.grad(loss, list(params.values()), materialize_grads=True)
+        return loss, dict(zip(params, grads, strict=True)), adapted, output.detach()
+
+    def answer(self, supports: Sequence[Batch], query: Batch) -> tuple[Adapted, Tensor]:
+        """Adapt to the supports in turn, and give the adapted learner and its output for the query."""
+        adapted = None
+        for support in supports:
+            adapted = self.learner.adapt(self.theta, support, start=adapted)
+        if isinstance(self.learner, RecurrentLearner):
+            adapted = adapted or self.learner.unadapted(self.theta, len(query))
+            return adapted, self.learner.replay(self.theta, adapted, query)
+        assert adapted is not None
+        return adapted, self.learner.predict(self.theta, adapted, query.x)
+
+    def chunks(self) -> Iterator[tuple[list[Batch], Batch, float]]:
+        """Give supports and query of a few tasks at a time, and their share of all tasks of all processes."""
+        for start in range(0, len(self.query), self.chunk):
+            supports = [batch.chunk(start, start + self.chunk) for batch in self.supports]
+            query = self.query.chunk(start, start + self.chunk)
+            yield supports, query, self.share * len(query) / len(self.query)
+
+    def check_policies(self) -> None:
+        """Raise UserError on images, where there is no policy to keep near the one that acted."""
+        if not self.spec.interactive:
+            raise UserError("train.outer: trpo and promp are for environments; on images use adam")
+
+
+def check_share(config: TrainConfig) -> None:
+    """Raise UserError where there are more processes than tasks in a meta-batch."""
+    if config.meta_batch < distributed.size():
+        raise UserError(
+            f"train.meta_batch: {config.meta_batch} tasks are too few for {distributed.size()} processes; start "
+            f"{config.meta_batch} at most, or set train.meta_batch={distributed.size()} or more"
+        )
+
+
+def select_shared(start: Theta, first: Theta, ctx: RunContext) -> dict[str, Tensor]:
+    """Select the parameters of `start` that the learner has too.
 
     Raises:
         UserError: none is, or one has another shape.
@@ -289,7 +299,7 @@ def fitting(start: Theta, first: Theta, ctx: RunContext) -> dict[str, Tensor]:
 def check_fits(
     params: Mapping[str, Tensor], learner: MetaLearner, spec: TaskSpec, episode: EpisodeSpec, place: Any
 ) -> None:
-    """Checks stored parameters against those the learner would have, without taking the memory for them.
+    """Check stored parameters against those the learner would have, without taking the memory for them.
 
     Raises:
         UserError: items that are no images or vectors, or parameters that are missing or of another type or shape.
@@ -308,20 +318,20 @@ def check_fits(
             )
 
 
-def packed(theta: Theta) -> State:
-    """What was learnt as tensors by name, for a file; `unpacked` undoes it."""
+def pack(theta: Theta) -> State:
+    """Give what was learnt as tensors by name, for a file; `unpack` undoes it."""
     return {
         **{f"params.{name}": value.detach() for name, value in theta.params.items()},
         **{f"running.{name}": value for name, value in (theta.running or {}).items()},
     }
 
 
-def unpacked(state: State, device: torch.device | str = "cpu") -> Theta:
-    """What was learnt, on a device, out of tensors by name; others among them are passed over."""
+def unpack(state: State, device: torch.device | str = "cpu") -> Theta:
+    """Give what was learnt, on a device, out of tensors by name; others among them are passed over."""
     params, running = ({n: v.to(device) for n, v in part(state, kind).items()} for kind in ("params.", "running."))
     return Theta(params, running or None)
 
 
 def part(state: State, prefix: str) -> State:
-    """The entries under a prefix, without it."""
+    """Select the entries under a prefix, and leave it out of their names."""
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

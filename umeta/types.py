@@ -70,20 +70,20 @@ class Batch:
         return self.x.shape[0]
 
     def chunk(self, start: int, stop: int) -> Batch:
-        """Tasks `start` to `stop` alone."""
-        return self.cut(lambda value: value[start:stop])
+        """Select the tasks `start` to `stop`."""
+        return self.map_tensors(lambda value: value[start:stop])
 
-    def thinned(self, every: int) -> Batch:
-        """With one in so many items of each task alone, at uneven distances: episodes follow each other in a task."""
+    def subsample(self, every: int) -> Batch:
+        """Keep one in `every` items of each task, at uneven distances: episodes follow each other in a task."""
         items = torch.arange(0, self.y.shape[1], every)
         items = (items + items // every % every).clamp(max=self.y.shape[1] - 1).to(self.y.device)
-        return self.cut(lambda value: value[:, items] if value.dim() > 1 else value)
+        return self.map_tensors(lambda value: value[:, items] if value.dim() > 1 else value)
 
-    def cut(self, part: Callable[[Tensor], Tensor]) -> Batch:
-        """With each tensor exchanged for a part of it."""
+    def map_tensors(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """Change every tensor."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        parts: dict[str, Any] = {name: part(value) for name, value in values.items() if isinstance(value, Tensor)}
-        return replace(self, **parts)
+        new: dict[str, Any] = {name: change(value) for name, value in values.items() if isinstance(value, Tensor)}
+        return replace(self, **new)
 
 
 Act = Callable[[Tensor], Tensor]  # what a policy answers to observations [T, E, ...]: [T, E, outputs + free]
@@ -95,7 +95,7 @@ class RecurrentAct(Protocol):
 
     def __call__(self, x: Tensor) -> Tensor: ...  # as `Act`
 
-    def told(self, action: Tensor, reward: Tensor) -> None: ...  # [T, E, action] and [T, E]
+    def observe(self, action: Tensor, reward: Tensor) -> None: ...  # [T, E, action] and [T, E]
 
 
 class TaskBatch(Protocol):

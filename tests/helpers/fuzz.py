@@ -42,7 +42,7 @@ from umeta.stages import runs
 from umeta.stages.tasks import load_tasks
 from umeta.tasks import store
 from umeta.tasks.partition import PartitionTasks
-from umeta.train import check_fits, packed
+from umeta.train import check_fits, pack
 from umeta.types import EpisodeSpec
 
 SECONDS, MEGABYTES = 10, 200
@@ -194,7 +194,7 @@ LABELS = np.array(["a", "b"] * 6)
 CONFIG = reading.dump_yaml(PLAIN).encode()
 LEARNER = registry.build_part("metalearner", PLAIN["metalearner"])
 SPEC = PartitionTasks(PIXELS[:, None], LABELS == "a").spec
-WEIGHTS = save(packed(LEARNER.build(SPEC, EpisodeSpec(2, 1, 1)).init(seed=0)))
+WEIGHTS = save(pack(LEARNER.build(SPEC, EpisodeSpec(2, 1, 1)).init(seed=0)))
 RUN = {"config.yaml": CONFIG, "model.safetensors": WEIGHTS}
 
 

@@ -81,7 +81,7 @@ def test_permuted_labels_permute_the_answers_and_the_order_matters_in_full_conte
     order = torch.tensor([2, 0, 1])
     permuted = answers(learner, theta, replace(support, y=order[support.y]), query)
     torch.testing.assert_close(permuted[..., order], logits)
-    turned = answers(learner, theta, support.cut(lambda value: value.flip(1)), query)
+    turned = answers(learner, theta, support.map_tensors(lambda value: value.flip(1)), query)
     assert torch.allclose(turned, logits, atol=1e-5) != full_context
 
 

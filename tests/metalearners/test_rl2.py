@@ -32,7 +32,7 @@ from umeta.rl.rollout import Paths
 from umeta.runtime import artifacts
 from umeta.runtime.loop import RunContext
 from umeta.tasks.reward import RewardTasks
-from umeta.train import BatchProblem, metatrain, policy_of, rolled_out
+from umeta.train import BatchProblem, metatrain, policy_of, roll_out
 from umeta.types import Adapted, Batch, EpisodeSpec, RecurrentLearner, TaskSpec, Theta
 
 TASKS, TRIALS, STEPS = 2, 3, 4
@@ -75,7 +75,7 @@ def rolled(
     learner: RL2, theta: Theta, tasks: RewardTasks, count: int = 4, rounds: int = 2
 ) -> tuple[list[Batch], Batch]:
     batch = tasks.sample(np.arange(count), episode=EPISODE, seed=0)
-    return rolled_out(learner, theta, batch, count, rounds)
+    return roll_out(learner, theta, batch, count, rounds)
 
 
 def by_hand(theta: Theta, rounds: list[Batch], task: int, trial: int) -> tuple[list[np.ndarray], np.ndarray]:
@@ -186,7 +186,7 @@ def test_trials_and_tasks_know_nothing_of_each_other() -> None:
         items = slice(e * STEPS, (e + 1) * STEPS)
 
         def trial(batch: Batch, items: slice = items) -> Batch:
-            return replace(batch.cut(lambda v: v[:, items] if v.dim() > 1 else v), sequences=1)
+            return replace(batch.map_tensors(lambda v: v[:, items] if v.dim() > 1 else v), sequences=1)
 
         alone = learner.replay(theta, learner.adapt(theta, trial(one)), trial(other))
         torch.testing.assert_close(alone, answers[:, items])
@@ -340,7 +340,7 @@ def test_it_learns_to_find_a_goal_that_only_rewards_tell() -> None:
 
     def scores(theta: Theta) -> tuple[float, float]:
         """Return of the second episode, with the task's own memory of the first and with that of the far corner."""
-        supports, query = rolled_out(learner, theta, batch, 4, rounds=1)
+        supports, query = roll_out(learner, theta, batch, 4, rounds=1)
         with torch.no_grad():
             memory = learner.adapt(theta, supports[0]).params
             other = Adapted({name: value[opposite] for name, value in memory.items()})

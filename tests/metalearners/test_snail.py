@@ -66,7 +66,7 @@ def test_padding_counts_for_nothing_nor_does_the_order_of_classes() -> None:
     logits = answers(learner, theta, support, query)
     for at, label in ((0, 1), (2, 0), (4, 1)):
         torch.testing.assert_close(answers(learner, theta, padded(support, at, label), query), logits)
-    swapped = support.cut(lambda value: value[:, [1, 0, 3, 2]])
+    swapped = support.map_tensors(lambda value: value[:, [1, 0, 3, 2]])
     torch.testing.assert_close(answers(learner, theta, swapped, query), logits)
 
 

@@ -28,7 +28,7 @@ from umeta.rl.advantage import RIDGE, advantages, crossfitted, features, gae, no
 from umeta.rl.rollout import Paths
 from umeta.runtime.loop import RunContext
 from umeta.tasks.reward import RewardBatch, RewardTasks
-from umeta.train import BatchProblem, metatrain, rolled_out
+from umeta.train import BatchProblem, metatrain, roll_out
 from umeta.types import Batch, EpisodeSpec, TaskSpec, Theta
 
 TASKS, EPISODES, STEPS, OBSERVED, ACTION = 3, 5, 7, 3, 2
@@ -362,7 +362,7 @@ def test_the_fisher_information_of_a_parameter_that_does_nothing_is_zero() -> No
 def test_the_fisher_information_on_a_share_of_the_states() -> None:
     """Every second item of supports and query."""
     at, v = problem(), {name: drawn(*p.shape) for name, p in begun(LEARNER).params.items()}
-    thin = BatchProblem(LEARNER, at.theta, SPEC, [s.thinned(2) for s in at.supports], at.query.thinned(2), TASKS)
+    thin = BatchProblem(LEARNER, at.theta, SPEC, [s.subsample(2) for s in at.supports], at.query.subsample(2), TASKS)
     assert torch.equal(vector(at.fisher_vector(v, share=0.5)), vector(thin.fisher_vector(v)))
 
 
@@ -559,7 +559,7 @@ def test_it_learns_to_reach_a_goal_in_one_step(outer: Outer) -> None:
 
     def scores(theta: Theta) -> tuple[float, float]:
         batch = tasks.sample(np.arange(8), episode=config.episode, seed=1)
-        supports, query = rolled_out(learner, theta, batch, 8, rounds=1)
+        supports, query = roll_out(learner, theta, batch, 8, rounds=1)
         return supports[0].score.mean().item(), query.score.mean().item()
 
     untrained = scores(learner.init(0))

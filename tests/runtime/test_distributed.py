@@ -40,7 +40,7 @@ from umeta.runtime.loop import RunContext
 from umeta.tasks.clustering import kmeans
 from umeta.tasks.reward import RewardTasks
 from umeta.testing import toy_images, toy_tasks
-from umeta.train import BatchProblem, metatrain, rolled_out
+from umeta.train import BatchProblem, metatrain, roll_out
 from umeta.types import Batch, EpisodeSpec, PolicyLearner, RecurrentLearner, Theta
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch knows one process only")
@@ -94,7 +94,7 @@ def meta_gradients() -> dict[str, Any]:
         theta = Theta({key: value.double().requires_grad_() for key, value in drawn.params.items()})
         mine = distributed.shard(np.arange(5))
         batch = TASKS.sample(mine, episode=EPISODE, seed=0)
-        support, query = (part.cut(doubled) for part in (batch.support(), batch.query()))
+        support, query = (part.map_tensors(doubled) for part in (batch.support(), batch.query()))
         problem = BatchProblem(learner, theta, TASKS.spec, [support], query, 2, len(mine) / 5)
         found[name] = (mine.tolist(), *problem.loss_and_grad(), problem.stats)
     return found
@@ -115,14 +115,14 @@ def policy_problem(name: str) -> BatchProblem:
     learner, tasks, episode = POLICIES[name](), RewardTasks(Nav2D(horizon=4), Corners()), EpisodeSpec(1, 3, 3)
     learner = learner.build(tasks.spec, episode)
     drawn = learner.init(0)
-    supports, query = rolled_out(learner, drawn, tasks.sample(np.arange(5), episode=episode, seed=0), 5, rounds=2)
+    supports, query = roll_out(learner, drawn, tasks.sample(np.arange(5), episode=episode, seed=0), 5, rounds=2)
     if isinstance(learner, RecurrentLearner):
         supports, query = [], learner.trial([*supports, query])
     mine = distributed.shard(range(5))
     theta = Theta({key: value.double().requires_grad_() for key, value in drawn.params.items()})
 
     def part(batch: Batch) -> Batch:
-        return batch.chunk(mine[0], mine[-1] + 1).cut(doubled)
+        return batch.chunk(mine[0], mine[-1] + 1).map_tensors(doubled)
 
     return BatchProblem(learner, theta, tasks.spec, [part(b) for b in supports], part(query), 2, len(mine) / 5)
 

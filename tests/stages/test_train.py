@@ -404,6 +404,7 @@ def test_no_progress_is_shown_unless_asked_for(capsys: pytest.CaptureFixture) ->
 
 def test_weights_have_the_memory_layout_of_those_read_from_a_file() -> None:
     """Which kernel runs, and so how it rounds, depends on the layout."""
-    theta = metatrain(ProtoNet(ChannelsLast(filters=4)), TASKS, replace(CONFIG, steps=1))
+    learner = ProtoNet(ChannelsLast(filters=4)).build(TASKS.spec, CONFIG.episode)
+    theta = metatrain(learner, TASKS, replace(CONFIG, steps=1))
     loaded = through_file(theta.params)
     assert {n: p.stride() for n, p in theta.params.items()} == {n: p.stride() for n, p in loaded.items()}

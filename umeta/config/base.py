@@ -38,6 +38,11 @@ class TrainConfig:
     def episode(self) -> EpisodeSpec:
         raise NotImplementedError
 
+    @property
+    def rounds(self) -> int:
+        """How often the learner adapts before it is scored."""
+        return 1
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:

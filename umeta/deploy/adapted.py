@@ -24,7 +24,7 @@ from umeta.runtime import artifacts
 from umeta.runtime.devices import to_device
 from umeta.stages.runs import Run, load_run
 from umeta.stages.tasks import load_tasks
-from umeta.train import check_fits, part, unpacked
+from umeta.train import check_fits, part, unpack
 from umeta.types import Adapted, Batch, EpisodeSpec, MetaLearner, TaskSpec, Theta
 from umeta.version import __version__
 
@@ -69,7 +69,7 @@ class MetaLearnt:
         learner = registry.build_part("metalearner", values["metalearner"])
         format = Format(tuple(values["shape"]), values["invert"])
         learner = learner.build(TaskSpec(format.shape), EpisodeSpec(2, 1, 1))  # of any way: theta knows which
-        theta = unpacked(dict(tensors), to_device(device))
+        theta = unpack(dict(tensors), to_device(device))
         return cls(values["run"], values["metalearner"], learner, theta, format, values["true_labels"])
 
     def values(self) -> dict[str, Any]:

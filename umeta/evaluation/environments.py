@@ -28,7 +28,7 @@ from umeta.runtime.progress import Progress
 from umeta.stages.runs import Run
 from umeta.stages.tasks import load_tasks
 from umeta.tasks.reward import RewardBatch, RewardTasks, acting
-from umeta.train import packed, policy_of, unpacked
+from umeta.train import pack, policy_of, unpack
 from umeta.types import Adapted, Batch, EpisodeSpec, PolicyLearner, RecurrentLearner, Theta
 
 BASELINES = ("scratch", "finetune")
@@ -203,7 +203,7 @@ def evaluate_run(run: Run, device: str, record: Path | None = None, sinks: Seque
         UserError: as `check`.
     """
     check(run.config, record)
-    run = replace(run, theta=unpacked(packed(run.theta)))  # on the CPU, where the environment is
+    run = replace(run, theta=unpack(pack(run.theta)))  # on the CPU, where the environment is
     config, settings = run.config, run.config.evaluate
     title = config.title or config.name
     trial = Trial(run, settings)

@@ -81,7 +81,9 @@ class RL2(NetworkLearner, RecurrentLearner):
     def trial(self, rounds: Sequence[Batch]) -> Batch:
         """The rounds as one sequence for each trial, with the advantages of trials; the score is the last round's."""
         trials = rounds[0].sequences
-        apart = [batch.cut(lambda value: value if value.dim() == 1 else split(value, trials)) for batch in rounds]
+        apart = [
+            batch.map_tensors(lambda value: value if value.dim() == 1 else split(value, trials)) for batch in rounds
+        ]
         x, reward, mask = (torch.stack([getattr(b, name) for b in apart], 2) for name in ("x", "reward", "mask"))
         w = over_trials(x, reward, mask, self.discount)
         names = ("x", "y", "mask", "logp", "reward", "first")
@@ -152,8 +154,8 @@ class Acting:
         out, self.state["hidden"] = self.learner.answers(self.theta, inputs, self.state["hidden"], there)
         return out[:, :, 0]
 
-    def told(self, action: Tensor, reward: Tensor) -> None:
-        """What came of the answers: actions [T, E, action] and rewards [T, E]."""
+    def observe(self, action: Tensor, reward: Tensor) -> None:
+        """Take note of what came of the answers: actions [T, E, action] and rewards [T, E]."""
         there = torch.ones_like(reward, dtype=torch.bool)
         earned, self.state["seen"] = standardised(reward[..., None], there[..., None], self.state["seen"])
         self.state["last"] = torch.cat([action, earned.to(action.dtype)], -1)

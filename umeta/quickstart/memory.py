@@ -110,8 +110,7 @@ def metatraining(
         built = learner.build(spec, config.episode)
         theta = Theta({n: v.requires_grad_() for n, v in built.init(0).params.items()})
         episode, tasks = config.episode, config.meta_batch
-        rounds = range(getattr(config, "rounds", 1))
-        supports = [batch(spec, tasks, episode.way, episode.way * episode.shot * horizon) for _ in rounds]
+        supports = [batch(spec, tasks, episode.way, episode.way * episode.shot * horizon) for _ in range(config.rounds)]
         query = batch(spec, tasks, episode.way, episode.way * episode.query * horizon)
         problem = BatchProblem(built, theta, spec, supports, query, config.task_chunk)
         outer.start(theta.params)

@@ -15,7 +15,7 @@ from umeta.stages.folder import alone, context, named_files
 from umeta.stages.runs import parent_of
 from umeta.stages.tasks import check_usable, load_tasks
 from umeta.train import metatrain as train
-from umeta.train import packed
+from umeta.train import pack
 from umeta.types import MetaLearner, TaskDistribution, Theta
 from umeta.version import __version__
 
@@ -67,7 +67,7 @@ def metatrain(config: RunConfig, *, device: str = "auto", resume: bool = False, 
         theta = train(learner, tasks.to(ctx.device), config.train, ctx, start)
         if not distributed.first():
             return folder
-        artifacts.write_tensors(folder / "model.safetensors", packed(theta))
+        artifacts.write_tensors(folder / "model.safetensors", pack(theta))
         artifacts.write_text(folder / "config.yaml", dump_yaml(plain))
         artifacts.write_json(folder / "tasks.json", {"hash": artifacts.value_hash(manifest), "manifest": manifest})
         seconds = {"metatrain": watch()}

@@ -19,7 +19,7 @@ from umeta.runtime import artifacts
 from umeta.runtime.checkpoints import Checkpoints
 from umeta.runtime.devices import to_device
 from umeta.stages.domains import IMAGES, domain_of
-from umeta.train import check_fits, unpacked
+from umeta.train import check_fits, unpack
 from umeta.types import MetaLearner, Theta
 
 
@@ -85,7 +85,7 @@ def load_run(
             plain["tasks"] = str(beside)
         registry.refuse_plugins(plain, trusted, str(folder))
         config = build(plain)
-        theta = unpacked(artifacts.read_tensors(folder / "model.safetensors"), to_device(device))
+        theta = unpack(artifacts.read_tensors(folder / "model.safetensors"), to_device(device))
         shape = tuple(manifest["item_shape"])
         spec = domain_of(config).spec(config, manifest)
         check_fits(theta.params, config.metalearner, spec, config.train.episode, folder)
@@ -119,4 +119,4 @@ def snapshots(run: Run, device: str = "auto") -> Iterator[tuple[float, Run]]:
     kept = Checkpoints(run.folder, "metatrain", "snapshots")
     for step in kept.steps():
         if found := kept.read(step):
-            yield before + found[2], replace(run, theta=unpacked(found[0], to_device(device)))
+            yield before + found[2], replace(run, theta=unpack(found[0], to_device(device)))

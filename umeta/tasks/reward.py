@@ -143,7 +143,7 @@ class RewardBatch:
 
         def told(step: Paths) -> None:
             reward = self.tasks.rewards(step, self.which)
-            act.told(step.actions[:, :, 0].to(self.tasks.device), reward[:, :, 0].to(self.tasks.device))
+            act.observe(step.actions[:, :, 0].to(self.tasks.device), reward[:, :, 0].to(self.tasks.device))
 
         return told
 
@@ -165,4 +165,4 @@ class RewardBatch:
             first.flatten(1),
             first.shape[1],
         )
-        return items.cut(lambda value: value.to(self.tasks.device))
+        return items.map_tensors(lambda value: value.to(self.tasks.device))
