@@ -73,7 +73,7 @@ def test_maml_is_gradient_steps_on_the_support(made_run):
     X, y = some(2, 1, 3)
     queries, _ = some(4, 4, 4, start=20)
     loaded = umeta.load_run(run, device="cpu")
-    net, params = loaded.learner._net, dict(loaded.theta.params)
+    net, params = loaded.learner.built.network, dict(loaded.theta.params)
     params["head.weight"] = params["head.weight"].expand(3, -1).clone()
     params["head.bias"] = params["head.bias"].expand(3).clone()
     x = torch.from_numpy(X).float() / 255

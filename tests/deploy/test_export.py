@@ -26,7 +26,7 @@ from umeta.evaluation.run import evaluate_run
 from umeta.runtime import artifacts
 from umeta.stages import metatrain, propose
 from umeta.stages.runs import load_run
-from umeta.types import Batch
+from umeta.types import Batch, TaskSpec
 
 SHAPE = (1, 28, 28)
 LEARNERS: dict[str, dict[str, Any]] = {
@@ -387,7 +387,8 @@ def test_a_model_that_would_compute_something_else_is_refused():
             return Shared()
 
     run = load_run("runs/protonet", device="cpu")
-    run.learner.model = Model()
+    learner = replace(run.learner, model=Model()).build(TaskSpec(SHAPE), run.config.train.episode)
+    run = replace(run, learner=learner)
     given = {"weight": 2.0, "bias": 1.0}
     run.theta.params.update({f"first.{name}": torch.full((1,), value) for name, value in given.items()})
     run.theta.running.update(

@@ -43,10 +43,13 @@ class Towards:
         return []
 
 
-class Drift:
+class Drift(PolicyLearner):
     """A policy is the mean of its actions; a step moves it by `theta`."""
 
-    def init(self, spec: TaskSpec, episode: EpisodeSpec, seed: int) -> Theta:
+    def build(self, spec: TaskSpec, episode: EpisodeSpec) -> Drift:
+        return self
+
+    def init(self, seed: int) -> Theta:
         return Theta({"mean": torch.zeros(2)})
 
     def unadapted(self, theta: Theta, tasks: int) -> Adapted:
@@ -69,7 +72,6 @@ def tasks(episodes: int = 50, indices: int = 4) -> RewardBatch:
 
 def test_returns_are_those_of_fresh_episodes_after_each_step() -> None:
     learner, theta, batch = Drift(), Theta({"mean": torch.tensor([1.0, 0.0])}), tasks()
-    assert isinstance(learner, PolicyLearner)
     seen: list[Batch] = []
 
     def step(adapted: Adapted, episodes: Batch) -> Adapted:
