@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test slow lint tables bench
+.PHONY: demo test slow lint docs tables bench
 
 # Set-up once: a virtual environment with the project and its development tools (about 3 minutes, 7 GB).
 $(VENV)/ready: pyproject.toml
@@ -27,10 +27,14 @@ lint: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# The README's tables, from the results files.
+# The documentation site in site/, without a network; a warning, such as a link that leads nowhere, is an error.
+docs: $(VENV)/ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# The tables and curves of the README and of the documentation, from the results files.
 tables: $(VENV)/ready
-	$(BIN)/python -m umeta.report.tables README.md docs/results.md
-	$(BIN)/python -m bench.table README.md docs/speed.md
+	$(BIN)/python -m umeta.report.tables README.md $(sort $(shell find docs -name '*.md'))
+	$(BIN)/python -m bench.table docs/speed.md
 
 # Speed and memory beside other libraries (about 25 minutes); BENCH="maml kmeans" for some of it. The libraries go into
 # an environment of their own.

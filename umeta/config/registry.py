@@ -322,19 +322,25 @@ class Option:
 
 
 def describe(kind: str, name: str) -> tuple[str, list[Option]]:
-    """Give a built-in part's docstring and its options, read from the source without importing it.
+    """Give a built-in part's docstring and its options, read from the source without importing it."""
+    node = _part(kind, name)
+    assert node is not None
+    return describe_class(f"{KINDS[kind]}.{name}", node.name)
+
+
+def describe_class(module: str, name: str) -> tuple[str, list[Option]]:
+    """Give the docstring and the options of a dataclass of this library, read from the source without importing it.
 
     Inherited options come first, as in `dataclasses.fields`. One that is declared again keeps its place, and its help
     unless it has another.
     """
-    node = _part(kind, name)
-    assert node is not None
     options: dict[str, Option] = {}
-    for one in filter(_is_dataclass, _ancestry(f"{KINDS[kind]}.{name}", node.name)):
+    ancestry = _ancestry(module, name)
+    for one in filter(_is_dataclass, ancestry):
         for option in _own_options(one):
             text = option.help or (options[option.name].help if option.name in options else "")
             options[option.name] = dataclasses.replace(option, help=text)
-    return textwrap.dedent(ast.get_docstring(node) or ""), list(options.values())
+    return textwrap.dedent(ast.get_docstring(ancestry[-1]) or ""), list(options.values())
 
 
 def _own_options(node: ast.ClassDef) -> Iterator[Option]:

@@ -19,6 +19,8 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -29,52 +31,112 @@ from umeta.report.write import cell, markdown
 from umeta.runtime import artifacts
 
 CURVES = re.compile(r"<!-- curves: (?P<file>\S+) (?P<picture>\S+)(?: (?P<key>\S+))? -->")
+FACTS = ("file", "protocol", "seed", "inference", "commit")
 MARKER = re.compile(r"(<!-- results: (?P<files>[^>;]*?)(?P<rows>;[^>]*?)? -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def table(files: dict[str, Path], wanted: list[str] | None = None, change: str = "") -> str:
-    """One Markdown table of the rows, all or those wanted, in that order: means and 95 % intervals, what it took, where
-    it comes from. `files` are by the links to them.
+    """Make one Markdown table of the rows, all or those wanted, in that order, with a caption that says their origin.
+
+    `files` are by the links to them. A row of ours ends with the minutes that learning took.
 
     change: the results of the extrapolation by this change instead, such as `amplitude`.
 
     Raises:
         KeyError: no result has a row that is wanted.
     """
-    lines: list[tuple[str, dict[str, Any], str, str]] = []
-    columns: list[str] = []
-    seen: set[str] = set()
+    rows: dict[str, Row] = {}
     for link, path in files.items():
         for result in artifacts.read_json(path):
             for name, cells in (result.get("extrapolation", {}).get(change, {}) if change else result["rows"]).items():
-                columns += [column for column in cells if column not in columns]
                 own = name == result["title"]
-                if own or name not in seen:
-                    lines.append((name, cells, minutes(result) if own else "", source(result, link, name)))
-                    seen.add(name)
+                if own or name not in rows:
+                    rows[name] = Row(cells, minutes(result) if own else "", origin(result, link))
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row.cells))
     if wanted is not None:
-        by_name = {line[0]: line for line in reversed(lines)}
-        lines = [by_name[name] for name in wanted]
+        rows = {name: rows[name] for name in wanted}
     body = [
-        [name, *(cell(cells[c]) if c in cells else "" for c in columns), took, origin]
-        for name, cells, took, origin in lines
+        [name, *(cell(row.cells[c]) if c in row.cells else "" for c in columns), row.minutes]
+        for name, row in rows.items()
     ]
-    return markdown([["", *columns, "minutes", "source"], *body])
+    timed = any(row.minutes for row in rows.values())
+    lines = [["", *columns, "minutes"], *body]
+    return f"{markdown(lines if timed else [line[:-1] for line in lines])}\n\n{caption(rows)}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table: its cells by column, the minutes that learning took, and where it comes from."""
+
+    cells: dict[str, Any]
+    minutes: str
+    origin: dict[str, str]
 
 
 def minutes(result: dict[str, Any]) -> str:
-    """Minutes of each stage."""
-    return ", ".join(f"{stage} {value:.1f}" for stage, value in result.get("minutes", {}).items())
+    """Add up the minutes of all stages but the evaluation."""
+    stages = [value for stage, value in result.get("minutes", {}).items() if stage != "evaluate"]
+    return f"{sum(stages):.1f}" if stages else ""
 
 
-def source(result: dict[str, Any], link: str, row: str) -> str:
-    """Where a row comes from: a citation, or the results file, seed, inference (a variant's name tells) and commit."""
+def origin(result: dict[str, Any], link: str) -> dict[str, str]:
+    """Say where a result comes from: a citation, or the results file, protocol, tasks, seed, inference and commit."""
     if "source" in result:
-        return result["source"]
-    p = result["protocol"]
-    inference = "transductive" if row.endswith(", transductive") else p.get("inference", "")
-    facts = [f"[{Path(link).name}]({link})", f"seed {result['seed']}", inference, f"commit {result['commit']}"]
-    return ", ".join(fact for fact in facts if fact)
+        return {"published": result["source"]}
+    protocol = result["protocol"]
+    name, split = protocol["name"], protocol["split"]
+    facts = {
+        "file": f"`results/{Path(link).name}`",
+        "protocol": f"protocol {name}, {split.removeprefix(name).strip()} split",
+        "seed": str(result["seed"]),
+        "inference": protocol.get("inference", ""),
+        "commit": result["commit"],
+    }
+    if "goals" in protocol:
+        facts["tasks"] = f"{protocol['goals']} goals"
+    elif isinstance(protocol["tasks"], int):  # of a regression it is what tells the tasks from others
+        facts["tasks"] = f"{protocol['tasks']:,} tasks"
+    return {name: fact for name, fact in facts.items() if fact}
+
+
+def caption(rows: Mapping[str, Row]) -> str:
+    """Say where the rows of a table come from: what they share once, and which of them had fewer tasks.
+
+    The results files tell which row is of which commit, and the rows themselves tell their seeds.
+    """
+    own = {name: row.origin for name, row in rows.items() if "published" not in row.origin and name != "chance"}
+    found = {fact: list(dict.fromkeys(o[fact] for o in own.values() if fact in o)) for fact in FACTS}
+    found["seed"] = sorted({seed for seeds in found["seed"] for seed in seeds.split(", ")}, key=int)
+    facts = [", ".join(found["file"]), *found["protocol"], tasks(own)]
+    facts += [f"{name}{'s' * (len(found[name]) > 1)} {', '.join(found[name])}" for name in ("seed", "commit")]
+    varied = any(name.endswith(", transductive") for name in own)
+    facts[-1:-1] = [f"{one} unless a row says transductive" if varied else one for one in found["inference"]]
+    sentences = [f"Source: {'; '.join(filter(None, facts))}."] if own else []
+    cited: dict[str, list[str]] = {}
+    for name, row in rows.items():
+        if "published" in row.origin:
+            cited.setdefault(row.origin["published"], []).append(name.replace(" (published)", ""))
+    if cited:
+        sentences.append(f"Published: {'; '.join(f'{join_names(names)} ({by})' for by, names in cited.items())}.")
+    return f"*{' '.join(sentences)}*"
+
+
+def tasks(own: Mapping[str, Mapping[str, str]]) -> str:
+    """Say how many test tasks the rows had, and name those that had another number than most."""
+    holders: dict[str, list[str]] = {}
+    for name, origin in own.items():
+        if "tasks" in origin:
+            holders.setdefault(origin["tasks"], []).append(name)
+    if not holders:
+        return ""
+    usual = max(holders, key=lambda count: len(holders[count]))
+    others = [f"{count.split()[0]} for {join_names(names)}" for count, names in holders.items() if count != usual]
+    return f"{usual} ({', '.join(others)})" if others else usual
+
+
+def join_names(names: Sequence[str]) -> str:
+    """Write names as a list within a sentence."""
+    return " and ".join(filter(None, [", ".join(f"“{name}”" for name in names[:-1]), f"“{names[-1]}”"]))
 
 
 def draw(path: Path, picture: Path, key: str = "curves") -> None:

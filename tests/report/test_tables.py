@@ -1,0 +1,57 @@
+"""Captions under tables say where each row comes from."""
+
+import json
+
+from umeta.report.tables import table
+
+
+def result(title: str, tasks: int = 1000, seed: int | str = 0, commit: str = "aaa", **rows) -> dict:
+    cells = {"5w": {"mean": 50.0, "interval": 1.0}}
+    protocol = {"name": "cactus", "split": "cactus test", "tasks": tasks, "inference": "inductive"}
+    return {
+        "title": title,
+        "rows": {"chance": cells, title: cells} | {name: cells for name in rows.get("others", [])},
+        "protocol": protocol,
+        "minutes": {"propose": 0.25, "metatrain": 1.5, "evaluate": 9.0},
+        "seed": seed,
+        "commit": commit,
+    }
+
+
+def make(tmp_path, *results: dict, wanted: list[str] | None = None) -> list[str]:
+    (tmp_path / "r.json").write_text(json.dumps(results))
+    return table({"r.json": tmp_path / "r.json"}, wanted).splitlines()
+
+
+def test_a_caption_says_once_what_all_rows_share(tmp_path):
+    lines = make(tmp_path, result("A"), result("B"))
+    assert lines[-1] == (
+        "*Source: `results/r.json`; protocol cactus, test split; 1,000 tasks; seed 0; inductive; commit aaa.*"
+    )
+    assert all("aaa" not in line for line in lines[:-1])
+
+
+def test_a_caption_names_the_rows_with_fewer_tasks_and_lists_seeds_and_commits(tmp_path):
+    found = make(tmp_path, result("A"), result("B"), result("C", tasks=200, seed="0, 1", commit="bbb"))[-1]
+    assert "1,000 tasks (200 for “C”); seeds 0, 1; inductive; commits aaa, bbb." in found
+
+
+def test_a_caption_is_of_the_rows_in_the_table_alone(tmp_path):
+    found = make(tmp_path, result("A"), result("B", commit="bbb"), wanted=["chance", "B"])[-1]
+    assert "bbb" in found
+    assert "aaa" not in found
+
+
+def test_a_transductive_row_is_told_apart(tmp_path):
+    assert "inductive unless a row says transductive" in make(tmp_path, result("A", others=["A, transductive"]))[-1]
+
+
+def test_published_rows_are_cited_and_have_no_minutes(tmp_path):
+    lines = make(tmp_path, result("A"), {"title": "P (published)", "source": "P 2019", "rows": {"P (published)": {}}})
+    assert lines[-1].endswith("commit aaa. Published: “P” (P 2019).*")
+    assert lines[4].split("|")[-2].strip() == ""
+
+
+def test_minutes_are_those_of_learning(tmp_path):
+    lines = make(tmp_path, result("A"))
+    assert lines[3] == "| A | 50.00 ± 1.00 | 1.8 |"
