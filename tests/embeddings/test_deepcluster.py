@@ -41,6 +41,21 @@ def test_the_head_is_drawn_anew_with_the_clusters():
     assert head.nmi == pytest.approx(0, abs=1e-6)
 
 
+def test_the_network_learns_clusters_none_of_which_is_empty(monkeypatch):
+    """k-means that leaves two of four clusters empty: each takes over part of another one, of two or more items."""
+    images = toy_images()
+    halves = np.arange(len(images), dtype=np.int32) % 2 * 3
+    monkeypatch.setattr("embeddings.deepcluster.kmeans", lambda z, *_: (halves, np.zeros(len(z), np.float32)))
+    seen = []
+    renew = Head.renew
+    monkeypatch.setattr(Head, "renew", lambda self, labels, *_: seen.append(labels) or renew(self, labels, *_))
+    DeepCluster(**TINY | {"k": 4}, steps=4).fit(images, RunContext())
+    assert len(seen) == 2
+    for labels in seen:
+        assert set(labels.tolist()) == {0, 1, 2, 3}
+        assert all(len(set(halves[labels == c].tolist())) == 1 for c in range(4))
+
+
 def test_the_embedding_is_the_networks_output_whitened_and_of_length_one():
     """As numpy has it: eigenvectors of the covariance, each projection divided by its standard deviation."""
     images = toy_images()

@@ -58,6 +58,14 @@ def test_kmeans_of_fewer_different_items_than_clusters():
     np.testing.assert_allclose(distances, 0, atol=1e-5)
 
 
+def test_kmeans_of_as_many_clusters_as_items_gives_each_its_own():
+    """First means are drawn in groups, so that some coincide, and one of two equal means starts without items."""
+    for seed in range(3):
+        labels, distances = kmeans(drawn(256, 4, seed), 256, 20, seed)
+        assert sorted(labels.tolist()) == list(range(256))
+        np.testing.assert_allclose(distances, 0, atol=1e-6)
+
+
 def test_core_keeps_the_nearest_members_of_each_cluster():
     labels = np.array([1, 0, 1, 0, 1, 3, 1, 0])
     distances = np.array([0.4, 0.1, 0.2, 0.3, 0.3, 9.0, 0.1, 0.2])
