@@ -33,6 +33,30 @@ def test_losses_are_those_of_the_paper_worked_by_hand():
     assert losses["critic"].item() == pytest.approx((0.01 + 0.09) / 2 + (0.36 + 0.16) / 2)
 
 
+def test_images_are_mixed_as_in_the_paper(monkeypatch):
+    """a ~ U(0, 1/2), and a mixture is g(a f(x1) + (1 - a) f(x2)); each image is mixed with its mirror in the batch."""
+    acai = ACAI(dimensions=64, depth=16, steps=3, batch=64)
+    greys = np.linspace(0, 255, 12).astype(np.uint8)  # of noise, a network of random weights would make much the same
+    losses, drawn = ACAI.losses, []
+
+    def spy(self, x, rebuilt, mixed, alpha):
+        drawn.append(alpha)
+        share = alpha.view(-1, 1, 1, 1)
+        with torch.no_grad():
+            z = self._nets["encoder"](x)
+            torch.testing.assert_close(rebuilt, self._nets["decoder"](z))
+            torch.testing.assert_close(mixed, self._nets["decoder"](share * z + (1 - share) * z.flip(0)))
+        return losses(self, x, rebuilt, mixed, alpha)
+
+    monkeypatch.setattr(ACAI, "losses", spy)
+    acai.fit(UnlabelledImages.of(greys[:, None, None].repeat(8, 1).repeat(8, 2)), RunContext())
+    alpha = torch.cat(drawn)
+    assert alpha.shape == (3 * 64,)
+    assert 0 <= alpha.min() < 0.02
+    assert 0.48 < alpha.max() <= 0.5
+    assert alpha.mean().item() == pytest.approx(0.25, abs=5 * 0.5 / (12 * 3 * 64) ** 0.5)
+
+
 def test_each_network_learns_from_its_own_loss_alone():
     acai = ACAI(dimensions=16, depth=2, steps=1, batch=4)
     images = made()
