@@ -256,10 +256,11 @@ def test_tuning_leaves_the_network_and_carries_no_graph() -> None:
 # prototypes that move towards the queries
 
 
+@pytest.mark.parametrize("steps", [1, 3])
 @pytest.mark.parametrize("distance", ["euclidean", "cosine"])
-def test_one_step_of_soft_k_means_by_hand(distance: str) -> None:
-    """Each query counts for a class by its probability, each support item by 1."""
-    learner, theta = learner_of(3, distance=distance, refine=1)
+def test_soft_k_means_by_hand(distance: str, steps: int) -> None:
+    """Each query counts for a class by its probability, each support item by 1, in every step anew."""
+    learner, theta = learner_of(3, distance=distance, refine=steps)
     x, query = rand(1, 5, 3), rand(1, 4, 3, seed=1)
     found = learner.predict(theta, learner.adapt(theta, batch(x, [[0, 0, 1, 1, 1]], 2)), query)[0].softmax(-1)
     z, q = (x[0], query[0]) if distance == "euclidean" else (F.normalize(x[0], dim=1), F.normalize(query[0], dim=1))
@@ -272,15 +273,17 @@ def test_one_step_of_soft_k_means_by_hand(distance: str) -> None:
         return torch.stack(logits, dim=1).softmax(1)
 
     members = [z[:2], z[2:]]
-    share = answer([m.mean(0) for m in members])
-    moved = []
-    for label in range(2):
-        total, weight = members[label].sum(0), float(len(members[label]))
-        for i in range(4):
-            total, weight = total + share[i, label] * q[i], weight + share[i, label]
-        moved.append(total / weight)
-    torch.testing.assert_close(found, answer(moved), atol=1e-5, rtol=1e-4)
-    assert not torch.allclose(found, share, atol=1e-3)
+    answered = [answer([m.mean(0) for m in members])]
+    for _ in range(steps):
+        moved = []
+        for label in range(2):
+            total, weight = members[label].sum(0), float(len(members[label]))
+            for i in range(4):
+                total, weight = total + answered[-1][i, label] * q[i], weight + answered[-1][i, label]
+            moved.append(total / weight)
+        answered.append(answer(moved))
+    torch.testing.assert_close(found, answered[-1], atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(found, answered[-2], atol=1e-3)
 
 
 def test_refining_is_transductive_and_none_of_it_changes_nothing() -> None:
