@@ -58,6 +58,24 @@ def test_a_constant_answer_scores_exactly_chance():
     assert np.allclose(found, 1 / 3)
 
 
+class Memory:
+    """A learner that knows the items it adapted on, and answers class 0 for any other."""
+
+    def adapt(self, theta, support, *, start=None, steps=None):
+        return Adapted({"x": support.x, "y": support.y})
+
+    def predict(self, theta, adapted, x):
+        known = (x[:, :, None] == adapted.params["x"][:, None]).all(-1).float()  # [T, N, support]
+        return known @ torch.nn.functional.one_hot(adapted.params["y"], 3).float()
+
+
+def test_what_is_adapted_on_is_never_what_is_asked_for():
+    """Items that are all different: who learns the support by heart knows no query."""
+    assert np.allclose(evaluate(Memory(), Theta({}), vectors(0.1), EPISODE, count=21), 1 / 3)
+    repeated = PartitionTasks(np.eye(4, dtype=np.float32)[np.arange(60) % 4], np.arange(60)[None] % 4)
+    assert np.allclose(evaluate(Memory(), Theta({}), repeated, EPISODE, count=21), 1)
+
+
 def test_nearest_neighbour_equals_scikit_learn():
     from sklearn.neighbors import KNeighborsClassifier
 
