@@ -98,12 +98,13 @@ def plain_meta_gradient(model: str, learner: MAML, theta: Theta, support: Batch,
         if learner.head == "shared":
             fast["head.weight"] = fast["head.weight"].repeat(WAY, 1)
             fast["head.bias"] = fast["head.bias"].repeat(WAY)
-        for _ in range(learner.steps):
+        for k in range(learner.steps):
+            size = learner.inner_lr / (k + 1 if learner.schedule == "harmonic" else 1)
             logits, _ = forward(model, fast, support.x[t], learner.normalisation)
             loss = F.cross_entropy(logits, support.y[t])
             grads = torch.autograd.grad(loss, list(fast.values()), create_graph=not learner.first_order)
             moves = learner.adapts or fast
-            fast = {n: p - learner.inner_lr * g * (n in moves) for (n, p), g in zip(fast.items(), grads, strict=True)}
+            fast = {n: p - size * g * (n in moves) for (n, p), g in zip(fast.items(), grads, strict=True)}
         given = None
         if learner.normalisation == "support":
             given = forward(model, fast, support.x[t], "support")[1]
@@ -131,6 +132,20 @@ def test_meta_gradient_equals_a_plain_loop(model: str, steps: int, first_order: 
         whole = torch.cat([e.flatten() for e in expected]).norm()
         assert whole > 1e-3
         assert off / whole < 1e-10
+
+
+def test_a_harmonic_schedule_divides_each_step_by_its_number() -> None:
+    learner = MAML(MODELS["mlp"], 0.4, 3, head="fixed", normalisation="batch", schedule="harmonic")
+    theta, support, query = begun(learner), batch(2), batch(2, seed=1)
+    loss, expected = plain_meta_gradient("mlp", learner, theta, support, query)
+    metrics, grads = BatchProblem(learner, theta, SPEC, [support], query, 3).loss_and_grad()
+    assert metrics["loss"] == pytest.approx(loss.item(), rel=1e-12)
+    for found, plain in zip(grads.values(), expected, strict=True):
+        torch.testing.assert_close(found, plain)
+    first = learner.adapt(theta, support, steps=1)
+    torch.testing.assert_close(
+        learner.adapt(theta, support, start=first, steps=2).params, learner.adapt(theta, support, steps=3).params
+    )
 
 
 @pytest.mark.parametrize("adapts", [["2.bias"], ["4.weight", "head.bias"]])
