@@ -140,6 +140,14 @@ def test_proposers_for_environments_are_refused_as_parts_of_a_mixture():
         build_part("proposer", {"name": "mixture", "proposers": ["instances", "diayn"]})
 
 
+def test_proposers_that_see_labels_are_refused_as_parts_of_a_mixture():
+    class Labels(Instances):
+        sees_labels = True
+
+    with pytest.raises(UserError, match="an oracle cannot be mixed"):
+        Mixture([Instances(), Labels()]).propose(IMAGES, RunContext())
+
+
 def test_a_rare_part_of_a_mixture_that_cannot_give_the_episodes_is_found_at_once():
     poor = PartitionTasks(PIXELS, np.where(np.arange(30) < 2, 0, -1)[None])
     plain = {
