@@ -309,6 +309,14 @@ def test_plug_ins_are_found_in_each_way_to_name_a_part(plain):
     assert registry.find_plugins({"title": "see: here", **plain}) == {"mine.py:X"}
 
 
+def test_the_code_of_a_plug_in_is_a_file(plugin):
+    """Of a module that is not imported, and of one that is not there."""
+    assert registry.code_of(f"{plugin}:MyMethod") == plugin
+    assert registry.code_of("my_method:MyMethod") == plugin
+    for name in ("kmeans", "no_such_module_here:X", "no/such place:X"):
+        assert registry.code_of(name) is None
+
+
 def test_a_module_in_the_working_directory_is_found_after_all_others(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = "from dataclasses import dataclass\n\n@dataclass\nclass Part:\n    size: int = 3\n"
