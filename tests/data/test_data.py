@@ -540,6 +540,25 @@ def test_a_damaged_package_is_named(tmp_path, monkeypatch, how):
         Omniglot().read("train")
 
 
+def test_omniglot_is_downloaded_only_when_asked_to(tmp_path, monkeypatch):
+    asked = []
+
+    def published(root, background, download):
+        asked.append((root, background, download))
+        if not background:
+            raise RuntimeError("no network here")
+        omniglot_tree(tmp_path)
+        shutil.rmtree(tmp_path / "omniglot-py" / "images_evaluation")
+
+    monkeypatch.setattr("torchvision.datasets.Omniglot", published)
+    with pytest.raises(UserError, match=r"data\.download=true"):
+        Omniglot(str(tmp_path)).read("train")
+    assert not asked
+    with pytest.raises(UserError, match=r"could not be downloaded \(no network here\)"):
+        Omniglot(str(tmp_path), split="alphabets", download=True).read("train")
+    assert asked == [(str(tmp_path), True, True), (str(tmp_path), False, True)]
+
+
 @needs_omniglot
 @pytest.mark.parametrize("split", [name for name, _ in SPLITS])
 def test_the_packed_drawings_are_those_of_the_published_files(split):
