@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from embeddings.acai import ACAI
@@ -55,6 +56,67 @@ def test_images_are_mixed_as_in_the_paper(monkeypatch):
     assert 0 <= alpha.min() < 0.02
     assert 0.48 < alpha.max() <= 0.5
     assert alpha.mean().item() == pytest.approx(0.25, abs=5 * 0.5 / (12 * 3 * 64) ** 0.5)
+
+
+def test_the_networks_are_those_of_the_appendix():
+    """By torch's functions alone: pairs of 3x3 convolutions, leaky ReLU 0.2, halvings, and the way back."""
+    acai = ACAI(dimensions=32, depth=3, steps=1, batch=2)
+    acai.fit(made(4, 16), RunContext())
+    state = acai.state_dict()
+
+    def weights(part):
+        named = [name for name in state if name.startswith(f"{part}.") and name.endswith(".weight")]
+        return [(state[name], state[name.replace("weight", "bias")]) for name in named]
+
+    def pair(x, layers):
+        for weight, bias in layers:
+            x = F.leaky_relu(F.conv2d(x, weight, bias, padding=1), 0.2)
+        return x
+
+    def encode(x, layers):
+        x = F.conv2d(x, *layers[0])
+        x = F.avg_pool2d(pair(x, layers[1:3]), 2)
+        x = F.avg_pool2d(pair(x, layers[3:5]), 2)
+        return F.conv2d(pair(x, layers[5:6]), *layers[6], padding=1)
+
+    def decode(z, layers):
+        for i in (0, 2):
+            z = pair(z, layers[i : i + 2]).repeat_interleave(2, 2).repeat_interleave(2, 3)
+        return F.conv2d(pair(z, layers[4:5]), *layers[5], padding=1)
+
+    x = torch.rand(3, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    nets = acai._nets
+    with torch.no_grad():
+        z = encode(x, weights("encoder"))
+        assert z.shape == (3, 2, 4, 4)
+        torch.testing.assert_close(nets["encoder"](x), z)
+        torch.testing.assert_close(nets["decoder"](z), decode(z, weights("decoder")))
+        torch.testing.assert_close(nets["critic"](x), encode(x, weights("critic")).mean((1, 2, 3)))
+    assert [tuple(weight.shape[:2]) for weight, _ in weights("encoder")] == [
+        (3, 1), (3, 3), (3, 3), (6, 3), (6, 6), (12, 6), (2, 12)
+    ]  # fmt: skip
+    assert [tuple(weight.shape[:2]) for weight, _ in weights("decoder")] == [
+        (6, 2), (6, 6), (3, 6), (3, 3), (3, 3), (1, 3)
+    ]  # fmt: skip
+
+
+def test_weights_are_drawn_as_in_the_papers_code():
+    """N(0, 1 / (fan_in (1 + 0.2^2))) before a leaky ReLU, and biases of zero."""
+    nets = ACAI(dimensions=16, depth=64).networks((1, 8, 8))
+    drawn = [layer[0] for layer in nets.modules() if isinstance(layer, nn.Sequential) and len(layer) == 2]
+    wide = [layer for layer in drawn if isinstance(layer, nn.Conv2d) and layer.weight.numel() > 10_000]
+    assert len(wide) >= 6
+    for layer in wide:
+        expected = (layer.in_channels * 9 * (1 + 0.2**2)) ** -0.5
+        assert layer.weight.std().item() == pytest.approx(expected, rel=0.05)
+        assert layer.weight.mean().item() == pytest.approx(0, abs=0.05 * expected)
+        assert (layer.bias == 0).all()
+
+
+def test_a_step_has_two_images_for_each_process(monkeypatch):
+    monkeypatch.setattr("umeta.runtime.distributed.size", lambda: 3)
+    with pytest.raises(UserError, match="5 images per step are too few for 3 processes"):
+        ACAI(dimensions=16, depth=2, steps=1, batch=5).fit(made(), RunContext())
 
 
 def test_each_network_learns_from_its_own_loss_alone():
