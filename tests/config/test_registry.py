@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import re
 import sys
@@ -275,6 +276,31 @@ def test_options_are_typed():
 def test_bad_options_are_named(options, message):
     with pytest.raises(UserError, match=message):
         registry.build_typed(Part, options, "part")
+
+
+def test_options_are_described_from_the_source_alone():
+    source = '''
+class Part:
+    """A part
+    of two lines."""
+
+    seen: ClassVar[bool] = False
+    size: Annotated[int, Gt(0)]
+    """how
+    many"""
+    rate: Annotated[float, Ge(0), Le(1)] = 0.5
+    few: Annotated[int, Lt(9)] | None = None
+    """none by default"""
+    _own: dict = field(init=False)
+    """not an option"""
+'''
+    doc, options = registry.describe(ast.parse(source).body[0])
+    assert doc == "A part\nof two lines."
+    assert options == [
+        registry.Option("size", "int > 0", "required", "how many"),
+        registry.Option("rate", "float >= 0 <= 1", "0.5", ""),
+        registry.Option("few", "int < 9 | None", "None", "none by default"),
+    ]
 
 
 def test_suggestions_are_near_or_complete():
