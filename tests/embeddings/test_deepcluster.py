@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 import torch
+from helpers.toys import step_sizes
 from sklearn.metrics import normalized_mutual_info_score
 
 from embeddings.deepcluster import DeepCluster, Head, balanced
@@ -73,6 +74,14 @@ def test_the_embedding_is_the_networks_output_whitened_and_of_length_one():
     found = embedder.embed(images).numpy()
     assert found.shape == (48, 4)
     np.testing.assert_allclose(found @ found.T, expected @ expected.T, atol=1e-3)  # a direction's sign is free
+
+
+def test_the_step_size_falls_from_its_largest_by_a_cosine():
+    """For the network and for the head alike."""
+    with step_sizes() as sizes:
+        DeepCluster(**TINY, steps=4, lr=0.02).fit(toy_images(), RunContext())
+    falling = [0.02, 0.02 * (2 + 2**0.5) / 4, 0.01, 0.02 * (2 - 2**0.5) / 4]
+    assert sizes == pytest.approx([size for size in falling for _ in range(2)])
 
 
 def characters(classes=10, each=40, side=16):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 import torch
+from helpers.toys import step_sizes
 
 from embeddings.simclr import SimCLR, ntxent
 from umeta.augment.drawing import Drawing
@@ -85,6 +86,12 @@ def test_interrupted_training_goes_on_to_the_same_bytes(tmp_path):
     assert again.calls == [12] * 3  # two views of six images, at the three steps that were left
     assert same(whole.state_dict(), rest.state_dict())
     assert (tmp_path / "whole/contrastive.jsonl").read_bytes() == (place / "contrastive.jsonl").read_bytes()
+
+
+def test_the_step_size_falls_from_its_largest_by_a_cosine():
+    with step_sizes() as sizes:
+        Contrastive(TINY, steps=4, batch=4, lr=0.02).fit(strokes(6), RunContext())
+    assert sizes == pytest.approx([0.02, 0.02 * (2 + 2**0.5) / 4, 0.01, 0.02 * (2 - 2**0.5) / 4])
 
 
 def agreement(embedder, images, augment):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -40,6 +43,21 @@ class Corners:
 
     def describe(self, states: Tensor) -> list[str]:
         return []
+
+
+@contextmanager
+def step_sizes() -> Iterator[list[float]]:
+    """Within the block each step of Adam adds its size to the list."""
+    sizes: list[float] = []
+    with pytest.MonkeyPatch.context() as patch:
+        step = torch.optim.Adam.step
+
+        def spy(self: torch.optim.Adam, *arguments: Any) -> Any:
+            sizes.append(self.param_groups[0]["lr"])
+            return step(self, *arguments)
+
+        patch.setattr(torch.optim.Adam, "step", spy)
+        yield sizes
 
 
 def batch(x: Tensor, y: list[list[int]], way: int, mask: Tensor | None = None) -> Batch:
