@@ -5,6 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from helpers.toys import step_sizes
 from torch import nn
 
 from embeddings.bigan import BiGAN
@@ -56,6 +58,75 @@ def test_both_coders_and_the_discriminator_learn():
     first, second = ({name: v.clone() for name, v in fitted(images, steps).items()} for steps in (1, 2))
     for part in ("encoder", "generator", "discriminator"):
         assert any(not torch.equal(first[n], second[n]) for n in first if n.startswith(part) and "weight" in n)
+
+
+def test_the_step_size_falls_from_its_largest_by_a_cosine():
+    """That of the coders; the discriminator's is a quarter of it."""
+    with step_sizes() as sizes:
+        BiGAN(**TINY, steps=4, lr=0.02).fit(made(side=16), RunContext())
+    falling = [0.02, 0.02 * (2 + 2**0.5) / 4, 0.01, 0.02 * (2 - 2**0.5) / 4]
+    assert sizes == pytest.approx([share * size for size in falling for share in (1, 0.25)])
+
+
+def test_the_networks_are_those_of_dcgan():
+    """By torch's functions alone, in evaluation mode."""
+    bigan = BiGAN(**TINY, steps=3)
+    bigan.fit(made(side=16), RunContext())
+    encoder, generator, judge = (
+        list(bigan._nets[name].children()) for name in ("encoder", "generator", "discriminator")
+    )
+
+    def convolved(x, layer):
+        return F.conv2d(x, layer.weight, layer.bias, stride=2, padding=1)
+
+    def normalised(x, layer):
+        return F.batch_norm(x, layer.running_mean, layer.running_var, layer.weight, layer.bias)
+
+    x = torch.rand(3, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    kinds = [type(layer).__name__ for layer in encoder]
+    down = ["Conv2d", "LeakyReLU", "Conv2d", "BatchNorm2d", "LeakyReLU", "Flatten"]
+    assert kinds == [*down, "Linear", "PriorMoments"]
+    with torch.no_grad():
+        z = F.leaky_relu(convolved(x, encoder[0]), 0.2)
+        z = F.leaky_relu(normalised(convolved(z, encoder[2]), encoder[3]), 0.2)
+        z = normalised(F.linear(z.flatten(1), encoder[6].weight, encoder[6].bias), encoder[7]) / 3**0.5
+        torch.testing.assert_close(bigan._nets["encoder"](x), z)
+        y = F.linear(z, generator[0].weight, generator[0].bias).view(3, -1, 4, 4)
+        for i in (2, 5):
+            y = normalised(y, generator[i]).relu()
+            y = F.conv_transpose2d(y, generator[i + 2].weight, generator[i + 2].bias, stride=2, padding=1)
+        torch.testing.assert_close(bigan._nets["generator"](z), y.sigmoid())
+
+        def layers(part, x):
+            for layer in part:
+                x = F.leaky_relu(x, 0.2) if isinstance(layer, nn.LeakyReLU) else F.linear(x, layer.weight, layer.bias)
+            return x
+
+        image, pair, of_image, of_code = judge
+        flat = F.leaky_relu(convolved(x, image[0]), 0.2)
+        flat = F.leaky_relu(convolved(flat, image[2]), 0.2).flatten(1)
+        odds = layers(pair, torch.cat([flat, z], 1))[:, 0] + (layers(of_image, flat) * layers(of_code, z)).sum(1)
+        torch.testing.assert_close(bigan._nets["discriminator"](x, z), odds)
+    assert len(of_image) == 3
+    assert len(of_code) == 4
+
+
+def test_codes_have_the_moments_of_the_prior_and_weights_have_norm_one():
+    bigan = BiGAN(dimensions=5, depth=4, steps=1, batch=40)
+    images = made(40, 16)
+    bigan.fit(images, RunContext())
+    nets = bigan._nets.train()
+    with torch.no_grad():
+        code = nets["encoder"](images.floats(slice(None)))
+        for _ in range(200):  # power iterations, one each time
+            nets["discriminator"](images.floats(slice(None)), code)
+        nets.eval()
+        layers = [layer for layer in nets["discriminator"].modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    torch.testing.assert_close(code.mean(0), torch.zeros(5), atol=1e-4, rtol=0)
+    torch.testing.assert_close(code.var(0, correction=0), torch.full((5,), 1 / 3), atol=1e-2, rtol=0)  # of U(-1, 1)
+    assert len(layers) == 8
+    for layer in layers:
+        assert torch.linalg.matrix_norm(layer.weight.flatten(1), 2).item() == pytest.approx(1, rel=0.05)
 
 
 def blobs(count, side=16):
