@@ -1,0 +1,89 @@
+"""Tasks on an environment: which reward each has, and its episodes as items, by hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from umeta.envs.nav2d import Nav2D
+from umeta.rl.rollout import Paths
+from umeta.tasks.reward import RewardTasks
+from umeta.types import EpisodeSpec
+
+EPISODES, STEPS, TASKS = 2, 3, 5
+ENV = Nav2D(horizon=STEPS)
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Reward z pays z for each step, and a hundredth for each metre to the right."""
+
+    count: int = 4
+
+    def __call__(self, paths: Paths, which: Tensor) -> Tensor:
+        return which[:, None, None] + 0.01 * paths.positions[:, :, 1:, 0]
+
+    def describe(self, states: Tensor) -> list[str]:
+        return [f"{self.count} numbers"]
+
+
+def still(x: Tensor) -> Tensor:
+    """A policy without a preference, of a standard deviation of one."""
+    return torch.zeros(*x.shape[:-1], 4)
+
+
+def test_of_each_count_tasks_in_a_row_every_reward_has_one() -> None:
+    which = RewardTasks(ENV, Numbers()).sample(np.arange(1200), episode=EpisodeSpec(1, 1, 1), seed=0).which
+    rows = which.view(300, 4)
+    assert torch.equal(rows.sort(1).values, torch.arange(4).expand(300, 4))
+    assert len({tuple(row) for row in rows.tolist()}) == 24  # in any order
+    some = RewardTasks(ENV, Numbers()).sample(np.array([7, 1111]), episode=EpisodeSpec(1, 1, 1), seed=0).which
+    assert torch.equal(some, which[[7, 1111]])
+
+
+def test_items_are_the_steps_of_the_episodes() -> None:
+    tasks = RewardTasks(ENV, Numbers()).sample(np.arange(TASKS), episode=EpisodeSpec(1, EPISODES, 1), seed=0)
+    paths = tasks.paths(still, EPISODES, "support 0")
+    batch = tasks.support(still)
+    assert (batch.way, batch.sequences) == (1, EPISODES)
+    assert tasks.query(still).sequences == 1
+    for t in range(TASKS):
+        total = 0.0
+        for e in range(EPISODES):
+            for h in range(STEPS):
+                item = e * STEPS + h
+                assert torch.equal(batch.x[t, item], paths.observations[t, e, h])
+                assert torch.equal(batch.y[t, item], paths.actions[t, e, h])
+                assert batch.logp is not None
+                assert batch.logp[t, item] == paths.logp[t, e, h]
+                assert batch.first is not None
+                assert batch.first[t, item].item() == (h == 0)
+                assert batch.mask[t, item]
+                reward = tasks.which[t].item() + 0.01 * paths.positions[t, e, h + 1, 0].item()
+                assert batch.reward is not None
+                assert batch.reward[t, item].item() == pytest.approx(reward)
+                total += reward
+        assert batch.score is not None
+        assert batch.score[t].item() == pytest.approx(total / EPISODES)
+    assert batch.x.shape == (TASKS, EPISODES * STEPS, 2)
+
+
+def test_episodes_are_apart_by_round_by_purpose_and_by_task_alone() -> None:
+    def first(numbers: list[int], seed: int = 0) -> list[Tensor]:
+        spec = EpisodeSpec(1, EPISODES, EPISODES)
+        tasks = RewardTasks(ENV, Numbers()).sample(np.array(numbers), episode=spec, seed=seed)
+        return [batch.y[-1] for batch in (tasks.support(still), tasks.support(still, 1), tasks.query(still))]
+
+    drawn = [*first([0, 3]), *first([0, 4]), *first([0, 3], seed=1)]
+    assert len({tuple(actions.flatten().tolist()) for actions in drawn}) == len(drawn)
+    for alone, together in zip(first([3]), first([0, 3]), strict=True):
+        assert torch.equal(alone, together)
+
+
+def test_rewards_are_described() -> None:
+    said = RewardTasks(ENV, Numbers()).describe(EpisodeSpec(1, 1, 1))
+    assert said == ["tasks: 4 rewards, episodes of 3 steps", "4 numbers"]
