@@ -104,6 +104,14 @@ def test_a_mixture_gives_each_task_alone_as_in_a_batch():
         assert torch.equal(one[1].y[0], query.y[i])
 
 
+def test_what_is_made_of_tasks_is_of_the_same_items():
+    inner = InstanceTasks(PIXELS)
+    for made in (Augmented(inner, Drawing()), Rotated(inner), mixture.Mixture((1.0, 1.0), (inner, inner))):
+        assert made.spec == inner.spec
+        assert made.to("cpu").spec == inner.spec
+        assert torch.equal(batch(made.to("cpu"))[0].x, batch(made)[0].x)
+
+
 class Identity:
     def embed(self, images):
         return torch.from_numpy(images.pixels.reshape(len(images), -1).astype(np.float32))
