@@ -113,6 +113,19 @@ def test_tasks_that_are_too_small_lower_the_shot_and_then_the_way():
         feasible(PartitionTasks(np.zeros((12, 1, 8, 8), np.uint8), np.repeat(np.arange(2), 6)), 5, 1, seed=0)
 
 
+def test_calibration_takes_twelve_to_a_hundred_tasks_of_three_thousand_images():
+    def count(way: int, shot: int) -> int:
+        items = np.zeros((6000, 1, 2, 2), np.uint8)
+        episode, found = feasible(PartitionTasks(items, np.repeat(np.arange(60), 100)), way, shot, seed=0)
+        assert episode == EpisodeSpec(way + 1, shot, QUERIES)
+        return found
+
+    assert count(2, 1) == 100
+    assert count(9, 2) == 3000 // (10 * (2 + 3)) == 60
+    assert count(24, 5) == 3000 // (25 * (5 + 3)) == 15
+    assert count(50, 20) == 12
+
+
 def test_features_that_depend_on_the_batch_are_found_out(made_run):
     for name, normalisation in [("protonet", "running"), ("protonet", "group"), ("maml", "support")]:
         source, _ = load_source(made_run(name, normalisation=normalisation), device="cpu")
