@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from helpers.toys import Itself, batch, rand
 
 from umeta.benchmarks import baselines
 from umeta.benchmarks.labelled import LabelledImages
@@ -26,7 +27,7 @@ from umeta.models.conv4 import Conv4
 from umeta.stages import metatrain, propose, runs
 from umeta.tasks.partition import PartitionTasks
 from umeta.testing import unchanged_randomness
-from umeta.types import EpisodeSpec
+from umeta.types import EpisodeSpec, TaskSpec
 
 EPISODE = EpisodeSpec(3, 2, 4)
 
@@ -117,6 +118,23 @@ def test_clusters_that_are_the_classes_answer_everything():
 
 
 # training from scratch
+
+
+def test_training_from_scratch_steps_down_a_loss_that_is_way_times_the_mean():
+    """As CACTUs does, from the same weights for every task."""
+    learner = baselines.from_scratch(Itself(), lr=0.2, steps=2)
+    theta = learner.init(TaskSpec((3,)), EpisodeSpec(4, 1, 1), seed=0)
+    x, y = rand(2, 6, 3), [[0, 1, 2, 3, 0, 1], [3, 3, 2, 1, 0, 2]]
+    found = learner.adapt(theta, batch(x, y, 4)).params
+    for t in range(2):
+        weights = {name: value.clone().requires_grad_() for name, value in theta.params.items()}
+        for _ in range(2):
+            logits = x[t] @ weights["weight"].T @ weights["head.weight"].T + weights["head.bias"]
+            loss = 4 * torch.nn.functional.cross_entropy(logits, torch.tensor(y[t]))
+            grads = torch.autograd.grad(loss, list(weights.values()))
+            weights = {n: value - 0.2 * grad for (n, value), grad in zip(weights.items(), grads, strict=True)}
+        for name, value in weights.items():
+            torch.testing.assert_close(found[name][t], value)
 
 
 @dataclass(frozen=True)
