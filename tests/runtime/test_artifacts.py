@@ -47,6 +47,25 @@ def test_no_flipped_bit_goes_unseen(artefact, name):
             artifacts.read_manifest(artefact, "tasks")
 
 
+def test_a_sealed_file_gives_back_plain_values(tmp_path):
+    artifacts.write_sealed(tmp_path / "x.json", {"rows": {1: (2, 3)}})
+    assert artifacts.read_sealed(tmp_path / "x.json") == {"rows": {"1": [2, 3]}}
+
+
+def test_no_flipped_bit_of_a_sealed_file_goes_unseen(tmp_path):
+    path = tmp_path / "x.json"
+    artifacts.write_sealed(path, {"rows": [1, 2]})
+    content = path.read_bytes()
+    for i, byte in enumerate(content):
+        if not chr(byte).isspace():
+            path.write_bytes(content[:i] + bytes([byte ^ 4]) + content[i + 1 :])
+            with pytest.raises(UserError, match=r"x\.json: damaged"):
+                artifacts.read_sealed(path)
+    path.write_text("[]")
+    with pytest.raises(UserError, match="does not match its own hash"):
+        artifacts.read_sealed(path)
+
+
 @pytest.mark.parametrize("name", ["a.npy", "b.safetensors", "manifest.json"])
 @pytest.mark.parametrize("length", [0, 1, 40, -1])
 def test_no_truncation_goes_unseen(artefact, name, length):
