@@ -85,6 +85,20 @@ def test_attributes_stay_with_their_images():
         test.rotated()
 
 
+def test_the_fingerprint_sees_attributes_that_no_image_has():
+    """They change no label, and yet the tasks there are."""
+
+    @dataclass(frozen=True)
+    class More:
+        def read(self, split):
+            return Items(PIXELS, names=tuple("abcdef"), attributes=np.pad(HAS, ((0, 0), (0, 1))))
+
+    some, again, more = (LabelledImages.load(source, "test") for source in (Faces(), Faces(), More()))
+    assert some.names == more.names
+    assert np.array_equal(some.labels, more.labels)
+    assert some.fingerprint == again.fingerprint != more.fingerprint
+
+
 def test_more_than_two_ways_are_refused():
     with pytest.raises(UserError, match=r"5-way tasks .* lower way"):
         sampled(LabelledImages.load(Faces(), "test").tasks(), np.arange(2), EpisodeSpec(5, 1, 1), 0)
