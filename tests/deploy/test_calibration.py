@@ -92,7 +92,11 @@ def test_nearness_is_minus_the_squared_distance_to_the_nearest_mean():
 def test_the_class_left_out_is_in_the_queries_and_not_in_the_support():
     items = np.arange(60, dtype=np.uint8).reshape(60, 1, 1, 1)
     tasks = PartitionTasks(items, np.repeat(np.arange(6), 10))
+    every = tasks.sample(np.arange(10), episode=EpisodeSpec(4, 2, 3), seed=0).query()
+    number = 0
     for support, query in held_out(tasks, EpisodeSpec(4, 2, 3), count=10, seed=0):
+        assert torch.equal(query.x, every.x[number : number + len(support)])
+        number += len(support)
         assert (support.way, query.way) == (3, 3)
         for t in range(len(support)):
             assert sorted(support.y[t].tolist()) == [0, 0, 1, 1, 2, 2]
@@ -102,6 +106,7 @@ def test_the_class_left_out_is_in_the_queries_and_not_in_the_support():
             assert not set(asked[query.y[t] == 3].tolist()) & set(shown.tolist())
             for label in range(3):
                 assert set(asked[query.y[t] == label].tolist()) == set(shown[support.y[t] == label].tolist())
+    assert number == 10
 
 
 def test_tasks_that_are_too_small_lower_the_shot_and_then_the_way():
