@@ -1,5 +1,7 @@
 """ACAI against its paper's formula, and learning: reconstruction improves and its neighbours are better than chance."""
 
+from dataclasses import dataclass, field
+
 import numpy as np
 import pytest
 import torch
@@ -117,6 +119,31 @@ def test_a_step_has_two_images_for_each_process(monkeypatch):
     monkeypatch.setattr("umeta.runtime.distributed.size", lambda: 3)
     with pytest.raises(UserError, match="5 images per step are too few for 3 processes"):
         ACAI(dimensions=16, depth=2, steps=1, batch=5).fit(made(), RunContext())
+
+
+@dataclass
+class FirstStep(RunContext):
+    """Takes the first step alone, and keeps what it says."""
+
+    said: dict = field(default_factory=dict)
+
+    def loop(self, name, steps, step, save, load, **_):
+        self.said = step(0)
+
+
+@pytest.mark.parametrize("batch", [6, 7])
+def test_what_two_processes_log_adds_up_to_what_one_logs(batch, monkeypatch):
+    def said(size, rank):
+        for name, stand_in in (("size", lambda: size), ("rank", lambda: rank), ("summed", dict), ("totals", dict)):
+            monkeypatch.setattr(f"umeta.runtime.distributed.{name}", stand_in)
+        ctx = FirstStep()
+        ACAI(dimensions=16, depth=2, batch=batch).fit(made(), ctx)
+        return ctx.said
+
+    whole, parts = said(1, 0), [said(2, 0), said(2, 1)]
+    assert set(whole) == {"rebuild", "critic"}
+    for name, value in whole.items():
+        assert sum(part[name] for part in parts) == pytest.approx(value, rel=1e-4)
 
 
 def test_each_network_learns_from_its_own_loss_alone():
