@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test slow lint docs tables bench
+.PHONY: demo test test-oldest slow lint docs tables bench
 
 # Set-up once: a virtual environment with the project and its development tools (about 3 minutes, 7 GB).
 $(VENV)/ready: pyproject.toml
@@ -17,6 +17,16 @@ demo: $(VENV)/ready
 # A process a core, each with one thread: the networks of tests are too small for two.
 test: $(VENV)/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --dist=loadfile
+
+# The tests with the oldest release of each dependency that pyproject.toml allows, before each release of this library.
+OLDEST := .venv-oldest
+$(OLDEST)/ready: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/pip install --quiet --constraint constraints-oldest.txt --editable '.[dev]'
+	touch $@
+
+test-oldest: $(OLDEST)/ready
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest --numprocesses=auto --dist=loadfile
 
 slow: $(VENV)/ready
 	$(BIN)/python -m pytest -m slow
