@@ -90,7 +90,7 @@ def test_interrupted_training_goes_on_to_the_same_bytes(tmp_path):
 
 def test_the_step_size_falls_from_its_largest_by_a_cosine():
     with step_sizes() as sizes:
-        Contrastive(TINY, steps=4, batch=4, lr=0.02).fit(strokes(6), RunContext())
+        SimCLR(TINY, steps=4, batch=4, lr=0.02).fit(strokes(6), RunContext())
     assert sizes == pytest.approx([0.02, 0.02 * (2 + 2**0.5) / 4, 0.01, 0.02 * (2 - 2**0.5) / 4])
 
 
