@@ -105,7 +105,7 @@ def draw(result: dict[str, Any], picture: Path) -> None:
             axis.grid(alpha=0.3)
         time.legend(fontsize=7)
         memory.set_xlabel(curve["label"].replace(" (", "\n("), fontsize=7)
-    with artifacts.replacing(picture) as temporary:
+    with artifacts.replace_atomically(picture) as temporary:
         figure.savefig(temporary, format="png", dpi=80)
 
 

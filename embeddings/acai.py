@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from umeta import seeds
 from umeta.errors import UserError
-from umeta.models.embedder import NetworkEmbedder, descend, halvings, resized, resumable
+from umeta.models.embedder import NetworkEmbedder, count_halvings, descend, make_resumable, resize
 from umeta.parts import Context, Images
 from umeta.runtime import distributed
 
@@ -88,9 +88,9 @@ class ACAI(NetworkEmbedder):
             for optimiser in optimisers.values():
                 optimiser.step()
             means = {"rebuild": F.mse_loss(rebuilt, x), "critic": losses["critic"]}
-            return distributed.totals({name: mean.item() * share for name, mean in means.items()})
+            return distributed.sum_numbers({name: mean.item() * share for name, mean in means.items()})
 
-        ctx.loop("acai", self.steps, step, *resumable(nets=nets, **optimisers))
+        ctx.loop("acai", self.steps, step, *make_resumable(nets=nets, **optimisers))
         nets.cpu().eval()
 
     def losses(self, x: Tensor, rebuilt: Tensor, mixed: Tensor, alpha: Tensor) -> dict[str, Tensor]:
@@ -107,7 +107,7 @@ class ACAI(NetworkEmbedder):
         return self._nets["encoder"](self._resize(x)).flatten(1)
 
     def networks(self, item_shape: tuple[int, ...]) -> nn.ModuleDict:
-        channels, latent, halved = item_shape[0], self.dimensions // 16, halvings(item_shape, "acai")
+        channels, latent, halved = item_shape[0], self.dimensions // 16, count_halvings(item_shape, "acai")
         self._side = 4 * 2**halved
         nets = nn.ModuleDict(
             {
@@ -119,7 +119,7 @@ class ACAI(NetworkEmbedder):
         return nets.to(memory_format=torch.channels_last)  # about twice as fast on a CPU
 
     def _resize(self, x: Tensor) -> Tensor:
-        return resized(x, self._side)
+        return resize(x, self._side)
 
 
 def mirrored(batch: int) -> np.ndarray:

@@ -15,7 +15,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from umeta import seeds
 from umeta.errors import UserError
-from umeta.models.embedder import NetworkEmbedder, halvings, resized, resumable
+from umeta.models.embedder import NetworkEmbedder, count_halvings, make_resumable, resize
 from umeta.parts import Context, Images
 
 SLOWER = 0.25  # the discriminator's share of the step size: else it sees through the coders before they learn
@@ -69,7 +69,7 @@ class BiGAN(NetworkEmbedder):
             generator = seeds.generator(ctx.seed, "bigan step", i)
             index = torch.randint(len(images), (self.batch,), generator=generator).numpy()
             z = (2 * torch.rand(self.batch, self.dimensions, generator=generator) - 1).to(ctx.device)
-            x = resized(images.floats(index, ctx.device), self._side)
+            x = resize(images.floats(index, ctx.device), self._side)
             noise = torch.randn(2 * self.batch, *x.shape[1:], generator=generator).to(ctx.device) * self.noise
             nets.train()
             code, made = nets["encoder"](x), nets["generator"](z)
@@ -91,7 +91,7 @@ class BiGAN(NetworkEmbedder):
                 }
             return {**{name: loss.item() for name, loss in losses.items()}, **inversion}
 
-        ctx.loop("bigan", self.steps, step, *resumable(nets=nets, **optimisers))
+        ctx.loop("bigan", self.steps, step, *make_resumable(nets=nets, **optimisers))
         nets.cpu().eval()
 
     def losses(self, x: Tensor, code: Tensor, made: Tensor, z: Tensor) -> dict[str, Tensor]:
@@ -104,10 +104,10 @@ class BiGAN(NetworkEmbedder):
         }
 
     def vectors(self, x: Tensor) -> Tensor:
-        return self._nets["encoder"](resized(x, self._side))
+        return self._nets["encoder"](resize(x, self._side))
 
     def networks(self, item_shape: tuple[int, ...]) -> nn.ModuleDict:
-        halved = halvings(item_shape, "bigan")
+        halved = count_halvings(item_shape, "bigan")
         self._side = 4 * 2**halved
         widths = [item_shape[0], *(self.depth << h for h in range(halved))]
         flat = 16 * widths[-1]

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from umeta import seeds
 from umeta.augment.suited import suited
 from umeta.errors import UserError
-from umeta.models.embedder import BATCH, ViewEmbedder, features, resumable
+from umeta.models.embedder import BATCH, ViewEmbedder, features, make_resumable
 from umeta.models.kernels import channels_last
 from umeta.models.precision import autocast
 from umeta.parts import Context, Images
-from umeta.tasks.clustering import kmeans, refilled, whitened, whitening
+from umeta.tasks.clustering import kmeans, refill_empty, whitening
 
 ITERATIONS = 20  # of k-means, each time
 
@@ -63,9 +63,9 @@ class DeepCluster(ViewEmbedder):
         optimisers = {"net_adam": torch.optim.Adam(net.parameters()), "head_adam": torch.optim.Adam(head.parameters())}
 
         def cluster(i: int) -> None:
-            z = whitened(outputs(net, images, ctx.device), self.dimensions)
+            z = whiten(outputs(net, images, ctx.device), self.dimensions)
             labels, _ = kmeans(z, self.k, ITERATIONS, seeds.integer(ctx.seed, "deepcluster k-means", i))
-            labels = refilled(z, labels, self.k, seeds.integer(ctx.seed, "deepcluster empty", i))
+            labels = refill_empty(z, labels, self.k, seeds.integer(ctx.seed, "deepcluster empty", i))
             head.renew(labels, seeds.generator(ctx.seed, "deepcluster head", i))
             optimisers["head_adam"].state.clear()
 
@@ -87,7 +87,7 @@ class DeepCluster(ViewEmbedder):
                 optimiser.step()
             return {"loss": loss.item(), "nmi": head.nmi.item()}
 
-        ctx.loop("deepcluster", self.steps, step, *resumable(net=net, head=head, **optimisers))
+        ctx.loop("deepcluster", self.steps, step, *make_resumable(net=net, head=head, **optimisers))
         mean, directions = whitening(outputs(net, images, ctx.device), self.dimensions)
         with torch.no_grad():
             whiten.weight.copy_(torch.from_numpy(directions.T))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from umeta import seeds
 from umeta.augment.suited import suited
 from umeta.errors import UserError
-from umeta.models.embedder import ViewEmbedder, features, resumable
+from umeta.models.embedder import ViewEmbedder, features, make_resumable
 from umeta.models.kernels import channels_last
 from umeta.models.precision import autocast
 from umeta.parts import Context, Images
@@ -63,7 +63,7 @@ class SimCLR(ViewEmbedder):
             optimiser.step()
             return {"loss": loss.item()}
 
-        ctx.loop(LABEL, self.steps, step, *resumable(net=net, adam=optimiser))
+        ctx.loop(LABEL, self.steps, step, *make_resumable(net=net, adam=optimiser))
         net.cpu().eval()
 
     def vectors(self, x: Tensor) -> Tensor:

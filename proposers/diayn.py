@@ -11,7 +11,7 @@ from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
 from umeta import seeds
-from umeta.models.embedder import resumable
+from umeta.models.embedder import make_resumable
 from umeta.objectives import gaussian
 from umeta.parts import Context, Embedder, Environment
 from umeta.rl.discriminator import Discriminator, SkillRewards
@@ -103,7 +103,7 @@ class Learning:
         self.discriminator.standardise(seen.mean(0), seen.std(0), o.inputs)
         self.optimiser = torch.optim.Adam(self.discriminator.parameters(), lr=o.lr)
         self.simulation = env.simulate(o.skills * o.episodes)
-        self.save, self.load = resumable(
+        self.save, self.load = make_resumable(
             learner=self.learner,
             learner_adam=self.learner.optimiser,
             discriminator=self.discriminator,

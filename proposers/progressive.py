@@ -15,7 +15,7 @@ from umeta.data.images import UnlabelledImages
 from umeta.errors import UserError
 from umeta.parts import Augment, Context, Embedder
 from umeta.runtime.checkpoints import State
-from umeta.tasks.clustering import core, kmeans, reciprocal, whitened
+from umeta.tasks.clustering import keep_core, kmeans, reciprocal, whiten
 from umeta.tasks.instances import Augmented, InstanceTasks
 from umeta.tasks.mixture import Mixture
 from umeta.tasks.partition import PartitionTasks
@@ -71,7 +71,7 @@ class Progressive:
             raise UserError(f"proposer.k: {max(self.k)} clusters need at least as many images, there are {len(z)}")
         if not np.isfinite(z).all():
             raise UserError("proposer progressive: the embedding holds values that are not numbers")
-        z = whitened(z, self.components)
+        z = whiten(z, self.components)
         count = len(self.neighbours) + len(self.k)
         found = np.full((count, len(z)), -1, dtype=np.int32)
 
@@ -80,7 +80,7 @@ class Progressive:
                 found[p] = reciprocal(z, self.neighbours[p], self.similarity)
             else:
                 k = self.k[p - len(self.neighbours)]
-                found[p] = core(*kmeans(z, k, 20, seeds.integer(ctx.seed, "progressive", p)), self.core)
+                found[p] = keep_core(*kmeans(z, k, 20, seeds.integer(ctx.seed, "progressive", p)), self.core)
             return {"kept": float((found[p] >= 0).mean()), "clusters": float(found[p].max() + 1)}
 
         def save() -> State:

@@ -70,7 +70,7 @@ def metatrain(
     if learner.program:
         ctx.note(learner.program)
     drawn = learner.init(seeds.integer(ctx.seed, "weights"))
-    first = distributed.once(lambda: drawn)  # other processors may round otherwise
+    first = distributed.run_once(lambda: drawn)  # other processors may round otherwise
     given = select_shared(start, first, ctx) if start else {}
     params = {}
     for name, value in first.params.items():
@@ -95,7 +95,7 @@ def metatrain(
         running = average(running, problem.stats)
         before = supports[0].score
         if before is not None:
-            metrics |= distributed.totals({"return before": before.mean().item() * share})
+            metrics |= distributed.sum_numbers({"return before": before.mean().item() * share})
         return metrics
 
     def save() -> State:
@@ -180,9 +180,9 @@ class BatchProblem:
                 sums[f"gradient.{name}"] += grad
             for name, value in adapted.stats.items():
                 sums[f"stats.{name}"] = sums.get(f"stats.{name}", 0) + value.detach().mean(0) * share
-        sums = distributed.summed(sums)
+        sums = distributed.sum_tensors(sums)
         self.stats = part(sums, "stats.")
-        return distributed.totals(metrics), part(sums, "gradient.")
+        return distributed.sum_numbers(metrics), part(sums, "gradient.")
 
     def loss_and_kl(self) -> tuple[float, float]:
         """Give the loss, and the mean KL divergence of the adapted policies from what they were at the first call."""
@@ -196,7 +196,7 @@ class BatchProblem:
                 if first:
                     self.before.append(output)
                 apart += kl(self.before[i], output, query).mean().item() * share
-        found = distributed.totals({"loss": total, "kl": apart})
+        found = distributed.sum_numbers({"loss": total, "kl": apart})
         return found["loss"], found["kl"]
 
     def fisher_vector(self, vector: dict[str, Tensor], share: float = 1.0) -> dict[str, Tensor]:
@@ -225,7 +225,7 @@ class BatchProblem:
             products = torch.autograd.grad(output, leaves, curved, retain_graph=True, materialize_grads=True)
             for total, product in zip(found, products, strict=True):
                 total += product
-        return distributed.summed(dict(zip(self.theta.params, found, strict=True)))
+        return distributed.sum_tensors(dict(zip(self.theta.params, found, strict=True)))
 
     def differentiate(
         self, supports: Sequence[Batch], query: Batch, share: float, clip: float | None

@@ -27,7 +27,7 @@ from umeta.data.folder import Folder
 from umeta.data.inputs import Format
 from umeta.deploy import adapt, export
 from umeta.deploy.adapted import AdaptedLearner
-from umeta.deploy.predict import files
+from umeta.deploy.predict import list_files
 from umeta.errors import UserError
 from umeta.runtime import artifacts
 from umeta.runtime.checkpoints import Checkpoints
@@ -70,7 +70,7 @@ def copied(folder: Path, target: Path, **changes: Callable[[bytes], bytes]) -> P
 def described(folder: Path, **changes: Any) -> Path:
     """An artefact whose manifest says something else, with a hash that fits."""
     manifest = {**json.loads((folder / "manifest.json").read_text()), **changes}
-    manifest["hash"] = artifacts.value_hash({key: value for key, value in manifest.items() if key != "hash"})
+    manifest["hash"] = artifacts.hash_value({key: value for key, value in manifest.items() if key != "hash"})
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder
 
@@ -103,7 +103,7 @@ def test_a_pickle_in_place_of_weights_arrays_or_checkpoints_is_not_run(tmp_path,
     step = tmp_path / "checkpoints" / "metatrain" / "step-3"
     step.mkdir(parents=True)
     (step / "state.safetensors").write_bytes(evil)
-    meta = {"step": 3, "seconds": 1.0, "hash": artifacts.file_hash(step / "state.safetensors")}
+    meta = {"step": 3, "seconds": 1.0, "hash": artifacts.hash_file(step / "state.safetensors")}
     artifacts.write_json(step / "meta.json", meta)
     assert Checkpoints(tmp_path, "metatrain").newest() is None
     assert not trap.exists()
@@ -230,7 +230,7 @@ def test_a_member_without_a_name_is_passed_over(tmp_path):
         file.writestr(zipfile.ZipInfo(""), b"?")
         file.writestr("cat/1.png", b"?")
         file.writestr("dog/", b"")
-    assert [found.name for found in decode.files(tmp_path / "x.zip")] == ["cat/1.png"]
+    assert [found.name for found in decode.list_files(tmp_path / "x.zip")] == ["cat/1.png"]
 
 
 def test_a_zip_of_overlapping_or_lying_members_costs_no_more_than_it_says(tmp_path):
@@ -256,7 +256,7 @@ def test_postscript_is_not_handed_to_another_program(tmp_path, monkeypatch):
     monkeypatch.setattr("subprocess.check_call", lambda *_, **__: pytest.fail("a program was started"))
     buffer = io.BytesIO()
     Image.new("RGB", (9, 9)).save(buffer, "EPS")
-    assert isinstance(decode.attempt(buffer.getvalue, decode.Rule(8, 3)), Exception)
+    assert isinstance(decode.try_decode(buffer.getvalue, decode.Rule(8, 3)), Exception)
 
 
 def test_pipes_devices_and_huge_files_are_not_read(tmp_path, monkeypatch, draw):
@@ -266,13 +266,13 @@ def test_pipes_devices_and_huge_files_are_not_read(tmp_path, monkeypatch, draw):
     os.mkfifo(tmp_path / "a" / "pipe.png")
     with pytest.raises(UserError, match=r"pipe\.png.*not a file"):
         Format((1, 8, 8)).items([tmp_path / "a" / "pipe.png"])
-    assert len(decode.files(tmp_path / "a")) == 1
-    named = dict(files([tmp_path / "a"]))
+    assert len(decode.list_files(tmp_path / "a")) == 1
+    named = dict(list_files([tmp_path / "a"]))
     with pytest.raises(OSError, match="not a file"):
         named[str(tmp_path / "a" / "pipe.png")]()
     (tmp_path / "support.csv").write_text("path,label\n/dev/zero,x\n")
     with pytest.raises(UserError, match=r"/dev/zero.*not a file"):
-        adapt.decoded(adapt.listed(tmp_path / "support.csv"), Format((1, 8, 8)), tmp_path, skip_bad=False)
+        adapt.decode_examples(adapt.read_csv(tmp_path / "support.csv"), Format((1, 8, 8)), tmp_path, skip_bad=False)
     with open(tmp_path / "a" / "large.png", "wb") as file:
         file.truncate(decode.LARGEST_FILE + 1)
     with pytest.raises(UserError, match=r"large\.png.*a file of 268,435,457 bytes"):

@@ -24,7 +24,7 @@ from sklearn.datasets import load_digits
 from umeta.data import decode, omniglot
 from umeta.data.arrays import Arrays
 from umeta.data.digits import Digits
-from umeta.data.folder import Folder, class_list
+from umeta.data.folder import Folder, read_class_list
 from umeta.data.images import UnlabelledImages, to_float, to_pixels
 from umeta.data.omniglot import Omniglot
 from umeta.errors import UserError
@@ -101,7 +101,7 @@ def test_hidden_files_are_passed_over(tmp_path, draw):
     (root / ".DS_Store").write_text("x")
     (root / ".git").mkdir()
     (root / ".git" / "x").write_text("x")
-    assert [file.name for file in decode.files(root)] == ["cat/00.png", "cat/01.png"]
+    assert [file.name for file in decode.list_files(root)] == ["cat/00.png", "cat/01.png"]
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_a_member_that_leaves_the_target_is_refused(tmp_path, name):
         file.writestr("good.png", coded(Image.new("L", (9, 9))))
         file.writestr(name, b"x")
     with pytest.raises(UserError, match=r"out\.png' would leave"):
-        decode.files(tmp_path / "x.zip")
+        decode.list_files(tmp_path / "x.zip")
 
 
 def test_a_symbolic_link_in_an_archive_is_refused(tmp_path):
@@ -160,7 +160,7 @@ def test_a_symbolic_link_in_an_archive_is_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as file:
         file.writestr(link, "/etc/passwd")
     with pytest.raises(UserError, match=r"'link.png' is a symbolic link"):
-        decode.files(tmp_path / "x.zip")
+        decode.list_files(tmp_path / "x.zip")
 
 
 def test_an_archive_bomb_is_refused_unread(tmp_path, monkeypatch):
@@ -168,7 +168,7 @@ def test_an_archive_bomb_is_refused_unread(tmp_path, monkeypatch):
     with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("bomb.png", bytes(1001))
     with pytest.raises(UserError, match=r"'bomb.png' unpacks to 1001"):
-        decode.files(tmp_path / "x.zip")
+        decode.list_files(tmp_path / "x.zip")
 
 
 def test_an_encrypted_member_is_named(tmp_path):
@@ -193,14 +193,14 @@ def test_an_image_becomes_its_centred_square_resized(size):
     square = picture.crop((left, top, left + side, top + side))
     filter = Image.Resampling.LANCZOS if side > 8 else Image.Resampling.BICUBIC
     by_hand = np.asarray(square if side == 8 else square.resize((8, 8), filter))
-    found = decode.image(coded(picture), decode.Rule(8, 1))
+    found = decode.open_image(coded(picture), decode.Rule(8, 1))
     np.testing.assert_array_equal(found, by_hand[None])
 
 
 def test_nothing_outside_the_square_shows():
     pixels = np.zeros((20, 60), np.uint8)
     pixels[:, :20] = pixels[:, 40:] = 255
-    assert decode.image(coded(Image.fromarray(pixels)), decode.Rule(8, 1)).max() == 0
+    assert decode.open_image(coded(Image.fromarray(pixels)), decode.Rule(8, 1)).max() == 0
 
 
 def palette(**options: object) -> Image.Image:
@@ -235,7 +235,7 @@ def test_every_mode_becomes_the_colour_it_shows_on_white(mode, channels):
     picture, format, colour = MODES[mode]
     data = coded(picture, format, **({"transparency": 7} if mode == "L, transparent" else {}))
     luma = round(0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2])
-    found = decode.image(data, decode.Rule(8, channels))
+    found = decode.open_image(data, decode.Rule(8, channels))
     expected = np.array(colour if channels == 3 else [luma])[:, None, None]
     assert np.abs(found.astype(int) - expected).max() <= 1
 
@@ -243,7 +243,7 @@ def test_every_mode_becomes_the_colour_it_shows_on_white(mode, channels):
 def test_floats_beyond_one_are_refused():
     picture = Image.fromarray(np.full((8, 8), 200, np.float32))
     with pytest.raises(ValueError, match="floats from 200 to 200, expected 0 to 1"):
-        decode.image(coded(picture, "TIFF"), decode.Rule(8, 1))
+        decode.open_image(coded(picture, "TIFF"), decode.Rule(8, 1))
 
 
 def test_links_are_followed_and_a_circle_of_them_once(tmp_path):
@@ -253,7 +253,7 @@ def test_links_are_followed_and_a_circle_of_them_once(tmp_path):
         Image.fromarray(noise(8, 8)).save(tmp_path / folder / "0.png")
     (tmp_path / "all" / "dogs").symlink_to(tmp_path / "dogs")
     (tmp_path / "dogs" / "back").symlink_to(tmp_path / "all")
-    assert [file.name for file in decode.files(tmp_path / "all")] == ["cats/0.png", "dogs/0.png"]
+    assert [file.name for file in decode.list_files(tmp_path / "all")] == ["cats/0.png", "dogs/0.png"]
 
 
 def test_a_photograph_is_turned_as_its_exif_says():
@@ -261,14 +261,14 @@ def test_a_photograph_is_turned_as_its_exif_says():
     pixels[0] = 255  # a bright row at the top, which orientation 6 turns to the right
     picture = Image.fromarray(pixels)
     picture.getexif()[0x0112] = 6
-    found = decode.image(coded(picture, exif=picture.getexif()), decode.Rule(8, 1))
+    found = decode.open_image(coded(picture, exif=picture.getexif()), decode.Rule(8, 1))
     np.testing.assert_array_equal(found[0], np.rot90(pixels, -1))
 
 
 def test_invert_makes_ink_bright():
     pixels = noise(8, 8)
     np.testing.assert_array_equal(
-        decode.image(coded(Image.fromarray(pixels)), decode.Rule(8, 1, True))[0], 255 - pixels
+        decode.open_image(coded(Image.fromarray(pixels)), decode.Rule(8, 1, True))[0], 255 - pixels
     )
 
 
@@ -327,8 +327,8 @@ def test_a_folder_of_bad_files_alone_is_refused(tmp_path):
 def decoded(monkeypatch) -> list[int]:
     """Grows by one with every image that is decoded."""
     calls: list[int] = []
-    original = decode.image
-    monkeypatch.setattr(decode, "image", lambda data, rule: calls.append(1) or original(data, rule))
+    original = decode.open_image
+    monkeypatch.setattr(decode, "open_image", lambda data, rule: calls.append(1) or original(data, rule))
     return calls
 
 
@@ -591,7 +591,7 @@ def test_omniglot_splits_are_complete_and_disjoint(split, sizes):
     assert len(set.union(*parts.values())) == 1623 == sum(sizes)
     if split == "vinyals" and (PUBLISHED / "omniglot-py").is_dir():
         lists = PUBLISHED / "omniglot-py" / "splits"
-        assert parts == {part: set(class_list(lists / f"vinyals-{part}.txt")) for part in parts}
+        assert parts == {part: set(read_class_list(lists / f"vinyals-{part}.txt")) for part in parts}
     if split == "alphabets" and (PUBLISHED / "omniglot-py").is_dir():
         with zipfile.ZipFile(PUBLISHED / "omniglot-py" / "images_evaluation.zip") as file:
             assert {"/".join(name.split("/")[1:3]) for name in file.namelist()} == parts["test"]

@@ -259,13 +259,13 @@ def test_a_run_is_read_once_and_again_when_it_changes(made_run, tmp_path):
 
 
 def test_files_and_pictures_go_the_way_of_the_runs_data(made_run, tmp_path):
-    """A colour photograph and a grey one of another size, against `decode.image` of the same bytes."""
+    """A colour photograph and a grey one of another size, against `decode.open_image` of the same bytes."""
     generator = np.random.default_rng(0)
     paths = []
     for name, shape in (("a.png", (40, 60, 3)), ("b.png", (50, 30))):
         Image.fromarray(generator.integers(0, 256, shape, dtype=np.uint8)).save(tmp_path / name)
         paths.append(tmp_path / name)
-    items = np.stack([decode.image(path.read_bytes(), decode.Rule(28, 1)) for path in paths])
+    items = np.stack([decode.open_image(path.read_bytes(), decode.Rule(28, 1)) for path in paths])
     model = FewShotClassifier(made_run("protonet")).fit(items, ["a", "b"])
     expected = model.predict_proba(items)
     for images in (paths, [str(p) for p in paths], np.array(paths, object), [Image.open(p) for p in paths]):

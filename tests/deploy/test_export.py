@@ -20,7 +20,7 @@ from umeta.cli.main import main
 from umeta.config.build import build
 from umeta.deploy.adapted import AdaptedLearner, load_source
 from umeta.deploy.calibration import Calibration
-from umeta.deploy.export import export_learner, export_run, exported, features, load_export
+from umeta.deploy.export import build_features, export_graph, export_learner, export_run, load_export
 from umeta.errors import UserError
 from umeta.evaluation.run import evaluate_run
 from umeta.runtime import artifacts
@@ -378,7 +378,7 @@ class Shared(nn.Module):
 
 def test_a_model_that_torch_cannot_follow_is_refused():
     with pytest.raises(UserError, match=r"torch\.export cannot follow it"):
-        exported(Branching(), SHAPE)
+        export_graph(Branching(), SHAPE)
 
 
 def test_a_model_that_would_compute_something_else_is_refused():
@@ -399,7 +399,7 @@ def test_a_model_that_would_compute_something_else_is_refused():
         }
     )
     with pytest.raises(UserError, match="would not compute the same"):
-        features(run)
+        build_features(run)
 
 
 # the command

@@ -23,7 +23,7 @@ from umeta.rl.rollout import Paths
 from umeta.runtime.loop import RunContext
 from umeta.stages import metatrain, propose, runs
 from umeta.stages.tasks import load_tasks
-from umeta.tasks.reward import RewardBatch, RewardTasks, acting
+from umeta.tasks.reward import RewardBatch, RewardTasks, policy_spec
 from umeta.types import Adapted, Batch, EpisodeSpec, PolicyLearner, TaskSpec, Theta
 
 ENV = Nav2D(horizon=4)
@@ -97,7 +97,7 @@ def test_returns_are_those_of_fresh_episodes_after_each_step() -> None:
 
 def prepared() -> tuple[MAML, Theta, list[Batch]]:
     """A policy in float64, and batches of three tasks to adapt on, some steps of which are masked."""
-    learner = MAML(MLP([5]), inner_lr=0.1, steps=1).build(acting(ENV), EpisodeSpec(1, 1, 1))
+    learner = MAML(MLP([5]), inner_lr=0.1, steps=1).build(policy_spec(ENV), EpisodeSpec(1, 1, 1))
     theta = learner.init(0)
     theta = Theta({name: value.double() for name, value in theta.params.items()})
     random = torch.Generator().manual_seed(0)

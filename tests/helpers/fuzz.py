@@ -144,7 +144,7 @@ def read_tasks(data: bytes, place: Path) -> Any:
     written(place / "tasks", "partitions.npy", PARTITIONS)
     with contextlib.suppress(ValueError, TypeError, RecursionError):
         manifest = json.loads(data)
-        manifest["hash"] = artifacts.value_hash({key: value for key, value in manifest.items() if key != "hash"})
+        manifest["hash"] = artifacts.hash_value({key: value for key, value in manifest.items() if key != "hash"})
         path.write_text(json.dumps(manifest))
     return load_tasks(in_tasks(place))
 
@@ -165,13 +165,13 @@ def read_run(part: str) -> Callable[[bytes, Path], Any]:
 
 def read_zip(data: bytes, place: Path) -> Any:
     path = written(place, "x.zip", data)
-    return decode.decode(decode.files(path), decode.Rule(8, 3), root=path)
+    return decode.decode(decode.list_files(path), decode.Rule(8, 3), root=path)
 
 
 def read_csv(data: bytes, place: Path) -> Any:
     written(place, "a.png", coded())
-    found = adapt.listed(written(place, "support.csv", data))
-    return adapt.decoded(found, adapt.Format((3, 8, 8)), place, skip_bad=False)
+    found = adapt.read_csv(written(place, "support.csv", data))
+    return adapt.decode_examples(found, adapt.Format((3, 8, 8)), place, skip_bad=False)
 
 
 def read_array(data: bytes, place: Path) -> Any:
@@ -185,7 +185,7 @@ def read_list(data: bytes, place: Path) -> Any:
     path = written(place, "train.txt", data)
     with contextlib.suppress(UserError):
         celeba.read_attributes(path)
-    return folder.class_list(path)
+    return folder.read_class_list(path)
 
 
 FACES = f"2\n{' '.join(f'a{i}' for i in range(40))}\nx.jpg {'1 ' * 40}\ny.jpg {'-1 ' * 40}\n".encode()
@@ -262,13 +262,13 @@ def targets() -> dict[str, Target]:
                 *(zipped(zipfile.ZIP_STORED, x=coded(10, format)) for format in ("BMP", "TIFF", "WEBP", "PPM")),
             ],
             TOKENS["binary"],
-            [decode._members, decode.files, decode.image, decode.picture_pixels, decode.decode],
+            [decode._members, decode.list_files, decode.open_image, decode.square_pixels, decode.decode],
         ),
         "csv": Target(
             read_csv,
             [b"path,label\na.png,x\n", b'label,path\r\n"x y",a.png\r\n'],
             TOKENS["csv"],
-            [adapt.listed, adapt.decoded],
+            [adapt.read_csv, adapt.decode_examples],
         ),
         "image list": Target(
             lambda data, place: mini_imagenet.rows(written(place, "train.csv", data)),
@@ -276,7 +276,7 @@ def targets() -> dict[str, Target]:
             TOKENS["csv"],
             [mini_imagenet.rows],
         ),
-        "class list": Target(read_list, [b"cat\ndog\n\neel\n", FACES], TOKENS["csv"], [folder.class_list, celeba]),
+        "class list": Target(read_list, [b"cat\ndog\n\neel\n", FACES], TOKENS["csv"], [folder.read_class_list, celeba]),
     }
 
 

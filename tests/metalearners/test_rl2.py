@@ -27,7 +27,7 @@ from umeta.models.mlp import MLP
 from umeta.objectives import log_probability
 from umeta.outer.promp import ProMP
 from umeta.outer.trpo import TRPO
-from umeta.rl.advantage import crossfitted, features, normalised, over_trials
+from umeta.rl.advantage import crossfit, features, normalise, trial_advantages
 from umeta.rl.rollout import Paths
 from umeta.runtime import artifacts
 from umeta.runtime.loop import RunContext
@@ -230,10 +230,10 @@ def test_the_advantages_of_a_trial() -> None:
         coming[..., t] = sum(discount ** (s - t) * rewards[..., s] for s in range(t, 3 * STEPS))
     every = torch.ones(TASKS, TRIALS, STEPS, dtype=torch.bool)
     values = [
-        crossfitted(features(batch.x.unflatten(1, (TRIALS, -1))), y, every)
+        crossfit(features(batch.x.unflatten(1, (TRIALS, -1))), y, every)
         for batch, y in zip(rounds, coming.split(STEPS, 2), strict=True)
     ]
-    expected = normalised(coming - torch.cat(values, 2), torch.ones_like(rewards, dtype=torch.bool))
+    expected = normalise(coming - torch.cat(values, 2), torch.ones_like(rewards, dtype=torch.bool))
     torch.testing.assert_close(found, expected)
 
 
@@ -242,9 +242,9 @@ def test_what_ended_earns_nothing_more_in_its_episode_but_in_the_next() -> None:
     mask = torch.tensor([[True, False, False], [True, True, True]]).expand(shape)
     rewards = torch.zeros(shape)
     rewards[0, 0, 0, 1] = 100.0  # after the end
-    assert not over_trials(torch.zeros(*shape, 1), rewards, mask, 0.9).any()
+    assert not trial_advantages(torch.zeros(*shape, 1), rewards, mask, 0.9).any()
     rewards[0, 0, 1, 2] = 1.0
-    advantages = over_trials(torch.zeros(*shape, 1), rewards, mask, 0.9)[0]
+    advantages = trial_advantages(torch.zeros(*shape, 1), rewards, mask, 0.9)[0]
     assert advantages[0, 0, 0] > 0
     assert not advantages[:, 0, 1:].any()
 

@@ -29,7 +29,7 @@ from umeta.rl.rollout import Paths
 from umeta.rl.skills import SkillPolicy, act
 from umeta.runtime.loop import RunContext
 from umeta.tasks import store
-from umeta.tasks.reward import RewardTasks, acting
+from umeta.tasks.reward import RewardTasks, policy_spec
 from umeta.types import Adapted, EpisodeSpec, Theta
 
 SKILLS = 5
@@ -169,7 +169,7 @@ def test_a_policy_per_skill_is_the_network_that_is_told_the_skill() -> None:
     apart = policy.policies()
     assert not torch.equal(told[0], policy(x[0], torch.full((7,), 1)))
     torch.testing.assert_close(act(apart)(x), told.detach())
-    learner = MAML(MLP([16, 16])).build(acting(Observing()), EpisodeSpec(1, 1, 1))
+    learner = MAML(MLP([16, 16])).build(policy_spec(Observing()), EpisodeSpec(1, 1, 1))
     theta = learner.init(0)
     assert {name: value.shape for name, value in apart.items()} == {
         name: (4, *value.shape) for name, value in theta.params.items()

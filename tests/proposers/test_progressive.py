@@ -454,7 +454,7 @@ def test_manifests_name_the_parent(finished: Path) -> None:
     manifests = {name: artifacts.read_json(finished / "runs" / name / "manifest.json") for name in ROUNDS}
     assert "start" not in manifests["tiny-0"]
     for name, before in (("tiny-1", "tiny-0"), ("tiny", "tiny-1")):
-        digest = artifacts.file_hash(finished / "runs" / before / "manifest.json")
+        digest = artifacts.hash_file(finished / "runs" / before / "manifest.json")
         assert manifests[name]["start"] == {"run": f"runs/{before}", "hash": digest}
         stored = yaml.safe_load((finished / "runs" / name / "config.yaml").read_text())
         assert stored["start"] == f"runs/{before}"

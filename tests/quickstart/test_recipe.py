@@ -69,7 +69,7 @@ def clock(monkeypatch) -> list[float]:
 
 
 def written(images: Path, *changes: str, minutes: float = 30, test: Path | None = None) -> dict[str, Any]:
-    return build.load(recipe.written(images, test, list(changes), minutes=minutes, device="cpu")).plain
+    return build.load(recipe.write_recipe(images, test, list(changes), minutes=minutes, device="cpu")).plain
 
 
 # what is decided

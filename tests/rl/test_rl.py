@@ -24,7 +24,7 @@ from umeta.outer.adam import Adam
 from umeta.outer.promp import ProMP
 from umeta.outer.trpo import TRPO
 from umeta.parts import Outer
-from umeta.rl.advantage import RIDGE, advantages, crossfitted, features, gae, normalised, returns
+from umeta.rl.advantage import RIDGE, advantages, crossfit, features, gae, normalise, returns
 from umeta.rl.rollout import Paths
 from umeta.runtime.loop import RunContext
 from umeta.tasks.reward import RewardBatch, RewardTasks
@@ -109,7 +109,7 @@ def test_features_by_hand() -> None:
 
 def test_the_baseline_is_ridge_regression_on_the_other_half() -> None:
     x, y, mask = drawn(TASKS, EPISODES, STEPS, 4), drawn(TASKS, EPISODES, STEPS, seed=1), alive()
-    found = crossfitted(x, y, mask)
+    found = crossfit(x, y, mask)
     penalty = math.sqrt(RIDGE) * np.eye(4)  # as further items to fit, whose y is zero
     for task in range(TASKS):
         for half in (0, 1):
@@ -127,7 +127,7 @@ def test_the_baseline_of_an_episode_knows_nothing_of_its_rewards() -> None:
     change = torch.zeros_like(rewards)
     change[:, 1] = drawn(TASKS, STEPS, seed=2)
     x = features(paths.observations[:, :, :-1])
-    values, moved = (crossfitted(x, returns(r, mask, 0.9), mask) for r in (rewards, rewards + change))
+    values, moved = (crossfit(x, returns(r, mask, 0.9), mask) for r in (rewards, rewards + change))
     assert torch.equal(moved[:, 1::2], values[:, 1::2])
     assert ((moved - values)[:, ::2].abs().amax(-1) > 1e-3).all()
 
@@ -135,24 +135,24 @@ def test_the_baseline_of_an_episode_knows_nothing_of_its_rewards() -> None:
     torch.testing.assert_close((after - before)[:, 1], returns(change, mask, 0.9)[:, 1])
     torch.testing.assert_close((after - before)[:, 3], torch.zeros(TASKS, STEPS, dtype=torch.float64))
     torch.testing.assert_close((after - before)[:, ::2], ((values - moved) * mask)[:, ::2])
-    torch.testing.assert_close(advantages(paths, rewards, 0.9), normalised(before, mask))
+    torch.testing.assert_close(advantages(paths, rewards, 0.9), normalise(before, mask))
 
 
 def test_a_single_episode_has_a_baseline_of_zero() -> None:
     x, y, mask = drawn(TASKS, 1, STEPS, 4), drawn(TASKS, 1, STEPS), alive()[:, :1]
-    assert not crossfitted(x, y, mask).any()
+    assert not crossfit(x, y, mask).any()
 
 
 def test_normalised_over_what_is_not_masked() -> None:
     x, mask = 5 * drawn(TASKS, EPISODES, STEPS) + 3, alive()
-    found = normalised(torch.where(mask, x, torch.tensor(1e6)), mask)
+    found = normalise(torch.where(mask, x, torch.tensor(1e6)), mask)
     for task in range(TASKS):
         numbers = x[task][mask[task]].numpy()
         expected = (numbers - numbers.mean()) / numbers.std()
         np.testing.assert_allclose(found[task][mask[task]].numpy(), expected, rtol=1e-6)
     assert not found[~mask].any()
-    torch.testing.assert_close(normalised(100 * x - 7, mask), found)
-    assert not normalised(torch.full_like(x, 3.0), mask).any()
+    torch.testing.assert_close(normalise(100 * x - 7, mask), found)
+    assert not normalise(torch.full_like(x, 3.0), mask).any()
 
 
 # The objective

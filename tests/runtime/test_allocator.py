@@ -141,7 +141,7 @@ def test_a_part_that_needs_contents_leaves_the_need_open():
     def reading() -> int:
         raise RuntimeError("content")
 
-    found = memory.need("metatrain", "train.way", reading)
+    found = memory.estimate_stage("metatrain", "train.way", reading)
     assert found.bytes is None
     assert "not known" in str(found)
 
@@ -153,7 +153,7 @@ def test_inspect_prints_the_needs_of_a_config(tmp_path, monkeypatch, capsys):
     out = capsys.readouterr().out
     needs = json.loads(out.splitlines()[-1])["memory"]
     assert set(needs) == {"propose", "metatrain", "evaluate"}
-    assert all(value > memory.resident() / 2 for value in needs.values())
+    assert all(value > memory.resident_bytes() / 2 for value in needs.values())
     assert "metatrain: about" in out
     assert "train.task_chunk" in out
 

@@ -117,7 +117,7 @@ def test_a_write_that_fails_leaves_the_old_content_and_nothing_else(tmp_path, fo
     old.write_text("old")
 
     def failing() -> None:
-        with artifacts.replacing(path) as temporary:
+        with artifacts.replace_atomically(path) as temporary:
             if folder:
                 temporary.mkdir()
             (temporary / "f" if folder else temporary).write_text("half")
@@ -132,7 +132,7 @@ def test_a_write_that_fails_leaves_the_old_content_and_nothing_else(tmp_path, fo
 def test_a_write_replaces_files_and_folders(tmp_path):
     for text in ("old", "new"):
         artifacts.write_text(tmp_path / "deep" / "x", text)
-        with artifacts.replacing(tmp_path / "y") as temporary:
+        with artifacts.replace_atomically(tmp_path / "y") as temporary:
             temporary.mkdir()
             (temporary / text).write_text(text)
     assert (tmp_path / "deep" / "x").read_text() == "new"
@@ -140,8 +140,8 @@ def test_a_write_replaces_files_and_folders(tmp_path):
 
 
 def test_manifests_and_hashes_do_not_depend_on_key_order_or_clock(tmp_path):
-    assert artifacts.value_hash({"a": 1, "b": [2]}) == artifacts.value_hash({"b": [2], "a": 1})
-    assert artifacts.value_hash({"a": 1}) != artifacts.value_hash({"a": 2})
+    assert artifacts.hash_value({"a": 1, "b": [2]}) == artifacts.hash_value({"b": [2], "a": 1})
+    assert artifacts.hash_value({"a": 1}) != artifacts.hash_value({"a": 2})
     for name, content in (("one", {"a": 1, "b": 2}), ("two", {"b": 2, "a": 1})):
         (tmp_path / name).mkdir()
         artifacts.write_manifest(tmp_path / name, "run", content, [])
@@ -159,10 +159,10 @@ def test_the_cache_is_made_once_and_again_when_damaged(tmp_path):
         return ["f"]
 
     for expected in (1, 1):
-        assert (artifacts.cached(tmp_path / "c", "images", make) / "f").read_text() == "x"
+        assert (artifacts.make_cached(tmp_path / "c", "images", make) / "f").read_text() == "x"
         assert len(made) == expected
     (tmp_path / "c" / "f").write_text("y")
-    assert (artifacts.cached(tmp_path / "c", "images", make) / "f").read_text() == "x"
+    assert (artifacts.make_cached(tmp_path / "c", "images", make) / "f").read_text() == "x"
     assert len(made) == 2
 
 

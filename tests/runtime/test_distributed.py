@@ -35,7 +35,7 @@ from umeta.outer.adam import Adam
 from umeta.parts import Problem
 from umeta.runtime import distributed
 from umeta.runtime.checkpoints import Checkpoints
-from umeta.runtime.lock import owned
+from umeta.runtime.lock import hold_folder
 from umeta.runtime.loop import RunContext
 from umeta.tasks.clustering import kmeans
 from umeta.tasks.reward import RewardTasks
@@ -52,7 +52,7 @@ def entered(rank: int, port: int, size: int, work: Callable[[], Any], place: Pat
     torch.set_num_threads(1)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "WORLD_SIZE": str(size)}
     os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"  # the store is another process's, as under torchrun
-    with distributed.joined("cpu"):
+    with distributed.join_processes("cpu"):
         torch.save(work(), place / f"{rank}.pt")
 
 
@@ -165,7 +165,7 @@ def embedded() -> torch.Tensor:
 
 def locked(folder: Path) -> str:
     try:
-        with distributed.held(owned(folder)):
+        with distributed.hold_together(hold_folder(folder)):
             return "mine"
     except UserError as error:
         return str(error)
@@ -174,12 +174,12 @@ def locked(folder: Path) -> str:
 def parts(place: Path) -> dict[str, Any]:
     """Everything that needs two processes and little time, so that they are started once."""
     return {
-        "rank": (distributed.rank(), distributed.size(), distributed.first()),
+        "rank": (distributed.rank(), distributed.size(), distributed.is_first()),
         "shard": distributed.shard(range(5)),
-        "gathered": distributed.gathered([f"{distributed.rank()}{i}" for i in range(distributed.rank())]),
-        "totals": distributed.totals({"a": 1 + distributed.rank(), "b": 0.1}),
-        "agreed": (distributed.agreed(distributed.rank() == 1), distributed.agreed(False)),
-        "once": distributed.once(lambda: (distributed.size(), os.getpid())),
+        "gathered": distributed.gather([f"{distributed.rank()}{i}" for i in range(distributed.rank())]),
+        "totals": distributed.sum_numbers({"a": 1 + distributed.rank(), "b": 0.1}),
+        "agreed": (distributed.any_process(distributed.rank() == 1), distributed.any_process(False)),
+        "once": distributed.run_once(lambda: (distributed.size(), os.getpid())),
         "locks": (locked(place / "free"), locked(place / "taken")),
         "gradients": meta_gradients(),
         "policies": policies(),
@@ -193,17 +193,17 @@ def parts(place: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     place = tmp_path_factory.mktemp("two")
-    with owned(place / "taken"):
+    with hold_folder(place / "taken"):
         return in_processes(partial(parts, place), place)
 
 
 def test_alone_everything_is_the_identity() -> None:
-    assert (distributed.rank(), distributed.size(), distributed.first()) == (0, 1, True)
+    assert (distributed.rank(), distributed.size(), distributed.is_first()) == (0, 1, True)
     assert distributed.shard(range(5)) == range(5)
-    assert distributed.gathered([1, 2]) == [1, 2]
-    assert distributed.totals({"a": 0.1}) == {"a": 0.1}
-    assert (distributed.agreed(True), distributed.agreed(False)) == (True, False)
-    assert distributed.once(lambda: 3) == 3
+    assert distributed.gather([1, 2]) == [1, 2]
+    assert distributed.sum_numbers({"a": 0.1}) == {"a": 0.1}
+    assert (distributed.any_process(True), distributed.any_process(False)) == (True, False)
+    assert distributed.run_once(lambda: 3) == 3
 
 
 def test_processes_share_out_and_put_together(two: list[dict[str, Any]]) -> None:

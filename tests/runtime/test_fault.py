@@ -33,7 +33,7 @@ from umeta.outer.adam import Adam
 from umeta.report import write
 from umeta.runtime import artifacts
 from umeta.runtime.checkpoints import Checkpoints
-from umeta.runtime.lock import owned
+from umeta.runtime.lock import hold_folder
 from umeta.runtime.loop import RunContext
 from umeta.stages import runs
 from umeta.testing import same, toy_tasks
@@ -274,7 +274,7 @@ TABLE: list[tuple[str, str, Callable[[], None]]] = [
 
 
 def intact(pattern: str, kind: str) -> list[bool]:
-    return [artifacts.intact(path, kind) for path in Path().glob(pattern)]
+    return [artifacts.is_intact(path, kind) for path in Path().glob(pattern)]
 
 
 @pytest.fixture(scope="module")
@@ -392,20 +392,20 @@ def test_fault_two_processes_in_one_folder(place: Path, folder: str, command: li
 
 
 def test_fault_two_processes_in_one_folder_of_one_name_each(tmp_path: Path) -> None:
-    with owned(tmp_path / "a"), owned(tmp_path / "b"):
+    with hold_folder(tmp_path / "a"), hold_folder(tmp_path / "b"):
         for name in "ab":
-            with pytest.raises(UserError, match=f"{name}: process {os.getpid()} on"), owned(tmp_path / name):
+            with pytest.raises(UserError, match=f"{name}: process {os.getpid()} on"), hold_folder(tmp_path / name):
                 pytest.fail("two owners")
-    with owned(tmp_path / "a"):
+    with hold_folder(tmp_path / "a"):
         pass
     assert list((tmp_path / "a").iterdir()) == []
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"pid": 1}'])
 def test_fault_a_lock_file_says_nothing(tmp_path: Path, content: str) -> None:
-    with owned(tmp_path):
+    with hold_folder(tmp_path):
         (tmp_path / ".lock").write_text(content)
-        with pytest.raises(UserError, match="another process is at work there"), owned(tmp_path):
+        with pytest.raises(UserError, match="another process is at work there"), hold_folder(tmp_path):
             pytest.fail("two owners")
 
 
@@ -416,7 +416,7 @@ def test_fault_a_file_system_without_locks_is_no_reason_to_fail(tmp_path: Path, 
         raise OSError(errno.EOPNOTSUPP, "not supported")
 
     monkeypatch.setattr(fcntl, "flock", refusing)
-    with owned(tmp_path):
+    with hold_folder(tmp_path):
         assert (tmp_path / ".lock").exists()
     assert not (tmp_path / ".lock").exists()
 
@@ -443,7 +443,7 @@ def test_fault_two_processes_make_one_cache(tmp_path: Path) -> None:
         (folder / "x").write_text("x")
         return ["x"]
 
-    threads = [threading.Thread(target=artifacts.cached, args=(tmp_path / "c", "images", make)) for _ in range(8)]
+    threads = [threading.Thread(target=artifacts.make_cached, args=(tmp_path / "c", "images", make)) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from umeta.cli.main import main
 from umeta.errors import UserError
-from umeta.runtime.loop import RunContext, started
+from umeta.runtime.loop import RunContext, start_trackers
 from umeta.runtime.trackers.tensorboard import TensorBoard
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
@@ -79,9 +79,9 @@ def test_sinks_are_closed_however_a_stage_ends(tmp_path):
             raise ConnectionError
 
     first = Recorder()
-    with pytest.raises(ZeroDivisionError), started([first], tmp_path):
+    with pytest.raises(ZeroDivisionError), start_trackers([first], tmp_path):
         raise ZeroDivisionError
-    with pytest.raises(ConnectionError), started([first, Refuses()], tmp_path):
+    with pytest.raises(ConnectionError), start_trackers([first, Refuses()], tmp_path):
         pytest.fail("began without its tracker")
     assert first.calls == [("start", tmp_path), ("close",)] * 2
 
@@ -89,7 +89,7 @@ def test_sinks_are_closed_however_a_stage_ends(tmp_path):
 def test_tensorboard_files_hold_what_was_passed_on(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
     sink = TensorBoard()
-    with started([sink], tmp_path):
+    with start_trackers([sink], tmp_path):
         loop(RunContext(sinks=[sink]), 15)
         loop(RunContext(sinks=[sink]), 2, "other")
         sink.picture("classes", pixels)
@@ -113,10 +113,10 @@ def test_a_resume_neither_loses_nor_repeats_steps(tmp_path):
             raise KeyboardInterrupt
         return {"loss": 1.0}
 
-    with pytest.raises(KeyboardInterrupt), started([sink], tmp_path):
+    with pytest.raises(KeyboardInterrupt), start_trackers([sink], tmp_path):
         ctx.loop("work", 40, killed, dict, lambda state: None)
     assert [step for step, _ in points(tmp_path / "tensorboard/work", "work/loss")] == [0, 10, 20]
-    with started([sink], tmp_path):
+    with start_trackers([sink], tmp_path):
         loop(RunContext(folder=tmp_path, sinks=[sink], resume=True), 40)
     assert points(tmp_path / "tensorboard/work", "work/loss") == [(0, 1), (10, 1), (20, 2), (30, 3), (39, 3.9)]
 

@@ -25,7 +25,7 @@ from umeta.models.functional import MOMENTUM
 from umeta.outer.adam import Adam
 from umeta.runtime.checkpoints import Checkpoints
 from umeta.runtime.loop import RunContext
-from umeta.runtime.progress import Progress, duration, postponed_interrupt
+from umeta.runtime.progress import Progress, format_duration, postpone_interrupt
 from umeta.tasks.partition import Episodes
 from umeta.testing import same, through_file, toy_images, toy_tasks
 from umeta.train import BatchProblem, metatrain
@@ -148,7 +148,7 @@ def test_the_second_ctrl_c_stops_at_once() -> None:
     seen: list[bool] = []
 
     def work() -> None:
-        with postponed_interrupt() as pressed:
+        with postpone_interrupt() as pressed:
             press()
             seen.append(pressed.is_set())
             press()
@@ -163,7 +163,7 @@ def test_long_work_may_run_in_another_thread() -> None:
     found: list[bool] = []
 
     def work() -> None:
-        with postponed_interrupt() as pressed:
+        with postpone_interrupt() as pressed:
             found.append(pressed.is_set())
 
     thread = threading.Thread(target=work)
@@ -365,7 +365,7 @@ def test_the_learner_and_the_config_can_be_used_again() -> None:
     ("seconds", "text"), [(0, "0s"), (59.4, "59s"), (59.6, "1m00s"), (75, "1m15s"), (3600, "1h00m"), (7384, "2h03m")]
 )
 def test_duration(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
+    assert format_duration(seconds) == text
 
 
 def test_progress_tells_steps_time_left_and_metrics(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from umeta.tasks.clustering import core, kmeans, reciprocal, refilled, whitened, whitening
+from umeta.tasks.clustering import keep_core, kmeans, reciprocal, refill_empty, whiten, whitening
 
 
 def drawn(n, d, seed=0):
@@ -70,10 +70,10 @@ def test_core_keeps_the_nearest_members_of_each_cluster():
     labels = np.array([1, 0, 1, 0, 1, 3, 1, 0])
     distances = np.array([0.4, 0.1, 0.2, 0.3, 0.3, 9.0, 0.1, 0.2])
     # cluster 0: half of 3 is rounded up to 2, cluster 1: 2 of 4, cluster 3: its only member; there is no cluster 2
-    assert core(labels, distances, 0.5).tolist() == [-1, 0, 1, -1, -1, 3, 1, 0]
-    assert core(labels, distances, 1.0).tolist() == labels.tolist()
-    assert core(labels, distances, 0.01).tolist() == [-1, 0, -1, -1, -1, 3, 1, -1]
-    assert core(labels, distances, 0.5).dtype == np.int32
+    assert keep_core(labels, distances, 0.5).tolist() == [-1, 0, 1, -1, -1, 3, 1, 0]
+    assert keep_core(labels, distances, 1.0).tolist() == labels.tolist()
+    assert keep_core(labels, distances, 0.01).tolist() == [-1, 0, -1, -1, -1, 3, 1, -1]
+    assert keep_core(labels, distances, 0.5).dtype == np.int32
 
 
 def test_two_blobs_and_an_outlier():
@@ -155,7 +155,7 @@ def test_duplicates_are_a_cluster():
 
 def test_whitened_components_are_decorrelated_and_items_have_length_one():
     z = drawn(400, 6) @ drawn(6, 6, seed=1) + 3
-    found = whitened(z, 4)
+    found = whiten(z, 4)
     assert found.shape == (400, 4)
     assert found.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
@@ -172,21 +172,21 @@ def test_whitened_components_are_decorrelated_and_items_have_length_one():
 
 
 def test_whitening_takes_what_components_there_are():
-    assert whitened(drawn(40, 6), 256).shape == (40, 6)
-    assert whitened(drawn(4, 6), 256).shape == (4, 4)
+    assert whiten(drawn(40, 6), 256).shape == (40, 6)
+    assert whiten(drawn(4, 6), 256).shape == (4, 4)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.3, 30.0])
 def test_what_never_varies_says_nothing(value):
     """A unit that is the same for every item is not blown up to the variance of the others."""
     z = drawn(200, 5)
-    more, full = (whitened(x, 256) for x in (np.pad(z, ((0, 0), (0, 3)), constant_values=value), z))
+    more, full = (whiten(x, 256) for x in (np.pad(z, ((0, 0), (0, 3)), constant_values=value), z))
     assert more.shape == (200, 8)
     np.testing.assert_allclose(more @ more.T, full @ full.T, atol=1e-3)
 
 
 def test_where_the_vectors_lie_is_no_matter():
-    one, other = (whitened(drawn(200, 5) + place, 256) for place in (0, 50))
+    one, other = (whiten(drawn(200, 5) + place, 256) for place in (0, 50))
     np.testing.assert_allclose(one @ one.T, other @ other.T, atol=1e-3)
 
 
@@ -195,7 +195,7 @@ def test_an_empty_cluster_gets_part_of_another():
     z = np.array([[0, 0], [0, 1], [1, 0], [9, 9], [9, 8], [8, 9], [8, 8]], dtype=np.float32)
     labels = np.array([0, 0, 0, 2, 2, 2, 2])
     for seed in range(20):
-        found = refilled(z, labels, 3, seed)
+        found = refill_empty(z, labels, 3, seed)
         taken = np.flatnonzero(found == 1)
         shared = labels[taken[0]]
         assert (labels[taken] == shared).all()
@@ -207,17 +207,17 @@ def test_an_empty_cluster_gets_part_of_another():
         angles = np.linspace(0, 2 * np.pi, 1000)
         directions = np.stack([np.cos(angles), np.sin(angles)])
         assert ((centred @ directions > 0) == sides[:, None]).all(0).any()
-    assert len({tuple(refilled(z, labels, 3, seed)) for seed in range(20)}) > 3
+    assert len({tuple(refill_empty(z, labels, 3, seed)) for seed in range(20)}) > 3
     assert labels.tolist() == [0, 0, 0, 2, 2, 2, 2]
 
 
 def test_clusters_that_cannot_be_shared_are_left_alone():
     z = np.array([[0.0], [0.0], [5.0], [6.0]], dtype=np.float32)
-    assert refilled(z, np.array([0, 1, 2, 3]), 4, seed=0).tolist() == [0, 1, 2, 3]
-    assert refilled(z, np.array([0, 1, 2, 3]), 6, seed=0).tolist() == [0, 1, 2, 3]
-    assert refilled(z, np.array([0, 0, 1, 1]), 9, seed=0).tolist()[:2] == [0, 0]
+    assert refill_empty(z, np.array([0, 1, 2, 3]), 4, seed=0).tolist() == [0, 1, 2, 3]
+    assert refill_empty(z, np.array([0, 1, 2, 3]), 6, seed=0).tolist() == [0, 1, 2, 3]
+    assert refill_empty(z, np.array([0, 0, 1, 1]), 9, seed=0).tolist()[:2] == [0, 0]
     # every cluster of two different items ends as two of one
-    assert sorted(refilled(drawn(6, 2), np.array([0, 0, 1, 1, 2, 2]), 6, seed=0)) == [0, 1, 2, 3, 4, 5]
+    assert sorted(refill_empty(drawn(6, 2), np.array([0, 0, 1, 1, 2, 2]), 6, seed=0)) == [0, 1, 2, 3, 4, 5]
 
 
 def test_whitening_is_of_other_items_too_and_blows_up_no_noise():

@@ -26,7 +26,7 @@ def nearest_neighbour(tasks: PartitionTasks, episode: EpisodeSpec, count: int, s
         query = batch.items[batch.query_index[i]].float().flatten(1)
         nearest = torch.cdist(query, support).argmin(1)
         right.append((batch.support_label[i][nearest] == batch.query_label[i]).float().mean().item())
-    return np.array(distributed.gathered(right))
+    return np.array(distributed.gather(right))
 
 
 def linear(tasks: PartitionTasks, episode: EpisodeSpec, count: int, seed: int) -> np.ndarray:
@@ -43,7 +43,7 @@ def linear(tasks: PartitionTasks, episode: EpisodeSpec, count: int, seed: int) -
             model = LogisticRegression(C=1.0, max_iter=200)
             model.fit(items[batch.support_index[i]], batch.support_label[i])
             right.append(model.score(items[batch.query_index[i]], batch.query_label[i]))
-    return np.array(distributed.gathered(right))
+    return np.array(distributed.gather(right))
 
 
 def mlp(tasks: PartitionTasks, episode: EpisodeSpec, count: int, seed: int) -> np.ndarray:
@@ -82,7 +82,7 @@ def mlp(tasks: PartitionTasks, episode: EpisodeSpec, count: int, seed: int) -> n
         with torch.no_grad():
             logits = torch.baddbmm(biases[1], torch.baddbmm(biases[0], query, weights[0]).relu(), weights[1])
         right.append((logits.argmax(-1) == batch.query_label[chosen]).float().mean(1))
-    return torch.cat(distributed.gathered(right)).numpy()
+    return torch.cat(distributed.gather(right)).numpy()
 
 
 def centroids(training: np.ndarray, k: int, seed: int) -> np.ndarray:
@@ -113,7 +113,7 @@ def cluster_matching(
         nearest = named[distances[batch.query_index[i]][:, named].argmin(1)]
         # of labels with equally many the first one, which is any, as label ids are random
         right.append((votes[nearest].argmax(1) == batch.query_label[i]).float().mean().item())
-    return np.array(distributed.gathered(right))
+    return np.array(distributed.gather(right))
 
 
 def from_scratch(model: Model, lr: float, steps: int) -> MAML:

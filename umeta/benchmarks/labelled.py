@@ -35,7 +35,7 @@ class LabelledImages:
         Raises:
             UserError: the source has no labels for that split.
         """
-        with distributed.in_turn():
+        with distributed.take_turns():
             items = source.read(split)
         images = UnlabelledImages.of(items.pixels) if images is None else images
         if items.labels is not None:
@@ -51,7 +51,7 @@ class LabelledImages:
     def fingerprint(self) -> str:
         """Hash of the images and their labels or attributes."""
         told = [self.labels.tolist(), self.names, None if self.attributes is None else self.attributes.tolist()]
-        return artifacts.value_hash([self.images.fingerprint, *told])
+        return artifacts.hash_value([self.images.fingerprint, *told])
 
     def rotated(self) -> LabelledImages:
         """Each class in four rotations, which count as four classes.

@@ -16,14 +16,14 @@ def run_chain(configs: Sequence[Any], options: argparse.Namespace, seeds: int = 
     """Run all stages of each config and report on them all; `seeds` configs in a row differ in their seed alone."""
     from umeta.evaluation.rows import append
     from umeta.report import write
-    from umeta.runtime.distributed import first
+    from umeta.runtime.distributed import is_first
 
     check_chain(configs, options.record)
     log = build_trackers(options)
     found = [run_stages(config, options, log, options.record) for config in configs]
     results = [result for result in found if result is not None]
     means = [write.over_seeds(results[i : i + seeds]) for i in range(0, len(results), seeds) if seeds > 1]
-    if options.record is not None and first():
+    if options.record is not None and is_first():
         for mean in means:
             append(options.record, mean)
     return report_on(results, Path(configs[0].out), means)
@@ -78,7 +78,7 @@ def run_stages(
 def report_on(results: Sequence[dict[str, Any]], out: Path, means: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
     """Print one table of all results, and write a report of several into `out`."""
     from umeta.report import write
-    from umeta.runtime.distributed import once
+    from umeta.runtime.distributed import run_once
 
     if not results:
         return {"report": None, "results": []}
@@ -86,6 +86,6 @@ def report_on(results: Sequence[dict[str, Any]], out: Path, means: Sequence[dict
     print(*dict.fromkeys(fact for result in results for fact in write.facts(result)), sep="\n")
     page = Path(results[0]["folder"]) / "report.md"
     if len(results) > 1:
-        page = once(lambda: write.together(results, out, means))
+        page = run_once(lambda: write.together(results, out, means))
     print(page.with_suffix(".html"))
     return {"report": str(page), "results": list(results)}

@@ -54,19 +54,19 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     navigation = build.load(ENVIRONMENT, [f"out={out}"])
     check_chain([*configs, navigation])
     steps = Steps(out)
-    results = []
+    results: list[dict[str, Any]] = []
     for config in configs:
         with steps.step(config.name, config.title):
-            results.append(run_stages(config, options))
+            results += filter(None, [run_stages(config, options)])
     with steps.step(ENVIRONMENT, navigation.title):
-        moved = run_stages(navigation, options)
+        moved = [*filter(None, [run_stages(navigation, options)])]
     with steps.step("characters", f"{CHARACTERS} new characters, from one drawing each"):
         right, number, preview = adapt_to_characters(configs[2], options)
 
     print("Learning from 22,000 drawings without labels, tested on characters never seen (accuracy in per cent):\n")
     found = report_on(results, out)
     print("\nIn 2-D navigation, without a reward to learn from (return before and after adapting to a goal):\n")
-    behaviour = report_on([moved], out)
+    behaviour = report_on(moved, out)
     print(f"\nOf {number} drawings of {CHARACTERS} new characters, {right} were told right from one example of each:")
     print(preview)
     print(NEXT)
@@ -93,13 +93,13 @@ class Steps:
             Interrupted: likewise.
         """
         from umeta.report.write import note
-        from umeta.runtime.progress import duration
+        from umeta.runtime.progress import format_duration
 
         self.number += 1
         name = f"step {self.number} of {len(SECONDS)}, {title}"
         pace = (time.monotonic() - self.began) / self.done if self.done else 1.0
         left = pace * (sum(SECONDS.values()) - self.done)
-        note(f"\n{name} (about {duration(left)} left in all)")
+        note(f"\n{name} (about {format_duration(left)} left in all)")
         again = f"go on with {shlex.join(['umeta', 'demo', '--out', str(self.out), '--resume'])}"
         try:
             yield

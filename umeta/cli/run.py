@@ -76,12 +76,12 @@ def run_images(names: Sequence[str], changes: Sequence[str], options: argparse.N
         raise UserError("run: --record keeps results, and without --test there are none")
     from umeta.quickstart import recipe
     from umeta.runtime.allocator import keep_buffers
-    from umeta.runtime.distributed import once
+    from umeta.runtime.distributed import run_once
 
     keep_buffers()
     minutes = recipe.MINUTES if options.minutes is None else options.minutes
-    path = once(
-        lambda: recipe.written(
+    path = run_once(
+        lambda: recipe.write_recipe(
             options.images,
             options.test,
             [*changes, *as_overrides(options, "seed")],

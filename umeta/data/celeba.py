@@ -58,7 +58,7 @@ class CelebA:
         if not wanted:
             raise UserError(f"{partition}: has no image of the {split} split, which is {PARTITIONS[split]} there")
         names, has = read_attributes(attributes)
-        present = {Path(file.name).name: file for file in decode.files(images)}
+        present = {Path(file.name).name: file for file in decode.list_files(images)}
         for place, known in ((images, present), (attributes, has)):
             if absent := [name for name in wanted if name not in known]:
                 raise UserError(f"{partition}: '{absent[0]}' and {len(absent) - 1} more are not in {place}")

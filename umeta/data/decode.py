@@ -48,7 +48,7 @@ class Rule:
     """black on white becomes white on black"""
 
 
-def walked(root: Path) -> Iterator[tuple[Path, list[str]]]:
+def walk_folders(root: Path) -> Iterator[tuple[Path, list[str]]]:
     """Each folder from `root` on, links followed, and the names of its files, in order; hidden ones left out.
 
     A folder that links lead to again, as in a circle, is not read twice.
@@ -64,7 +64,7 @@ def walked(root: Path) -> Iterator[tuple[Path, list[str]]]:
         yield Path(place), sorted(name for name in names if not name.startswith("."))
 
 
-def files(root: Path) -> list[File]:
+def list_files(root: Path) -> list[File]:
     """Every file below a folder or in a zip, hidden ones left out, sorted by name.
 
     Raises:
@@ -72,11 +72,11 @@ def files(root: Path) -> list[File]:
     """
     if root.is_dir():
         found = []
-        for path in (folder / name for folder, names in walked(root) for name in names):
+        for path in (folder / name for folder, names in walk_folders(root) for name in names):
             if path.is_file():
                 info = path.stat()
                 stamp = (info.st_size, info.st_mtime_ns, info.st_ctime_ns)
-                found.append(File(path.relative_to(root).as_posix(), stamp, partial(contents, path)))
+                found.append(File(path.relative_to(root).as_posix(), stamp, partial(read_contents, path)))
     elif root.is_file():
         found = _members(root)
     else:
@@ -87,7 +87,7 @@ def files(root: Path) -> list[File]:
     return sorted(found, key=lambda file: file.name)
 
 
-def contents(path: Path) -> bytes:
+def read_contents(path: Path) -> bytes:
     """What is in a file; raises OSError for one that is none (a pipe, a device), ValueError for one far too large."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file") if not path.exists() else OSError(f"{path}: not a file")
@@ -116,15 +116,15 @@ def _members(path: Path) -> list[File]:
     return found
 
 
-def image(data: bytes, rule: Rule) -> np.ndarray:
+def open_image(data: bytes, rule: Rule) -> np.ndarray:
     """One image file's bytes as uint8 [C, size, size]. Pillow raises nearly anything when it is not an image."""
     from PIL import Image
 
-    return picture_pixels(Image.open(io.BytesIO(data), formats=formats()), rule)
+    return square_pixels(Image.open(io.BytesIO(data), formats=known_formats()), rule)
 
 
 @cache
-def formats() -> tuple[str, ...]:
+def known_formats() -> tuple[str, ...]:
     """Those of `FORMATS` that this Pillow was built with."""
     from PIL import Image
 
@@ -132,7 +132,7 @@ def formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def picture_pixels(picture: Image, rule: Rule) -> np.ndarray:
+def square_pixels(picture: Image, rule: Rule) -> np.ndarray:
     """A Pillow image of any size and mode as uint8 [C, size, size]."""
     from PIL import Image, ImageOps
 
@@ -161,10 +161,10 @@ def picture_pixels(picture: Image, rule: Rule) -> np.ndarray:
     return 255 - array if rule.invert else array
 
 
-def attempt(read: Callable[[], bytes], rule: Rule) -> np.ndarray | Exception:
+def try_decode(read: Callable[[], bytes], rule: Rule) -> np.ndarray | Exception:
     """`image` of what `read` gives, or why it cannot be read."""
     try:
-        return image(read(), rule)
+        return open_image(read(), rule)
     except Exception as error:  # Pillow, zipfile and zlib raise nearly anything for damaged bytes
         return error
 
@@ -180,7 +180,7 @@ def strict() -> Iterator[None]:
         yield
 
 
-def reason(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """Why a file is not readable."""
     if type(error).__name__ == "UnidentifiedImageError":  # which says no more than where in memory the file was
         return "of no known format"
@@ -201,18 +201,18 @@ def decode(found: Sequence[File], rule: Rule, *, root: Path, skip_bad: bool = Fa
         "rule": asdict(rule),
         "skip": skip_bad,
     }
-    folder = artifacts.cache_folder() / "images" / artifacts.value_hash(identity)
+    folder = artifacts.cache_folder() / "images" / artifacts.hash_value(identity)
 
     def make(folder: Path) -> list[str]:
         with strict(), ThreadPoolExecutor(os.cpu_count()) as pool:
-            results = list(pool.map(lambda file: attempt(file.read, rule), found))
+            results = list(pool.map(lambda file: try_decode(file.read, rule), found))
         bad = [(f.name, r) for f, r in zip(found, results, strict=True) if isinstance(r, Exception)]
         if bad and not skip_bad:
             name, error = bad[0]
             more = f", and {len(bad) - 1} more" if len(bad) > 1 else ""
             raise UserError(
-                f"{root}: '{name}' is not a readable image ({reason(error)}){more}; remove what is none, or leave it "
-                "out with --skip-bad"
+                f"{root}: '{name}' is not a readable image ({describe_error(error)}){more}; remove what is none, or "
+                "leave it out with --skip-bad"
             )
         good = [r for r in results if isinstance(r, np.ndarray)]
         if not good:
@@ -222,5 +222,5 @@ def decode(found: Sequence[File], rule: Rule, *, root: Path, skip_bad: bool = Fa
         artifacts.write_text(folder / "kept.json", json.dumps(kept))
         return ["pixels.npy", "kept.json"]
 
-    artifacts.cached(folder, "images", make)
+    artifacts.make_cached(folder, "images", make)
     return artifacts.read_array(folder / "pixels.npy"), artifacts.read_json(folder / "kept.json")

@@ -48,15 +48,15 @@ class Folder:
         root = Path(self.root)
         if self.splits is None:
             if split == "train":
-                return self._decode(root, decode.files(root))
+                return self._decode(root, decode.list_files(root))
             if split == "val" or self.test is None:
                 raise UserError(
                     f"data: there is no {split} split: set data.test=DIR (a folder per class), or data.splits=DIR "
                     "(class lists train.txt, val.txt, test.txt)"
                 )
-            return self._decode(Path(self.test), decode.files(Path(self.test)), labelled=True)
-        listed = class_list(Path(self.splits) / f"{split}.txt")
-        found = decode.files(root)
+            return self._decode(Path(self.test), decode.list_files(Path(self.test)), labelled=True)
+        listed = read_class_list(Path(self.splits) / f"{split}.txt")
+        found = decode.list_files(root)
         present = {class_of(file) for file in found}
         for name in listed:
             if name not in present:
@@ -80,7 +80,7 @@ def class_of(file: decode.File) -> str:
     return str(PurePosixPath(file.name).parent)
 
 
-def class_list(path: Path) -> list[str]:
+def read_class_list(path: Path) -> list[str]:
     """Class names, one a line; empty lines are passed over.
 
     Raises:

@@ -80,9 +80,9 @@ class Format:
 
         def one(picture: Any) -> np.ndarray | Exception:
             if isinstance(picture, str | Path):
-                return decode.attempt(partial(decode.contents, Path(picture)), rule)
+                return decode.try_decode(partial(decode.read_contents, Path(picture)), rule)
             try:
-                return decode.picture_pixels(picture, rule)
+                return decode.square_pixels(picture, rule)
             except Exception as error:  # Pillow reads lazily, and raises nearly anything for damaged bytes
                 return error
 
@@ -91,15 +91,15 @@ class Format:
         for i, result in enumerate(results):
             if isinstance(result, Exception):
                 name = pictures[i] if isinstance(pictures[i], str | Path) else f"image {i}"
-                raise unreadable(name, result)
+                raise describe_unreadable(name, result)
         return np.stack([result for result in results if isinstance(result, np.ndarray)])
 
 
-def unreadable(name: Any, error: Exception) -> UserError:
+def describe_unreadable(name: Any, error: Exception) -> UserError:
     """What to tell about a file that cannot be decoded."""
     if isinstance(error, FileNotFoundError):
         return UserError(f"{name}: no such file")
-    return UserError(f"{name}: not a readable image ({decode.reason(error)})")
+    return UserError(f"{name}: not a readable image ({decode.describe_error(error)})")
 
 
 def sequence(images: Any) -> np.ndarray | list[Any]:

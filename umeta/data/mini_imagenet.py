@@ -40,7 +40,7 @@ class MiniImageNet:
         listed = rows(path)
         images = Path(self.root) / "images"
         images = images if images.is_dir() else images.with_suffix(".zip")
-        present = {Path(file.name).name: file for file in decode.files(images)}
+        present = {Path(file.name).name: file for file in decode.list_files(images)}
         if missing := [name for name, _ in listed if name not in present]:
             raise UserError(f"{path}: '{missing[0]}' and {len(missing) - 1} more are not in {images}")
         pixels, kept = decode.decode(

@@ -13,7 +13,7 @@ from annotated_types import Ge
 
 from umeta import seeds
 from umeta.data import decode
-from umeta.data.folder import class_list, class_of
+from umeta.data.folder import class_of, read_class_list
 from umeta.data.images import Items, Split
 from umeta.errors import UserError
 
@@ -83,7 +83,7 @@ class Omniglot:
             return list(ranges[split])
         if self.split == "vinyals":
             index = {name: i for i, name in enumerate(names)}
-            listed = class_list(HERE / "splits" / f"omniglot-vinyals-{split}.txt")
+            listed = read_class_list(HERE / "splits" / f"omniglot-vinyals-{split}.txt")
             if missing := [name for name in listed if name not in index]:
                 raise UserError(f"{self.root}: character '{missing[0]}' and {len(missing) - 1} more are missing")
             return sorted(index[name] for name in listed)
@@ -99,7 +99,7 @@ class Omniglot:
                     f"data.size={self.size}: the Omniglot that comes with the library has {SIDE} pixels; for another "
                     "size set data.root to the directory that holds the published omniglot-py, or data.download=true"
                 )
-            names = class_list(CHARACTERS)
+            names = read_class_list(CHARACTERS)
             return unpack(), np.repeat(np.arange(len(names)), EACH), names, BACKGROUND
         base = Path(self.root or "data")
         found: list[decode.File] = []
@@ -108,7 +108,9 @@ class Omniglot:
         for part in ("images_background", "images_evaluation"):
             root = self._find_part(base, part)
             # the archive holds the folder of its own name, the unpacked tree is that folder
-            part_files = [decode.File(f.name.removeprefix(f"{part}/"), f.stamp, f.read) for f in decode.files(root)]
+            part_files = [
+                decode.File(f.name.removeprefix(f"{part}/"), f.stamp, f.read) for f in decode.list_files(root)
+            ]
             found += part_files
             names += sorted({class_of(file) for file in part_files})
             background = background or len(names)

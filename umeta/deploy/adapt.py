@@ -14,7 +14,7 @@ import numpy as np
 
 from umeta.data import decode
 from umeta.data.folder import class_of
-from umeta.data.inputs import Format, unreadable
+from umeta.data.inputs import Format, describe_unreadable
 from umeta.deploy.adapted import AdaptedLearner, load_source, refuse_to_overwrite, refuse_transductive
 from umeta.errors import UserError
 
@@ -46,7 +46,7 @@ def adapt_run(
     refuse_to_overwrite(out)
     source, run = load_source(folder, options, device=device, trusted=trusted)
     refuse_transductive(source)
-    items, names, bad = decoded(examples(support), source.format, support, skip_bad)
+    items, names, bad = decode_examples(find_examples(support), source.format, support, skip_bad)
     notes = [f"left out, not a readable image: {name}" for name in bad]
     learner = AdaptedLearner.adapt(source, items, names, run.test_steps)
     try:
@@ -57,28 +57,28 @@ def adapt_run(
     return learner, notes
 
 
-def examples(support: Path) -> list[Example]:
+def find_examples(support: Path) -> list[Example]:
     """The labelled images of a folder (or zip) with a folder per class, or of a CSV.
 
     Raises:
         UserError: missing, without images or labels, or not in that form.
     """
     if support.is_file() and support.suffix.lower() != ".zip":
-        return listed(support)
-    found = decode.files(support)
+        return read_csv(support)
+    found = decode.list_files(support)
     if loose := [file.name for file in found if class_of(file) == "."]:
         raise UserError(
             f"{support}: '{loose[0]}' lies in no class folder; expected {support}/CLASS/IMAGE, or a CSV with the "
             "columns path and label"
         )
     filled = {support / file.name for file in found}
-    for place, _ in decode.walked(support):
+    for place, _ in decode.walk_folders(support):
         if not any(place in path.parents for path in filled):
             raise UserError(f"{place}: a class without images; add at least one, or remove the folder")
     return [(str(support / file.name), class_of(file), file.read) for file in found]
 
 
-def listed(path: Path) -> list[Example]:
+def read_csv(path: Path) -> list[Example]:
     """The labelled images of a CSV with the columns path (relative to the CSV) and label."""
     found: list[Example] = []
     try:
@@ -93,7 +93,7 @@ def listed(path: Path) -> list[Example]:
                     missing = "label" if row["path"] else "path"
                     raise UserError(f"{path}, line {reader.line_num}: the {missing} is missing")
                 image = path.parent / row["path"]
-                found.append((str(image), row["label"].strip(), partial(decode.contents, image)))
+                found.append((str(image), row["label"].strip(), partial(decode.read_contents, image)))
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(
             f"{path}: expected a folder with a folder per class, a zip of one, or a CSV in UTF-8 with the columns path "
@@ -104,7 +104,7 @@ def listed(path: Path) -> list[Example]:
     return found
 
 
-def decoded(
+def decode_examples(
     found: list[Example], format: Format, place: Path, skip_bad: bool
 ) -> tuple[np.ndarray, list[str], list[str]]:
     """Items uint8 [n, C, H, W], their classes' names, and the files that were left out.
@@ -114,7 +114,7 @@ def decoded(
     """
     rule = format.rule
     with decode.strict(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = list(pool.map(partial(decode.attempt, rule=rule), [read for _, _, read in found]))
+        results = list(pool.map(partial(decode.try_decode, rule=rule), [read for _, _, read in found]))
     items, names, bad = [], [], []
     for (name, label, _), result in zip(found, results, strict=True):
         if isinstance(result, np.ndarray):
@@ -123,7 +123,7 @@ def decoded(
         elif skip_bad:
             bad.append(name)
         else:
-            raise UserError(f"{unreadable(name, result)}; remove it, or leave it out with --skip-bad")
+            raise UserError(f"{describe_unreadable(name, result)}; remove it, or leave it out with --skip-bad")
     if empty := sorted({label for _, label, _ in found} - set(names)):
         raise UserError(f"{place}: class '{empty[0]}' has no readable image; add at least one")
     return np.stack(items), names, bad

@@ -51,7 +51,7 @@ class MetaLearnt:
         """
         fresh = run.learner.init(seed=0)
         learnt = run.theta.params
-        other = [n for n in {**fresh.params, **learnt} if shape(fresh.params.get(n)) != shape(learnt.get(n))]
+        other = [n for n in {**fresh.params, **learnt} if shape_of(fresh.params.get(n)) != shape_of(learnt.get(n))]
         if other:
             raise UserError(f"{run.folder}: the options do not fit its weights ({other[0]}); its network cannot change")
         return cls(
@@ -84,7 +84,7 @@ class MetaLearnt:
 
     def tensors(self) -> dict[str, Tensor]:
         """The rest, copied to the CPU."""
-        return on_cpu({"params": self.theta.params, "running": self.theta.running or {}})
+        return copy_to_cpu({"params": self.theta.params, "running": self.theta.running or {}})
 
     def __reduce__(self) -> tuple[Any, ...]:
         return MetaLearnt.unpacked, (self.values(), self.tensors(), "cpu")
@@ -103,7 +103,7 @@ class MetaLearnt:
             return self.learner.features(self.theta, self.floats(items))  # type: ignore[attr-defined]
 
 
-def shape(value: Tensor | None) -> torch.Size | None:
+def shape_of(value: Tensor | None) -> torch.Size | None:
     return None if value is None else value.shape
 
 
@@ -128,7 +128,7 @@ class AdaptedLearner:
                 would depend on the images beside it.
         """
         refuse_transductive(source)
-        classes, labels = indexed(names)
+        classes, labels = index_labels(names)
         if len(labels) != len(support):
             raise UserError(f"labels: {len(labels)} for {len(support)} images; expected one for each")
         y = torch.from_numpy(labels)[None].to(source.device)
@@ -149,7 +149,7 @@ class AdaptedLearner:
             UserError: the learner cannot take more examples later.
         """
         self.check_takes_more()
-        names = [*self.classes[self.labels].tolist(), *plain(names)]
+        names = [*self.classes[self.labels].tolist(), *to_python(names)]
         return AdaptedLearner.adapt(self.source, np.concatenate([self.support, support]), names, self.steps)
 
     def check_takes_more(self) -> None:
@@ -167,7 +167,7 @@ class AdaptedLearner:
             UserError: tasks or data are no longer there, are not those the run was trained on, or cannot give episodes.
         """
         tasks, manifest = load_tasks(run.config)
-        if artifacts.value_hash(manifest) != artifacts.read_json(run.folder / "tasks.json")["hash"]:
+        if artifacts.hash_value(manifest) != artifacts.read_json(run.folder / "tasks.json")["hash"]:
             raise UserError(f"{run.config.tasks_folder} is not what {run.folder} was trained on")
         calibration = calibrate(
             self.source.learner,
@@ -239,7 +239,7 @@ class AdaptedLearner:
             UserError: there is something in the folder.
         """
         refuse_to_overwrite(folder)
-        with artifacts.replacing(folder) as temporary:
+        with artifacts.replace_atomically(folder) as temporary:
             temporary.mkdir(parents=True)
             artifacts.write_json(temporary / "learner.json", self.values())
             artifacts.write_tensors(temporary / "model.safetensors", self.tensors())
@@ -261,7 +261,7 @@ class AdaptedLearner:
         registry.refuse_plugins(values, trusted, str(folder))
         tensors = artifacts.read_tensors(folder / "model.safetensors")
         support = artifacts.read_array(folder / "support.npy")
-        with artifacts.as_written(folder):
+        with artifacts.refuse_malformed(folder):
             if support.dtype != np.uint8 or support.shape != (len(values["labels"]), *values["shape"]):
                 raise ValueError(f"examples {support.dtype} {support.shape}")
             learner = registry.build_part("metalearner", values["metalearner"])
@@ -294,7 +294,7 @@ class AdaptedLearner:
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights and what adaptation gave, copied to the CPU."""
-        return {**self.source.tensors(), **on_cpu({"adapted": self.adapted.params, "stats": self.adapted.stats})}
+        return {**self.source.tensors(), **copy_to_cpu({"adapted": self.adapted.params, "stats": self.adapted.stats})}
 
     @classmethod
     def unpacked(
@@ -327,7 +327,7 @@ def describe(values: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def on_cpu(groups: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+def copy_to_cpu(groups: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """Copies of tensors by group and name, named `group.name`."""
     return {f"{group}.{name}": value.cpu().clone() for group, found in groups.items() for name, value in found.items()}
 
@@ -367,19 +367,19 @@ def refuse_to_overwrite(folder: Path) -> None:
         raise UserError(f"{folder} exists; choose another place, or move it away")
 
 
-def plain(names: Any) -> list[Any]:
+def to_python(names: Any) -> list[Any]:
     """Class names as a list of Python values."""
     names = np.asarray(names).tolist() if hasattr(names, "__array__") else list(names)
     return [name.item() if isinstance(name, np.generic) else name for name in names]
 
 
-def indexed(names: Any) -> tuple[np.ndarray, np.ndarray]:
+def index_labels(names: Any) -> tuple[np.ndarray, np.ndarray]:
     """Sorted distinct class names, and the index [n] of each of the given ones.
 
     Raises:
         UserError: none, or neither all integers nor all strings.
     """
-    names = plain(names)
+    names = to_python(names)
     if not names:
         raise UserError("labels: there are none")
     if not (all(isinstance(name, str) for name in names) or all(isinstance(name, int) for name in names)):

@@ -13,7 +13,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from umeta.deploy.adapted import AdaptedLearner, MetaLearnt, indexed, load_source, plain
+from umeta.deploy.adapted import AdaptedLearner, MetaLearnt, index_labels, load_source, to_python
 from umeta.deploy.calibration import has_own_features
 from umeta.errors import UserError
 from umeta.runtime import artifacts
@@ -87,8 +87,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         Raises:
             UserError: as `fit`, or the learner adapts by gradient steps and cannot take more examples later.
         """
-        if classes is not None and (stray := set(plain(y)) - set(plain(classes))):
-            raise UserError(f"labels: {sorted(stray)[0]!r} is not one of the classes {plain(classes)}")
+        if classes is not None and (stray := set(to_python(y)) - set(to_python(classes))):
+            raise UserError(f"labels: {sorted(stray)[0]!r} is not one of the classes {to_python(classes)}")
         if hasattr(self, "learner_"):
             learner = self._learner()
             return self._fitted(learner.extended(learner.source.format.items(X), y))
@@ -142,7 +142,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     def _source(self) -> tuple[MetaLearnt, Run]:
         if not str(self.run):
             raise UserError("FewShotClassifier: which run? Give FewShotClassifier(run='runs/NAME')")
-        return loaded(Path(self.run), self.options, self.device, self.allow_plugin)
+        return load_cached(Path(self.run), self.options, self.device, self.allow_plugin)
 
     def _adapted(self, X: Any, y: Any) -> AdaptedLearner:
         source, run = self._source()
@@ -165,7 +165,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         if self.unknown is None:
             return
         learner.threshold()
-        if indexed([self.unknown])[0].dtype.kind != learner.classes.dtype.kind:
+        if index_labels([self.unknown])[0].dtype.kind != learner.classes.dtype.kind:
             label = learner.classes.tolist()[0]
             raise UserError(f"unknown={self.unknown!r}: must be of the labels' type, such as {label!r}")
         if self.unknown in learner.classes:
@@ -204,7 +204,7 @@ class Features(TransformerMixin, BaseEstimator):
         Raises:
             UserError: the run is missing or damaged, or its network gives an image no vector of its own.
         """
-        source, _ = loaded(Path(self.run), None, self.device, self.allow_plugin)
+        source, _ = load_cached(Path(self.run), None, self.device, self.allow_plugin)
         if not has_own_features(source.learner, source.theta, source.format.shape):
             raise UserError(
                 f"{self.run}: its {type(source.learner).__name__} gives an image no features that are independent of "
@@ -220,10 +220,10 @@ class Features(TransformerMixin, BaseEstimator):
         return np.concatenate([self.source_.features(items).cpu().numpy() for items in batches])
 
 
-def loaded(run: Path, options: dict[str, Any] | None, device: str, allow_plugin: bool) -> tuple[MetaLearnt, Run]:
+def load_cached(run: Path, options: dict[str, Any] | None, device: str, allow_plugin: bool) -> tuple[MetaLearnt, Run]:
     """A run, read once for as long as it does not change."""
     manifest = run / "manifest.json"
-    stamp = artifacts.file_hash(manifest) if manifest.is_file() else ""
+    stamp = artifacts.hash_file(manifest) if manifest.is_file() else ""
     return _loaded(run, json.dumps(options), device, allow_plugin, stamp)
 
 

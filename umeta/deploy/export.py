@@ -80,9 +80,9 @@ def export_run(
     refuse_to_overwrite(out)
     run = load_run(folder, device="cpu", trusted=trusted)
     run.check_of_images()
-    module = features(run)
-    program = exported(module, run.item_shape)
-    model = run_description(run, module)
+    module = build_features(run)
+    program = export_graph(module, run.item_shape)
+    model = describe_run(run, module)
 
     def fill(folder: Path) -> None:
         artifacts.write_tensors(folder / "weights.safetensors", {**run.theta.params, **module.network.state_dict()})
@@ -111,8 +111,8 @@ def export_learner(
     out = Path(out).resolve()
     refuse_to_overwrite(out)
     learner = AdaptedLearner.load(Path(folder), device="cpu", trusted=trusted)
-    program = exported(classifier(learner), learner.source.format.shape)
-    model = learner_description(learner)
+    program = export_graph(build_classifier(learner), learner.source.format.shape)
+    model = describe_learner(learner)
 
     def fill(folder: Path) -> None:
         artifacts.write_json(folder / "classes.json", learner.classes.tolist())
@@ -134,7 +134,7 @@ def load_export(folder: Path | str, *, trusted: Collection[str] | None = ()) -> 
     folder = Path(folder)
     artifacts.read_manifest(folder, "export")
     model = artifacts.read_json(folder / "model.json")
-    with artifacts.as_written(folder):
+    with artifacts.refuse_malformed(folder):
         if "network" not in model:
             raise UserError(
                 f"{folder}: exported from an adapted learner, which cannot adapt again; expected one of a run"
@@ -165,20 +165,20 @@ def refuse_to_overwrite(out: Path) -> None:
     manifest = artifacts.read_manifest(out, "export")
     written = {*manifest["files"], "README.md", "manifest.json"}
     added = sorted(path.name for path in out.iterdir() if path.name not in written)
-    edited = (out / "README.md").exists() and artifacts.file_hash(out / "README.md") != manifest["card"]
+    edited = (out / "README.md").exists() and artifacts.hash_file(out / "README.md") != manifest["card"]
     if added or edited:
         raise UserError(f"{out / (added[0] if added else 'README.md')} is yours; move it away or choose another --out")
 
 
 def write(out: Path, model: dict[str, Any], fill: Callable[[Path], None]) -> None:
     """Writes an export, whole or not at all: `model.json`, and what `fill` puts into a folder, a card among it."""
-    with artifacts.replacing(out) as temporary:
+    with artifacts.replace_atomically(out) as temporary:
         temporary.mkdir(parents=True)
         artifacts.write_json(temporary / "model.json", model)
         fill(temporary)
         files = sorted(path.name for path in temporary.iterdir() if path.name != "README.md")
         # the card is there to be edited: its hash only tells whether it was
-        content = {"umeta": __version__, "card": artifacts.file_hash(temporary / "README.md")}
+        content = {"umeta": __version__, "card": artifacts.hash_file(temporary / "README.md")}
         artifacts.write_manifest(temporary, "export", content, files)
 
 
@@ -206,7 +206,7 @@ def save(program: torch.export.ExportedProgram, path: Path, output: str | None) 
 # the networks
 
 
-def features(run: Run) -> Features:
+def build_features(run: Run) -> Features:
     """The run's feature network, frozen: float32 on the CPU, normalising by the statistics gathered in meta-training.
 
     Raises:
@@ -220,13 +220,13 @@ def features(run: Run) -> Features:
             f"{run.folder}: normalises by the batch at hand (transductive), so an image has no features of its own to "
             "export; meta-train with metalearner.normalisation=running, support or group"
         )
-    module = network(learner, run.item_shape, run.theta.params, run.theta.running or {})
+    module = build_network(learner, run.item_shape, run.theta.params, run.theta.running or {})
     images = to_float(sample(run.item_shape))
     refuse_difference(module(images), in_float32(learner).features(run.theta, images), learner.model)
     return module
 
 
-def classifier(adapted: AdaptedLearner) -> Classifier:
+def build_classifier(adapted: AdaptedLearner) -> Classifier:
     """The network of an adapted learner with its classes and its temperature in it, frozen: float32 on the CPU.
 
     Raises:
@@ -250,7 +250,7 @@ def classifier(adapted: AdaptedLearner) -> Classifier:
     shape = adapted.source.format.shape
     stats = {name: value.reshape(-1) for name, value in adapted.adapted.stats.items()}  # [channels] or [1, channels]
     temperature = adapted.calibration.temperature if adapted.calibration else 1.0
-    module = Classifier(network(learner, shape, params, stats), weight / temperature, bias / temperature)
+    module = Classifier(build_network(learner, shape, params, stats), weight / temperature, bias / temperature)
     items = sample(shape)
     logits = F.linear(module.features(to_float(items)), weight, bias)
     exact = dataclasses.replace(adapted, source=dataclasses.replace(adapted.source, learner=learner))
@@ -265,7 +265,7 @@ def in_float32(learner: Any) -> Any:
     return exact
 
 
-def network(
+def build_network(
     learner: FeatureLearner, item_shape: tuple[int, ...], params: Mapping[str, Tensor], stats: Stats
 ) -> Features:
     """The learner's model with these parameters, and these statistics in its batch normalisation; for inference."""
@@ -296,7 +296,7 @@ def refuse_difference(found: Tensor, expected: Tensor, model: Any) -> None:
         raise UserError(f"model: {type(model).__name__} cannot be exported, it would not compute the same as in umeta")
 
 
-def exported(module: nn.Module, item_shape: tuple[int, ...]) -> torch.export.ExportedProgram:
+def export_graph(module: nn.Module, item_shape: tuple[int, ...]) -> torch.export.ExportedProgram:
     """A module of images [n, *item_shape] as a graph, for any n from 1.
 
     Raises:
@@ -319,7 +319,7 @@ def exported(module: nn.Module, item_shape: tuple[int, ...]) -> torch.export.Exp
 # what they are
 
 
-def run_description(run: Run, module: Features) -> dict[str, Any]:
+def describe_run(run: Run, module: Features) -> dict[str, Any]:
     """`model.json` of a run: what the weights are, what the images must be, and what comes out."""
     learner: Any = run.learner
     plain = run.config.plain["metalearner"]
@@ -328,32 +328,32 @@ def run_description(run: Run, module: Features) -> dict[str, Any]:
         "umeta": __version__,
         "name": run.config.name,
         "title": run.config.title or run.config.name,
-        "network": {**options("model", learner.model), **plain["model"]},
-        "learner": {**options("metalearner", learner), **{k: v for k, v in plain.items() if k != "model"}},
+        "network": {**list_options("model", learner.model), **plain["model"]},
+        "learner": {**list_options("metalearner", learner), **{k: v for k, v in plain.items() if k != "model"}},
         "way": run.config.train.way,
         **({"scale": run.theta.params["scale"].item()} if "scale" in run.theta.params else {}),
-        "input": taken(Format.of(run.config.data, run.item_shape)),
+        "input": describe_input(Format.of(run.config.data, run.item_shape)),
         "output": {"name": "features", "type": "float32", "shape": ["n", length], "unit_length": module.unit},
     }
 
 
-def learner_description(learner: AdaptedLearner) -> dict[str, Any]:
+def describe_learner(learner: AdaptedLearner) -> dict[str, Any]:
     """`model.json` of an adapted learner: what the images must be and what comes out."""
     return {
         "umeta": __version__,
-        "input": taken(learner.source.format),
+        "input": describe_input(learner.source.format),
         "output": {"name": "probabilities", "type": "float32", "shape": ["n", len(learner.classes)]},
     }
 
 
-def options(kind: str, part: Any) -> dict[str, Any]:
+def list_options(kind: str, part: Any) -> dict[str, Any]:
     """A part's name and those of its options that are plain values, defaults among them."""
     values = {f.name: getattr(part, f.name) for f in dataclasses.fields(part) if f.init}
     plain = {name: value for name, value in values.items() if isinstance(value, str | int | float | None)}
     return {"name": registry.name_of(kind, part), **plain}
 
 
-def taken(format: Format) -> dict[str, Any]:
+def describe_input(format: Format) -> dict[str, Any]:
     """What the network takes, and how umeta makes it of a picture of any size (umeta/data/decode.py)."""
     square = format.shape[1] == format.shape[2]
     return {

@@ -16,7 +16,7 @@ import numpy as np
 
 from umeta.data import decode
 from umeta.data.arrays import load
-from umeta.data.inputs import Format, unreadable
+from umeta.data.inputs import Format, describe_unreadable
 from umeta.deploy.adapted import AdaptedLearner
 from umeta.draw import mosaic
 from umeta.errors import UserError
@@ -69,12 +69,12 @@ def predict_images(
     counts: Counter[str] = Counter()
     shown: dict[str, list[np.ndarray]] = {}
     bad: list[str] = []
-    with artifacts.replacing(out) as temporary, decode.strict():
+    with artifacts.replace_atomically(out) as temporary, decode.strict():
         # names of files are bytes; those that are not text go through unchanged
         with open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             table = csv.writer(file, lineterminator="\n")
             table.writerow(["path", "label", *(f"p_{name}" for name in names)])
-            for paths, pixels in batches(images, learner.source.format, bad if skip_bad else None):
+            for paths, pixels in read_batches(images, learner.source.format, bad if skip_bad else None):
                 found, probabilities = learner.answers(pixels, unknown)
                 labels = [names[i] if i >= 0 else UNKNOWN for i in found.tolist()]
                 for path, label, row in zip(paths, labels, probabilities.tolist(), strict=True):
@@ -89,11 +89,11 @@ def predict_images(
         if not counts:
             raise UserError(f"{', '.join(map(str, images))}: holds no readable image")
     if preview is not None:
-        mosaic.save(picture(learner, shown, counts), preview)
+        mosaic.save(draw_preview(learner, shown, counts), preview)
     return {"images": counts.total(), "labels": dict(counts.most_common()), "left_out": bad}
 
 
-def picture(learner: AdaptedLearner, shown: dict[str, list[np.ndarray]], counts: Counter[str]) -> np.ndarray:
+def draw_preview(learner: AdaptedLearner, shown: dict[str, list[np.ndarray]], counts: Counter[str]) -> np.ndarray:
     """A row for each label that was answered: an example of the class, framed, and what got its label."""
     rows = []
     for label, _ in counts.most_common(mosaic.ROWS):
@@ -118,7 +118,7 @@ def count(path: Path, format: Format) -> int:
         return len(array)
     if not path.exists():
         raise UserError(f"{path}: no such image or folder")
-    if not (number := sum(1 for _ in files([path]))):
+    if not (number := sum(1 for _ in list_files([path]))):
         raise UserError(f"{path}: holds no files; expected images")
     return number
 
@@ -131,14 +131,14 @@ def items(path: Path, array: np.ndarray, format: Format) -> np.ndarray:
         raise UserError(f"{path}: {error}") from error
 
 
-def batches(images: Sequence[Path], format: Format, bad: list[str] | None) -> Iterator[Batch]:
+def read_batches(images: Sequence[Path], format: Format, bad: list[str] | None) -> Iterator[Batch]:
     """Names and items, `BATCH` at a time, in the order of the arguments.
 
     bad: where the names of unreadable files go; None to stop at the first.
     """
     for arrays, places in itertools.groupby(images, lambda path: path.suffix == ".npy"):
         if not arrays:
-            yield from decoded(files(places), format, bad)
+            yield from decode_files(list_files(places), format, bad)
             continue
         for path in places:
             array = load(path, "images")
@@ -147,20 +147,20 @@ def batches(images: Sequence[Path], format: Format, bad: list[str] | None) -> It
                 yield names, items(path, array[start : start + BATCH], format)
 
 
-def files(places: Iterable[Path]) -> Iterator[File]:
+def list_files(places: Iterable[Path]) -> Iterator[File]:
     """Every file in these places, one by one: folders are walked in the order of their names, hidden files left out."""
     for place in places:
         if place.is_dir():
-            for path in (folder / name for folder, names in decode.walked(place) for name in names):
-                yield str(path), partial(decode.contents, path)
+            for path in (folder / name for folder, names in decode.walk_folders(place) for name in names):
+                yield str(path), partial(decode.read_contents, path)
         elif place.suffix.lower() == ".zip":
-            for file in decode.files(place):
+            for file in decode.list_files(place):
                 yield str(place / file.name), file.read
         else:
-            yield str(place), partial(decode.contents, place)
+            yield str(place), partial(decode.read_contents, place)
 
 
-def decoded(found: Iterator[File], format: Format, bad: list[str] | None) -> Iterator[Batch]:
+def decode_files(found: Iterator[File], format: Format, bad: list[str] | None) -> Iterator[Batch]:
     """Files as items, decoded by all cores a few batches ahead of whoever takes them."""
     rule = format.rule
     ahead: deque[tuple[list[str], list[Future[np.ndarray | Exception]]]] = deque()
@@ -168,7 +168,7 @@ def decoded(found: Iterator[File], format: Format, bad: list[str] | None) -> Ite
     try:
         while True:
             while len(ahead) < AHEAD and (chunk := list(itertools.islice(found, BATCH))):
-                ahead.append(([name for name, _ in chunk], [pool.submit(decode.attempt, r, rule) for _, r in chunk]))
+                ahead.append(([name for name, _ in chunk], [pool.submit(decode.try_decode, r, rule) for _, r in chunk]))
             if not ahead:
                 return
             names, futures = ahead.popleft()
@@ -178,7 +178,7 @@ def decoded(found: Iterator[File], format: Format, bad: list[str] | None) -> Ite
                 if isinstance(result, np.ndarray):
                     kept.append((name, result))
                 elif bad is None:
-                    raise UserError(f"{unreadable(name, result)}; remove it, or leave it out with --skip-bad")
+                    raise UserError(f"{describe_unreadable(name, result)}; remove it, or leave it out with --skip-bad")
                 else:
                     bad.append(name)
             if kept:

@@ -257,7 +257,7 @@ def write_gif(path: Path, frames: Sequence[np.ndarray], fps: float = 12) -> None
     palette = Image.fromarray(some).quantize(256, method=Image.Quantize.MAXCOVERAGE)
     images = [Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     each = round(1000 / fps)
-    with artifacts.replacing(path) as temporary:
+    with artifacts.replace_atomically(path) as temporary:
         first, *rest = images
         durations = [each] * len(rest) + [1000]
         first.save(temporary, format="GIF", save_all=True, append_images=rest, duration=durations, loop=0)

@@ -22,7 +22,7 @@ def save(array: np.ndarray, path: Path) -> None:
     """Write a picture [H, W, 3] uint8 as PNG."""
     from PIL import Image
 
-    with artifacts.replacing(path) as temporary:
+    with artifacts.replace_atomically(path) as temporary:
         Image.fromarray(array).save(temporary, format="PNG")
 
 

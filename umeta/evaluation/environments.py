@@ -23,11 +23,11 @@ from umeta.models.mlp import MLP
 from umeta.parts import Environment, Sink
 from umeta.report import write
 from umeta.runtime import artifacts
-from umeta.runtime.loop import started
+from umeta.runtime.loop import start_trackers
 from umeta.runtime.progress import Progress
 from umeta.stages.runs import Run
 from umeta.stages.tasks import load_tasks
-from umeta.tasks.reward import RewardBatch, RewardTasks, acting
+from umeta.tasks.reward import RewardBatch, RewardTasks, policy_spec
 from umeta.train import pack, policy_of, unpack
 from umeta.types import Adapted, Batch, EpisodeSpec, PolicyLearner, RecurrentLearner, Theta
 
@@ -72,7 +72,7 @@ def first(policies: Adapted, tasks: int) -> Adapted:
 
 def changed(learner: MAML, env: Environment, **options: Any) -> MAML:
     """The same learner with other options, ready to adapt on the environment."""
-    return replace(learner, **options).build(acting(env), EpisodeSpec(1, 1, 1))
+    return replace(learner, **options).build(policy_spec(env), EpisodeSpec(1, 1, 1))
 
 
 def adam_step(learner: MAML, env: Environment, theta: Theta, lr: float) -> Step:
@@ -242,7 +242,7 @@ def evaluate_run(run: Run, device: str, record: Path | None = None, sinks: Seque
         f"{title}: minutes {', '.join(f'{name} {value:g}' for name, value in result['minutes'].items())}; "
         f"{result['hardware']}; seed {config.seed}"
     )
-    with started(sinks, run.folder):
+    with start_trackers(sinks, run.folder):
         write.write_adaptation(run, result, sinks)
     if record is not None:
         append(record, result)
@@ -256,7 +256,7 @@ def with_skills(run: Run) -> RewardTasks:
         UserError: it learnt none, or the tasks are gone, or others by now.
     """
     tasks, manifest = load_tasks(run.config)
-    if artifacts.value_hash(manifest) != artifacts.read_json(run.folder / "tasks.json")["hash"]:
+    if artifacts.hash_value(manifest) != artifacts.read_json(run.folder / "tasks.json")["hash"]:
         raise UserError(f"{run.config.tasks_folder} is not what {run.folder} was trained on")
     if getattr(tasks, "skills", None) is None:
         raise UserError("the proposer learnt no skills")
@@ -274,7 +274,7 @@ def check(config: Config, record: Path | None = None) -> None:
     if unknown := [name for name in settings.baselines if name not in BASELINES]:
         raise UserError(f"evaluate.baselines: no baseline is named '{unknown[0]}'{suggest(unknown[0], BASELINES)}")
     goals(settings.benchmark, config.env, "test", 1, settings.seed)
-    config.metalearner.build(acting(config.env), config.train.episode)
+    config.metalearner.build(policy_spec(config.env), config.train.episode)
     if record is not None:
         recorded(record)
 

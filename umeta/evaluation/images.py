@@ -28,8 +28,8 @@ from umeta.parts import Embedder, Model, Sink
 from umeta.report import write as report
 from umeta.runtime import artifacts, distributed
 from umeta.runtime.devices import to_device
-from umeta.runtime.loop import started
-from umeta.runtime.progress import Progress, postponed_interrupt
+from umeta.runtime.loop import start_trackers
+from umeta.runtime.progress import Progress, postpone_interrupt
 from umeta.stages.runs import Run, hand_over, snapshots
 from umeta.tasks.instances import Augmented
 from umeta.tasks.partition import PartitionTasks
@@ -65,7 +65,7 @@ def evaluate(
         found.append(accuracy(logits, query).cpu())
         bar.update(min(CHUNK * len(found) * distributed.size(), count))
     bar.close()
-    return torch.cat(distributed.gathered(found)).numpy()
+    return torch.cat(distributed.gather(found)).numpy()
 
 
 def answers(
@@ -104,7 +104,7 @@ def evaluate_run(run: Run, device: str, record: Path | None = None, sinks: Seque
         )
     asked = question(run, episodes=[asdict(e) for e in episodes], count=count, data=test.fingerprint)
     kept = run.folder / "evaluation.json"
-    done = distributed.once(lambda: finished(kept, asked, PARTS))
+    done = distributed.run_once(lambda: finished(kept, asked, PARTS))
     rows = methods(run, test, device, done["scratch_lr"])
     tasks = test.tasks(device=str(to_device(device)))
     few = min(count, 200)
@@ -112,7 +112,7 @@ def evaluate_run(run: Run, device: str, record: Path | None = None, sinks: Seque
     def row(method: Callable[[EpisodeSpec], np.ndarray], episode: EpisodeSpec) -> dict[str, float]:
         return interval(method(episode))
 
-    with postponed_interrupt("row") as pressed:
+    with postpone_interrupt("row") as pressed:
 
         def keep(part: dict[str, Any], episode: EpisodeSpec, work: Callable[[EpisodeSpec], Any]) -> None:
             """Does the work for an episode and keeps its result, unless that is kept already."""
@@ -121,9 +121,9 @@ def evaluate_run(run: Run, device: str, record: Path | None = None, sinks: Seque
             began = time.monotonic()
             part[str(episode)] = work(episode)
             done["seconds"] += time.monotonic() - began
-            if distributed.first():
+            if distributed.is_first():
                 artifacts.write_sealed(kept, {"asked": asked, **done})
-            if distributed.agreed(pressed.is_set()):
+            if distributed.any_process(pressed.is_set()):
                 raise stopped(kept)
 
         for name, method in rows.items():
@@ -173,13 +173,13 @@ def evaluate_run(run: Run, device: str, record: Path | None = None, sinks: Seque
     }
 
     def write() -> dict[str, Any]:
-        with started(sinks, run.folder):
+        with start_trackers(sinks, run.folder):
             report.write(run, test, result, episodes[0], sinks)
         if record is not None:
             append(record, result)
         return result
 
-    return distributed.once(write)
+    return distributed.run_once(write)
 
 
 def check(config: Config, record: Path | None = None) -> LabelledImages:
@@ -279,7 +279,7 @@ def sureness(run: Run, tasks: PartitionTasks, episode: EpisodeSpec, count: int) 
     seed = run.config.evaluate.seed
     chunks = answers(run.learner, run.theta, tasks, episode, count, seed, run.test_steps)
     found = [(logits.softmax(-1).flatten(0, 1).cpu(), query.y.flatten().cpu()) for logits, query in chunks]
-    probabilities, labels = (torch.cat(parts).numpy() for parts in zip(*distributed.gathered(found), strict=True))
+    probabilities, labels = (torch.cat(parts).numpy() for parts in zip(*distributed.gather(found), strict=True))
     ece = expected_calibration_error(probabilities, labels)
     return {"episode": str(episode), "ece": ece, "bins": reliability(probabilities, labels)}
 
@@ -352,7 +352,7 @@ def embedding_of(run: Run) -> Embedder:
     """
     folder = run.config.tasks_folder
     trained_on = artifacts.read_json(run.folder / "tasks.json")["hash"]
-    if artifacts.value_hash(artifacts.read_manifest(folder, "tasks")) != trained_on:
+    if artifacts.hash_value(artifacts.read_manifest(folder, "tasks")) != trained_on:
         raise UserError(f"{folder} is not what the run was trained on")
     hand_over(run.config.embedding, "cpu")
     run.config.embedding.load_state_dict(artifacts.read_tensors(folder / "embedder.safetensors"))

@@ -29,7 +29,7 @@ from umeta.metalearners.maml import MAML
 from umeta.objectives import squared_error
 from umeta.parts import Sink
 from umeta.report import write
-from umeta.runtime.loop import RunContext, started
+from umeta.runtime.loop import RunContext, start_trackers
 from umeta.stages.runs import Run
 from umeta.tasks.sinusoid import SinusoidTasks
 from umeta.train import metatrain
@@ -194,7 +194,7 @@ def evaluate_run(run: Run, device: str, record: Path | None = None, sinks: Seque
         "minutes": minutes,
         **provenance(run),
     }
-    with started(sinks, run.folder):
+    with start_trackers(sinks, run.folder):
         write.write_adaptation(run, result, sinks)
     if record is not None:
         append(record, result)

@@ -17,8 +17,8 @@ import torch
 
 from umeta.errors import Interrupted, UserError
 from umeta.runtime import artifacts
-from umeta.runtime.lock import lent
-from umeta.runtime.progress import postponed_interrupt
+from umeta.runtime.lock import wait_for_lock
+from umeta.runtime.progress import postpone_interrupt
 from umeta.stages.runs import Run
 from umeta.types import Theta
 from umeta.version import __version__
@@ -41,8 +41,8 @@ def question(run: Run, **own: Any) -> dict[str, Any]:
         **asdict(run.config.evaluate),
         "baselines": None,
         "metalearner": run.config.plain["metalearner"],
-        "model": artifacts.file_hash(run.folder / "model.safetensors"),
-        "tasks": artifacts.file_hash(run.folder / "tasks.json"),
+        "model": artifacts.hash_file(run.folder / "model.safetensors"),
+        "tasks": artifacts.hash_file(run.folder / "tasks.json"),
         "umeta": __version__,
         **own,
     }
@@ -66,7 +66,7 @@ def computed(kept: Path, asked: dict[str, Any], rows: Mapping[str, Callable[[], 
         Interrupted: after Ctrl-C, when the current row is done and kept.
     """
     done = finished(kept, asked)
-    with postponed_interrupt("row") as pressed:
+    with postpone_interrupt("row") as pressed:
         for name, method in rows.items():
             if name in done["rows"]:
                 continue
@@ -137,7 +137,7 @@ def append(path: Path, result: dict[str, Any]) -> None:
     def identity(row: dict[str, Any]) -> tuple[Any, ...]:
         return row["name"], row["seed"], row["protocol"]["name"], row["protocol"]["split"]
 
-    with lent(path):
+    with wait_for_lock(path):
         artifacts.write_json(path, [*(row for row in recorded(path) if identity(row) != identity(result)), result])
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from umeta.config.build import RunConfig
 from umeta.parts import Sink
 from umeta.runtime import artifacts, distributed
-from umeta.runtime.lock import owned
+from umeta.runtime.lock import hold_folder
 from umeta.stages.domains import domain_of, resolve
 from umeta.stages.runs import load_run
 
@@ -36,10 +36,10 @@ def evaluate_run(
     run = load_run(folder, overrides, device=device, trusted=trusted)
     domain = domain_of(run.config)
     evaluate = resolve(domain.evaluate)
-    with distributed.held(owned(run.folder)):
-        distributed.once(lambda: artifacts.sweep(run.folder))
+    with distributed.hold_together(hold_folder(run.folder)):
+        distributed.run_once(lambda: artifacts.remove_leftovers(run.folder))
         if domain.alone:
-            return distributed.once(lambda: evaluate(run, device, record, sinks))
+            return distributed.run_once(lambda: evaluate(run, device, record, sinks))
         return evaluate(run, device, record, sinks)
 
 

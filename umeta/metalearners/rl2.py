@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from umeta.metalearners._network import NetworkLearner
 from umeta.parts import Model
-from umeta.rl.advantage import over_trials
+from umeta.rl.advantage import trial_advantages
 from umeta.types import Adapted, Batch, EpisodeSpec, RecurrentLearner, TaskSpec, Theta
 
 FURTHEST = 5.0  # standard deviations that the memory is told a reward is off the mean
@@ -85,7 +85,7 @@ class RL2(NetworkLearner, RecurrentLearner):
             batch.map_tensors(lambda value: value if value.dim() == 1 else split(value, trials)) for batch in rounds
         ]
         x, reward, mask = (torch.stack([getattr(b, name) for b in apart], 2) for name in ("x", "reward", "mask"))
-        w = over_trials(x, reward, mask, self.discount)
+        w = trial_advantages(x, reward, mask, self.discount)
         names = ("x", "y", "mask", "logp", "reward", "first")
         joined: dict[str, Any] = {name: torch.cat([getattr(b, name) for b in apart], 2).flatten(1, 2) for name in names}
         return replace(rounds[-1], **joined, w=w.flatten(1))

@@ -51,7 +51,7 @@ class NetworkEmbedder(ABC):
         starts = distributed.shard(range(0, len(images), BATCH))
         with torch.no_grad():
             parts = [self.vectors(images.floats(slice(i, i + BATCH))) for i in starts]
-        return torch.cat(distributed.gathered(parts))
+        return torch.cat(distributed.gather(parts))
 
     def state_dict(self) -> dict[str, Tensor]:
         return {**self._nets.state_dict(), "item_shape": torch.tensor(self._shape)}
@@ -87,12 +87,12 @@ class ViewEmbedder(NetworkEmbedder):
 def descend(params: Sequence[nn.Parameter], loss: Tensor) -> None:
     """Sets the parameters' gradients: those of the sum of all processes' losses. Keeps the loss's graph."""
     grads = torch.autograd.grad(loss, params, retain_graph=True)
-    sums = distributed.summed({str(i): grad for i, grad in enumerate(grads)})
+    sums = distributed.sum_tensors({str(i): grad for i, grad in enumerate(grads)})
     for param, grad in zip(params, sums.values(), strict=True):
         param.grad = grad
 
 
-def resumable(**parts: nn.Module | torch.optim.Optimizer) -> tuple[Callable[[], State], Callable[[State], None]]:
+def make_resumable(**parts: nn.Module | torch.optim.Optimizer) -> tuple[Callable[[], State], Callable[[State], None]]:
     """`save` and `load` for `RunContext.loop`: the state of these parts, each tensor named `part.tensor`."""
 
     def save() -> State:
@@ -127,7 +127,7 @@ def features(net: nn.Module, item_shape: tuple[int, ...]) -> int:
         return net.eval()(torch.zeros(2, *item_shape)).shape[1]
 
 
-def halvings(item_shape: tuple[int, ...], name: str) -> int:
+def count_halvings(item_shape: tuple[int, ...], name: str) -> int:
     """How often the nearest square of 4 x 2^n pixels is halved down to 4 x 4, at least once.
 
     Raises:
@@ -139,7 +139,7 @@ def halvings(item_shape: tuple[int, ...], name: str) -> int:
     return max(1, round(math.log2(min(height, width) / 4)))
 
 
-def resized(x: Tensor, side: int) -> Tensor:
+def resize(x: Tensor, side: int) -> Tensor:
     """[n, C, H, W] to [n, C, side, side]."""
     if x.shape[-2:] == (side, side):
         return x

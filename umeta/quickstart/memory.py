@@ -30,7 +30,7 @@ from umeta.data.images import UnlabelledImages
 from umeta.evaluation.images import CHUNK, RATES, variants
 from umeta.parts import Embedder, Environment, ProposerTraits
 from umeta.runtime.loop import RunContext
-from umeta.tasks.reward import acting
+from umeta.tasks.reward import policy_spec
 from umeta.train import BatchProblem
 from umeta.types import Batch, EpisodeSpec, MetaLearner, TaskSpec, Theta
 
@@ -191,40 +191,43 @@ class Need:
         return f"{self.stage}: {size}, lower {self.reduce} for less"
 
 
-def need(stage: str, reduce: str, work: Callable[[], int]) -> Need:
+def estimate_stage(stage: str, reduce: str, work: Callable[[], int]) -> Need:
     """Estimate the need of a stage whose data this process holds by now: `work` gives the bytes of the rest.
 
     Parts that cannot do without the content of tensors, such as plug-ins, leave it unknown.
     """
-    held = resident()
+    held = resident_bytes()
     try:
         rest = work()
     except Exception:  # whatever a part raises for tensors without content
         return Need(stage, None, reduce)
-    return Need(stage, max(peak(), held) + IMPORTS + rest, reduce)
+    return Need(stage, max(peak_bytes(), held) + IMPORTS + rest, reduce)
 
 
 def needs_on_images(config: ImageConfig, images: UnlabelledImages) -> list[Need]:
     """Estimate what all stages take."""
     partitions = ProposerTraits.of(config.proposer).partitions * len(images) * 4
     reduce = "train.task_chunk, train.meta_batch, train.way, train.query or data.size"
-    needs = [of_propose(config, images), of_metatrain(config, TaskSpec(images.item_shape), reduce, arrays=partitions)]
-    return [*needs, of_evaluate(config, images.item_shape)] if config.evaluated else needs
+    needs = [
+        estimate_propose(config, images),
+        estimate_metatrain(config, TaskSpec(images.item_shape), reduce, arrays=partitions),
+    ]
+    return [*needs, estimate_evaluate(config, images.item_shape)] if config.evaluated else needs
 
 
 def needs_on_an_environment(config: EnvConfig, env: Environment) -> list[Need]:
     """Estimate what `metatrain` takes."""
     reduce = "train.task_chunk, train.meta_batch or train.episodes"
-    return [of_metatrain(config, acting(env), reduce, horizon=env.horizon)]
+    return [estimate_metatrain(config, policy_spec(env), reduce, horizon=env.horizon)]
 
 
 def needs_on_functions(config: RegressionConfig, source: None) -> list[Need]:
     """Estimate what `metatrain` takes."""
     spec = config.proposer.propose(source, RunContext(config.seed)).spec
-    return [of_metatrain(config, spec, "train.task_chunk or train.meta_batch")]
+    return [estimate_metatrain(config, spec, "train.task_chunk or train.meta_batch")]
 
 
-def of_propose(config: ImageConfig, images: UnlabelledImages) -> Need:
+def estimate_propose(config: ImageConfig, images: UnlabelledImages) -> Need:
     """Estimate what `propose` takes on these images, by a step of the embedding's training."""
 
     def work() -> int:
@@ -236,22 +239,22 @@ def of_propose(config: ImageConfig, images: UnlabelledImages) -> Need:
         partitions = 6 * n * ProposerTraits.of(proposer).partitions * 4  # with order, and a checkpoint of them
         return max(step, partitions) + vectors + images.pixels.nbytes
 
-    return need("propose", "data.size, proposer.partitions or the embedding's batch", work)
+    return estimate_stage("propose", "data.size, proposer.partitions or the embedding's batch", work)
 
 
-def of_metatrain(config: RunConfig, spec: TaskSpec, reduce: str, arrays: int = 0, horizon: int = 1) -> Need:
+def estimate_metatrain(config: RunConfig, spec: TaskSpec, reduce: str, arrays: int = 0, horizon: int = 1) -> Need:
     """Estimate what `metatrain` takes.
 
     reduce: the options that lower it; arrays: bytes of what the tasks are kept as; horizon: steps of an episode.
     """
-    return need(
+    return estimate_stage(
         "metatrain",
         reduce,
         lambda: metatraining(config.metalearner, spec, config.train, horizon).peak + 3 * arrays,
     )
 
 
-def of_evaluate(config: ImageConfig, item_shape: tuple[int, ...]) -> Need:
+def estimate_evaluate(config: ImageConfig, item_shape: tuple[int, ...]) -> Need:
     """Estimate what `evaluate` takes, beside its test images."""
     learners, settings = [config.metalearner, *variants(config).values()], config.evaluate
     episodes, count = resolve(settings)
@@ -265,18 +268,18 @@ def of_evaluate(config: ImageConfig, item_shape: tuple[int, ...]) -> Need:
     def work() -> int:
         return max(answering(learner, spec, e, tasks, steps).peak for learner in learners for e in episodes)
 
-    return need("evaluate", "data.size, evaluate.query or evaluate.episodes", work)
+    return estimate_stage("evaluate", "data.size, evaluate.query or evaluate.episodes", work)
 
 
-def resident() -> int:
+def resident_bytes() -> int:
     """Bytes of this process that are in memory; where the system does not say, the most there were."""
     try:
         with open("/proc/self/statm", encoding="ascii") as file:
             return int(file.read().split()[1]) * resource.getpagesize()
     except FileNotFoundError:
-        return peak()
+        return peak_bytes()
 
 
-def peak() -> int:
+def peak_bytes() -> int:
     """The most bytes of this process that were in memory so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -40,7 +40,7 @@ CLUSTERED = 300  # images from which on there is something to cluster
 FEW = 200  # images
 
 
-def written(
+def write_recipe(
     images: Path, test: Path | None, changes: list[str], *, minutes: float, device: str = "auto", resume: bool = False
 ) -> Path:
     """The config file `OUT/NAME.yaml` for these images; tells the person what was seen and decided.
@@ -69,11 +69,11 @@ def written(
 
     seen = survey(images)
     plan = Plan(seen, {"name": name, "data": data_options(seen, images, test), "evaluate": {"episodes": []}}, wanted)
-    draft = plan.config(side(seen), seen.files)  # a mistake in the overrides is found before all images are read
+    draft = plan.config(choose_side(seen), seen.files)  # a mistake in the overrides is found before all images are read
     check_out(draft)
     if test is not None:
         plan.basis["evaluate"] = fitting(LabelledImages.load(draft.data, "test"))
-        draft = plan.config(side(seen), seen.files)
+        draft = plan.config(choose_side(seen), seen.files)
     if draft.evaluated:
         check(draft)
     note(f"reading {seen.files:,} files in {images}")
@@ -84,14 +84,14 @@ def written(
         raise UserError(f"{images}: {what}; expected different ones, better thousands than hundreds")
 
     timed = plan.config(size, different)
-    each = seconds_a_step(timed, items, registry.build_part("augment", augmentation(seen)), device)
+    each = seconds_a_step(timed, items, registry.build_part("augment", choose_augmentation(seen)), device)
     fits = int((60 * minutes - (time.monotonic() - began)) / each)
     final = timed if plan.steps_given else plan.config(size, different, shared(fits, bool(timed.rounds)))
-    about = minutes_of(final, each)
+    about = describe_minutes(final, each)
     lines = [
-        looked(seen, len(items), size),
-        *advice(seen, len(items), different),
-        stages(final),
+        describe_images(seen, len(items), size),
+        *list_advice(seen, len(items), different),
+        describe_plan(final),
         f"{about} on this machine{'' if plan.steps_given else '; --minutes changes it'}",
     ]
     if not plan.steps_given and fits < LEAST:
@@ -162,10 +162,10 @@ def data_options(seen: Survey, images: Path, test: Path | None) -> dict[str, Any
     if test is not None:
         options["test"] = str(test)
     invert = seen.drawings and seen.dark_ink
-    return {**options, "size": side(seen), "channels": 3 if seen.colour else 1, "invert": invert}
+    return {**options, "size": choose_side(seen), "channels": 3 if seen.colour else 1, "invert": invert}
 
 
-def side(seen: Survey) -> int:
+def choose_side(seen: Survey) -> int:
     """The side that pictures are resized to: what they have themselves, up to 84 pixels, and 28 for drawings."""
     for size in SIDES:
         if seen.side >= 0.9 * size and (size == 28 or not seen.drawings):
@@ -173,7 +173,7 @@ def side(seen: Survey) -> int:
     return max(8, seen.side // 8 * 8)
 
 
-def augmentation(seen: Survey) -> str:
+def choose_augmentation(seen: Survey) -> str:
     """The preset that makes another view of such pictures."""
     return "drawing" if seen.drawings else "photo"
 
@@ -192,7 +192,7 @@ def learning(seen: Survey, size: int, different: int) -> dict[str, Any]:
     model = {"name": "conv4", "filters": [64 if small else 32, 64, 128, 256], "down": "pool_first"}
     return expand_names(
         {
-            "proposer": {"name": "instances", "augment": augmentation(seen), "rotations": seen.drawings},
+            "proposer": {"name": "instances", "augment": choose_augmentation(seen), "rotations": seen.drawings},
             "metalearner": {
                 "name": "protonet",
                 "distance": "cosine",
@@ -244,7 +244,7 @@ def seconds_a_step(planned: Config, images: UnlabelledImages, augment: Augment, 
     return (time.monotonic() - began) / 3
 
 
-def minutes_of(final: Config, each: float) -> str:
+def describe_minutes(final: Config, each: float) -> str:
     """The time of all rounds with so many seconds a meta-step, as `about 28 minutes`."""
     count = round(sum(turn.train.steps for turn in build_rounds(final)) * each / 60)
     return f"about {count} minutes" if count > 1 else "about a minute" if count else "less than a minute"
@@ -256,21 +256,21 @@ def distinct(images: UnlabelledImages) -> int:
     return len(images) - sum(bool((a == b).all()) for a, b in pairs)
 
 
-def stages(final: Config) -> str:
+def describe_plan(final: Config) -> str:
     """What will be done, in a line."""
     turns = build_rounds(final)
     what = "instance tasks, then clusters of what was learnt" if len(turns) > 1 else "instance tasks"
     return f"{what}: {' and '.join(f'{turn.train.steps:,}' for turn in turns)} meta-steps"
 
 
-def looked(seen: Survey, count: int, size: int) -> str:
+def describe_images(seen: Survey, count: int, size: int) -> str:
     """What the images are, in a line."""
     ink = "dark on light, to be inverted" if seen.dark_ink else "light on dark"
     kind = "colour" if seen.colour else f"grey line drawings, {ink}" if seen.drawings else "grey"
     return f"{count:,} images, {kind}, usually {seen.width}x{seen.height} -> {size}x{size}"
 
 
-def advice(seen: Survey, count: int, different: int) -> list[str]:
+def list_advice(seen: Survey, count: int, different: int) -> list[str]:
     """What about the images limits the result, and what can be done."""
     found = []
     if count < FEW:

@@ -63,7 +63,7 @@ def survey(root: Path) -> Survey:
     Raises:
         UserError: no such folder or zip, no files in it, or no image among those looked at.
     """
-    found = decode.files(root)
+    found = decode.list_files(root)
     sample = [found[i] for i in np.linspace(0, len(found) - 1, min(SAMPLE, len(found))).astype(int)]
     with decode.strict(), ThreadPoolExecutor(os.cpu_count()) as pool:
         results = list(pool.map(lambda file: attempt(file.read), sample))
@@ -72,7 +72,7 @@ def survey(root: Path) -> Survey:
         assert isinstance(results[0], Exception)
         raise UserError(
             f"{root}: none of the {len(sample)} files looked at is a readable image, such as '{sample[0].name}' "
-            f"({decode.reason(results[0])})"
+            f"({decode.describe_error(results[0])})"
         )
     colour = float(np.mean([look.colour for look in looks])) >= 0.1
     drawings = [look for look in looks if look.drawing]
@@ -100,7 +100,7 @@ def look(data: bytes) -> Look:
     """One image file's bytes. Pillow raises nearly anything when it is not an image."""
     from PIL import Image
 
-    picture: Image.Image = Image.open(io.BytesIO(data), formats=decode.formats())
+    picture: Image.Image = Image.open(io.BytesIO(data), formats=decode.known_formats())
     width, height = picture.size
     if picture.getexif().get(0x0112) in ROTATED:
         width, height = height, width
@@ -110,7 +110,7 @@ def look(data: bytes) -> Look:
         small = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
         # The nearest pixel, not a mean of several, so that a drawing keeps its two values.
         picture = picture.resize(small, Image.Resampling.NEAREST)
-    pixels = decode.picture_pixels(picture, decode.Rule(min(picture.size), 3)).astype(np.int16)
+    pixels = decode.square_pixels(picture, decode.Rule(min(picture.size), 3)).astype(np.int16)
     colour = float(((pixels.max(0) - pixels.min(0)) > COLOURED).mean()) >= 0.01
     drawing, light = strokes(pixels.mean(0))
     return Look(width, height, colour, drawing and not colour, light)

@@ -234,7 +234,7 @@ def proposed(run: Run) -> list[str]:
     folder = run.config.tasks_folder
     try:
         manifest = artifacts.read_manifest(folder, "tasks")
-        if artifacts.value_hash(manifest) == artifacts.read_json(run.folder / "tasks.json")["hash"]:
+        if artifacts.hash_value(manifest) == artifacts.read_json(run.folder / "tasks.json")["hash"]:
             lines = (folder / "summary.md").read_text(encoding="utf-8").splitlines()
             return [line.removeprefix("- ") for line in lines if line.startswith("- ")]
     except UserError:

@@ -164,7 +164,7 @@ def draw(path: Path, picture: Path, key: str = "curves") -> None:
     axes.set_ylabel("accuracy, %")
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper")
-    with artifacts.replacing(picture) as temporary:
+    with artifacts.replace_atomically(picture) as temporary:
         figure.savefig(temporary, format="png", dpi=100)
     plt.close(figure)
 

@@ -29,7 +29,7 @@ TRAINING = "loss", "accuracy", "return before", "return"  # of what meta-trainin
 
 def note(message: str) -> None:
     """A line on standard error."""
-    if distributed.first():
+    if distributed.is_first():
         print(message, file=sys.stderr, flush=True)
 
 
@@ -84,7 +84,7 @@ def measured(result: dict[str, Any], sinks: Sequence[Sink], metric: str, curves:
 
 def chapter(result: dict[str, Any], folder: Path, tasks: Path) -> web.Chapter:
     """What the web page shows of a run, from the run's folder and that of its tasks."""
-    proposed = artifacts.intact(tasks, "tasks")
+    proposed = artifacts.is_intact(tasks, "tasks")
     numbers = (tasks / "summary.md").read_text(encoding="utf-8") if proposed else ""
     places = [tasks, folder] if proposed else [folder]
     loops = {path.stem: logged(path) for place in places for path in sorted(place.glob("*.jsonl"))}

@@ -17,19 +17,19 @@ def advantages(paths: Paths, rewards: Tensor, discount: float, lam: float = 1.0)
     scores. Normalising makes pseudo-rewards and true rewards, which differ in scale, alike to a learner.
     """
     x = features(paths.observations[:, :, :-1])
-    values = crossfitted(x, returns(rewards, paths.mask, discount), paths.mask)
-    return normalised(gae(rewards, values, paths.mask, discount, lam), paths.mask)
+    values = crossfit(x, returns(rewards, paths.mask, discount), paths.mask)
+    return normalise(gae(rewards, values, paths.mask, discount, lam), paths.mask)
 
 
-def over_trials(observations: Tensor, rewards: Tensor, mask: Tensor, discount: float) -> Tensor:
+def trial_advantages(observations: Tensor, rewards: Tensor, mask: Tensor, discount: float) -> Tensor:
     """Advantages [T, E, R, H] in E trials of R episodes one after the other: later episodes count for earlier ones.
 
     observations: [T, E, R, H, d]. The baseline, otherwise as in `advantages`, is each episode's of the trial.
     """
     coming = returns(rewards.flatten(2), mask.flatten(2), discount).view_as(rewards)
     rounds = zip(observations.unbind(2), coming.unbind(2), mask.unbind(2), strict=True)
-    values = torch.stack([crossfitted(features(o), y, there) for o, y, there in rounds], 2)
-    return normalised(((coming - values) * mask).flatten(2), mask.flatten(2)).view_as(rewards)
+    values = torch.stack([crossfit(features(o), y, there) for o, y, there in rounds], 2)
+    return normalise(((coming - values) * mask).flatten(2), mask.flatten(2)).view_as(rewards)
 
 
 def returns(rewards: Tensor, mask: Tensor, discount: float) -> Tensor:
@@ -64,7 +64,7 @@ def features(observations: Tensor) -> Tensor:
     return torch.cat([o, o**2, t, t**2, t**3, torch.ones_like(t)], -1)
 
 
-def crossfitted(x: Tensor, y: Tensor, mask: Tensor) -> Tensor:
+def crossfit(x: Tensor, y: Tensor, mask: Tensor) -> Tensor:
     """Ridge regression of y [T, E, H] on x [T, E, H, d], each half of the episodes predicted from the other half."""
     out = torch.empty_like(y)
     for half in (0, 1):
@@ -77,7 +77,7 @@ def crossfitted(x: Tensor, y: Tensor, mask: Tensor) -> Tensor:
     return out
 
 
-def normalised(x: Tensor, mask: Tensor) -> Tensor:
+def normalise(x: Tensor, mask: Tensor) -> Tensor:
     """Each task's unmasked numbers [T, E, H] shifted and scaled to mean 0 and standard deviation 1."""
     count = mask.sum((1, 2), keepdim=True)
     mean = (x * mask).sum((1, 2), keepdim=True) / count

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from umeta.objectives import gaussian, surrogate
-from umeta.rl.advantage import gae, normalised
+from umeta.rl.advantage import gae, normalise
 from umeta.rl.rollout import Paths
 from umeta.rl.skills import SkillPolicy
 
@@ -50,7 +50,7 @@ class PPO(nn.Module):
             values = self.valued(paths.observations, skill[..., :1].expand(paths.observations.shape[:3]))
             advantage = gae(rewards, values[..., :-1], paths.mask, self.discount, self.lam, last=values[..., -1])
         target = advantage + values[..., :-1]
-        w = normalised(advantage, paths.mask)
+        w = normalise(advantage, paths.mask)
         every = [paths.observations[:, :, :-1], skill, paths.actions, paths.logp, w, target]
         flat = [value[paths.mask] for value in every]
         for part in parts(len(flat[0]), self.epochs, random):

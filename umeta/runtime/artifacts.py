@@ -26,7 +26,7 @@ import torch
 from safetensors.torch import load_file, save
 
 from umeta.errors import UserError
-from umeta.runtime.lock import lent
+from umeta.runtime.lock import wait_for_lock
 
 SCHEMA = 1
 LARGEST_TEXT = 64 << 20  # bytes: no list, table or manifest of ours is larger
@@ -35,7 +35,7 @@ MALFORMED += (RuntimeError, AssertionError, MemoryError)  # torch's, and too dee
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replace_atomically(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place when the block ends well, and vanishes when it does not.
 
     Raises:
@@ -65,8 +65,8 @@ def replacing(path: Path) -> Iterator[Path]:
                 left.unlink(missing_ok=True)
 
 
-def sweep(folder: Path, pattern: str = "**/.*.tmp") -> None:
-    """Removes what `replacing` left in a folder when its process was killed; nobody may be writing there."""
+def remove_leftovers(folder: Path, pattern: str = "**/.*.tmp") -> None:
+    """Removes what `replace_atomically` left in a folder when its process was killed; nobody may be writing there."""
     for left in [*folder.glob(pattern)]:
         if left.is_dir():
             shutil.rmtree(left, ignore_errors=True)
@@ -75,7 +75,7 @@ def sweep(folder: Path, pattern: str = "**/.*.tmp") -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    with replacing(path) as temporary:
+    with replace_atomically(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files need not be text
 
 
@@ -84,7 +84,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 @contextlib.contextmanager
-def as_written(place: Path) -> Iterator[None]:
+def refuse_malformed(place: Path) -> Iterator[None]:
     """Within the block, what is not as this library writes it (a missing key, another type or shape) is a UserError."""
     try:
         yield
@@ -118,20 +118,20 @@ def read_json(path: Path) -> Any:
 def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
     """A mapping as JSON with its own hash, for a file that no manifest lists."""
     plain = json.loads(json.dumps(value))  # as it will be read: keys are words, tuples are lists
-    write_json(path, {**plain, "hash": value_hash(plain)})
+    write_json(path, {**plain, "hash": hash_value(plain)})
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
     """What `write_sealed` wrote, without the hash. Raises UserError when the file is missing or damaged."""
     value = read_json(path)
     content = {key: part for key, part in value.items() if key != "hash"} if isinstance(value, dict) else {}
-    if not isinstance(value, dict) or value.get("hash") != value_hash(content):
+    if not isinstance(value, dict) or value.get("hash") != hash_value(content):
         raise UserError(f"{path}: damaged (it does not match its own hash); make it again")
     return content
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
-    with replacing(path) as temporary, open(temporary, "wb") as file:
+    with replace_atomically(path) as temporary, open(temporary, "wb") as file:
         # to a real file NumPy writes through the C library, and on a full disk loses the end without a word
         np.save(SimpleNamespace(write=file.write), array, allow_pickle=False)
 
@@ -148,7 +148,7 @@ def read_array(path: Path) -> np.ndarray:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    with replacing(path) as temporary:  # not by `save_file`, whose files only their owner may read
+    with replace_atomically(path) as temporary:  # not by `save_file`, whose files only their owner may read
         temporary.write_bytes(save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
 
 
@@ -162,21 +162,21 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         raise UserError(f"{path}: missing or damaged ({error}); make it again") from error
 
 
-def file_hash(path: Path) -> str:
+def hash_file(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
-def value_hash(value: Any) -> str:
+def hash_value(value: Any) -> str:
     """Hash of a JSON-like value, whatever the order of its keys."""
     return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def write_manifest(folder: Path, kind: str, content: Mapping[str, Any], files: list[str]) -> None:
     """Declares the artefact finished. `content` must not depend on the clock."""
-    listed = {name: {"bytes": (folder / name).stat().st_size, "hash": file_hash(folder / name)} for name in files}
+    listed = {name: {"bytes": (folder / name).stat().st_size, "hash": hash_file(folder / name)} for name in files}
     manifest = {"schema": SCHEMA, "kind": kind, **dict(sorted(content.items())), "files": listed}
-    write_json(folder / "manifest.json", {**manifest, "hash": value_hash(manifest)})
+    write_json(folder / "manifest.json", {**manifest, "hash": hash_value(manifest)})
 
 
 def read_manifest(folder: Path, *kinds: str) -> dict[str, Any]:
@@ -197,16 +197,16 @@ def read_manifest(folder: Path, *kinds: str) -> dict[str, Any]:
         raise UserError(f"{folder}: expected an artefact of kind '{kind}', found '{manifest.get('kind')}'")
     if manifest.get("schema") != SCHEMA:
         raise UserError(f"{folder}: written with schema {manifest.get('schema')}, this version reads {SCHEMA}")
-    if manifest.get("hash") != value_hash({key: value for key, value in manifest.items() if key != "hash"}):
+    if manifest.get("hash") != hash_value({key: value for key, value in manifest.items() if key != "hash"}):
         raise UserError(f"{folder / 'manifest.json'}: damaged (it does not match its own hash); make the {kind} again")
-    with as_written(folder / "manifest.json"):
+    with refuse_malformed(folder / "manifest.json"):
         for name, expected in manifest["files"].items():
             path = folder / name
             if name in ("", ".", "..") or any(c in name for c in "/\\\0"):
                 raise UserError(f"{folder / 'manifest.json'}: refused, it names the file {name!r} outside its folder")
             if not os.path.isfile(path):  # of a name too long for a file, `path.is_file()` raises
                 raise UserError(f"{path}: missing from the {kind}; make it again")
-            if path.stat().st_size != expected["bytes"] or file_hash(path) != expected["hash"]:
+            if path.stat().st_size != expected["bytes"] or hash_file(path) != expected["hash"]:
                 raise UserError(f"{path}: damaged (its content is not what the manifest records); make it again")
     return manifest
 
@@ -217,23 +217,23 @@ def cache_folder() -> Path:
     return Path(root) if root else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "umeta"
 
 
-def cached(folder: Path, kind: str, make: Callable[[Path], list[str]]) -> Path:
+def make_cached(folder: Path, kind: str, make: Callable[[Path], list[str]]) -> Path:
     """`folder`, made by `make(temporary folder) -> its files` unless it is there already and undamaged.
 
     Of several processes one makes it, the others wait.
     """
-    if intact(folder, kind):
+    if is_intact(folder, kind):
         return folder
-    with lent(folder):
-        sweep(folder.parent, f".{folder.name}.*.tmp")
-        if not intact(folder, kind):
-            with replacing(folder) as temporary:
+    with wait_for_lock(folder):
+        remove_leftovers(folder.parent, f".{folder.name}.*.tmp")
+        if not is_intact(folder, kind):
+            with replace_atomically(folder) as temporary:
                 temporary.mkdir(parents=True)
                 write_manifest(temporary, kind, {}, make(temporary))
     return folder
 
 
-def intact(folder: Path, *kinds: str) -> bool:
+def is_intact(folder: Path, *kinds: str) -> bool:
     """Whether `read_manifest` would accept the artefact."""
     try:
         read_manifest(folder, *kinds)

@@ -11,7 +11,7 @@ from umeta.parts import State
 from umeta.runtime import artifacts
 
 
-def copied(state: State) -> State:
+def copy_state(state: State) -> State:
     """The state as it is now, whatever becomes of its tensors."""
     return {name: value.detach().clone() for name, value in state.items()}
 
@@ -29,10 +29,10 @@ class Checkpoints:
         return sorted(int(path.name[5:]) for path in self.folder.glob("step-*") if path.name[5:].isdecimal())
 
     def write(self, state: State, step: int, seconds: float) -> None:
-        with artifacts.replacing(self.folder / f"step-{step}") as temporary:
+        with artifacts.replace_atomically(self.folder / f"step-{step}") as temporary:
             temporary.mkdir(parents=True)
             artifacts.write_tensors(temporary / "state.safetensors", state)
-            content = artifacts.file_hash(temporary / "state.safetensors")
+            content = artifacts.hash_file(temporary / "state.safetensors")
             meta = {"step": step, "seconds": seconds, "state": content}
             artifacts.write_sealed(temporary / "meta.json", meta)
         self.prune()
@@ -51,7 +51,7 @@ class Checkpoints:
         path = self.folder / f"step-{step}"
         try:
             meta = artifacts.read_sealed(path / "meta.json")
-            if artifacts.file_hash(path / "state.safetensors") == meta["state"]:
+            if artifacts.hash_file(path / "state.safetensors") == meta["state"]:
                 return artifacts.read_tensors(path / "state.safetensors"), meta["step"], meta["seconds"]
         except (UserError, OSError, KeyError, TypeError):
             pass

@@ -23,7 +23,7 @@ TIMEOUT = timedelta(hours=12)
 Items = TypeVar("Items", bound=Any)
 Item = TypeVar("Item")
 Found = TypeVar("Found")
-_alone = False  # within the work of `once`
+_alone = False  # within the work of `run_once`
 
 
 class Lost(UserError):
@@ -31,7 +31,7 @@ class Lost(UserError):
 
 
 @contextmanager
-def joined(device: str) -> Iterator[None]:
+def join_processes(device: str) -> Iterator[None]:
     """Within the block the processes that torchrun started are one run; each has a GPU of its own, or none has any.
 
     Raises:
@@ -61,7 +61,7 @@ def rank() -> int:
     return dist.get_rank() if size() > 1 else 0
 
 
-def first() -> bool:
+def is_first() -> bool:
     """Whether this is the one process that writes files and speaks."""
     return rank() == 0
 
@@ -72,7 +72,7 @@ def shard(items: Items) -> Items:
     return items[begin:end]
 
 
-def summed(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def sum_tensors(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The sums of the processes' tensors, which have the same names and shapes; the same bits in each process.
 
     One message for each type of number.
@@ -90,15 +90,15 @@ def summed(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return out
 
 
-def totals(named: Mapping[str, float]) -> dict[str, float]:
+def sum_numbers(named: Mapping[str, float]) -> dict[str, float]:
     """The sums of the processes' numbers."""
     if size() == 1:
         return dict(named)
-    sums = summed({name: torch.tensor(value, dtype=torch.float64) for name, value in named.items()})
+    sums = sum_tensors({name: torch.tensor(value, dtype=torch.float64) for name, value in named.items()})
     return {name: value.item() for name, value in sums.items()}
 
 
-def gathered(parts: Sequence[Item]) -> list[Item]:
+def gather(parts: Sequence[Item]) -> list[Item]:
     """What the processes found for their shards, in order. Tensors must be on the CPU."""
     if size() == 1:
         return list(parts)
@@ -108,18 +108,18 @@ def gathered(parts: Sequence[Item]) -> list[Item]:
     return [item for part in found for item in part]
 
 
-def agreed(flag: bool) -> bool:
+def any_process(flag: bool) -> bool:
     """Whether it is true in any process."""
-    return totals({"flag": float(flag)})["flag"] > 0
+    return sum_numbers({"flag": float(flag)})["flag"] > 0
 
 
 def barrier() -> None:
     """Waits until all processes have come here."""
-    agreed(False)
+    any_process(False)
 
 
 @contextmanager
-def in_turn() -> Iterator[None]:
+def take_turns() -> Iterator[None]:
     """The first process of each machine goes through the block before the others, which find what it has kept there."""
     waits = size() > 1 and int(os.environ.get("LOCAL_RANK", rank())) > 0
     if waits:
@@ -131,7 +131,7 @@ def in_turn() -> Iterator[None]:
             barrier()
 
 
-def once(work: Callable[[], Found]) -> Found:
+def run_once(work: Callable[[], Found]) -> Found:
     """The first process does the work as if it were the only one; all get what it returns, or the error it raises.
 
     What comes back, and tensors in it, must be on the CPU.
@@ -140,7 +140,7 @@ def once(work: Callable[[], Found]) -> Found:
     if size() == 1:
         return work()
     found: list[Any] = [None, None]
-    if first():
+    if is_first():
         _alone = True
         try:
             found[0] = work()
@@ -156,13 +156,13 @@ def once(work: Callable[[], Found]) -> Found:
 
 
 @contextmanager
-def held(lock: AbstractContextManager[None]) -> Iterator[None]:
+def hold_together(lock: AbstractContextManager[None]) -> Iterator[None]:
     """The first process has the lock until all processes are done with the block; all get the error where it gets none.
 
     Where one of them raises it does not wait for the others, which might never come.
     """
     with ExitStack() as stack:
-        once(lambda: stack.enter_context(lock))
+        run_once(lambda: stack.enter_context(lock))
         yield
         barrier()
 

@@ -18,7 +18,7 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # said by file system
 
 
 @contextmanager
-def owned(folder: Path) -> Iterator[None]:
+def hold_folder(folder: Path) -> Iterator[None]:
     """Within the block no other process gets past here for the folder, which is made if it is not there.
 
     The kernel holds the lock (`flock`), so that a process that dies, however it does, leaves none; the file `.lock`
@@ -30,32 +30,32 @@ def owned(folder: Path) -> Iterator[None]:
     path = folder / LOCK
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = locked(path)
+        handle = open_locked(path)
         since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         path.write_text(json.dumps({"pid": os.getpid(), "host": platform.node(), "since": since}), encoding="utf-8")
     except BlockingIOError as error:
-        raise UserError(f"{folder}: {owner(path)} is at work there; wait for it to end, or stop it") from error
+        raise UserError(f"{folder}: {describe_owner(path)} is at work there; wait for it to end, or stop it") from error
     except OSError as error:
         raise UserError(f"{folder}: cannot write there ({error})") from error
     try:
         yield
     finally:
-        release(path, handle)
+        release_lock(path, handle)
 
 
 @contextmanager
-def lent(path: Path) -> Iterator[None]:
+def wait_for_lock(path: Path) -> Iterator[None]:
     """Within the block no other process gets past here for the file, which the next in turn waits for."""
     lock_path = path.with_name(f".{path.name}{LOCK}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle = locked(lock_path, wait=True)
+    handle = open_locked(lock_path, wait=True)
     try:
         yield
     finally:
-        release(lock_path, handle)
+        release_lock(lock_path, handle)
 
 
-def locked(path: Path, wait: bool = False) -> int:
+def open_locked(path: Path, wait: bool = False) -> int:
     """A handle of the file, which is made if it is not there, with the lock on it.
 
     Raises:
@@ -64,7 +64,7 @@ def locked(path: Path, wait: bool = False) -> int:
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            lock(handle, wait)
+            lock_handle(handle, wait)
             with suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(handle), path.stat()):
                     return handle
@@ -74,14 +74,14 @@ def locked(path: Path, wait: bool = False) -> int:
         os.close(handle)  # the owner before removed the file that was just opened
 
 
-def release(path: Path, handle: int) -> None:
+def release_lock(path: Path, handle: int) -> None:
     """Removes the file, then lets the lock go: the other way round it might be the next owner's file."""
     with suppress(OSError):  # Windows removes no open file
         path.unlink()
     os.close(handle)
 
 
-def lock(handle: int, wait: bool) -> None:
+def lock_handle(handle: int, wait: bool) -> None:
     """Takes the lock on an open file, where there are locks."""
     try:
         import fcntl
@@ -94,7 +94,7 @@ def lock(handle: int, wait: bool) -> None:
             raise
 
 
-def owner(path: Path) -> str:
+def describe_owner(path: Path) -> str:
     """Who wrote the lock file, in words."""
     try:
         said = json.loads(path.read_text(encoding="utf-8"))

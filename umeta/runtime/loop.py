@@ -17,8 +17,8 @@ from umeta import seeds
 from umeta.errors import Interrupted, UserError
 from umeta.parts import Sink
 from umeta.runtime import artifacts, distributed
-from umeta.runtime.checkpoints import Checkpoints, State, copied
-from umeta.runtime.progress import Progress, postponed_interrupt
+from umeta.runtime.checkpoints import Checkpoints, State, copy_state
+from umeta.runtime.progress import Progress, postpone_interrupt
 
 SKIPPED = 10  # steps in a row that are too many to leave out
 
@@ -41,7 +41,7 @@ class RunContext:
     label: str = ""
     """put before the names of loops, where several would have the same"""
     sinks: Sequence[Sink] = ()
-    """trackers that get the metrics as well; `started` starts and closes them"""
+    """trackers that get the metrics as well; `start_trackers` starts and closes them"""
     earlier: dict[str, float] = field(default_factory=dict)
     """by the names of the loops so far, seconds they had run before a resume"""
 
@@ -82,10 +82,10 @@ class RunContext:
         """
         name = f"{self.label}{name}"
         first, spent = 0, 0.0
-        log = Checkpoints(self.folder, name) if self.folder and distributed.first() else None
-        if found := distributed.once(lambda: log.newest() if log and self.resume else None):
+        log = Checkpoints(self.folder, name) if self.folder and distributed.is_first() else None
+        if found := distributed.run_once(lambda: log.newest() if log and self.resume else None):
             state, first, spent = found
-            with artifacts.as_written(Path(self.folder or "", "checkpoints", name, f"step-{first}")):
+            with artifacts.refuse_malformed(Path(self.folder or "", "checkpoints", name, f"step-{first}")):
                 load(state)
             if log:
                 log.truncate(first)
@@ -97,13 +97,13 @@ class RunContext:
         pace = Pace(self.checkpoint_seconds, began)
         bar = Progress(name, steps, first, enabled=self.progress)
         skipped = 0  # in a row
-        with postponed_interrupt() as pressed:
+        with postpone_interrupt() as pressed:
             for i in range(first, steps):
                 # for a step that is left out, or cut short by another process's death with half of its changes made
-                before = copied(save()) if skip or (log and distributed.size() > 1) else {}
+                before = copy_state(save()) if skip or (log and distributed.size() > 1) else {}
                 try:
                     metrics = step(i)
-                    stop = distributed.agreed(pressed.is_set())
+                    stop = distributed.any_process(pressed.is_set())
                 except distributed.Lost as error:
                     if log:
                         log.write(before, i, spent + time.monotonic() - began)
@@ -123,7 +123,7 @@ class RunContext:
                 bar.update(i + 1, metrics)
                 now = time.monotonic()
                 last = i == steps - 1
-                if (i % 10 == 0 or last or skipped) and distributed.first():
+                if (i % 10 == 0 or last or skipped) and distributed.is_first():
                     if log:
                         log.append(i, metrics)
                     for sink in self.sinks:
@@ -141,15 +141,15 @@ class RunContext:
 
     def note(self, message: str) -> None:
         """A line for the person watching."""
-        if self.progress and distributed.first():
+        if self.progress and distributed.is_first():
             print(message, file=sys.stderr, flush=True)
 
 
 @contextmanager
-def started(sinks: Sequence[Sink], folder: Path) -> Iterator[None]:
+def start_trackers(sinks: Sequence[Sink], folder: Path) -> Iterator[None]:
     """Within the block the sinks take what is measured for `folder`."""
     with ExitStack() as stack:
-        for sink in sinks if distributed.first() else ():
+        for sink in sinks if distributed.is_first() else ():
             sink.start(folder)
             stack.callback(sink.close)
         yield

@@ -16,7 +16,7 @@ class Progress:
     """One line on a terminal, redrawn; a line every ten seconds elsewhere."""
 
     def __init__(self, name: str, total: int, first: int = 0, *, enabled: bool = True) -> None:
-        self.name, self.total, self.first, self.enabled = name, total, first, enabled and distributed.first()
+        self.name, self.total, self.first, self.enabled = name, total, first, enabled and distributed.is_first()
         self.live = self.enabled and sys.stderr.isatty()
         self.began = self.shown = time.monotonic()
 
@@ -27,7 +27,7 @@ class Progress:
         self.shown = now
         left = (now - self.began) / max(done - self.first, 1) * (self.total - done)
         values = "  ".join(f"{key} {value:.4g}" for key, value in (metrics or {}).items())
-        text = f"{self.name}  {done}/{self.total}  {duration(left)} left  {values}"
+        text = f"{self.name}  {done}/{self.total}  {format_duration(left)} left  {values}"
         print(f"\r\033[K{text}" if self.live else text, end="" if self.live else "\n", file=sys.stderr, flush=True)
 
     def close(self) -> None:
@@ -35,7 +35,7 @@ class Progress:
             print(file=sys.stderr, flush=True)
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """`75` as `1m15s`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
@@ -43,7 +43,7 @@ def duration(seconds: float) -> str:
 
 
 @contextmanager
-def postponed_interrupt(what: str = "step") -> Iterator[threading.Event]:
+def postpone_interrupt(what: str = "step") -> Iterator[threading.Event]:
     """Within the block the first Ctrl-C (or SIGTERM) only sets the event, so that a step is never cut in half; the
     second stops, where there are no other processes: torchrun sends all of them as many as it likes.
 
@@ -57,7 +57,7 @@ def postponed_interrupt(what: str = "step") -> Iterator[threading.Event]:
     def handle(number: int, frame: object) -> None:
         if pressed.is_set() and distributed.size() == 1:
             raise KeyboardInterrupt
-        if not pressed.is_set() and distributed.first():
+        if not pressed.is_set() and distributed.is_first():
             print(f"\nstopping after this {what} (press Ctrl-C again to stop at once)", file=sys.stderr, flush=True)
         pressed.set()
 

@@ -17,7 +17,7 @@ from umeta.config.regression import Config as RegressionConfig
 from umeta.data.images import UnlabelledImages
 from umeta.draw import environments, images, regression
 from umeta.runtime import artifacts, distributed
-from umeta.tasks.reward import acting
+from umeta.tasks.reward import policy_spec
 from umeta.types import EpisodeSpec, TaskSpec
 
 
@@ -74,7 +74,7 @@ def resolve(name: str) -> Any:
 
 def read_images(config: ImageConfig) -> UnlabelledImages:
     """Read the training images, without labels."""
-    with distributed.in_turn():
+    with distributed.take_turns():
         return UnlabelledImages.of(config.data.read("train").pixels)
 
 
@@ -123,9 +123,9 @@ ENVIRONMENTS = Domain(
     check="umeta.evaluation.environments:check",
     needs="umeta.quickstart.memory:needs_on_an_environment",
     read=lambda config: config.env,
-    fingerprint=lambda config, env: artifacts.value_hash([config.plain["env"], env.observation, env.action]),
+    fingerprint=lambda config, env: artifacts.hash_value([config.plain["env"], env.observation, env.action]),
     draw=environments.draw_tasks,
-    spec=lambda config, manifest: acting(config.env),
+    spec=lambda config, manifest: policy_spec(config.env),
     other="another environment than env",
     options=env_options,
     facts=env_options,

@@ -19,8 +19,8 @@ from umeta.errors import UserError
 from umeta.parts import Sink
 from umeta.runtime import artifacts, distributed
 from umeta.runtime.devices import to_device
-from umeta.runtime.lock import LOCK, owned
-from umeta.runtime.loop import RunContext, started
+from umeta.runtime.lock import LOCK, hold_folder
+from umeta.runtime.loop import RunContext, start_trackers
 
 
 @contextmanager
@@ -34,12 +34,12 @@ def context(
     sinks: Sequence[Sink],
 ) -> Iterator[RunContext | None]:
     """What a stage of this config runs in, alone in its folder; None when it is finished (see `begin`)."""
-    with distributed.held(owned(folder)):
-        if not distributed.once(lambda: begin(folder, kind, asked, resume)):
+    with distributed.hold_together(hold_folder(folder)):
+        if not distributed.run_once(lambda: begin(folder, kind, asked, resume)):
             yield None
             return
         ctx = RunContext(config.seed, to_device(device), folder, resume, progress=True, sinks=sinks)
-        with started(sinks, folder):
+        with start_trackers(sinks, folder):
             yield ctx
 
 
@@ -49,7 +49,7 @@ def begin(folder: Path, kind: str, plain: dict[str, Any], resume: bool) -> bool:
     Raises:
         UserError: the directory exists and `resume` is not set, or it was begun with another configuration.
     """
-    artifacts.sweep(folder)
+    artifacts.remove_leftovers(folder)
     if any(path.name not in ("asked.json", LOCK) for path in folder.iterdir()):
         finished = (folder / "manifest.json").exists()
         if not resume:
@@ -88,7 +88,7 @@ def named_files(value: Any) -> dict[str, str]:
         path = registry.code_of(value) or Path(value)
         if (path / "manifest.json").is_file():  # an artefact, whose manifest holds the hashes of the rest
             path = path / "manifest.json"
-        return {value: artifacts.file_hash(path)} if path.is_file() else {}
+        return {value: artifacts.hash_file(path)} if path.is_file() else {}
     parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else []
     return {name: digest for part in parts for name, digest in named_files(part).items()}
 

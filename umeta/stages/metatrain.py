@@ -65,11 +65,11 @@ def metatrain(config: RunConfig, *, device: str = "auto", resume: bool = False, 
         learner = config.metalearner.build(tasks.spec, config.train.episode)
         start = parent.theta if parent else mean_skill_policy(tasks, learner) if config.start else None
         theta = train(learner, tasks.to(ctx.device), config.train, ctx, start)
-        if not distributed.first():
+        if not distributed.is_first():
             return folder
         artifacts.write_tensors(folder / "model.safetensors", pack(theta))
         artifacts.write_text(folder / "config.yaml", dump_yaml(plain))
-        artifacts.write_json(folder / "tasks.json", {"hash": artifacts.value_hash(manifest), "manifest": manifest})
+        artifacts.write_json(folder / "tasks.json", {"hash": artifacts.hash_value(manifest), "manifest": manifest})
         seconds = {"metatrain": watch()}
         content = {
             "umeta": __version__,
@@ -79,7 +79,7 @@ def metatrain(config: RunConfig, *, device: str = "auto", resume: bool = False, 
         }
         if parent:
             seconds["earlier rounds"] = sum(parent.seconds().values())
-            content["start"] = {"run": config.parent, "hash": artifacts.file_hash(parent.folder / "manifest.json")}
+            content["start"] = {"run": config.parent, "hash": artifacts.hash_file(parent.folder / "manifest.json")}
         artifacts.write_sealed(folder / "seconds.json", seconds)
         artifacts.write_manifest(
             folder, "run", content, ["asked.json", "model.safetensors", "config.yaml", "tasks.json"]

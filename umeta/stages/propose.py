@@ -17,7 +17,7 @@ from umeta.errors import UserError
 from umeta.parts import Embedder, Sink
 from umeta.runtime import artifacts, distributed
 from umeta.runtime.loop import RunContext
-from umeta.runtime.progress import duration
+from umeta.runtime.progress import format_duration
 from umeta.stages.domains import domain_of
 from umeta.stages.folder import alone, check_out, context, kept, named_files
 from umeta.stages.runs import hand_over
@@ -47,17 +47,17 @@ def embed(
     The cache key is the embedding's options with the content of the files they name, the data's fingerprint and the
     seed.
     """
-    key = artifacts.value_hash([options, named_files(options), images.fingerprint, ctx.seed, __version__])
+    key = artifacts.hash_value([options, named_files(options), images.fingerprint, ctx.seed, __version__])
     folder = artifacts.cache_folder() / "embeddings" / key
     hand_over(embedder, ctx.device)
-    if distributed.once(lambda: artifacts.intact(folder, "embedding")):
+    if distributed.run_once(lambda: artifacts.is_intact(folder, "embedding")):
         ctx.note(f"embedding: from the cache ({folder})")
     else:
         watch = ctx.watch()
         if distributed.size() == 1 or getattr(embedder, "shared_fit", False):
             embedder.fit(images, ctx)
         else:
-            embedder.load_state_dict(distributed.once(lambda: fit(embedder, images, ctx)))
+            embedder.load_state_dict(distributed.run_once(lambda: fit(embedder, images, ctx)))
         computed = embedder.embed(images).cpu()
 
         def make(temporary: Path) -> list[str]:
@@ -66,8 +66,8 @@ def embed(
             artifacts.write_json(temporary / "seconds.json", watch())
             return ["embedder.safetensors", "embeddings.npy", "seconds.json"]
 
-        distributed.once(lambda: artifacts.cached(folder, "embedding", make))
-    state, vectors, seconds = distributed.once(lambda: kept(folder))
+        distributed.run_once(lambda: artifacts.make_cached(folder, "embedding", make))
+    state, vectors, seconds = distributed.run_once(lambda: kept(folder))
     embedder.load_state_dict(state)
     return Embedded(embedder, images.fingerprint, vectors), seconds
 
@@ -90,7 +90,7 @@ def propose(config: RunConfig, *, device: str = "auto", resume: bool = False, si
     check_out(config)
     domain = domain_of(config)
     if domain.alone and distributed.size() > 1:
-        return distributed.once(lambda: propose(config, device=device, resume=resume, sinks=sinks))
+        return distributed.run_once(lambda: propose(config, device=device, resume=resume, sinks=sinks))
     folder = config.tasks_folder
     asked: dict[str, Any] = {key: config.plain.get(key) for key in ("embedding", "proposer")}
     asked |= {"seed": config.seed, "files": named_files([asked["embedding"], asked["proposer"]])}
@@ -113,7 +113,7 @@ def propose(config: RunConfig, *, device: str = "auto", resume: bool = False, si
         tasks = config.proposer.propose(seen, ctx, embedded)
         seconds["propose"] = watch()
         check_usable(tasks, config)
-        if not distributed.first():
+        if not distributed.is_first():
             return folder
 
         description = store.save_tasks(tasks, folder)
@@ -144,7 +144,7 @@ def propose(config: RunConfig, *, device: str = "auto", resume: bool = False, si
         }
         artifacts.write_manifest(folder, "tasks", content, files)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-        ctx.note(f"tasks: {folder} ({duration(sum(seconds.values()))})")
+        ctx.note(f"tasks: {folder} ({format_duration(sum(seconds.values()))})")
     return folder
 
 

@@ -77,7 +77,7 @@ def load_run(
     """
     folder = Path(folder)
     manifest = artifacts.read_manifest(folder, "run")
-    with artifacts.as_written(folder):
+    with artifacts.refuse_malformed(folder):
         plain = merge(read_yaml(folder / "config.yaml"), overrides or {})
         tasks = Path(plain.get("tasks", ""))
         beside = folder.parent.parent / "tasks" / tasks.name

@@ -40,7 +40,7 @@ def load_tasks(config: RunConfig) -> tuple[TaskDistribution, dict[str, Any]]:
     manifest = artifacts.read_manifest(config.tasks_folder, "tasks")
     domain = domain_of(config)
     source = domain.read(config)
-    with artifacts.as_written(config.tasks_folder):
+    with artifacts.refuse_malformed(config.tasks_folder):
         recorded = manifest["fingerprint"]
     if (found := domain.fingerprint(config, source)) != recorded:
         facts = {key: value for key, value in domain.facts(config, source).items() if key in manifest}
@@ -50,7 +50,7 @@ def load_tasks(config: RunConfig) -> tuple[TaskDistribution, dict[str, Any]]:
             f"{config.tasks_folder}: proposed on {domain.other} ({told}); use what it was proposed on, or propose again"
         )
     known, then = registry.find_plugins(config.plain), "name it in this config as well, as in the one that proposed"
-    with artifacts.as_written(config.tasks_folder):
+    with artifacts.refuse_malformed(config.tasks_folder):
         registry.refuse_plugins(manifest["tasks"], known, str(config.tasks_folder), then)
         if missing := set(store.list_files(manifest["tasks"])) - set(manifest["files"]):
             raise UserError(f"{config.tasks_folder}: its manifest does not list '{min(missing)}'; propose again")

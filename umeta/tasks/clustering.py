@@ -26,20 +26,20 @@ def kmeans(z: np.ndarray, k: int, iterations: int, seed: int) -> tuple[np.ndarra
     z: [n, d] float32, the same in each process, of which a few rows at a time are held in memory beside it.
     """
     centre = z.mean(0, dtype=np.float64).astype(np.float32)  # around which numbers are small, and so are their errors
-    means = distributed.once(lambda: seeded(z, centre, k, seed))
+    means = distributed.run_once(lambda: seed_means(z, centre, k, seed))
     rough = z.size * k >= WORTH and fast_bfloat16(torch.device("cpu"))
     mine = distributed.shard(z)
     for left in range(iterations, 0, -1):
-        _, _, sums, sizes = assigned(mine, centre, means, rough and left > 1)
-        found = distributed.summed({"sums": sums, "sizes": sizes})
+        _, _, sums, sizes = assign(mine, centre, means, rough and left > 1)
+        found = distributed.sum_tensors({"sums": sums, "sizes": sizes})
         means = found["sums"] / found["sizes"].clamp(min=1)[:, None]
-        split(means, found["sizes"])
-    labels, distances, _, _ = assigned(mine, centre, means, False)
-    parts = distributed.gathered([(labels, distances)])
+        split_largest(means, found["sizes"])
+    labels, distances, _, _ = assign(mine, centre, means, False)
+    parts = distributed.gather([(labels, distances)])
     return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
 
 
-def seeded(z: np.ndarray, centre: np.ndarray, k: int, seed: int) -> Tensor:
+def seed_means(z: np.ndarray, centre: np.ndarray, k: int, seed: int) -> Tensor:
     """First means [k, d] less the centre, by greedy k-means++ (Arthur and Vassilvitskii 2007) on a sample.
 
     Each is the best of some items drawn by their squared distance to the nearest mean before: the one that lowers the
@@ -66,7 +66,7 @@ def seeded(z: np.ndarray, centre: np.ndarray, k: int, seed: int) -> Tensor:
     return x[chosen]
 
 
-def assigned(
+def assign(
     z: np.ndarray, centre: np.ndarray, means: Tensor, rough: bool
 ) -> tuple[np.ndarray, np.ndarray, Tensor, Tensor]:
     """The nearest mean of each item [n] int32 and the squared distance to it [n], zeros where `rough`; the sum [k, d]
@@ -91,7 +91,7 @@ def assigned(
     return labels, distances, sums, sizes
 
 
-def split(means: Tensor, sizes: Tensor) -> None:
+def split_largest(means: Tensor, sizes: Tensor) -> None:
     """Gives each empty cluster half of the largest one, the two means a little apart, in place."""
     apart = 1 + torch.tensor([1, -1]).repeat(means.shape[1])[: means.shape[1]] / 1024
     for empty in (sizes == 0).nonzero()[:, 0]:
@@ -102,7 +102,7 @@ def split(means: Tensor, sizes: Tensor) -> None:
         sizes[largest] -= sizes[empty]
 
 
-def core(labels: np.ndarray, distances: np.ndarray, share: float) -> np.ndarray:
+def keep_core(labels: np.ndarray, distances: np.ndarray, share: float) -> np.ndarray:
     """The labels with -1 for the members of each cluster that are not among its nearest `share`."""
     order = np.lexsort((distances, labels))
     sizes = np.bincount(labels)
@@ -141,7 +141,7 @@ def reciprocal(z: np.ndarray, neighbours: int, similarity: float) -> np.ndarray:
     return renumbered[labels].astype(np.int32)
 
 
-def refilled(z: np.ndarray, labels: np.ndarray, k: int, seed: int) -> np.ndarray:
+def refill_empty(z: np.ndarray, labels: np.ndarray, k: int, seed: int) -> np.ndarray:
     """The labels with no cluster of the k left empty, by DeepCluster's rule (Caron et al. 2018, section 3.3).
 
     An empty cluster's mean becomes that of a random other cluster, slightly perturbed, and the items of that cluster go
@@ -178,7 +178,7 @@ def whitening(z: np.ndarray, components: int) -> tuple[np.ndarray, np.ndarray]:
     return mean, (pca.components_.T * scale).astype(np.float32)
 
 
-def whitened(z: np.ndarray, components: int) -> np.ndarray:
+def whiten(z: np.ndarray, components: int) -> np.ndarray:
     """The leading principal components at unit variance, each item scaled to length 1: [n, at most components]."""
     mean, directions = whitening(z, components)
     out = (z - mean) @ directions

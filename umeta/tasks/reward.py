@@ -34,7 +34,7 @@ class Rewards(Protocol):
     def describe(self, states: Tensor) -> list[str]: ...  # in numbers, some of them on states [n, observation]
 
 
-def acting(env: Environment) -> TaskSpec:
+def policy_spec(env: Environment) -> TaskSpec:
     """What all tasks on an environment have in common."""
     return TaskSpec((env.observation,), "policy", env.action, env.action)
 
@@ -52,7 +52,7 @@ class RewardTasks:
 
     @property
     def spec(self) -> TaskSpec:
-        return acting(self.env)
+        return policy_spec(self.env)
 
     def sample(self, indices: Tensor | np.ndarray, *, episode: EpisodeSpec, seed: int) -> RewardBatch:
         """The tasks of these numbers; task i, its resets and its noise depend on (seed, i) only."""
