@@ -59,7 +59,7 @@ def main(names: list[str]) -> None:
 
 
 def begun() -> dict[str, Any]:
-    """What this commit has measured on this machine so far; nothing where its code has been changed since."""
+    """Return what this commit has measured on this machine so far; nothing where its code has been changed since."""
     result = {
         "date": date.today().isoformat(),
         "commit": commit(),

@@ -45,7 +45,7 @@ def umeta(
 
 
 def index(images: int, classes: int, partitions: int) -> Callable[[], None]:
-    """What `PartitionTasks` does before the first task."""
+    """Return what `PartitionTasks` does before the first task."""
     x, labels = drawn(images, classes, 1)
     shift = np.random.default_rng(0)
     found = np.stack([shift.permutation(labels) for _ in range(partitions)]).astype(np.int32)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 
 def matmul(n: int = 2048, dtype: str = "float32") -> Callable[[], None]:
-    """A product of two n x n matrices: `2 n^3` operations."""
+    """Return a product of two n x n matrices: `2 n^3` operations."""
     a, b = (torch.randn(n, n).to(getattr(torch, dtype)) for _ in range(2))
 
     def run() -> None:
@@ -22,7 +22,7 @@ CONVOLUTION = {"tasks": 8, "images": 5, "filters": 64, "side": 14}
 
 
 def convolution(tasks: int, images: int, filters: int, side: int, calls: int = 1) -> Callable[[], None]:
-    """A 3x3 convolution of each task's images with weights of its own: the second layer of Conv4."""
+    """Return a 3x3 convolution of each task's images with weights of its own: the second layer of Conv4."""
     x = torch.randn(images, tasks * filters, side, side).contiguous(memory_format=torch.channels_last)
     weight = torch.randn(tasks * filters, filters, 3, 3).contiguous(memory_format=torch.channels_last)
 

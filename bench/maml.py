@@ -175,7 +175,7 @@ PEERS = {
 
 
 def peer(name: str, **options: Any) -> Callable[[], None]:
-    """A meta-step by one of the others, with PyTorch's Adam."""
+    """Return a meta-step by one of the others, with PyTorch's Adam."""
     case = Case(**options)
     net = case.network()
     optimiser = torch.optim.Adam(net.parameters(), lr=OUTER_LR)
@@ -190,7 +190,7 @@ def peer(name: str, **options: Any) -> Callable[[], None]:
 
 
 def umeta(precision: Precision = "float32", **options: Any) -> Callable[[], None]:
-    """A meta-step as `umeta metatrain` takes it; the precision is that of the queries."""
+    """Return a meta-step as `umeta metatrain` takes it; the precision is that of the queries."""
     problem = umeta_problem(Case(**options), precision)
     outer = Adam(lr=OUTER_LR)
     outer.start(problem.theta.params)
@@ -221,7 +221,7 @@ def umeta_problem(case: Case, precision: Precision = "float32") -> BatchProblem:
 
 
 def agreement(**options: Any) -> Callable[[], dict[str, float]]:
-    """The largest relative distance of each one's meta-gradient from the plain loop's, in float64."""
+    """Return the largest relative distance of each one's meta-gradient from the plain loop's, in float64."""
     case = Case(**{"tasks": 3, "double": True, **options})
 
     def compare() -> dict[str, float]:
@@ -244,7 +244,7 @@ def gradients(case: Case, maker: Callable[[Case, nn.Module], Gradient]) -> dict[
 
 
 def distance(found: dict[str, Tensor], truth: dict[str, Tensor]) -> float:
-    """The largest over the parameters of `|found - truth| / |truth|`."""
+    """Return the largest over the parameters of `|found - truth| / |truth|`."""
     return max(float((found[name] - truth[name]).norm() / truth[name].norm()) for name in truth)
 
 

@@ -127,7 +127,7 @@ class Curve:
 
 
 def growing(option: str, label: str, values: tuple[int, ...]) -> Curve:
-    """A meta-step with one of its sizes changed, with the allocator tuned on both sides."""
+    """Return a meta-step with one of its sizes changed, with the allocator tuned on both sides."""
     points = {}
     for value in values:
         case = {option: value}
@@ -140,7 +140,7 @@ def growing(option: str, label: str, values: tuple[int, ...]) -> Curve:
 
 
 def sampling(option: Literal["partitions", "images"], values: tuple[int, ...]) -> Curve:
-    """A task drawn, and the index made before the first one."""
+    """Return a task drawn, and the index made before the first one."""
     points = {}
     for value in values:
         size = {"images": 24_000, "classes": 500, "partitions": 10, option: value}

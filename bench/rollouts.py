@@ -49,7 +49,7 @@ def policies(env: HalfCheetah, tasks: int) -> Act:
 
 
 def side(name: str) -> Callable[[], None]:
-    """What takes the steps."""
+    """Return what takes the steps."""
     env = HalfCheetah()
     random = torch.Generator().manual_seed(1)
     noise = torch.randn(TASKS, EPISODES, env.horizon, env.action, generator=random)

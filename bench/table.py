@@ -110,7 +110,7 @@ def draw(result: dict[str, Any], picture: Path) -> None:
 
 
 def rewrite(text: str, root: Path) -> str:
-    """The text with every marked table made anew."""
+    """Return the text with every marked table made anew."""
 
     def table(marker: re.Match[str]) -> str:
         make = {"goals": goals, "sides": sides}[marker["table"]]

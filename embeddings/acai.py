@@ -94,7 +94,7 @@ class ACAI(NetworkEmbedder):
         nets.cpu().eval()
 
     def losses(self, x: Tensor, rebuilt: Tensor, mixed: Tensor, alpha: Tensor) -> dict[str, Tensor]:
-        """The two losses of the docstring; x, rebuilt, mixed: [n, C, s, s], alpha: [n]."""
+        """Return the two losses of the docstring; x, rebuilt, mixed: [n, C, s, s], alpha: [n]."""
         judged = self._nets["critic"](mixed)
         blend = torch.lerp(rebuilt, x, self.gamma).detach()
         unmixed = self._nets["critic"](blend)
@@ -123,7 +123,7 @@ class ACAI(NetworkEmbedder):
 
 
 def mirrored(batch: int) -> np.ndarray:
-    """This process's places of a batch: with each one its mirror image, which it is mixed with."""
+    """Return this process's places of a batch: with each one its mirror image, which it is mixed with."""
     half = np.asarray(distributed.shard(range((batch + 1) // 2)))
     return np.union1d(half, batch - 1 - half)
 

@@ -95,7 +95,7 @@ class BiGAN(NetworkEmbedder):
         nets.cpu().eval()
 
     def losses(self, x: Tensor, code: Tensor, made: Tensor, z: Tensor) -> dict[str, Tensor]:
-        """The two losses of the docstring for pairs (x, code = E(x)) and (made = G(z), z); D gives log-odds."""
+        """Return the two losses of the docstring for pairs (x, code = E(x)) and (made = G(z), z); D gives log-odds."""
         # one batch, so that normalisation treats both alike
         real, fake = self._nets["discriminator"](torch.cat([x, made]), torch.cat([code, z])).chunk(2)
         return {

@@ -37,7 +37,7 @@ class Learner:
         self._trained = trained
 
     def fit(self, images: Images, ctx: Context) -> None:
-        """Check that the images are of the shape that the run takes; raises UserError when they are not."""
+        """Check that the images are of the shape that the run takes; raise UserError when they are not."""
         shape = self._trained.item_shape
         if images.item_shape != shape:
             raise UserError(f"embedding learner: {self.run} takes images {shape}, these are {images.item_shape}")
@@ -62,7 +62,7 @@ class Learner:
         }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Check that the run is the one that the state is of; raises UserError when it is another by now."""
+        """Check that the run is the one that the state is of; raise UserError when it is another by now."""
         for name, value in self._trained.theta.params.items():
             if not torch.equal(state.get(f"params.{name}", torch.empty(0)), value.cpu()):
                 raise UserError(f"embedding learner: {self.run} is not the learner that this embedding was made with")

@@ -36,7 +36,7 @@ class Pixels:
             raise ValueError("expected whiten (PCA) or zca, not both")
 
     def fit(self, images: Images, ctx: Context) -> None:
-        """Finds the components, if asked for; raises UserError when there are fewer than that."""
+        """Find the components, if asked for; raise UserError when there are fewer than that."""
         flat = self._flat(images)
         if self.zca is not None:
             mean = flat.mean(0)

@@ -29,7 +29,7 @@ class Precomputed:
     _state: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def fit(self, images: Images, ctx: Context) -> None:
-        """Reads the vectors and ties each to its image; raises UserError when their number or shape is off."""
+        """Read the vectors and tie each to its image; raise UserError when their number or shape is off."""
         vectors = np.asarray(load(Path(self.path), "vectors"))
         if vectors.ndim != 2 or len(vectors) != len(images) or not np.issubdtype(vectors.dtype, np.floating):
             raise UserError(
@@ -42,7 +42,7 @@ class Precomputed:
         }
 
     def embed(self, images: Images) -> Tensor:
-        """[n, d] float32; raises UserError for images whose vectors were not given."""
+        """[n, d] float32; raise UserError for images whose vectors were not given."""
         known = {key: i for i, key in enumerate(self._state["keys"].tolist())}
         wanted = content_keys(images).tolist()
         missing = sum(key not in known for key in wanted)

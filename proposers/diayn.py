@@ -77,7 +77,7 @@ class Diayn:
     sees_labels: ClassVar[bool] = False
 
     def propose(self, source: Environment, ctx: Context, embedder: Embedder | None = None) -> RewardTasks:
-        """A reward per skill, and the skills' policies.
+        """Return a reward per skill, and the skills' policies.
 
         Raises:
             UserError: the simulation breaks, or `sees` names numbers that it does not observe.
@@ -111,7 +111,7 @@ class Learning:
         )
 
     def improver(self) -> PPO | SAC:
-        """What the options ask for, with random weights."""
+        """Return what the options ask for, with random weights."""
         o, policy, discount = self.options, self.policy, self.env.discount
         if o.learner == "ppo":
             return PPO(policy, discount, lr=o.lr, clip=o.clip, epochs=o.epochs, lam=o.lam, entropy=o.entropy)

@@ -95,7 +95,7 @@ class Hyperplanes:
         return tasks
 
     def _partition(self, z: np.ndarray, draw: np.random.Generator) -> tuple[np.ndarray, int]:
-        """The zone of each item [n], -1 where it is left out, and how many zones were kept."""
+        """Return the zone of each item [n], -1 where it is left out, and how many zones were kept."""
         planes, d = math.ceil(math.log2(self.zones)), z.shape[1]
         normals = draw.uniform(-1, 1, (planes, d)).astype(np.float32)
         normals /= np.linalg.norm(normals, axis=1, keepdims=True)

@@ -31,7 +31,7 @@ class RandomLabels:
     """how many partitions"""
 
     def propose(self, source: UnlabelledImages, ctx: Context, embedder: Embedder | None = None) -> PartitionTasks:
-        """Needs no embedding, and takes no time; raises UserError for more classes than images."""
+        """Needs no embedding, and takes no time; raise UserError for more classes than images."""
         if len(source) < self.k:
             raise UserError(f"proposer.k: {self.k} classes need at least as many images, there are {len(source)}")
         keys = seeds.key(ctx.seed, "random labels", np.arange(self.partitions)[:, None], np.arange(len(source)))

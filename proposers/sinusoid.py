@@ -36,5 +36,5 @@ class Sinusoid:
                 raise ValueError(f"{option.name} is [smallest, largest], got [{low:g}, {high:g}]")
 
     def propose(self, source: None, ctx: Context, embedder: Embedder | None = None) -> SinusoidTasks:
-        """The tasks; nothing is learnt."""
+        """Return the tasks; nothing is learnt."""
         return SinusoidTasks(self.amplitude, self.phase, self.x)

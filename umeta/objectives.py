@@ -83,7 +83,7 @@ def kl(before: Tensor, after: Tensor, batch: Batch) -> Tensor:
 
 
 def fisher(output: Tensor, tangent: Tensor) -> Tensor:
-    """The Fisher information of each item's Gaussian, with respect to the output, times a change of the output."""
+    """Multiply a change of the output by the Fisher information of each item's Gaussian."""
     _, log_std = gaussian(output)
     free = output.chunk(2, -1)[1] > math.log(SMALLEST_STD)
     mean_part, log_std_part = tangent.chunk(2, -1)

@@ -255,11 +255,11 @@ class Problem(Protocol):
         ...
 
     def loss_and_kl(self) -> tuple[float, float]:
-        """The loss, and the mean KL divergence of the adapted policies from what they were at the first call."""
+        """Return the loss, and the mean KL divergence of the adapted policies from what they were at the first call."""
         ...
 
     def fisher_vector(self, vector: dict[str, Tensor], share: float = 1.0) -> dict[str, Tensor]:
-        """The Fisher information of the adapted policies times a vector, on a share of the states."""
+        """Return the Fisher information of the adapted policies times a vector, on a share of the states."""
         ...
 
 

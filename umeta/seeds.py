@@ -16,7 +16,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def _mix(z: np.ndarray) -> np.ndarray:
-    """The finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014): a bijection with full avalanche."""
+    """Return the finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014): a bijection with full avalanche."""
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))
@@ -24,7 +24,7 @@ def _mix(z: np.ndarray) -> np.ndarray:
 
 @functools.lru_cache(256)
 def _word(text: str) -> np.ndarray:
-    """A word's number, mixed."""
+    """Return a word's number, mixed."""
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return _mixed(int.from_bytes(digest, "little"))
 
@@ -43,13 +43,13 @@ def key(*parts: int | str | np.ndarray) -> np.ndarray:
 
 
 def below(keys: np.ndarray, n: np.ndarray | int) -> np.ndarray:
-    """A uniform integer in [0, n) for each key (n < 2^31; the bias is at most n / 2^32). Returns int64."""
+    """Return a uniform integer in [0, n) for each key (n < 2^31; the bias is at most n / 2^32). Returns int64."""
     with np.errstate(over="ignore"):
         return (((keys >> np.uint64(32)) * np.asarray(n).astype(np.uint64)) >> np.uint64(32)).astype(np.int64)
 
 
 def uniform(keys: np.ndarray) -> np.ndarray:
-    """A uniform number in [0, 1) for each key, in steps of 2^-24. Returns float32."""
+    """Return a uniform number in [0, 1) for each key, in steps of 2^-24. Returns float32."""
     return (keys >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)
 
 
@@ -74,10 +74,10 @@ def choose(keys: np.ndarray, n: np.ndarray | int, size: int) -> np.ndarray:
 
 
 def integer(*parts: int | str) -> int:
-    """A seed below 2^31 for libraries that take one."""
+    """Return a seed below 2^31 for libraries that take one."""
     return int(key(*parts) >> np.uint64(33))
 
 
 def generator(*parts: int | str) -> torch.Generator:
-    """A CPU generator of its own for one purpose (draw on the CPU, then move: the same numbers on every device)."""
+    """Return a CPU generator for one purpose (draw on the CPU, then move: the same numbers on every device)."""
     return torch.Generator().manual_seed(integer(*parts))

@@ -54,7 +54,7 @@ def toy_tasks(images: UnlabelledImages | None = None, classes: int = 6, partitio
 
 
 def check_embedder(embedder: Embedder, images: UnlabelledImages | None = None, seed: int = 0) -> None:
-    """Checks an embedding: reproducible, whole in its `state_dict`, image by image, and harmless to the images.
+    """Check an embedding: reproducible, whole in its `state_dict`, image by image, and harmless to the images.
 
     Raises:
         AssertionError: names the promise that is broken.
@@ -93,7 +93,7 @@ def check_proposer(
     episode: EpisodeSpec = EPISODE,
     seed: int = 0,
 ) -> None:
-    """Checks a proposer of image tasks: reproducible, and its tasks sound (`check_tasks`).
+    """Check a proposer of image tasks: reproducible, and its tasks sound (`check_tasks`).
 
     source: distinct images; embedder: a fitted one, by default raw pixels.
 
@@ -123,7 +123,7 @@ def check_proposer(
 def check_tasks(
     tasks: TaskDistribution, images: UnlabelledImages, episode: EpisodeSpec = EPISODE, seed: int = 0, count: int = 64
 ) -> None:
-    """Checks the tasks themselves; where they have `partitions`, against these clusters of the (distinct) images too.
+    """Check the tasks themselves; where they have `partitions`, against these clusters of the (distinct) images too.
 
     Raises:
         AssertionError: names the promise that is broken.
@@ -188,7 +188,7 @@ def check_metalearner(
     transductive: bool = False,
     seed: int = 0,
 ) -> None:
-    """Checks a meta-learner: pure, reproducible, savable, indifferent to how tasks and queries are grouped.
+    """Check a meta-learner: pure, reproducible, savable, indifferent to how tasks and queries are grouped.
 
     transductive: its predictions may depend on the queries they are made with.
 
@@ -253,7 +253,7 @@ def check_metalearner(
 
 
 def _check_padding(answers: Callable[[Batch], Tensor], support: Batch) -> None:
-    """The last item of each task's support is padding: what its label says must not matter."""
+    """Check that padding does not matter: the last item of each task's support, whatever its label says."""
     mask = support.mask.clone()
     mask[:, -1] = False
     label = support.y.clone()
@@ -277,7 +277,7 @@ def _check_other_way(
 
 
 def _check_chunks(learner: MetaLearner, theta: Theta, tasks: TaskDistribution, episode: EpisodeSpec, seed: int) -> None:
-    """The meta-gradient in float64 does not depend on how many tasks are worked on at a time."""
+    """Check that the meta-gradient in float64 does not depend on how many tasks are worked on at a time."""
     support, query = (replace(b, x=b.x.double()) for b in sampled(tasks, np.arange(3), episode, seed))
     params = {name: p.detach().double().requires_grad_() for name, p in theta.params.items()}
     found = []
@@ -307,7 +307,7 @@ class RawPixels:
 
 @contextmanager
 def unchanged_randomness(what: str) -> Iterator[None]:
-    """Asserts that the block leaves the global random states alone: randomness comes from the seed that is given."""
+    """Check that the block leaves the global random states alone: randomness comes from the seed that is given."""
     before = random_states()
     yield
     alone = before == random_states()

@@ -47,7 +47,7 @@ def linear(tasks: PartitionTasks, episode: EpisodeSpec, count: int, seed: int) -
 
 
 def mlp(tasks: PartitionTasks, episode: EpisodeSpec, count: int, seed: int) -> np.ndarray:
-    """A hidden layer of 128 ReLUs with dropout of one half, on the items' vectors (CACTUs' baseline). Returns [count].
+    """Classify by a hidden layer of 128 ReLUs with dropout of one half on the items' vectors (CACTUs): [count].
 
     60 steps of Adam on the support alone, always: CACTUs stops early on the query set, which is a leak. Vectors are
     brought to mean 0 and variance 1 over the support and its dimensions together, so that one step size suits any.
@@ -86,7 +86,7 @@ def mlp(tasks: PartitionTasks, episode: EpisodeSpec, count: int, seed: int) -> n
 
 
 def centroids(training: np.ndarray, k: int, seed: int) -> np.ndarray:
-    """The means [at most k, d] of k-means clusters of the training images' vectors [n, d]."""
+    """Return the means [at most k, d] of k-means clusters of the training images' vectors [n, d]."""
     labels, _ = kmeans(training, k, 20, seed)
     sums = np.zeros((k, training.shape[1]))
     np.add.at(sums, labels, training)

@@ -46,7 +46,7 @@ def ant_position(env: Any, paths: Paths, goal: Tensor) -> Tensor:
 
 
 def own(env: Any, paths: Paths, goal: Tensor) -> Tensor:
-    """The environment's own."""
+    """Return the environment's own."""
     assert paths.own is not None
     return paths.own
 
@@ -82,7 +82,7 @@ def forward(u: Tensor) -> Tensor:
 
 
 def both_ways(u: Tensor) -> Tensor:
-    """Forwards and backwards in turn, whatever is drawn."""
+    """Return forwards and backwards in turn, whatever is drawn."""
     ways = torch.zeros_like(u)
     ways[:, 0] = 1 - 2 * (torch.arange(len(u)) % 2)
     return ways

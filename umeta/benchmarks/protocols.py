@@ -50,7 +50,7 @@ def test_images(config: EvaluateConfig, source: Source) -> LabelledImages:
 
 
 def resolve(config: EvaluateConfig) -> tuple[list[EpisodeSpec], int]:
-    """The episodes to test and the number of tasks of each, the config's own settings first.
+    """Return the episodes to test and the number of tasks of each, the config's own settings first.
 
     Raises:
         UserError: no protocol has that name, or no episodes are wanted.
@@ -68,7 +68,7 @@ def resolve(config: EvaluateConfig) -> tuple[list[EpisodeSpec], int]:
 
 
 def fitting(test: LabelledImages) -> dict[str, Any]:
-    """Settings (`evaluate` of a config) for any labelled images: up to 5 ways, 1 shot and where possible 5.
+    """Choose settings (`evaluate` of a config) for any labelled images: up to 5 ways, 1 shot and where possible 5.
 
     They take no more images of a class than three quarters of the classes have; the others are left out.
 

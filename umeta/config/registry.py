@@ -64,14 +64,14 @@ def built_in(kind: str) -> list[str]:
 
 
 def _part(kind: str, name: str) -> ast.ClassDef | None:
-    """The class of a built-in part, as its source defines it."""
+    """Return the class of a built-in part, as its source defines it."""
     classes = _classes(f"{KINDS[kind]}.{name}")
     return next((node for node in classes.values() if _is_part(name, node.name) and _is_dataclass(node)), None)
 
 
 @cache
 def _source(module: str) -> ast.Module:
-    """The parsed source of one of this library's modules, which is not imported; empty for any other module."""
+    """Return the parsed source of one of this library's modules, which is not imported; empty for any other module."""
     spec = importlib.util.find_spec(module) if module.partition(".")[0] in PACKAGES else None
     return ast.parse(Path(spec.origin).read_bytes()) if spec and spec.origin else ast.Module([], [])
 
@@ -81,7 +81,7 @@ def _classes(module: str) -> dict[str, ast.ClassDef]:
 
 
 def _ancestry(module: str, name: str) -> list[ast.ClassDef]:
-    """A class of this library and its bases in this library, each before the classes that inherit from it."""
+    """Return a class of this library and its bases in this library, each before the classes that inherit from it."""
     node = _classes(module).get(name)
     if node is None:
         imports = [one for one in _source(module).body if isinstance(one, ast.ImportFrom) and one.module]
@@ -98,7 +98,7 @@ def _is_dataclass(node: ast.ClassDef) -> bool:
 
 
 def _is_part(stem: str, class_name: str) -> bool:
-    """The part of `random_labels.py` is the class `RandomLabels`, whatever its capitals."""
+    """Tell whether a class is the part of its file: `RandomLabels` of `random_labels.py`, whatever its capitals."""
     return class_name.lower() == stem.replace("_", "")
 
 
@@ -344,7 +344,7 @@ def describe_class(module: str, name: str) -> tuple[str, list[Option]]:
 
 
 def _own_options(node: ast.ClassDef) -> Iterator[Option]:
-    """The options that a class itself declares."""
+    """Return the options that a class itself declares."""
     for item, after in zip_longest(node.body, node.body[1:]):
         if not isinstance(item, ast.AnnAssign) or not isinstance(item.target, ast.Name):
             continue

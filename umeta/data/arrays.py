@@ -42,7 +42,7 @@ class Arrays:
 
 
 def load(path: Path, key: str) -> np.ndarray:
-    """The array of a `.npy`, or one named array of a `.npz`; no pickles.
+    """Return the array of a `.npy`, or one named array of a `.npz`; no pickles.
 
     Raises:
         UserError: missing, damaged, or without that array.
@@ -65,7 +65,7 @@ def load(path: Path, key: str) -> np.ndarray:
 
 
 def check_unpacked(archive: zipfile.ZipFile, name: str) -> None:
-    """Raises ValueError for an array of a `.npz` that does not fit into memory, or says to be larger than it is."""
+    """Raise ValueError for an array of a `.npz` that does not fit into memory, or says to be larger than it is."""
     if name not in archive.namelist():
         return
     size, free = archive.getinfo(name).file_size, available()

@@ -77,7 +77,7 @@ class CelebA:
 
 
 def read_attributes(path: Path) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
-    """The names of the forty attributes, and which of them each image has [40] bool.
+    """Return the names of the forty attributes, and which of them each image has [40] bool.
 
     Raises:
         UserError: not in the published format.
@@ -98,7 +98,7 @@ def read_attributes(path: Path) -> tuple[tuple[str, ...], dict[str, np.ndarray]]
 
 
 def table(path: Path, width: int, header: int = 0) -> list[list[str]]:
-    """The lines of a list below its header, `width` words each; raises UserError when they are not."""
+    """Return the lines of a list below its header, `width` words each; raise UserError when they are not."""
     rows = words(path)[header:]
     if not rows:
         raise UserError(f"{path}: lists no image")
@@ -109,7 +109,7 @@ def table(path: Path, width: int, header: int = 0) -> list[list[str]]:
 
 
 def words(path: Path) -> list[list[str]]:
-    """The words of each line of a text file."""
+    """Return the words of each line of a text file."""
     try:
         return [line.split() for line in artifacts.read_text(path).splitlines()]
     except UserError as error:

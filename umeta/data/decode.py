@@ -88,7 +88,7 @@ def list_files(root: Path) -> list[File]:
 
 
 def read_contents(path: Path) -> bytes:
-    """What is in a file; raises OSError for one that is none (a pipe, a device), ValueError for one far too large."""
+    """Read a file; raise OSError for one that is none (a pipe, a device), ValueError for one far too large."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file") if not path.exists() else OSError(f"{path}: not a file")
     if (size := path.stat().st_size) > LARGEST_FILE:
@@ -133,7 +133,7 @@ def known_formats() -> tuple[str, ...]:
 
 
 def square_pixels(picture: Image, rule: Rule) -> np.ndarray:
-    """A Pillow image of any size and mode as uint8 [C, size, size]."""
+    """Return a Pillow image of any size and mode as uint8 [C, size, size]."""
     from PIL import Image, ImageOps
 
     picture = ImageOps.exif_transpose(picture)

@@ -76,7 +76,7 @@ class Folder:
 
 
 def class_of(file: decode.File) -> str:
-    """The folder a file lies in."""
+    """Return the folder a file lies in."""
     return str(PurePosixPath(file.name).parent)
 
 

@@ -72,7 +72,7 @@ class UnlabelledImages:
         return digest.hexdigest()
 
     def floats(self, index: slice | np.ndarray, device: torch.device | str = "cpu") -> Tensor:
-        """Some of the images as float32 in [0, 1]: [m, C, H, W]."""
+        """Return some of the images as float32 in [0, 1]: [m, C, H, W]."""
         return to_float(torch.from_numpy(np.ascontiguousarray(self.pixels[index])).to(device))
 
 

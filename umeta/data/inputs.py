@@ -32,7 +32,7 @@ class Format:
 
     @classmethod
     def of(cls, source: Any, shape: tuple[int, ...]) -> Format:
-        """The format of a data source whose items have this shape."""
+        """Return the format of a data source whose items have this shape."""
         rule = SourceTraits.of(source).rule
         return cls(shape, rule is not None and rule.invert)
 
@@ -66,7 +66,7 @@ class Format:
             yield self.items(images[start : start + size])
 
     def arrays(self, array: np.ndarray) -> np.ndarray:
-        """Items uint8 [n, C, H, W] of an array of images; raises UserError when it is of another shape or range."""
+        """Items uint8 [n, C, H, W] of an array of images; raise UserError when it is of another shape or range."""
         pixels = to_pixels(array)
         if pixels.shape[1:] != self.shape:
             raise UserError(
@@ -96,7 +96,7 @@ class Format:
 
 
 def describe_unreadable(name: Any, error: Exception) -> UserError:
-    """What to tell about a file that cannot be decoded."""
+    """Return what to tell about a file that cannot be decoded."""
     if isinstance(error, FileNotFoundError):
         return UserError(f"{name}: no such file")
     return UserError(f"{name}: not a readable image ({decode.describe_error(error)})")

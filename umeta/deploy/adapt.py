@@ -58,7 +58,7 @@ def adapt_run(
 
 
 def find_examples(support: Path) -> list[Example]:
-    """The labelled images of a folder (or zip) with a folder per class, or of a CSV.
+    """Return the labelled images of a folder (or zip) with a folder per class, or of a CSV.
 
     Raises:
         UserError: missing, without images or labels, or not in that form.
@@ -79,7 +79,7 @@ def find_examples(support: Path) -> list[Example]:
 
 
 def read_csv(path: Path) -> list[Example]:
-    """The labelled images of a CSV with the columns path (relative to the CSV) and label."""
+    """Return the labelled images of a CSV with the columns path (relative to the CSV) and label."""
     found: list[Example] = []
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:

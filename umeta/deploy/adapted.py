@@ -44,7 +44,7 @@ class MetaLearnt:
 
     @classmethod
     def of(cls, run: Run) -> MetaLearnt:
-        """That of a loaded run.
+        """Take the learner of a loaded run.
 
         Raises:
             UserError: options that were changed since meta-training ask for other parameters than it learnt.
@@ -83,7 +83,7 @@ class MetaLearnt:
         }
 
     def tensors(self) -> dict[str, Tensor]:
-        """The rest, copied to the CPU."""
+        """Return the rest, copied to the CPU."""
         return copy_to_cpu({"params": self.theta.params, "running": self.theta.running or {}})
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -153,7 +153,7 @@ class AdaptedLearner:
         return AdaptedLearner.adapt(self.source, np.concatenate([self.support, support]), names, self.steps)
 
     def check_takes_more(self) -> None:
-        """Raises UserError for a learner that adapts by gradient steps, which are not taken back."""
+        """Raise UserError for a learner that adapts by gradient steps, which are not taken back."""
         if "prototypes" not in self.adapted.params:
             raise UserError(
                 f"a {type(self.source.learner).__name__} adapts to all examples in one go and cannot take more later; "
@@ -206,7 +206,7 @@ class AdaptedLearner:
         return found, probabilities
 
     def threshold(self) -> float:
-        """The nearness below which an image is unknown. Raises UserError when the learner has none."""
+        """Return the nearness below which an image is unknown. Raises UserError when the learner has none."""
         if self.calibration is None:
             raise UserError(
                 "unknown: the learner is not calibrated, so it cannot tell what is unknown; adapt again where the "
@@ -223,7 +223,7 @@ class AdaptedLearner:
         return class_means(self.source.features(self.support), labels, len(self.classes))
 
     def picture(self) -> np.ndarray:
-        """The examples, a class a row: [H, W, 3] uint8."""
+        """Return the examples, a class a row: [H, W, 3] uint8."""
         rows = []
         for i, name in enumerate(self.classes[: mosaic.ROWS]):
             shown = self.support[self.labels == i][: mosaic.COLUMNS]
@@ -233,7 +233,7 @@ class AdaptedLearner:
     # as files
 
     def save(self, folder: Path) -> None:
-        """Writes the learner to a new folder, which then needs neither the run nor its tasks.
+        """Write the learner to a new folder, which then needs neither the run nor its tasks.
 
         Raises:
             UserError: there is something in the folder.
@@ -249,7 +249,7 @@ class AdaptedLearner:
 
     @classmethod
     def load(cls, folder: Path, *, device: str = "auto", trusted: Collection[str] | None = ()) -> AdaptedLearner:
-        """A saved learner.
+        """Return a saved learner.
 
         trusted: plug-ins that it may name, as in `umeta.load_run`.
 
@@ -273,7 +273,7 @@ class AdaptedLearner:
             return found
 
     def to(self, device: str) -> AdaptedLearner:
-        """The same learner on a device."""
+        """Return the same learner on a device."""
         here = to_device(device)
         now = self.source.device
         same = here.type == now.type and here.index in (None, now.index)
@@ -314,7 +314,7 @@ class AdaptedLearner:
 
 
 def describe(values: Mapping[str, Any]) -> list[str]:
-    """A learner's values (`learner.json`) in a few lines for people."""
+    """Return a learner's values (`learner.json`) in a few lines for people."""
     names, shots = values["classes"], np.bincount(values["labels"])
     counted = ", ".join(f"{name} {count}" for name, count in zip(names[:12], shots, strict=False))
     more = f", and {len(names) - 12} more classes" if len(names) > 12 else ""
@@ -328,7 +328,7 @@ def describe(values: Mapping[str, Any]) -> list[str]:
 
 
 def copy_to_cpu(groups: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Copies of tensors by group and name, named `group.name`."""
+    """Copy tensors to the CPU, named `group.name`."""
     return {f"{group}.{name}": value.cpu().clone() for group, found in groups.items() for name, value in found.items()}
 
 
@@ -339,7 +339,7 @@ def load_source(
     device: str = "auto",
     trusted: Collection[str] | None = (),
 ) -> tuple[MetaLearnt, Run]:
-    """A run to adapt from, with options of its meta-learner changed, such as `{"normalisation": "support"}`.
+    """Return a run to adapt from, with options of its meta-learner changed, such as `{"normalisation": "support"}`.
 
     Raises:
         UserError: as `umeta.load_run`, a run on an environment, and options that do not fit its weights.
@@ -350,7 +350,7 @@ def load_source(
 
 
 def refuse_transductive(source: MetaLearnt) -> None:
-    """Raises UserError when the answer to an image would depend on the images beside it."""
+    """Raise UserError when the answer to an image would depend on the images beside it."""
     if source.learner.transductive:
         batch = source.learner.normalisation == "batch"
         option, value = ("normalisation", "support") if batch else ("refine", 0)
@@ -362,7 +362,7 @@ def refuse_transductive(source: MetaLearnt) -> None:
 
 
 def refuse_to_overwrite(folder: Path) -> None:
-    """Raises UserError when there is something in the folder already."""
+    """Raise UserError when there is something in the folder already."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists; choose another place, or move it away")
 

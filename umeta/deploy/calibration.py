@@ -85,7 +85,7 @@ def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
-    """The T > 0 that minimises the cross-entropy of `softmax(logits / T)` (temperature scaling, Guo et al. 2017).
+    """Find the T > 0 that minimises the cross-entropy of `softmax(logits / T)` (temperature scaling, Guo et al. 2017).
 
     The targets are smoothed as if every class had been seen once more (Platt 1999): T stays above zero even where every
     answer is right.
@@ -105,7 +105,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 
 
 def fit_threshold(known: np.ndarray, unknown: np.ndarray) -> tuple[float, float, float]:
-    """The threshold that tells scores of known from scores of unknown best: (threshold, kept, refused).
+    """Return the threshold that tells scores of known from scores of unknown best: (threshold, kept, refused).
 
     It maximises the mean of the share of `known` at or above it and the share of `unknown` below it (Youden 1950).
 

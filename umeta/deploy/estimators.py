@@ -65,7 +65,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
 
     @classmethod
     def from_run(cls, run: str | Path, **parameters: Any) -> FewShotClassifier:
-        """A classifier of a run that is read at once: raises UserError here when it is missing or damaged."""
+        """Read a run for a classifier at once; raise UserError here when it is missing or damaged."""
         made = cls(run, **parameters)
         made._source()
         return made
@@ -80,7 +80,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         return self._fitted(self._adapted(X, y))
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None) -> FewShotClassifier:
-        """Adds examples, of new classes or of those there are: the same as `fit` on everything at once.
+        """Add examples, of new classes or of those there are: the same as `fit` on everything at once.
 
         classes: the labels to expect, where given; another one is refused. A class is there from its first example.
 
@@ -97,7 +97,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         return self._fitted(learner)
 
     def predict(self, X: Any) -> np.ndarray:
-        """The label of each image [n]; `unknown` where that is set and no class is near."""
+        """Return the label of each image [n]; `unknown` where that is set and no class is near."""
         learner = self._learner()
         found = self._batched(learner, X, lambda items: learner.answers(items, self.unknown is not None)[0])
         labels = learner.classes[found]
@@ -109,7 +109,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         return self._batched(learner, X, learner.probabilities)
 
     def save(self, folder: str | Path) -> None:
-        """Writes the fitted learner to a new folder, for `load` and `umeta predict`; the run is not needed any more.
+        """Write the fitted learner to a new folder, for `load` and `umeta predict`; the run is not needed any more.
 
         Raises:
             UserError: there is something in the folder.
@@ -120,7 +120,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     def load(
         cls, folder: str | Path, *, unknown: str | int | None = None, device: str = "cpu", allow_plugin: bool = False
     ) -> FewShotClassifier:
-        """A fitted classifier of a folder that `save` or `umeta adapt` wrote.
+        """Return a fitted classifier of a folder that `save` or `umeta adapt` wrote.
 
         Raises:
             UserError: missing, damaged or another version's, or `unknown` is asked of what is not calibrated.
@@ -199,7 +199,7 @@ class Features(TransformerMixin, BaseEstimator):
         self.allow_plugin = allow_plugin
 
     def fit(self, X: Any = None, y: Any = None) -> Features:
-        """Reads the run; learns nothing from X or y.
+        """Read the run; learn nothing from X or y.
 
         Raises:
             UserError: the run is missing or damaged, or its network gives an image no vector of its own.
@@ -221,7 +221,7 @@ class Features(TransformerMixin, BaseEstimator):
 
 
 def load_cached(run: Path, options: dict[str, Any] | None, device: str, allow_plugin: bool) -> tuple[MetaLearnt, Run]:
-    """A run, read once for as long as it does not change."""
+    """Return a run, read once for as long as it does not change."""
     manifest = run / "manifest.json"
     stamp = artifacts.hash_file(manifest) if manifest.is_file() else ""
     return _loaded(run, json.dumps(options), device, allow_plugin, stamp)

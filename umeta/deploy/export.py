@@ -65,7 +65,7 @@ class Classifier(nn.Module):
 def export_run(
     folder: Path | str, out: Path | str, *, onnx: bool = False, trusted: Collection[str] | None = ()
 ) -> Path:
-    """Writes the feature network of a finished run to `out`, in place of an earlier export; returns the folder.
+    """Write the feature network of a finished run to `out`, in place of an earlier export; return the folder.
 
     Files: `features.pt2` for `torch.export.load`, images float32 [n, C, H, W] in [0, 1] to features [n, d] for any n
     from 1; `features.onnx`, the same, with `onnx`; `weights.safetensors`; `model.json`; `README.md`.
@@ -96,7 +96,7 @@ def export_run(
 def export_learner(
     folder: Path | str, out: Path | str, *, onnx: bool = False, trusted: Collection[str] | None = ()
 ) -> Path:
-    """Writes a learner that was adapted to named classes to `out`, in place of an earlier export; returns the folder.
+    """Write a learner that was adapted to named classes to `out`, in place of an earlier export; return the folder.
 
     Files: `classifier.pt2`, images float32 [n, C, H, W] in [0, 1] to probabilities [n, way]; `classifier.onnx`, the
     same, with `onnx`; `classes.json`, the names in the order of the columns; `model.json`; `README.md`. The examples it
@@ -124,7 +124,7 @@ def export_learner(
 
 
 def load_export(folder: Path | str, *, trusted: Collection[str] | None = ()) -> tuple[MetaLearner, Theta]:
-    """The learner of an exported run, ready to adapt, and what it learnt; on the CPU.
+    """Return the learner of an exported run, ready to adapt, and what it learnt; on the CPU.
 
     trusted: plug-ins that it may name (files and modules whose code is then run); None for any.
 
@@ -157,7 +157,7 @@ def load_export(folder: Path | str, *, trusted: Collection[str] | None = ()) -> 
 
 
 def refuse_to_overwrite(out: Path) -> None:
-    """Raises UserError when `out` holds anything but an export as it was written, such as a card that was edited."""
+    """Raise UserError when `out` holds anything but an export as it was written, such as a card that was edited."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not (out / "manifest.json").exists():
@@ -171,7 +171,7 @@ def refuse_to_overwrite(out: Path) -> None:
 
 
 def write(out: Path, model: dict[str, Any], fill: Callable[[Path], None]) -> None:
-    """Writes an export, whole or not at all: `model.json`, and what `fill` puts into a folder, a card among it."""
+    """Write an export, whole or not at all: `model.json`, and what `fill` puts into a folder, a card among it."""
     with artifacts.replace_atomically(out) as temporary:
         temporary.mkdir(parents=True)
         artifacts.write_json(temporary / "model.json", model)
@@ -183,7 +183,7 @@ def write(out: Path, model: dict[str, Any], fill: Callable[[Path], None]) -> Non
 
 
 def save(program: torch.export.ExportedProgram, path: Path, output: str | None) -> None:
-    """Writes `path`.pt2; with a name for the output also `path`.onnx, whose input is `images`.
+    """Write `path`.pt2; with a name for the output also `path`.onnx, whose input is `images`.
 
     Raises:
         UserError: the packages that write ONNX are not installed.
@@ -207,7 +207,7 @@ def save(program: torch.export.ExportedProgram, path: Path, output: str | None) 
 
 
 def build_features(run: Run) -> Features:
-    """The run's feature network, frozen: float32 on the CPU, normalising by the statistics gathered in meta-training.
+    """Return the run's feature network, frozen: float32 on the CPU, normalising by the statistics of meta-training.
 
     Raises:
         UserError: the learner has no feature network, or one that normalises by the batch at hand.
@@ -227,7 +227,7 @@ def build_features(run: Run) -> Features:
 
 
 def build_classifier(adapted: AdaptedLearner) -> Classifier:
-    """The network of an adapted learner with its classes and its temperature in it, frozen: float32 on the CPU.
+    """Return the network of an adapted learner with its classes and its temperature in it, frozen: float32 on the CPU.
 
     Raises:
         UserError: its answers depend on the batch, or it answers by something else than a linear layer on features.
@@ -268,7 +268,7 @@ def in_float32(learner: Any) -> Any:
 def build_network(
     learner: FeatureLearner, item_shape: tuple[int, ...], params: Mapping[str, Tensor], stats: Stats
 ) -> Features:
-    """The learner's model with these parameters, and these statistics in its batch normalisation; for inference."""
+    """Return the learner's model with these parameters and statistics of batch normalisation, for inference."""
     with torch.random.fork_rng(devices=[]):
         module = learner.model.build(item_shape).eval().requires_grad_(False)
     if learner.normalisation == "group":
@@ -288,7 +288,7 @@ def sample(item_shape: tuple[int, ...]) -> Tensor:
 
 
 def refuse_difference(found: Tensor, expected: Tensor, model: Any) -> None:
-    """Raises UserError when a rebuilt network does not compute what the learner does.
+    """Raise UserError when a rebuilt network does not compute what the learner does.
 
     A model may hold what `network` does not know of, such as one normalisation layer used in two places.
     """
@@ -297,7 +297,7 @@ def refuse_difference(found: Tensor, expected: Tensor, model: Any) -> None:
 
 
 def export_graph(module: nn.Module, item_shape: tuple[int, ...]) -> torch.export.ExportedProgram:
-    """A module of images [n, *item_shape] as a graph, for any n from 1.
+    """Return a module of images [n, *item_shape] as a graph, for any n from 1.
 
     Raises:
         UserError: torch cannot follow the module.
@@ -347,14 +347,14 @@ def describe_learner(learner: AdaptedLearner) -> dict[str, Any]:
 
 
 def list_options(kind: str, part: Any) -> dict[str, Any]:
-    """A part's name and those of its options that are plain values, defaults among them."""
+    """Return a part's name and those of its options that are plain values, defaults among them."""
     values = {f.name: getattr(part, f.name) for f in dataclasses.fields(part) if f.init}
     plain = {name: value for name, value in values.items() if isinstance(value, str | int | float | None)}
     return {"name": registry.name_of(kind, part), **plain}
 
 
 def describe_input(format: Format) -> dict[str, Any]:
-    """What the network takes, and how umeta makes it of a picture of any size (umeta/data/decode.py)."""
+    """Return what the network takes, and how umeta makes it of a picture of any size (umeta/data/decode.py)."""
     square = format.shape[1] == format.shape[2]
     return {
         "name": "images",

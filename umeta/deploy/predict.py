@@ -40,7 +40,7 @@ def predict_images(
     skip_bad: bool = False,
     preview: Path | None = None,
 ) -> dict[str, Any]:
-    """Writes a CSV with the columns path, label and, for each class, `p_CLASS`; returns counts by label.
+    """Write a CSV with the columns path, label and, for each class, `p_CLASS`; return counts by label.
 
     Memory does not grow with the number of images. The table is there when all is done, or not at all.
 
@@ -94,7 +94,7 @@ def predict_images(
 
 
 def draw_preview(learner: AdaptedLearner, shown: dict[str, list[np.ndarray]], counts: Counter[str]) -> np.ndarray:
-    """A row for each label that was answered: an example of the class, framed, and what got its label."""
+    """Return a row for each label that was answered: an example of the class, framed, and what got its label."""
     rows = []
     for label, _ in counts.most_common(mosaic.ROWS):
         index = np.flatnonzero(learner.classes.astype(str) == label)

@@ -74,7 +74,7 @@ class Gym:
         return one
 
     def made(self, **options: Any) -> Any:
-        """A copy.
+        """Return a copy.
 
         Raises:
             UserError: gymnasium cannot make it, or its own code fails.
@@ -129,7 +129,7 @@ class Copies:
         return self.seen
 
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """Copies that have ended show their last observation for ever, whatever gymnasium starts in them."""
+        """Step the copies. Those that have ended show their last observation for ever."""
         wanted = self.middle + self.reach * self.env.unit * actions
         clipped = wanted.clamp(self.low, self.high).numpy().astype(self.vector.action_space.dtype)
         self.check("an action", wanted, CALMER)
@@ -144,7 +144,7 @@ class Copies:
         return self.seen, self.ended
 
     def check(self, what: str, values: Tensor, hint: str = "") -> None:
-        """Raises UserError when they are not numbers."""
+        """Raise UserError when they are not numbers."""
         if not values.isfinite().all():
             raise UserError(f"env: '{self.env.id}': {what} is not a number{hint}")
 

@@ -70,7 +70,7 @@ class Points:
         return self.place
 
     def picture(self, copy: int = 0) -> np.ndarray:
-        """The point as a disc in a square of 128 pixels, which shows the box and half as much around it."""
+        """Return the point as a disc in a square of 128 pixels, which shows the box and half as much around it."""
         reach = BOX * 1.5
         axis = np.linspace(-reach, reach, 128)
         x, y = self.place[copy].tolist()

@@ -61,17 +61,17 @@ def returns(
 
 
 def own_step(learner: PolicyLearner, theta: Theta) -> Step:
-    """The learner's own inner step."""
+    """Return the learner's own inner step."""
     return lambda adapted, batch: learner.adapt(theta, batch, start=adapted, steps=1)
 
 
 def first(policies: Adapted, tasks: int) -> Adapted:
-    """The policies of the first tasks."""
+    """Return the policies of the first tasks."""
     return Adapted({name: value[:tasks] for name, value in policies.params.items()})
 
 
 def changed(learner: MAML, env: Environment, **options: Any) -> MAML:
-    """The same learner with other options, ready to adapt on the environment."""
+    """Return the same learner with other options, ready to adapt on the environment."""
     return replace(learner, **options).build(policy_spec(env), EpisodeSpec(1, 1, 1))
 
 
@@ -115,14 +115,14 @@ class Trial:
     settings: EvaluateConfig
 
     def batch(self, split: Split) -> RewardBatch:
-        """The tasks of all goals of a split."""
+        """Return the tasks of all goals of a split."""
         s = self.settings
         count = s.goals if split == "test" else s.validation
         tasks = goals(s.benchmark, self.run.config.env, split, count, s.seed)
         return tasks.sample(np.arange(count), episode=EpisodeSpec(1, s.episodes, s.episodes), seed=s.seed)
 
     def own(self) -> tuple[Tensor, dict[str, Any]]:
-        """The run's learner, which adapts by its own inner steps."""
+        """Return the run's learner, which adapts by its own inner steps."""
         run, batch = self.run, self.batch("test")
         assert isinstance(run.learner, PolicyLearner)
         begin = run.learner.unadapted(run.theta, self.settings.goals)
@@ -141,7 +141,7 @@ class Trial:
         return found, {"notes": [note for note in dict.fromkeys(notes) if note]}
 
     def filmed(self, name: str, policy: Adapted, batch: RewardBatch) -> str | None:
-        """A film of the first goal's policy; a sentence where that is impossible."""
+        """Film the first goal's policy; return a sentence where that is impossible."""
         assert isinstance(self.run.learner, PolicyLearner)
         act = policy_of(self.run.learner, self.run.theta, first(policy, 1))
         told = replace(batch, which=batch.which[:1]).telling(act)
@@ -150,13 +150,13 @@ class Trial:
         )
 
     def scratch(self) -> tuple[Tensor, dict[str, Any]]:
-        """A policy with random weights, trained for each goal by itself."""
+        """Return a policy with random weights, trained for each goal by itself."""
         learner = self.policy_learner()
         theta = learner.init(self.settings.seed)
         return self.best(learner, theta, lambda batch: learner.unadapted(theta, len(batch.which)))
 
     def finetune(self) -> tuple[Tensor, dict[str, Any]]:
-        """The proposer's best skill for each goal, trained on. The episodes that choosing took count as steps."""
+        """Train the proposer's best skill for each goal on. The episodes that choosing took count as steps."""
         tasks = with_skills(self.run)
         assert tasks.skills is not None
         skills, env = tasks.skills, self.run.config.env
@@ -178,7 +178,7 @@ class Trial:
     def best(
         self, learner: MAML, theta: Theta, begin: Callable[[RewardBatch], Adapted]
     ) -> tuple[Tensor, dict[str, Any]]:
-        """The candidate that earns most over all steps on the validation goals, on the test goals."""
+        """Return the candidate that earns most over all steps on the validation goals, on the test goals."""
         val, test, steps = self.batch("val"), self.batch("test"), self.settings.steps
         ways = candidates(learner, self.run.config.env, theta)
         earned = {}
@@ -250,7 +250,7 @@ def evaluate_run(run: Run, device: str, record: Path | None = None, sinks: Seque
 
 
 def with_skills(run: Run) -> RewardTasks:
-    """The tasks that the run was trained on, where their proposer learnt skills.
+    """Return the tasks that the run was trained on, where their proposer learnt skills.
 
     Raises:
         UserError: it learnt none, or the tasks are gone, or others by now.
@@ -264,7 +264,7 @@ def with_skills(run: Run) -> RewardTasks:
 
 
 def check(config: Config, record: Path | None = None) -> None:
-    """Finds what would stop an evaluation, before anything long begins.
+    """Find what would stop an evaluation, before anything long begins.
 
     Raises:
         UserError: an unknown benchmark or baseline, a network that the environment does not fit, or a results file
@@ -280,13 +280,13 @@ def check(config: Config, record: Path | None = None) -> None:
 
 
 def row(method: Callable[[], tuple[Tensor, dict[str, Any]]]) -> dict[str, Any]:
-    """A method's returns and what there is to say of them, as they are kept."""
+    """Return a method's returns and what there is to say of them, as they are kept."""
     found, facts = method()
     return {**facts, "returns": found.tolist()}
 
 
 def cells(found: Tensor) -> dict[str, dict[str, float]]:
-    """A table's cells: mean return over goals [T, steps + 1], half width of its 95 % interval."""
+    """Return a table's cells: mean return over goals [T, steps + 1], half width of its 95 % interval."""
     shown = [k for k in SHOWN if k < found.shape[1]]
     return {f"{k} step{'' if k == 1 else 's'}": spread(found[:, k]) for k in shown}
 
@@ -305,7 +305,7 @@ def curve(row: dict[str, Any]) -> dict[str, list[float]]:
 
 
 def facts_of(run: Run, rows: dict[str, dict[str, Any]]) -> list[str]:
-    """What a reader must know to compare the numbers with others."""
+    """Return what a reader must know to compare the numbers with others."""
     s: EvaluateConfig = run.config.evaluate
     reward = " ".join((BENCHMARKS[s.benchmark].reward.__doc__ or "").split())
     title = run.config.title or run.config.name

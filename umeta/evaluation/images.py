@@ -115,7 +115,7 @@ def evaluate_run(run: Run, device: str, record: Path | None = None, sinks: Seque
     with postpone_interrupt("row") as pressed:
 
         def keep(part: dict[str, Any], episode: EpisodeSpec, work: Callable[[EpisodeSpec], Any]) -> None:
-            """Does the work for an episode and keeps its result, unless that is kept already."""
+            """Do the work for an episode and keep its result, unless that is kept already."""
             if str(episode) in part:
                 return
             began = time.monotonic()
@@ -183,7 +183,7 @@ def evaluate_run(run: Run, device: str, record: Path | None = None, sinks: Seque
 
 
 def check(config: Config, record: Path | None = None) -> LabelledImages:
-    """Finds what would stop an evaluation, before anything long begins; returns the labelled test images.
+    """Find what would stop an evaluation, before anything long begins; return the labelled test images.
 
     Raises:
         UserError: an unknown protocol or baseline, no labelled data, data that cannot give the episodes, a learner that
@@ -210,7 +210,7 @@ def check(config: Config, record: Path | None = None) -> LabelledImages:
 def methods(
     run: Run, test: LabelledImages, device: str, rates: dict[str, float]
 ) -> dict[str, Callable[[EpisodeSpec], np.ndarray]]:
-    """The rows of the table: a function from episode to accuracies per task, by name.
+    """Return the rows of the table: a function from episode to accuracies per task, by name.
 
     rates: takes the step size of training from scratch, by episode, once that has run.
     """
@@ -331,7 +331,7 @@ def curve(x: Sequence[float], found: Sequence[dict[str, float]], label: str) -> 
 
 
 def variants(config: Config) -> dict[str, MetaLearner]:
-    """The learner with some of its options changed as `evaluate.variants` says, by name.
+    """Return the learner with some of its options changed as `evaluate.variants` says, by name.
 
     Raises:
         UserError: the learner has no such option.
@@ -345,7 +345,7 @@ def variants(config: Config) -> dict[str, MetaLearner]:
 
 
 def embedding_of(run: Run) -> Embedder:
-    """The embedding that the run's tasks were proposed with.
+    """Return the embedding that the run's tasks were proposed with.
 
     Raises:
         UserError: the tasks are gone, or are not those the run was trained on.

@@ -96,11 +96,11 @@ class Trial:
         return errors(fitted, tasks, EpisodeSpec(1, shot, s.query), s.tasks, seed, steps)
 
     def own(self, shot: int) -> Fitted:
-        """The run's learner."""
+        """Return the run's learner."""
         return Fitted(self.run.learner, self.run.theta)
 
     def pretrained(self, shot: int) -> Fitted:
-        """A network trained on the points of all tasks alike; fine-tuned by the step size best on validation tasks."""
+        """Train a network on the points of all tasks alike; fine-tune by the step size best on validation tasks."""
         joint, s = self.joint("pretrained "), self.settings
         seed, episode = seeds.integer(s.seed, "validation"), EpisodeSpec(1, shot, s.query)
         means = {}
@@ -111,11 +111,11 @@ class Trial:
         return replace(self.changed(joint, best), note=f"step size {best:g} with {shot} points")
 
     def oracle(self, shot: int) -> Fitted:
-        """A network that is told amplitude and phase, and does not adapt."""
+        """Return a network that is told amplitude and phase, and does not adapt."""
         return self.changed(self.joint("oracle ", told=True), 0.0)
 
     def joint(self, label: str, told: bool = False) -> Fitted:
-        """The run's network trained on all tasks alike, as long as the run: MAML without an inner step."""
+        """Return the run's network trained on all tasks alike, as long as the run: MAML without an inner step."""
         config = self.run.config
         tasks = replace(self.tasks, told=told)
         learner = MAML(config.metalearner.model, steps=0).build(tasks.spec, config.train.episode)
@@ -131,7 +131,7 @@ class Trial:
 
 
 def proposed(config: Config, option: str = "", between: tuple[float, float] = (0, 0)) -> SinusoidTasks:
-    """The tasks of the config's proposer, with one of its options changed to a range.
+    """Return the tasks of the config's proposer, with one of its options changed to a range.
 
     Raises:
         UserError: it has no such option, or these are no tasks that the test knows.
@@ -202,7 +202,7 @@ def evaluate_run(run: Run, device: str, record: Path | None = None, sinks: Seque
 
 
 def row(trial: Trial, method: Callable[[int], Fitted]) -> dict[str, Any]:
-    """A method's cells for each number of points, its curve over steps, and its errors on tasks from elsewhere.
+    """Return a method's cells for each number of points, its curve over steps, and its errors on tasks from elsewhere.
 
     The latter two with the most points.
     """
@@ -239,7 +239,7 @@ def cell(values: Tensor) -> dict[str, Any]:
 
 
 def fits(trial: Trial, rows: dict[str, Callable[[int], Fitted]]) -> list[regression.Fit]:
-    """The first test task with each number of points, and what each method predicts for it after a few steps."""
+    """Return the first test task with each number of points, and what each method predicts for it after a few steps."""
     s, tasks, found = trial.settings, trial.tasks, []
     grid = torch.linspace(*tasks.x, POINTS, device=trial.device)
     for shot in s.shots:
@@ -258,7 +258,7 @@ def fits(trial: Trial, rows: dict[str, Callable[[int], Fitted]]) -> list[regress
 
 
 def check(config: Config, record: Path | None = None) -> None:
-    """Finds what would stop an evaluation, before anything long begins.
+    """Find what would stop an evaluation, before anything long begins.
 
     Raises:
         UserError: an unknown baseline, ranges that the proposer does not have, or a results file that is not one.

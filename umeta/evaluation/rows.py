@@ -49,7 +49,7 @@ def question(run: Run, **own: Any) -> dict[str, Any]:
 
 
 def finished(kept: Path, asked: dict[str, Any], parts: Sequence[str] = ("rows",)) -> dict[str, Any]:
-    """What was computed before for the same question, and the seconds it took; nothing if the file is unusable."""
+    """Read what was computed before for the same question, and its seconds; nothing if the file is unusable."""
     try:
         before = artifacts.read_sealed(kept)
     except UserError:
@@ -60,7 +60,7 @@ def finished(kept: Path, asked: dict[str, Any], parts: Sequence[str] = ("rows",)
 
 
 def computed(kept: Path, asked: dict[str, Any], rows: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
-    """The rows, each from its function, and the seconds they took; those that `kept` has of before are not done again.
+    """Compute the rows, each by its function, and their seconds; those in `kept` are not computed again.
 
     Raises:
         Interrupted: after Ctrl-C, when the current row is done and kept.
@@ -80,12 +80,12 @@ def computed(kept: Path, asked: dict[str, Any], rows: Mapping[str, Callable[[], 
 
 
 def stopped(kept: Path) -> Interrupted:
-    """What ends an evaluation after Ctrl-C."""
+    """Return the error that ends an evaluation after Ctrl-C."""
     return Interrupted(f"evaluate: stopped, finished rows are kept in {kept}; go on with the same command and --resume")
 
 
 def provenance(run: Run) -> dict[str, Any]:
-    """What a result was made by."""
+    """Return what a result was made by."""
     return {
         "seed": run.config.seed,
         "hardware": hardware(run.theta),
@@ -97,7 +97,7 @@ def provenance(run: Run) -> dict[str, Any]:
 
 
 def hardware(theta: Theta) -> str:
-    """The machine in a few words."""
+    """Describe the machine in a few words."""
     if (device := next(iter(theta.params.values())).device).type == "cuda":
         return torch.cuda.get_device_name(device)
     cpu = Path("/proc/cpuinfo")
@@ -110,7 +110,7 @@ def hardware(theta: Theta) -> str:
 
 
 def commit() -> str | None:
-    """The commit of the checkout this runs from, `+` when it has changes; None for an installed package."""
+    """Return the commit of this checkout, `+` when it has changes; None for an installed package."""
     here = Path(__file__).parent.parent
     if not (here / ".git").exists():
         return None
@@ -128,7 +128,7 @@ def commit() -> str | None:
 
 
 def append(path: Path, result: dict[str, Any]) -> None:
-    """Adds a result to a results file, in place of an earlier one of the same name, seed and protocol.
+    """Add a result to a results file, in place of an earlier one of the same name, seed and protocol.
 
     Raises:
         UserError: the file is there and is not a list of results.
@@ -142,7 +142,7 @@ def append(path: Path, result: dict[str, Any]) -> None:
 
 
 def recorded(path: Path) -> list[dict[str, Any]]:
-    """The results in a results file, none if it is not there yet; UserError when it is something else."""
+    """Return the results in a results file, none if it is not there yet; UserError when it is something else."""
     rows = artifacts.read_json(path) if path.exists() else []
     if not isinstance(rows, list) or not all(
         isinstance(row, dict) and {"name", "seed", "protocol"} <= row.keys() for row in rows

@@ -78,7 +78,7 @@ def prototypes(z: Tensor, support: Batch) -> tuple[Tensor, Tensor]:
 
 
 def prototype_layer(prototypes: Tensor, distance: str, theta: Theta) -> tuple[Tensor, Tensor]:
-    """The linear layer that prototypes [T, way, d] are: weight [T, way, d], bias [T, way].
+    """Return the linear layer that prototypes [T, way, d] are: weight [T, way, d], bias [T, way].
 
     It answers with minus the squared distances to them, but for |z|^2, which is the same for every class (equation 8);
     for the cosine distance with theta's scale times the cosines, of embeddings that have length 1.

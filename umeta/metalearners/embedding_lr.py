@@ -34,7 +34,7 @@ class EmbeddingLR(EmbeddingLearner):
     distance = "cosine"
 
     def adapt(self, theta: Theta, support: Batch, *, start: Adapted | None = None, steps: int | None = None) -> Adapted:
-        """The regression's layer, scaled: weight [T, way, features] and bias [T, way]."""
+        """Return the regression's layer, scaled: weight [T, way, features] and bias [T, way]."""
         z, stats = self.embed(theta, support.x)
         layer = regression(z, support, self.strength, self.steps if steps is None else steps)
         weight, bias = (theta.params["scale"] * value for value in layer)

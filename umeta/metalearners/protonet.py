@@ -68,12 +68,12 @@ class ProtoNet(EmbeddingLearner):
         return linear(z, *self.layer(theta, moved))
 
     def layer(self, theta: Theta, prototypes: Tensor) -> tuple[Tensor, Tensor]:
-        """The linear layer that prototypes [T, way, features] are: weight of the same shape, bias [T, way]."""
+        """Return the linear layer that prototypes [T, way, features] are: weight of the same shape, bias [T, way]."""
         return prototype_layer(prototypes, self.distance, theta)
 
 
 def tuned(weight: Tensor, bias: Tensor, z: Tensor, support: Batch, steps: int, lr: float) -> tuple[Tensor, Tensor]:
-    """A linear layer per task, weight [T, way, d] and bias [T, way], after `steps` of Adam on z [T, N, d]."""
+    """Return a linear layer per task, weight [T, way, d] and bias [T, way], after `steps` of Adam on z [T, N, d]."""
     # Adam's steps do not shrink with the gradient, so they are taken relative to the size of each task's layer.
     size = weight.detach().square().mean((1, 2), keepdim=True).sqrt()
     moves = [torch.zeros_like(weight, requires_grad=True), torch.zeros_like(bias, requires_grad=True)]

@@ -24,7 +24,7 @@ class R2D2(EmbeddingLearner):
         return {"scale": torch.tensor(10.0), "shift": torch.tensor(0.0), "log_lambda": torch.tensor(0.0)}
 
     def adapt(self, theta: Theta, support: Batch, *, start: Adapted | None = None, steps: int | None = None) -> Adapted:
-        """The linear layer that the regression is, scaled and shifted: weight [T, way, features] and bias [T, way]."""
+        """Return the layer that the regression is, scaled and shifted: weight [T, way, features], bias [T, way]."""
         z, stats = self.embed(theta, support.x)
         y = members(support).to(z.dtype)
         z = z * support.mask[..., None]  # rows of zeros, in Z and Y, change no solution

@@ -30,7 +30,7 @@ class Relation(EmbeddingLearner):
         return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), WeightedSum(self.hidden))
 
     def adapt(self, theta: Theta, support: Batch, *, start: Adapted | None = None, steps: int | None = None) -> Adapted:
-        """The classes' mean embeddings [T, way, features]."""
+        """Return the classes' mean embeddings [T, way, features]."""
         z, stats = self.embed(theta, support.x)
         return Adapted({"prototypes": prototypes(z, support)[0]}, stats)
 

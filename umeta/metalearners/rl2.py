@@ -52,14 +52,14 @@ class RL2(NetworkLearner, RecurrentLearner):
         return Memory(features, self.hidden, spec.outputs + spec.free)
 
     def unadapted(self, theta: Theta, tasks: int) -> Adapted:
-        """The memory of nothing, for so many tasks."""
+        """Return the memory of nothing, for so many tasks."""
         bias = theta.params[self._own("answer.bias")]
         last = bias.new_zeros(tasks, 1, len(bias) // 2 + 1)
         seen = torch.zeros(tasks, 1, 3, dtype=torch.float64, device=bias.device)
         return Adapted({"hidden": bias.new_zeros(tasks, 1, self.hidden), "last": last, "seen": seen})
 
     def adapt(self, theta: Theta, support: Batch, *, start: Adapted | None = None, steps: int | None = None) -> Adapted:
-        """The memory after the support, of each of E trials.
+        """Return the memory after the support, of each of E trials.
 
         `hidden` [T, E, hidden], the `last` action and what it earned [T, E, action + 1], and of the rewards `seen` so
         far count, sum and sum of squares [T, E, 3].
@@ -67,19 +67,19 @@ class RL2(NetworkLearner, RecurrentLearner):
         return Adapted(self._read(theta, self._begun(theta, start, support), support)[1])
 
     def predict(self, theta: Theta, adapted: Adapted, x: Tensor) -> Tensor:
-        """The answer to x [T, N, ...], where each item begins the next episode of a trial, of all trials in turn."""
+        """Answer x [T, N, ...], where each item begins the next episode of a trial, of all trials in turn."""
         return self.act(theta, adapted)(x)
 
     def act(self, theta: Theta, adapted: Adapted) -> Acting:
-        """A policy for the next episode."""
+        """Return a policy for the next episode."""
         return Acting(self, theta, adapted.params)
 
     def replay(self, theta: Theta, adapted: Adapted, steps: Batch) -> Tensor:
-        """What the policy answers at the steps, after those before them: [T, N, 2 * action]."""
+        """Return what the policy answers at the steps, after those before them: [T, N, 2 * action]."""
         return self._read(theta, self._begun(theta, adapted, steps), steps)[0]
 
     def trial(self, rounds: Sequence[Batch]) -> Batch:
-        """The rounds as one sequence for each trial, with the advantages of trials; the score is the last round's."""
+        """Join the rounds to one sequence for each trial, with its advantages; the score is the last round's."""
         trials = rounds[0].sequences
         apart = [
             batch.map_tensors(lambda value: value if value.dim() == 1 else split(value, trials)) for batch in rounds
@@ -91,7 +91,7 @@ class RL2(NetworkLearner, RecurrentLearner):
         return replace(rounds[-1], **joined, w=w.flatten(1))
 
     def answers(self, theta: Theta, inputs: Tensor, hidden: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
-        """Outputs [T, E, L, 2 * action] and the last memory; inputs: [T, E, L, d], there: [T, E, L], L steps."""
+        """Return outputs [T, E, L, 2 * action] and the last memory; inputs: [T, E, L, d], there: [T, E, L], L steps."""
         z = self.built.network.shared(theta.params, inputs.flatten(0, 2))[0].unflatten(0, (-1, inputs.shape[2]))
         out, hidden = self._run_module(theta, z, hidden.flatten(0, 1), there.flatten(0, 1))
         return out.unflatten(0, inputs.shape[:2]), hidden.unflatten(0, inputs.shape[:2])
@@ -130,7 +130,7 @@ class Memory(nn.Module):
             self.answer.weight.mul_(0.1)  # acts like pure noise at first
 
     def forward(self, x: Tensor, h: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
-        """Outputs [n, L, outputs] and the last state [n, hidden]; a step that is not `there` [n, L] leaves it alone."""
+        """Return outputs [n, L, outputs] and the last state [n, hidden], which steps not `there` [n, L] leave alone."""
         states = []
         for item, real in zip(x.unbind(1), there[..., None].unbind(1), strict=True):
             h = torch.where(real, self.cell(item, h), h)
@@ -145,7 +145,7 @@ class Acting:
         self.learner, self.theta, self.state, self.begins = learner, theta, dict(state), True
 
     def __call__(self, x: Tensor) -> Tensor:
-        """The answers [T, E, 2 * action] to observations [T, E, ...]."""
+        """Return the answers [T, E, 2 * action] to observations [T, E, ...]."""
         self.state = of_trials(self.state, x.shape[1])
         began = (self.state["seen"][..., 0] > 0) & self.begins
         self.begins = False
@@ -162,12 +162,12 @@ class Acting:
 
 
 def of_trials(state: State, trials: int) -> dict[str, Tensor]:
-    """The state of so many trials: the first ones, or all over and over."""
+    """Return the state of so many trials: the first ones, or all over and over."""
     return {name: value[:, torch.arange(trials) % value.shape[1]] for name, value in state.items()}
 
 
 def told(x: Tensor, last: Tensor, began: Tensor) -> Tensor:
-    """The network's input: observations [..., d], what came of the last step, and whether an episode began since."""
+    """Join the network's input: observations [..., d], what came of the last step, and where episodes began."""
     return torch.cat([x.flatten(last.dim() - 1), last, began[..., None].to(x.dtype)], -1)
 
 
@@ -185,7 +185,7 @@ def standardised(reward: Tensor, mask: Tensor, seen: Tensor) -> tuple[Tensor, Te
 
 
 def split(value: Tensor, sequences: int) -> Tensor:
-    """The sequences apart: [T, N, ...] as [T, E, L, ...]."""
+    """Return the sequences apart: [T, N, ...] as [T, E, L, ...]."""
     return value.unflatten(1, (sequences, -1))
 
 

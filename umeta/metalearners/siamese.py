@@ -24,7 +24,7 @@ class Siamese(EmbeddingLearner):
         return WeightedSum(features)
 
     def adapt(self, theta: Theta, support: Batch, *, start: Adapted | None = None, steps: int | None = None) -> Adapted:
-        """The support's embeddings [T, N, features] and which of them are of which class [T, N, way]."""
+        """Return the support's embeddings [T, N, features] and which of them are of which class [T, N, way]."""
         z, stats = self.embed(theta, support.x)
         return Adapted({"items": z, "members": members(support)}, stats)
 

@@ -40,10 +40,10 @@ class NetworkEmbedder(ABC):
 
     @abstractmethod
     def vectors(self, x: Tensor) -> Tensor:
-        """The embedding [n, d] of images [n, C, H, W], by `_nets`."""
+        """Return the embedding [n, d] of images [n, C, H, W], by `_nets`."""
 
     def draw(self, item_shape: tuple[int, ...], seed: int) -> None:
-        """Sets `_nets` to new networks with weights of that seed."""
+        """Set `_nets` to new networks with weights of that seed."""
         self._nets, self._shape = draw(lambda: self.networks(item_shape), seed), item_shape
 
     def embed(self, images: Images) -> Tensor:
@@ -85,7 +85,7 @@ class ViewEmbedder(NetworkEmbedder):
 
 
 def descend(params: Sequence[nn.Parameter], loss: Tensor) -> None:
-    """Sets the parameters' gradients: those of the sum of all processes' losses. Keeps the loss's graph."""
+    """Set the parameters' gradients: those of the sum of all processes' losses. Keeps the loss's graph."""
     grads = torch.autograd.grad(loss, params, retain_graph=True)
     sums = distributed.sum_tensors({str(i): grad for i, grad in enumerate(grads)})
     for param, grad in zip(params, sums.values(), strict=True):
@@ -114,7 +114,7 @@ def make_resumable(**parts: nn.Module | torch.optim.Optimizer) -> tuple[Callable
 
 
 def tensors(owner: nn.Module | torch.optim.Optimizer) -> State:
-    """A module's state by name, or an optimiser's as `parameter number.moment`."""
+    """Return a module's state by name, or an optimiser's as `parameter number.moment`."""
     if isinstance(owner, nn.Module):
         return owner.state_dict()
     state = owner.state_dict()["state"]

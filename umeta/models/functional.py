@@ -177,7 +177,7 @@ def named(pairs: Mapping[str, tuple[Tensor, Tensor]]) -> Stats:
 
 
 def exchanged(module: nn.Module, new: Callable[[_BatchNorm], nn.Module]) -> nn.Module:
-    """The module, with every `BatchNorm` layer in it, or the module itself if it is one, replaced by `new(layer)`."""
+    """Replace every `BatchNorm` layer in the module, or the module itself if it is one, by `new(layer)`."""
     if isinstance(module, _BatchNorm):
         return new(module)
     for name, child in module._modules.items():  # `named_children` leaves out a layer's second place
@@ -187,7 +187,7 @@ def exchanged(module: nn.Module, new: Callable[[_BatchNorm], nn.Module]) -> nn.M
 
 
 def average(running: Stats | None, new: Stats) -> Stats:
-    """The running average after one more meta-step, whose statistics are `new`."""
+    """Return the running average after one more meta-step, whose statistics are `new`."""
     if not running:
         return new
     # a layer that the run it starts from did not have begins with what there is

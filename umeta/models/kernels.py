@@ -68,7 +68,9 @@ class TaskBatched:
     """A module's computation, node by node, on all tasks at once."""
 
     def __init__(self, module: nn.Module, own: tuple[type[nn.Module], ...]) -> None:
-        """own: classes of normalisation layers that stand in for `BatchNorm`: with `weight`, `bias`, `eps`; those with
+        """Trace the module.
+
+        own: classes of normalisation layers that stand in for `BatchNorm`: with `weight`, `bias`, `eps`; those with
         `groups` are group normalisation.
 
         Raises:
@@ -89,7 +91,7 @@ class TaskBatched:
         self.passed = set(pools.values())  # done with the normalisation before them
 
     def check(self, node: fx.Node) -> None:
-        """Raises Refused where the node has no rule."""
+        """Raise Refused where the node has no rule."""
         layer = self.layer(node)
         if isinstance(layer, nn.Conv2d):
             known = layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
@@ -109,7 +111,7 @@ class TaskBatched:
             )
 
     def pool_after(self, node: fx.Node) -> fx.Node | None:
-        """The max-pooling that can be done with this normalisation: after it comes nothing else, or ReLU before it.
+        """Return the max-pooling that can be done with this normalisation: right after it, or after ReLU.
 
         ReLU and pooling may change places, since what is largest stays the largest.
         """
@@ -130,7 +132,7 @@ class TaskBatched:
     def __call__(
         self, params: Mapping[str, Tensor], x: Tensor, given: Mapping[str, tuple[Tensor, Tensor]]
     ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
-        """The output [T, N, features] for params [T, ...] and x [T, N, ...], and by layer the statistics used.
+        """Return the output [T, N, features] for params [T, ...] and x [T, N, ...], and by layer the statistics used.
 
         given: by layer, mean and variance [T, channels] or [channels] to normalise by. It computes in the type of x;
         where that is bfloat16, parameters, their gradients and statistics are still float32.
@@ -165,7 +167,7 @@ class TaskBatched:
     def weights(
         self, layer: nn.Module, params: Mapping[str, Tensor], dtype: torch.dtype
     ) -> tuple[Tensor | None, Tensor | None]:
-        """The layer's weight and bias [T, ...], of that type."""
+        """Return the layer's weight and bias [T, ...], of that type."""
         own = (layer.weight, layer.bias)
         weight, bias = (params[self.names[id(p)]].to(dtype) if p is not None else None for p in own)
         return weight, bias
@@ -375,7 +377,7 @@ def apart(geometry: Geometry) -> bool:
 
 
 def largest(x: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
-    """The largest of each window, and where in its map it is."""
+    """Return the largest of each window, and where in its map it is."""
     return aten.max_pool2d_with_indices(x, *geometry)
 
 

@@ -10,7 +10,7 @@ Precision = Literal["float32", "bfloat16", "auto"]
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
-    """A context in which convolutions and matrix products of float32 tensors run in that precision.
+    """Return a context in which convolutions and matrix products of float32 tensors run in that precision.
 
     bfloat16 keeps float32's range and 8 bits of its fraction: right for embeddings that are trained and for queries,
     wrong for MAML's inner loop, whose meta-gradient is made of differences between nearby weights.
@@ -20,7 +20,7 @@ def autocast(device: torch.device, precision: Precision) -> torch.autocast:
 
 
 def autocast_kind(device: torch.device) -> str:
-    """The device type that autocast knows it by: tensors without content (umeta/footprint.py) stand for the CPU's."""
+    """Return the device type that autocast knows; tensors without content stand for the CPU's."""
     return "cpu" if device.type == "meta" else device.type
 
 

@@ -69,7 +69,7 @@ class Live(TorchDispatchMode):
         return out
 
     def count(self, value: Tensor) -> int:
-        """Takes note of a tensor's storage until it is freed; its bytes where it is new."""
+        """Take note of a tensor's storage until it is freed; its bytes where it is new."""
         storage = value.untyped_storage()
         key, size = storage._cdata, storage.nbytes()
         if key in self._known:
@@ -90,7 +90,7 @@ class Live(TorchDispatchMode):
 
 
 def simulated(work: Callable[[], Any], default: str = "meta") -> Live:
-    """What some work takes, done without content. `default`: the device of tensors that name none."""
+    """Count what some work takes, done without content. `default`: the device of tensors that name none."""
     live = Live()
     with torch.random.fork_rng(devices=[]), torch.device(default), live:
         work()
@@ -120,7 +120,7 @@ def metatraining(
 
 
 def answering(learner: MetaLearner, spec: TaskSpec, episode: EpisodeSpec, tasks: int, steps: int | None) -> Live:
-    """What adapting to so many tasks at once, and answering their queries, takes: no more for many steps than for 3."""
+    """Count what adapting to so many tasks at once and answering takes: no more for many steps than for 3."""
     steps = steps or learner.steps
 
     def work() -> None:
@@ -281,5 +281,5 @@ def resident_bytes() -> int:
 
 
 def peak_bytes() -> int:
-    """The most bytes of this process that were in memory so far."""
+    """Return the most bytes of this process that were in memory so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

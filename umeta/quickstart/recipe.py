@@ -43,7 +43,7 @@ FEW = 200  # images
 def write_recipe(
     images: Path, test: Path | None, changes: list[str], *, minutes: float, device: str = "auto", resume: bool = False
 ) -> Path:
-    """The config file `OUT/NAME.yaml` for these images; tells the person what was seen and decided.
+    """Write the config file `OUT/NAME.yaml` for these images, and say what was seen and decided.
 
     With `resume` and the file there already, it is that file as it is: timing anew would give another config.
 
@@ -117,7 +117,7 @@ class Plan:
         return "steps" in self.wanted.get("train", {})
 
     def config(self, size: int, different: int, steps: tuple[int, int] = STEPS) -> Config:
-        """The config for so many different images of this size, with so many meta-steps in its rounds.
+        """Return the config for so many different images of this size, with so many meta-steps in its rounds.
 
         Raises:
             UserError: an override that does not fit.
@@ -132,7 +132,7 @@ class Plan:
 
 
 def same(path: Path, images: Path, test: Path | None) -> Path:
-    """The path, of a config for these images. Raises UserError when it is for others."""
+    """Return the path, of a config for these images. Raises UserError when it is for others."""
     data = reading.read(path)["data"]
     for option, given, before in (("--images", images, data.get("root")), ("--test", test, data.get("test"))):
         if before != (None if given is None else str(given)):
@@ -145,7 +145,7 @@ def same(path: Path, images: Path, test: Path | None) -> Path:
 
 
 def refuse_to_overwrite(path: Path, folders: list[Path]) -> None:
-    """Raises UserError when there is a config or an artefact of this name."""
+    """Raise UserError when there is a config or an artefact of this name."""
     if path.exists():
         raise UserError(
             f"{path} exists: go on with --resume, run the file itself with umeta run {path}, or choose another "
@@ -157,7 +157,7 @@ def refuse_to_overwrite(path: Path, folders: list[Path]) -> None:
 
 
 def data_options(seen: Survey, images: Path, test: Path | None) -> dict[str, Any]:
-    """The data source of a config."""
+    """Return the data source of a config."""
     options: dict[str, Any] = {"name": "folder", "root": str(images)}
     if test is not None:
         options["test"] = str(test)
@@ -166,7 +166,7 @@ def data_options(seen: Survey, images: Path, test: Path | None) -> dict[str, Any
 
 
 def choose_side(seen: Survey) -> int:
-    """The side that pictures are resized to: what they have themselves, up to 84 pixels, and 28 for drawings."""
+    """Return the side that pictures are resized to: what they have themselves, up to 84 pixels, and 28 for drawings."""
     for size in SIDES:
         if seen.side >= 0.9 * size and (size == 28 or not seen.drawings):
             return size
@@ -174,12 +174,12 @@ def choose_side(seen: Survey) -> int:
 
 
 def choose_augmentation(seen: Survey) -> str:
-    """The preset that makes another view of such pictures."""
+    """Return the preset that makes another view of such pictures."""
     return "drawing" if seen.drawings else "photo"
 
 
 def of_images(plain: dict[Any, Any]) -> Config:
-    """Build the typed config; raises UserError where an override makes it one on something else."""
+    """Build the typed config; raise UserError where an override makes it one on something else."""
     config = build(plain)
     if not isinstance(config, Config):
         raise UserError(f"{config.source or 'proposer'}: --images learns from pictures; leave it out")
@@ -187,7 +187,7 @@ def of_images(plain: dict[Any, Any]) -> Config:
 
 
 def learning(seen: Survey, size: int, different: int) -> dict[str, Any]:
-    """The first round, on images of this size: its proposer, learner and outer loop."""
+    """Return the first round, on images of this size: its proposer, learner and outer loop."""
     small = size <= 28
     model = {"name": "conv4", "filters": [64 if small else 32, 64, 128, 256], "down": "pool_first"}
     return expand_names(
@@ -211,7 +211,7 @@ def learning(seen: Survey, size: int, different: int) -> dict[str, Any]:
 
 
 def clustering(first: Config, different: int, steps: int) -> dict[str, Any]:
-    """The second round, as a change to the first.
+    """Return the second round, as a change to the first.
 
     Mutual neighbours are the better clusters, but few pictures, or all unlike, leave fewer of them than a task has
     classes. So k-means adds a partition of ten items a cluster, and a task takes no more than half of its clusters.
@@ -245,7 +245,7 @@ def seconds_a_step(planned: Config, images: UnlabelledImages, augment: Augment, 
 
 
 def describe_minutes(final: Config, each: float) -> str:
-    """The time of all rounds with so many seconds a meta-step, as `about 28 minutes`."""
+    """Return the time of all rounds with so many seconds a meta-step, as `about 28 minutes`."""
     count = round(sum(turn.train.steps for turn in build_rounds(final)) * each / 60)
     return f"about {count} minutes" if count > 1 else "about a minute" if count else "less than a minute"
 
@@ -257,21 +257,21 @@ def distinct(images: UnlabelledImages) -> int:
 
 
 def describe_plan(final: Config) -> str:
-    """What will be done, in a line."""
+    """Return what will be done, in a line."""
     turns = build_rounds(final)
     what = "instance tasks, then clusters of what was learnt" if len(turns) > 1 else "instance tasks"
     return f"{what}: {' and '.join(f'{turn.train.steps:,}' for turn in turns)} meta-steps"
 
 
 def describe_images(seen: Survey, count: int, size: int) -> str:
-    """What the images are, in a line."""
+    """Return what the images are, in a line."""
     ink = "dark on light, to be inverted" if seen.dark_ink else "light on dark"
     kind = "colour" if seen.colour else f"grey line drawings, {ink}" if seen.drawings else "grey"
     return f"{count:,} images, {kind}, usually {seen.width}x{seen.height} -> {size}x{size}"
 
 
 def list_advice(seen: Survey, count: int, different: int) -> list[str]:
-    """What about the images limits the result, and what can be done."""
+    """Return what about the images limits the result, and what can be done."""
     found = []
     if count < FEW:
         found.append(f"few images: expect limited results, {FEW} are little and thousands are better")

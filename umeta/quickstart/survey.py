@@ -56,7 +56,7 @@ class Survey:
 
 
 def survey(root: Path) -> Survey:
-    """Looks at a sample of the images below a folder or in a zip.
+    """Look at a sample of the images below a folder or in a zip.
 
     Files that are not images are passed over: reading them all is what finds those.
 

@@ -30,7 +30,7 @@ BIASES = "What biases the training images carry was not examined."
 
 
 def of_run(run: Run, model: dict[str, Any]) -> str:
-    """The card of an exported run; `model` is the content of `model.json`."""
+    """Return the card of an exported run; `model` is the content of `model.json`."""
     result = artifacts.read_sealed(run.folder / "report.json") if (run.folder / "report.json").exists() else None
     how = "tasks made from true labels" if run.true_labels else "tasks that were proposed without any label"
     return page(
@@ -56,7 +56,7 @@ def of_run(run: Run, model: dict[str, Any]) -> str:
 
 
 def of_learner(learner: AdaptedLearner, model: dict[str, Any]) -> str:
-    """The card of an exported adapted learner; `model` is the content of `model.json`."""
+    """Return the card of an exported adapted learner; `model` is the content of `model.json`."""
     source = learner.source
     tags = ["few-shot-learning", "meta-learning", learnt_from(source.true_labels), source.options["name"]]
     counts = [f"{name}: {count} examples" for name, count in zip(learner.classes, learner.shots, strict=True)]
@@ -93,14 +93,14 @@ def of_learner(learner: AdaptedLearner, model: dict[str, Any]) -> str:
 
 
 def page(front: dict[str, Any], title: str, summary: str, sections: Mapping[str, str]) -> str:
-    """A card: front matter for the hub, then text for people."""
+    """Return a card: front matter for the hub, then text for people."""
     licence = "To be filled in: it follows from the licences of the images it was made from."
     body = "\n\n".join(f"## {name}\n\n{text}" for name, text in {**sections, "Licence": licence}.items())
     return f"---\n{dump_yaml(front)}---\n\n# {title}\n\n{summary}\n\n{body}\n"
 
 
 def run_front(run: Run, model: dict[str, Any], result: dict[str, Any] | None) -> dict[str, Any]:
-    """What the hub reads: how to search for the model, and its accuracies as a `model-index`."""
+    """Return what the hub reads: how to search for the model, and its accuracies as a `model-index`."""
     names = [model["learner"]["name"], model["network"]["name"]]
     front: dict[str, Any] = {
         "license": "unknown",
@@ -210,7 +210,7 @@ def training_data(run: Run, model: dict[str, Any]) -> str:
 
 
 def training(run: Run, result: dict[str, Any] | None) -> str:
-    """The parts with their papers, what was proposed, time and hardware, and the configuration."""
+    """Return the parts with their papers, what was proposed, time and hardware, and the configuration."""
     config = run.config
     kinds = ("embedding", "proposer", "metalearner")
     parts = [line for kind in kinds for line in cites(kind, getattr(config, kind))]
@@ -230,7 +230,7 @@ def training(run: Run, result: dict[str, Any] | None) -> str:
 
 
 def proposed(run: Run) -> list[str]:
-    """What was proposed, in numbers, while the tasks that the run was trained on are still there."""
+    """Return what was proposed, in numbers, while the tasks that the run was trained on are still there."""
     folder = run.config.tasks_folder
     try:
         manifest = artifacts.read_manifest(folder, "tasks")
@@ -287,7 +287,7 @@ def run_limits(run: Run, result: dict[str, Any] | None) -> Iterator[str]:
 
 
 def cites(kind: str, part: Any) -> Iterator[str]:
-    """A line for a part, and for every part it is built from."""
+    """Return a line for a part, and for every part it is built from."""
     if part is None:
         return
     yield f"{kind} {cited(kind, part)}"
@@ -300,7 +300,7 @@ def cites(kind: str, part: Any) -> Iterator[str]:
 
 
 def cited(kind: str, part: Any) -> str:
-    """A part's name and the first paragraph of its docstring, which names the method and its paper."""
+    """Return a part's name and the first paragraph of its docstring, which names the method and its paper."""
     first = (inspect.getdoc(type(part)) or "not documented").partition("\n\n")[0]
     return f"`{registry.name_of(kind, part)}`: {' '.join(first.split())}"
 

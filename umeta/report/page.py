@@ -143,7 +143,7 @@ class Chapter:
 
 
 def page(title: str, table: Sequence[Sequence[str]], own: Collection[str], chapters: Sequence[Chapter]) -> str:
-    """The report of one run, or of several in one table.
+    """Return the report of one run, or of several in one table.
 
     table: a header and a row per method, as text.
     own: the names of the rows that are not baselines; they stand out.
@@ -190,7 +190,7 @@ def bullets(lines: Sequence[str]) -> Markup:
 
 
 def results_table(table: Sequence[Sequence[str]], own: Collection[str], numbers: Iterable[str]) -> Markup:
-    """The methods' results, in a box that scrolls by itself where it is too wide, and what the numbers are."""
+    """Return the methods' results, in a box that scrolls by itself where it is too wide, and what the numbers are."""
     header, *rows = table
     body = [
         element("tr", element("th", name, scope="row"), *(element("td", cell) for cell in cells), class_=kind)
@@ -204,7 +204,7 @@ def results_table(table: Sequence[Sequence[str]], own: Collection[str], numbers:
 
 
 def sections(chapter: Chapter) -> list[tuple[str, list[Markup]]]:
-    """The headed parts of a run, of those that there is something to say about."""
+    """Return the headed parts of a run, of those that there is something to say about."""
     result = chapter.result
     shown = {heading: pictured(files, chapter.pictures) for heading, files in PICTURES[domain(result)].items()}
     parts: dict[str, list[Markup]] = {"How it was measured": [facts(result)]}
@@ -240,7 +240,7 @@ def sections(chapter: Chapter) -> list[tuple[str, list[Markup]]]:
 
 
 def facts(result: Mapping[str, Any]) -> Markup:
-    """What a reader must know to compare the numbers with others."""
+    """Return what a reader must know to compare the numbers with others."""
     version = f"umeta {result['umeta']}" + (f", commit {result['commit']}" if result["commit"] else "")
     if "facts" in result:
         return bullets([*result["facts"], *result.get("notes", []), version])
@@ -269,7 +269,7 @@ def facts(result: Mapping[str, Any]) -> Markup:
 
 
 def in_words(answers: Sequence[Mapping[str, Any]]) -> Markup:
-    """The pictured tasks for those who do not see the picture, or the difference between green and red."""
+    """Return the pictured tasks for those who do not see the picture, or the difference between green and red."""
     lines = []
     for i, task in enumerate(answers, 1):
         wrong = "".join(f"; {m['true']} taken for {m['answer']}: {m['count']}" for m in task["mistakes"])
@@ -278,7 +278,7 @@ def in_words(answers: Sequence[Mapping[str, Any]]) -> Markup:
 
 
 def calibrated(calibration: Mapping[str, Any]) -> list[Markup]:
-    """The expected calibration error `ece`, and accuracy against confidence.
+    """Return the expected calibration error `ece`, and accuracy against confidence.
 
     Every bin has a mean `confidence`, an `accuracy` and a `count`; all but counts are shares in [0, 1].
     """
@@ -293,7 +293,7 @@ def calibrated(calibration: Mapping[str, Any]) -> list[Markup]:
 
 
 def limits(results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What a reader may be tempted to conclude and cannot."""
+    """Return what a reader may be tempted to conclude and cannot."""
     sentences = [
         "The interval says how well the mean over test tasks is known. It does not say how much the number would "
         "change if the learner were trained again from another seed.",
@@ -332,7 +332,7 @@ def pictured(texts: Mapping[str, str], pictures: Mapping[str, bytes]) -> list[Ma
 
 
 def picture(content: bytes, name: str, caption: str) -> Markup:
-    """A PNG or GIF inside the page, which scrolls on a phone where it is wide."""
+    """Return a PNG or GIF inside the page, which scrolls on a phone where it is wide."""
     stem, _, kind = name.partition(".")
     source = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
     shown = element("img", src=source, alt=stem.replace("_", " "))
@@ -349,7 +349,7 @@ def plot(
     smooth: bool = False,
     ideal: bool = False,
 ) -> Markup:
-    """A line as SVG.
+    """Return a line as SVG.
 
     interval: half widths of a band around it.
     smooth: draws the mean over a twentieth of the points as the line, and the points faintly.
@@ -408,7 +408,7 @@ def compared(what: str, xlabel: str, curves: Mapping[str, Mapping[str, Sequence[
 def grid(
     x: Iterable[float], y: Iterable[float], xlabel: str, width: int, height: int
 ) -> tuple[list[Markup], Place, Place]:
-    """A plot without its lines, large enough for these values, and the places of values in it."""
+    """Return a plot without its lines, large enough for these values, and the places of values in it."""
     left, right, top, bottom = 44, width - 8, 8, height - 36
     xticks, xs = axis(x, left, right)
     yticks, ys = axis(y, bottom, top)
@@ -423,13 +423,13 @@ def grid(
 
 
 def line(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray, **attributes: object) -> Markup:
-    """A line through these places, thinned to POINTS."""
+    """Return a line through these places, thinned to POINTS."""
     some = slice(None, None, math.ceil(len(x) / POINTS))
     return element("polyline", points=places(x[some], y[some]), **attributes)
 
 
 def band(x: np.ndarray, low: np.ndarray, high: np.ndarray) -> Markup:
-    """The area between two lines."""
+    """Return the area between two lines."""
     points = places(np.concatenate([x, x[::-1]]), np.concatenate([low, high[::-1]]))
     return element("polygon", points=points, class_="band")
 

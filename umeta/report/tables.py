@@ -140,9 +140,12 @@ def join_names(names: Sequence[str]) -> str:
 
 
 def draw(path: Path, picture: Path, key: str = "curves") -> None:
-    """As PNG, with 95 % intervals: accuracy against minutes, or with the key `step_curves` against steps of adaptation,
-    a line per episode; with a key of the config, such as `proposer.partitions`, the results' own rows against it; on
-    environments return against steps of all rows."""
+    """Draw curves with 95 % intervals as PNG.
+
+    That is accuracy against minutes, or with the key `step_curves` against steps of adaptation, a line per episode;
+    with a key of the config, such as `proposer.partitions`, the results' own rows against it; on environments return
+    against steps of all rows.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -183,7 +186,7 @@ def series(results: list[dict[str, Any]], key: str) -> dict[str, dict[str, Any]]
 
 
 def rewrite(text: str, root: Path) -> str:
-    """The text, which is in the folder `root`, with every marked table made anew."""
+    """Return the text, which is in the folder `root`, with every marked table made anew."""
 
     def made(m: re.Match[str]) -> str:
         names, _, change = m["files"].partition("|")

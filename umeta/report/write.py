@@ -28,7 +28,7 @@ TRAINING = "loss", "accuracy", "return before", "return"  # of what meta-trainin
 
 
 def note(message: str) -> None:
-    """A line on standard error."""
+    """Print a line on standard error."""
     if distributed.is_first():
         print(message, file=sys.stderr, flush=True)
 
@@ -36,7 +36,7 @@ def note(message: str) -> None:
 def write(
     run: Run, test: LabelledImages, result: dict[str, Any], episode: EpisodeSpec, sinks: Sequence[Sink] = ()
 ) -> None:
-    """Writes `report.{html,md,json}`, `test_tasks.{png,json}` and `training.png` into the run's folder."""
+    """Write `report.{html,md,json}`, `test_tasks.{png,json}` and `training.png` into the run's folder."""
     tested, answers = answered_tasks(run, test, episode, result["protocol"]["seed"])
     mosaic.save(tested, run.folder / "test_tasks.png")
     artifacts.write_json(run.folder / "test_tasks.json", answers)
@@ -47,7 +47,7 @@ def write(
 
 
 def write_adaptation(run: Run, result: dict[str, Any], sinks: Sequence[Sink] = ()) -> None:
-    """Writes `report.{html,md,json}`, `adaptation.png` and `training.png` into the run's folder."""
+    """Write `report.{html,md,json}`, `adaptation.png` and `training.png` into the run's folder."""
     measure = web.MEASURES[web.domain(result)]
     curves.plot_adaptation(run.folder / "adaptation.png", result["adaptation"], measure, "steps of adaptation")
     written(run, result)
@@ -55,7 +55,7 @@ def write_adaptation(run: Run, result: dict[str, Any], sinks: Sequence[Sink] = (
 
 
 def written(run: Run, result: dict[str, Any]) -> None:
-    """The files that the reports of all runs have."""
+    """Write the files that the reports of all runs have."""
     lines = logged(run.folder / "metatrain.jsonl")
     if lines:
         names = [name for name in TRAINING if any(name in line for line in lines)]
@@ -72,7 +72,7 @@ def written(run: Run, result: dict[str, Any]) -> None:
 
 
 def measured(result: dict[str, Any], sinks: Sequence[Sink], metric: str, curves: dict[str, Any]) -> None:
-    """Passes the table and the curves on to the sinks."""
+    """Pass the table and the curves on to the sinks."""
     cells = {f"{name}, {e}": cell["mean"] for name, cells in result["rows"].items() for e, cell in cells.items()}
     cells = {name: mean for name, mean in cells.items() if mean is not None}
     for sink in sinks:
@@ -83,7 +83,7 @@ def measured(result: dict[str, Any], sinks: Sequence[Sink], metric: str, curves:
 
 
 def chapter(result: dict[str, Any], folder: Path, tasks: Path) -> web.Chapter:
-    """What the web page shows of a run, from the run's folder and that of its tasks."""
+    """Return what the web page shows of a run, from the run's folder and that of its tasks."""
     proposed = artifacts.is_intact(tasks, "tasks")
     numbers = (tasks / "summary.md").read_text(encoding="utf-8") if proposed else ""
     places = [tasks, folder] if proposed else [folder]
@@ -109,13 +109,13 @@ def found(names: Iterable[str], *folders: Path) -> list[Path]:
 
 
 def logged(path: Path) -> list[dict[str, float]]:
-    """The steps that a loop logged, `step` and metrics; none if there is no such file."""
+    """Return the steps that a loop logged, `step` and metrics; none if there is no such file."""
     text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
     return [json.loads(line) for line in text.splitlines() if read_step(line) < math.inf]
 
 
 def page(run: Run, result: dict[str, Any]) -> str:
-    """The report of one run as Markdown."""
+    """Return the report of one run as Markdown."""
     about = [f"# {result['title']}", "", markdown(table([result])), "", *(f"- {line}" for line in facts(result)), ""]
     for change, rows in extrapolated(result).items():
         about += [f"## Extrapolation: {change}", "", markdown(rows), ""]
@@ -139,7 +139,7 @@ def pictured(
 
 
 def facts(result: dict[str, Any]) -> list[str]:
-    """What a reader must know to compare the numbers with others."""
+    """Return what a reader must know to compare the numbers with others."""
     if "facts" in result:
         return [*result["facts"], *result.get("notes", [])]
     p, minutes, title = result["protocol"], result["minutes"], result["title"]
@@ -187,7 +187,7 @@ def table(results: Sequence[dict[str, Any]]) -> list[list[str]]:
 
 
 def own_rows(results: Sequence[dict[str, Any]]) -> list[str]:
-    """The rows of the learners, of which a result has its baselines first: the title, then the variants."""
+    """Return the rows of the learners, of which a result has its baselines first: the title, then the variants."""
     own: list[str] = []
     for result in results:
         names = list(result["rows"])
@@ -219,7 +219,7 @@ def over_seeds(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def over(cells: Sequence[Mapping[str, Any]], quantile: float) -> dict[str, Any]:
-    """The mean of the cells' means, and the interval that the quantile gives; None where one is no number."""
+    """Return the mean of the cells' means, and the interval that the quantile gives; None where one is no number."""
     means = [cell["mean"] for cell in cells]
     if None in means:
         return {**cells[0], "mean": None, "interval": None}
@@ -236,14 +236,14 @@ def cell(value: Mapping[str, Any]) -> str:
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A table for Markdown."""
+    """Return a table for Markdown."""
     header, *body = rows
     rule = "|" + "---|" + "---:|" * (len(header) - 1)
     return "\n".join([f"| {' | '.join(header)} |", rule, *(f"| {' | '.join(row)} |" for row in body)])
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """A table for the terminal."""
+    """Return a table for the terminal."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join(
         "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
@@ -272,7 +272,7 @@ def together(results: Sequence[dict[str, Any]], folder: Path, means: Sequence[di
 def answered_tasks(
     run: Run, test: LabelledImages, episode: EpisodeSpec, seed: int, count: int = 4
 ) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """The first test tasks as a picture and in words.
+    """Return the first test tasks as a picture and in words.
 
     A row of the picture shows the support, a gap, and up to 15 queries framed by whether they were answered right. The
     words are the task's classes, how many of all its queries were answered right, and which classes were mistaken.

@@ -20,7 +20,7 @@ class Discriminator(nn.Module):
     scale: Tensor
 
     def __init__(self, inputs: int, skills: int, hidden: int, sees: list[int] | None = None) -> None:
-        """inputs: numbers in an observation; sees: those of them that count, by default all."""
+        """Build the network; inputs: numbers in an observation, sees: those of them that count, by default all."""
         super().__init__()
         self.sees = list(range(inputs)) if sees is None else sees
         self.skills = skills
@@ -34,7 +34,7 @@ class Discriminator(nn.Module):
 
     @classmethod
     def checked(cls, env: Environment, skills: int, hidden: int, sees: list[int] | None) -> Discriminator:
-        """Raises UserError when `sees` names numbers that the environment does not observe."""
+        """Raise UserError when `sees` names numbers that the environment does not observe."""
         if sees is not None and (not sees or any(not 0 <= i < env.observation for i in sees)):
             raise UserError(f"proposer.sees: expected some of 0 to {env.observation - 1}, got {sees}")
         return cls(env.observation, skills, hidden, sees)
@@ -45,7 +45,7 @@ class Discriminator(nn.Module):
         self.scale.copy_(times / (std + 1e-6))
 
     def seen(self, observations: Tensor) -> Tensor:
-        """The network's input [..., d] of observations [..., observation]."""
+        """Return the network's input [..., d] of observations [..., observation]."""
         return (observations[..., self.sees] - self.mean) * self.scale
 
     def forward(self, observations: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ class SkillRewards:
 
     @torch.no_grad()
     def at(self, states: Tensor, skill: Tensor) -> Tensor:
-        """What skills [...] earn for steps that led to states [..., observation]."""
+        """Return what skills [...] earn for steps that led to states [..., observation]."""
         return self.discriminator(states).gather(-1, skill[..., None])[..., 0] + math.log(self.count)
 
     @torch.no_grad()

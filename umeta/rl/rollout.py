@@ -42,8 +42,11 @@ Told = Callable[[Paths], None] | None  # gets each step when it is done, as epis
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """torch computes on one thread: a policy is small, and a second thread would wait for its next part of the work by
-    spinning, on the core that the physics need."""
+    """Let torch compute on one thread within the block.
+
+    A policy is small, and a second thread would wait for its next part of the work by spinning, on the core that the
+    physics need.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -121,13 +121,13 @@ class SAC(nn.Module):
 
     @torch.no_grad()
     def target(self, steps: Steps, rewards: Tensor, noise: Tensor) -> Tensor:
-        """What the critics should say of the steps [n]; noise: standard normal [n, action], for the next action."""
+        """Return what the critics should say of the steps [n]; noise: standard normal [n, action]."""
         action, k = self.acted(steps.after, steps.skill, noise)
         following = self.values(self.targets, steps.after, steps.skill, action).amin(0) - self.temperature * k
         return rewards + self.discount * ~steps.ended * following
 
     def loss(self, steps: Steps, noise: Tensor) -> Tensor:
-        """The policy's, in the states before the steps."""
+        """Return the policy's, in the states before the steps."""
         action, k = self.acted(steps.before, steps.skill, noise)
         values = self.values(self.critics, steps.before, steps.skill, action).amin(0)
         return (self.temperature * k - values).mean()
@@ -140,7 +140,7 @@ class SAC(nn.Module):
         return action, log_probability(output, action) - log_probability(torch.zeros_like(output), action)
 
     def values(self, critics: nn.ModuleList, observations: Tensor, skill: Tensor, action: Tensor) -> Tensor:
-        """What each of the critics says [2, n]."""
+        """Return what each of the critics says [2, n]."""
         x = torch.cat([observations, F.one_hot(skill, self.skills).to(action.dtype), action], -1)
         return torch.cat([critic(x) for critic in critics], -1).mT
 
@@ -152,7 +152,7 @@ class SAC(nn.Module):
 
 
 def critic(inputs: int, hidden: int) -> nn.Sequential:
-    """A network of two hidden layers."""
+    """Return a network of two hidden layers."""
     return nn.Sequential(
         nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 1)
     )

@@ -29,7 +29,7 @@ class SkillPolicy(nn.Module):
         return torch.cat([self.head(h), self.log_std[skill]], -1)
 
     def policies(self) -> dict[str, Tensor]:
-        """The same as a network for each skill: MAML's fast weights [K, ...] of `mlp` with as many hidden units."""
+        """Return a network for each skill: MAML's fast weights [K, ...] of `mlp` with as many hidden units."""
         skills = len(self.log_std)
         shared = {
             "1.weight": self.first.weight,
@@ -45,7 +45,7 @@ class SkillPolicy(nn.Module):
 
 
 def act(skills: dict[str, Tensor]) -> Act:
-    """What the policies [K, ...] answer to observations [K, E, d]: [K, E, 2 * action]."""
+    """Return what the policies [K, ...] answer to observations [K, E, d]: [K, E, 2 * action]."""
 
     def answer(x: Tensor) -> Tensor:
         for layer in ("1", "3"):

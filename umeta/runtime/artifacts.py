@@ -36,7 +36,7 @@ MALFORMED += (RuntimeError, AssertionError, MemoryError)  # torch's, and too dee
 
 @contextlib.contextmanager
 def replace_atomically(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends well, and vanishes when it does not.
+    """Give a temporary path that takes the place of `path` when the block ends well, and vanishes otherwise.
 
     Raises:
         OSError: of a full disk, say; it names `path`, whatever the block was writing.
@@ -66,7 +66,7 @@ def replace_atomically(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path, pattern: str = "**/.*.tmp") -> None:
-    """Removes what `replace_atomically` left in a folder when its process was killed; nobody may be writing there."""
+    """Remove what `replace_atomically` left in a folder when its process was killed; nobody may be writing there."""
     for left in [*folder.glob(pattern)]:
         if left.is_dir():
             shutil.rmtree(left, ignore_errors=True)
@@ -93,7 +93,7 @@ def refuse_malformed(place: Path) -> Iterator[None]:
 
 
 def read_text(path: Path, largest: int = LARGEST_TEXT) -> str:
-    """The text of a file; raises UserError when it is missing, too large or not UTF-8."""
+    """Return the text of a file; raise UserError when it is missing, too large or not UTF-8."""
     try:
         with open(path, "rb") as file:
             content = file.read(largest + 1)
@@ -107,7 +107,7 @@ def read_text(path: Path, largest: int = LARGEST_TEXT) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """Raises UserError when the file is missing or not JSON."""
+    """Raise UserError when the file is missing or not JSON."""
     text = read_text(path)
     try:
         return json.loads(text)
@@ -116,13 +116,13 @@ def read_json(path: Path) -> Any:
 
 
 def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
-    """A mapping as JSON with its own hash, for a file that no manifest lists."""
+    """Write a mapping as JSON with its own hash, for a file that no manifest lists."""
     plain = json.loads(json.dumps(value))  # as it will be read: keys are words, tuples are lists
     write_json(path, {**plain, "hash": hash_value(plain)})
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
-    """What `write_sealed` wrote, without the hash. Raises UserError when the file is missing or damaged."""
+    """Return what `write_sealed` wrote, without the hash. Raises UserError when the file is missing or damaged."""
     value = read_json(path)
     content = {key: part for key, part in value.items() if key != "hash"} if isinstance(value, dict) else {}
     if not isinstance(value, dict) or value.get("hash") != hash_value(content):
@@ -137,7 +137,7 @@ def write_array(path: Path, array: np.ndarray) -> None:
 
 
 def read_array(path: Path) -> np.ndarray:
-    """A read-only memory map of the array. Raises UserError when it is missing or damaged."""
+    """Return a read-only memory map of the array. Raises UserError when it is missing or damaged."""
     try:
         found = np.load(path, mmap_mode="r", allow_pickle=False)
         if not isinstance(found, np.memmap) or found.dtype.kind not in "biuf":
@@ -153,7 +153,7 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Raises UserError when the file is missing or damaged."""
+    """Raise UserError when the file is missing or damaged."""
     from safetensors import SafetensorError
 
     try:
@@ -173,14 +173,14 @@ def hash_value(value: Any) -> str:
 
 
 def write_manifest(folder: Path, kind: str, content: Mapping[str, Any], files: list[str]) -> None:
-    """Declares the artefact finished. `content` must not depend on the clock."""
+    """Declare the artefact finished. `content` must not depend on the clock."""
     listed = {name: {"bytes": (folder / name).stat().st_size, "hash": hash_file(folder / name)} for name in files}
     manifest = {"schema": SCHEMA, "kind": kind, **dict(sorted(content.items())), "files": listed}
     write_json(folder / "manifest.json", {**manifest, "hash": hash_value(manifest)})
 
 
 def read_manifest(folder: Path, *kinds: str) -> dict[str, Any]:
-    """The manifest of a finished artefact of one of these kinds, its files verified.
+    """Return the manifest of a finished artefact of one of these kinds, its files verified.
 
     Raises:
         UserError: the directory is missing, unfinished, of another kind or version, or a file is damaged.

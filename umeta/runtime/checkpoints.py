@@ -12,7 +12,7 @@ from umeta.runtime import artifacts
 
 
 def copy_state(state: State) -> State:
-    """The state as it is now, whatever becomes of its tensors."""
+    """Return the state as it is now, whatever becomes of its tensors."""
     return {name: value.detach().clone() for name, value in state.items()}
 
 
@@ -38,7 +38,7 @@ class Checkpoints:
         self.prune()
 
     def prune(self) -> None:
-        """Drops all but the last ones."""
+        """Drop all but the last ones."""
         for old in self.steps()[: -self.most]:
             shutil.rmtree(self.folder / f"step-{old}")
 
@@ -66,7 +66,7 @@ class Checkpoints:
             raise OSError(error.errno, error.strerror, str(self.metrics)) from error
 
     def truncate(self, step: int) -> None:
-        """Drops checkpoints (damaged ones) and metrics of steps that will be run again, and what a kill left over."""
+        """Drop checkpoints (damaged ones) and metrics of steps that will be run again, and what a kill left over."""
         for later in self.steps():
             if later > step:
                 shutil.rmtree(self.folder / f"step-{later}")
@@ -77,7 +77,7 @@ class Checkpoints:
 
 
 def read_step(line: str) -> float:
-    """The step of a metrics line; infinity for a line cut short by a kill."""
+    """Return the step of a metrics line; infinity for a line cut short by a kill."""
     try:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):

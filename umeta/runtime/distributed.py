@@ -57,7 +57,7 @@ def size() -> int:
 
 
 def rank() -> int:
-    """The number of this one, from 0."""
+    """Return the number of this one, from 0."""
     return dist.get_rank() if size() > 1 else 0
 
 
@@ -67,13 +67,13 @@ def is_first() -> bool:
 
 
 def shard(items: Items) -> Items:
-    """This process's part of a sequence or array; parts follow each other and differ by one in length at most."""
+    """Return this process's part of a sequence or array; parts differ by one in length at most."""
     begin, end = (part * len(items) // size() for part in (rank(), rank() + 1))
     return items[begin:end]
 
 
 def sum_tensors(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The sums of the processes' tensors, which have the same names and shapes; the same bits in each process.
+    """Return the sums of the processes' tensors, which have the same names and shapes; the same bits in each process.
 
     One message for each type of number.
     """
@@ -91,7 +91,7 @@ def sum_tensors(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def sum_numbers(named: Mapping[str, float]) -> dict[str, float]:
-    """The sums of the processes' numbers."""
+    """Return the sums of the processes' numbers."""
     if size() == 1:
         return dict(named)
     sums = sum_tensors({name: torch.tensor(value, dtype=torch.float64) for name, value in named.items()})
@@ -99,7 +99,7 @@ def sum_numbers(named: Mapping[str, float]) -> dict[str, float]:
 
 
 def gather(parts: Sequence[Item]) -> list[Item]:
-    """What the processes found for their shards, in order. Tensors must be on the CPU."""
+    """Return what the processes found for their shards, in order. Tensors must be on the CPU."""
     if size() == 1:
         return list(parts)
     found: list[Any] = [None] * size()
@@ -114,13 +114,13 @@ def any_process(flag: bool) -> bool:
 
 
 def barrier() -> None:
-    """Waits until all processes have come here."""
+    """Wait until all processes have come here."""
     any_process(False)
 
 
 @contextmanager
 def take_turns() -> Iterator[None]:
-    """The first process of each machine goes through the block before the others, which find what it has kept there."""
+    """Let the first process of each machine through the block before the others, which find what it has kept there."""
     waits = size() > 1 and int(os.environ.get("LOCAL_RANK", rank())) > 0
     if waits:
         barrier()
@@ -132,7 +132,7 @@ def take_turns() -> Iterator[None]:
 
 
 def run_once(work: Callable[[], Found]) -> Found:
-    """The first process does the work as if it were the only one; all get what it returns, or the error it raises.
+    """Do the work in the first process as if it were the only one; all get what it returns, or the error it raises.
 
     What comes back, and tensors in it, must be on the CPU.
     """
@@ -157,7 +157,7 @@ def run_once(work: Callable[[], Found]) -> Found:
 
 @contextmanager
 def hold_together(lock: AbstractContextManager[None]) -> Iterator[None]:
-    """The first process has the lock until all processes are done with the block; all get the error where it gets none.
+    """Hold the lock in the first process until all are done with the block; all get the error where it gets none.
 
     Where one of them raises it does not wait for the others, which might never come.
     """
@@ -169,7 +169,7 @@ def hold_together(lock: AbstractContextManager[None]) -> Iterator[None]:
 
 @contextmanager
 def _reaching() -> Iterator[None]:
-    """Turns the errors of communication into `Lost`."""
+    """Turn the errors of communication into `Lost`."""
     try:
         yield
     except RuntimeError as error:

@@ -56,7 +56,7 @@ def wait_for_lock(path: Path) -> Iterator[None]:
 
 
 def open_locked(path: Path, wait: bool = False) -> int:
-    """A handle of the file, which is made if it is not there, with the lock on it.
+    """Return a handle of the file, which is made if it is not there, with the lock on it.
 
     Raises:
         BlockingIOError: another process has the lock, and `wait` is not set.
@@ -75,14 +75,14 @@ def open_locked(path: Path, wait: bool = False) -> int:
 
 
 def release_lock(path: Path, handle: int) -> None:
-    """Removes the file, then lets the lock go: the other way round it might be the next owner's file."""
+    """Remove the file, then let the lock go: the other way round it might be the next owner's file."""
     with suppress(OSError):  # Windows removes no open file
         path.unlink()
     os.close(handle)
 
 
 def lock_handle(handle: int, wait: bool) -> None:
-    """Takes the lock on an open file, where there are locks."""
+    """Take the lock on an open file, where there are locks."""
     try:
         import fcntl
     except ImportError:  # Windows

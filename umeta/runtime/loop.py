@@ -50,7 +50,7 @@ class RunContext:
         return replace(self, label=f"{self.label}{i}-", seed=seeds.integer(self.seed, i))
 
     def watch(self) -> Callable[[], float]:
-        """A stop-watch, started: seconds so far, and those that loops resumed meanwhile had run before."""
+        """Start a stop-watch: seconds so far, and those that loops resumed meanwhile had run before."""
         began, known = time.monotonic(), sum(self.earlier.values())
         return lambda: time.monotonic() - began + sum(self.earlier.values()) - known
 
@@ -64,7 +64,7 @@ class RunContext:
         snapshots: int = 0,
         skip: bool = False,
     ) -> None:
-        """Runs `step(0) ... step(steps - 1)`.
+        """Run `step(0) ... step(steps - 1)`.
 
         `step` returns metrics; every 10th step's go to `<name>.jsonl` and to the sinks. `save` and `load` move the
         whole state, as tensors, to and from a checkpoint: randomness must come from the step number (`umeta.seeds`).
@@ -140,7 +140,7 @@ class RunContext:
         bar.close()
 
     def note(self, message: str) -> None:
-        """A line for the person watching."""
+        """Print a line for the person watching."""
         if self.progress and distributed.is_first():
             print(message, file=sys.stderr, flush=True)
 
@@ -171,6 +171,6 @@ class Pace:
         return now - self.saved >= self.every and (cheap or not self.every)
 
     def wrote(self, began: float, ended: float) -> None:
-        """Takes down that one was written between these times."""
+        """Note that a checkpoint was written between these times."""
         self.saved, self.last = ended, ended - began
         self.writing += self.last

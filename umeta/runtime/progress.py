@@ -44,8 +44,9 @@ def format_duration(seconds: float) -> str:
 
 @contextmanager
 def postpone_interrupt(what: str = "step") -> Iterator[threading.Event]:
-    """Within the block the first Ctrl-C (or SIGTERM) only sets the event, so that a step is never cut in half; the
-    second stops, where there are no other processes: torchrun sends all of them as many as it likes.
+    """Let the first Ctrl-C (or SIGTERM) within the block only set the event, so that a step is never cut in half.
+
+    The second stops, where there are no other processes: torchrun sends all of them as many as it likes.
 
     A first one that came too late for the block to see is raised at its end.
     """

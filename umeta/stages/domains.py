@@ -86,7 +86,7 @@ def label_images(config: ImageConfig, images: UnlabelledImages) -> Any:
 
 
 def image_options(config: ImageConfig) -> dict[str, Any]:
-    """The options of the data but for those of labelled data, which the stages do not read."""
+    """Return the options of the data but for those of labelled data, which the stages do not read."""
     return {"data": {key: value for key, value in config.plain["data"].items() if key not in ("test", "val")}}
 
 
@@ -96,7 +96,7 @@ def describe_images(images: UnlabelledImages) -> str:
 
 
 def env_options(config: EnvConfig, env: Any = None) -> dict[str, Any]:
-    """The options of the environment."""
+    """Return the options of the environment."""
     return {"env": config.plain["env"]}
 
 

@@ -33,7 +33,7 @@ def context(
     resume: bool,
     sinks: Sequence[Sink],
 ) -> Iterator[RunContext | None]:
-    """What a stage of this config runs in, alone in its folder; None when it is finished (see `begin`)."""
+    """Return what a stage of this config runs in, alone in its folder; None when it is finished (see `begin`)."""
     with distributed.hold_together(hold_folder(folder)):
         if not distributed.run_once(lambda: begin(folder, kind, asked, resume)):
             yield None
@@ -44,7 +44,7 @@ def context(
 
 
 def begin(folder: Path, kind: str, plain: dict[str, Any], resume: bool) -> bool:
-    """Makes an owned folder ready to be written; False when it is finished and `resume` asks for nothing more.
+    """Make an owned folder ready to be written; False when it is finished and `resume` asks for nothing more.
 
     Raises:
         UserError: the directory exists and `resume` is not set, or it was begun with another configuration.
@@ -68,7 +68,7 @@ def begin(folder: Path, kind: str, plain: dict[str, Any], resume: bool) -> bool:
 
 
 def differences(a: Any, b: Any, where: str = "") -> str:
-    """The first keys in which two plain configurations differ, as text."""
+    """Return the first keys in which two plain configurations differ, as text."""
     if isinstance(a, dict) and isinstance(b, dict):
         found = [differences(a.get(k), b.get(k), f"{where}.{k}".strip(".")) for k in sorted({*a, *b})]
         return ", ".join([text for text in found if text][:3])
@@ -104,7 +104,7 @@ def check_out(config: RunConfig) -> None:
 
 
 def alone(config: RunConfig) -> None:
-    """Raises UserError for a config of several rounds, which `umeta run` takes apart."""
+    """Raise UserError for a config of several rounds, which `umeta run` takes apart."""
     if config.rounds:
         raise UserError(
             f"{config.name}: it alternates propose and metatrain in {len(config.rounds) + 1} rounds, which umeta run "

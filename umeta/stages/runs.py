@@ -56,7 +56,7 @@ class Run:
         return found
 
     def minutes(self, **seconds: float) -> dict[str, float]:
-        """The same in minutes, for people, and of further stages that took these seconds."""
+        """Return the same in minutes, for people, and of further stages that took these seconds."""
         return {stage: round(value / 60, 2) for stage, value in {**self.seconds(), **seconds}.items()}
 
 

@@ -69,8 +69,10 @@ def seed_means(z: np.ndarray, centre: np.ndarray, k: int, seed: int) -> Tensor:
 def assign(
     z: np.ndarray, centre: np.ndarray, means: Tensor, rough: bool
 ) -> tuple[np.ndarray, np.ndarray, Tensor, Tensor]:
-    """The nearest mean of each item [n] int32 and the squared distance to it [n], zeros where `rough`; the sum [k, d]
-    of each mean's items less the centre, and how many they are [k].
+    """Assign each item to its nearest mean.
+
+    Returns the mean's index [n] int32 and the squared distance to it [n], zeros where `rough`; the sum [k, d] of each
+    mean's items less the centre, and how many they are [k].
 
     The nearest mean is that of the largest `x m - |m|^2 / 2`; `rough` takes the products in bfloat16.
     """
@@ -92,7 +94,7 @@ def assign(
 
 
 def split_largest(means: Tensor, sizes: Tensor) -> None:
-    """Gives each empty cluster half of the largest one, the two means a little apart, in place."""
+    """Give each empty cluster half of the largest one, the two means a little apart, in place."""
     apart = 1 + torch.tensor([1, -1]).repeat(means.shape[1])[: means.shape[1]] / 1024
     for empty in (sizes == 0).nonzero()[:, 0]:
         largest = sizes.argmax()
@@ -103,7 +105,7 @@ def split_largest(means: Tensor, sizes: Tensor) -> None:
 
 
 def keep_core(labels: np.ndarray, distances: np.ndarray, share: float) -> np.ndarray:
-    """The labels with -1 for the members of each cluster that are not among its nearest `share`."""
+    """Return the labels with -1 for the members of each cluster that are not among its nearest `share`."""
     order = np.lexsort((distances, labels))
     sizes = np.bincount(labels)
     rank = np.empty_like(order)
@@ -142,7 +144,7 @@ def reciprocal(z: np.ndarray, neighbours: int, similarity: float) -> np.ndarray:
 
 
 def refill_empty(z: np.ndarray, labels: np.ndarray, k: int, seed: int) -> np.ndarray:
-    """The labels with no cluster of the k left empty, by DeepCluster's rule (Caron et al. 2018, section 3.3).
+    """Return the labels with no cluster of the k left empty, by DeepCluster's rule (Caron et al. 2018, section 3.3).
 
     An empty cluster's mean becomes that of a random other cluster, slightly perturbed, and the items of that cluster go
     to the nearer of the two. Clusters of one item, or of items all alike, cannot be shared.
@@ -163,8 +165,9 @@ def refill_empty(z: np.ndarray, labels: np.ndarray, k: int, seed: int) -> np.nda
 
 
 def whitening(z: np.ndarray, components: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean [d] and directions [d, c] that give, as `(z - mean) @ directions`, the leading c principal components at
-    unit variance, c as many as asked for or as there are.
+    """Return mean [d] and directions [d, c] that whiten: `(z - mean) @ directions`.
+
+    These are the leading c principal components at unit variance, c as many as asked for or as there are.
 
     A direction in which z varies by rounding alone is zero: whitening would blow it up.
     """
@@ -179,7 +182,7 @@ def whitening(z: np.ndarray, components: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def whiten(z: np.ndarray, components: int) -> np.ndarray:
-    """The leading principal components at unit variance, each item scaled to length 1: [n, at most components]."""
+    """Return the leading principal components at unit variance, items scaled to length 1: [n, at most components]."""
     mean, directions = whitening(z, components)
     out = (z - mean) @ directions
     return (out / np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-12)).astype(np.float32)

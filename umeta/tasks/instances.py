@@ -30,7 +30,11 @@ class InstanceTasks:
         self.spec = TaskSpec(tuple(self.items.shape[1:]))
 
     def sample(self, indices: Tensor | np.ndarray, *, episode: EpisodeSpec, seed: int) -> Episodes:
-        """The tasks of these numbers; task i depends on (seed, i) only. Raises UserError when images are too few."""
+        """Return the tasks of these numbers; task i depends on (seed, i) only.
+
+        Raises:
+            UserError: there are too few images.
+        """
         if len(self.items) < episode.way:
             raise UserError(f"{episode.way}-way tasks need as many images, there are {len(self.items)}; lower way")
         keys = seeds.key(seed, "instances", np.asarray(indices))
@@ -48,7 +52,7 @@ class InstanceTasks:
         )
 
     def to(self, device: torch.device | str) -> InstanceTasks:
-        """The same tasks with their images on a device."""
+        """Return the same tasks with their images on a device."""
         return InstanceTasks(self.items.to(device))
 
     def describe(self, episode: EpisodeSpec) -> list[str]:
@@ -99,12 +103,12 @@ class Augmented:
         return self.tasks.spec
 
     def sample(self, indices: Tensor | np.ndarray, *, episode: EpisodeSpec, seed: int) -> Views:
-        """The tasks of these numbers; task i and its views depend on (seed, i) only."""
+        """Return the tasks of these numbers; task i and its views depend on (seed, i) only."""
         keys = seeds.key(seed, "views", np.asarray(indices))
         return Views(self.tasks.sample(indices, episode=episode, seed=seed), self.augment, keys)
 
     def to(self, device: torch.device | str) -> Augmented:
-        """The same tasks with their images on a device."""
+        """Return the same tasks with their images on a device."""
         return Augmented(self.tasks.to(device), self.augment)
 
     def describe(self, episode: EpisodeSpec) -> list[str]:

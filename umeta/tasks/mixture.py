@@ -52,7 +52,7 @@ class Mixture:
         return max((1 + part.depth for part in self.parts if isinstance(part, Mixture)), default=0)
 
     def sample(self, indices: Tensor | np.ndarray, *, episode: EpisodeSpec, seed: int) -> Mixed:
-        """The tasks of these numbers; task i depends on (seed, i) only."""
+        """Return the tasks of these numbers; task i depends on (seed, i) only."""
         indices = np.asarray(indices)
         bounds = np.cumsum(self.weights)[:-1] / sum(self.weights)
         own = ["mixture", self.depth] if self.depth else ["mixture"]  # drawn apart from a mixture that is a part
@@ -66,7 +66,7 @@ class Mixture:
         return Mixed(batches, torch.from_numpy(order))
 
     def to(self, device: torch.device | str) -> Mixture:
-        """The same tasks with their images on a device."""
+        """Return the same tasks with their images on a device."""
         return Mixture(self.weights, tuple(part.to(device) for part in self.parts))
 
     def describe(self, episode: EpisodeSpec) -> list[str]:

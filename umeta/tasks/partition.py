@@ -98,7 +98,7 @@ class PartitionTasks:
         return cls(to_pixels(images), index.reshape(1, -1), [str(name) for name in names])
 
     def sample(self, indices: Tensor | np.ndarray, *, episode: EpisodeSpec, seed: int) -> Episodes:
-        """The tasks of these numbers; task i depends on (seed, i) only.
+        """Return the tasks of these numbers; task i depends on (seed, i) only.
 
         Raises:
             UserError: no partition has `way` classes with `shot + query` items.
@@ -128,7 +128,7 @@ class PartitionTasks:
         )
 
     def to(self, device: torch.device | str) -> PartitionTasks:
-        """The same tasks with their items on a device."""
+        """Return the same tasks with their items on a device."""
         moved = copy.copy(self)
         moved.items = self.items.to(device)
         return moved

@@ -28,14 +28,14 @@ class Rewards(Protocol):
     def count(self) -> int: ...  # how many there are
 
     def __call__(self, paths: Paths, which: Tensor) -> Tensor:
-        """What each step earns [T, E, H], whatever the steps around it; which: each task's reward [T] int64."""
+        """Return what each step earns [T, E, H], whatever the steps around it; which: each task's reward [T] int64."""
         ...
 
     def describe(self, states: Tensor) -> list[str]: ...  # in numbers, some of them on states [n, observation]
 
 
 def policy_spec(env: Environment) -> TaskSpec:
-    """What all tasks on an environment have in common."""
+    """Return what all tasks on an environment have in common."""
     return TaskSpec((env.observation,), "policy", env.action, env.action)
 
 
@@ -55,7 +55,7 @@ class RewardTasks:
         return policy_spec(self.env)
 
     def sample(self, indices: Tensor | np.ndarray, *, episode: EpisodeSpec, seed: int) -> RewardBatch:
-        """The tasks of these numbers; task i, its resets and its noise depend on (seed, i) only."""
+        """Return the tasks of these numbers; task i, its resets and its noise depend on (seed, i) only."""
         indices = np.asarray(indices)
         count = self.rewards.count
         rows, row = np.unique(indices // count, return_inverse=True)
@@ -63,7 +63,7 @@ class RewardTasks:
         return RewardBatch(self, torch.from_numpy(orders[row, indices % count]), indices, episode, seed)
 
     def to(self, device: torch.device | str) -> RewardTasks:
-        """The same tasks with their batches on a device; the environment stays where it is."""
+        """Return the same tasks with their batches on a device; the environment stays where it is."""
         return replace(self, device=device)
 
     def describe(self, episode: EpisodeSpec) -> list[str]:
@@ -98,7 +98,7 @@ class RewardTasks:
         return cls(source, SkillRewards(discriminator), policies and artifacts.read_tensors(folder / policies))
 
     def simulation(self, copies: int) -> Simulation:
-        """A simulation of so many copies, made once."""
+        """Return a simulation of so many copies, made once."""
         if copies not in self._simulations:
             self._simulations.clear()  # one at a time: those of an evaluation are of other sizes than training's
             self._simulations[copies] = self.env.simulate(copies)
@@ -148,7 +148,7 @@ class RewardBatch:
         return told
 
     def batch(self, paths: Paths) -> Batch:
-        """The steps of each task as items, scored by its reward."""
+        """Return the steps of each task as items, scored by its reward."""
         rewards = self.tasks.rewards(paths, self.which)
         w = advantages(paths, rewards, self.tasks.env.discount)
         first = torch.zeros_like(paths.mask)

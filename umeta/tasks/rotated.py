@@ -55,13 +55,13 @@ class Rotated:
         return self.tasks.spec
 
     def sample(self, indices: Tensor | np.ndarray, *, episode: EpisodeSpec, seed: int) -> Turned:
-        """The tasks of these numbers; task i and its turns depend on (seed, i) only."""
+        """Return the tasks of these numbers; task i and its turns depend on (seed, i) only."""
         keys = seeds.key(seeds.key(seed, "turns", np.asarray(indices))[:, None], np.arange(episode.way))
         turns = torch.from_numpy(seeds.below(keys, 4))
         return Turned(self.tasks.sample(indices, episode=episode, seed=seed), turns)
 
     def to(self, device: torch.device | str) -> Rotated:
-        """The same tasks with their images on a device."""
+        """Return the same tasks with their images on a device."""
         return Rotated(self.tasks.to(device))
 
     def describe(self, episode: EpisodeSpec) -> list[str]:

@@ -34,7 +34,7 @@ class Sinusoids:
         return self._batch(self.query_x)
 
     def at(self, x: Tensor) -> Sinusoids:
-        """The same waves and supports, their queries at x [n] instead."""
+        """Return the same waves and supports, their queries at x [n] instead."""
         return replace(self, query_x=x.expand(len(self.amplitude), -1))
 
     def _batch(self, x: Tensor) -> Batch:
@@ -60,7 +60,10 @@ class SinusoidTasks:
         return TaskSpec((3 if self.told else 1,), "regression", outputs=1)
 
     def sample(self, indices: Tensor | np.ndarray, *, episode: EpisodeSpec, seed: int) -> Sinusoids:
-        """The tasks of these numbers; task i depends on (seed, i) only, and its first points not on how many follow."""
+        """Return the tasks of these numbers; task i depends on (seed, i) only.
+
+        Its first points do not depend on how many follow.
+        """
         keys = seeds.key(seed, "sinusoid", np.asarray(indices))
 
         def drawn(keys: np.ndarray, between: Range) -> Tensor:
@@ -76,7 +79,7 @@ class SinusoidTasks:
         )
 
     def to(self, device: torch.device | str) -> SinusoidTasks:
-        """The same tasks on a device."""
+        """Return the same tasks on a device."""
         return replace(self, device=device)
 
     def describe(self, episode: EpisodeSpec) -> list[str]:

@@ -42,17 +42,17 @@ class TensorBoard:
             writer.add_scalar(f"{loop}/{name}", value, step)
 
     def picture(self, name: str, pixels: np.ndarray) -> None:
-        """A picture [H, W, 3] uint8."""
+        """Log a picture [H, W, 3] uint8."""
         self._writer(name, 0).add_image(name, pixels, dataformats="HWC")
 
     def close(self) -> None:
-        """Writes out what is still in memory."""
+        """Write out what is still in memory."""
         for writer in self._writers.values():
             writer.close()
         self._writers.clear()
 
     def _writer(self, name: str, first: int) -> Any:
-        """The writer of a directory, begun so that it hides what was logged there from step `first` on."""
+        """Return the writer of a directory, begun so that it hides what was logged there from step `first` on."""
         if name not in self._writers:
             from torch.utils.tensorboard import SummaryWriter
 
