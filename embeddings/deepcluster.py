@@ -18,7 +18,7 @@ from umeta.models.embedder import BATCH, ViewEmbedder, features, make_resumable
 from umeta.models.kernels import channels_last
 from umeta.models.precision import autocast
 from umeta.parts import Context, Images
-from umeta.tasks.clustering import kmeans, refill_empty, whitening
+from umeta.tasks.clustering import kmeans, refill_empty, whiten, whitening
 
 ITERATIONS = 20  # of k-means, each time
 
@@ -51,15 +51,15 @@ class DeepCluster(ViewEmbedder):
         if len(images) < self.k:
             raise UserError(f"embedding.k: {self.k} clusters need at least as many images, there are {len(images)}")
         self.draw(images.item_shape, seeds.integer(ctx.seed, "deepcluster"))
-        net, whiten = self._nets["network"].to(ctx.device), self._nets["whiten"]
-        assert isinstance(whiten, nn.Linear)
-        if min(len(images), whiten.in_features) < self.dimensions:
+        net, layer = self._nets["network"].to(ctx.device), self._nets["whiten"]
+        assert isinstance(layer, nn.Linear)
+        if min(len(images), layer.in_features) < self.dimensions:
             raise UserError(
                 f"embedding.dimensions: {self.dimensions} whitened components need as many images and features, "
-                f"there are {len(images)} images and {whiten.in_features} features"
+                f"there are {len(images)} images and {layer.in_features} features"
             )
         augment = self.augment or suited(images.item_shape)
-        head = Head(whiten.in_features, self.k, len(images)).to(ctx.device)
+        head = Head(layer.in_features, self.k, len(images)).to(ctx.device)
         optimisers = {"net_adam": torch.optim.Adam(net.parameters()), "head_adam": torch.optim.Adam(head.parameters())}
 
         def cluster(i: int) -> None:
@@ -90,8 +90,8 @@ class DeepCluster(ViewEmbedder):
         ctx.loop("deepcluster", self.steps, step, *make_resumable(net=net, head=head, **optimisers))
         mean, directions = whitening(outputs(net, images, ctx.device), self.dimensions)
         with torch.no_grad():
-            whiten.weight.copy_(torch.from_numpy(directions.T))
-            whiten.bias.copy_(torch.from_numpy(-mean @ directions))
+            layer.weight.copy_(torch.from_numpy(directions.T))
+            layer.bias.copy_(torch.from_numpy(-mean @ directions))
         self._nets.cpu().eval()
 
     def vectors(self, x: Tensor) -> Tensor:

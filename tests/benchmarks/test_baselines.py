@@ -122,8 +122,8 @@ def test_clusters_that_are_the_classes_answer_everything():
 
 def test_training_from_scratch_steps_down_a_loss_that_is_way_times_the_mean():
     """As CACTUs does, from the same weights for every task."""
-    learner = baselines.from_scratch(Itself(), lr=0.2, steps=2)
-    theta = learner.init(TaskSpec((3,)), EpisodeSpec(4, 1, 1), seed=0)
+    learner = baselines.from_scratch(Itself(), lr=0.2, steps=2).build(TaskSpec((3,)), EpisodeSpec(4, 1, 1))
+    theta = learner.init(0)
     x, y = rand(2, 6, 3), [[0, 1, 2, 3, 0, 1], [3, 3, 2, 1, 0, 2]]
     found = learner.adapt(theta, batch(x, y, 4)).params
     for t in range(2):

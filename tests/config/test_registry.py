@@ -278,8 +278,9 @@ def test_bad_options_are_named(options, message):
         registry.build_typed(Part, options, "part")
 
 
-def test_options_are_described_from_the_source_alone():
+def test_options_are_described_from_the_source_alone(monkeypatch):
     source = '''
+@dataclass
 class Part:
     """A part
     of two lines."""
@@ -294,7 +295,9 @@ class Part:
     _own: dict = field(init=False)
     """not an option"""
 '''
-    doc, options = registry.describe(ast.parse(source).body[0])
+    node = ast.parse(source).body[0]
+    monkeypatch.setattr(registry, "_ancestry", lambda module, name: [node])
+    doc, options = registry.describe_class("module", "Part")
     assert doc == "A part\nof two lines."
     assert options == [
         registry.Option("size", "int > 0", "required", "how many"),

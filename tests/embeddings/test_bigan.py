@@ -144,7 +144,7 @@ def test_what_is_encoded_and_generated_comes_back():
     z = 2 * torch.rand(200, 4, generator=torch.Generator().manual_seed(0)) - 1
     errors = {}
     for steps in (1, 600):
-        bigan = BiGAN(dimensions=4, depth=8, steps=steps, batch=32)
+        bigan = BiGAN(dimensions=4, depth=16, steps=steps, batch=32)
         bigan.fit(images, RunContext())
         encode, generate = bigan._nets["encoder"], bigan._nets["generator"]
         with torch.no_grad():

@@ -110,7 +110,7 @@ def test_it_finds_the_true_classes_better_than_pixels_do(precision):
 
     model = Conv4(16, halvings=2)
     embedder = DeepCluster(
-        dimensions=16, model=model, augment=HAND, k=20, every=40, steps=160, batch=64, precision=precision
+        dimensions=16, model=model, augment=HAND, k=20, every=40, steps=240, batch=64, precision=precision
     )
     embedder.fit(images, RunContext())
     pixels = agreement(images.floats(slice(None)).flatten(1))

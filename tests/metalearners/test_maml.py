@@ -136,6 +136,7 @@ def test_meta_gradient_equals_a_plain_loop(model: str, steps: int, first_order: 
 
 def test_a_harmonic_schedule_divides_each_step_by_its_number() -> None:
     learner = MAML(MODELS["mlp"], 0.4, 3, head="fixed", normalisation="batch", schedule="harmonic")
+    learner = learner.build(SPEC, EPISODE)
     theta, support, query = begun(learner), batch(2), batch(2, seed=1)
     loss, expected = plain_meta_gradient("mlp", learner, theta, support, query)
     metrics, grads = BatchProblem(learner, theta, SPEC, [support], query, 3).loss_and_grad()

@@ -303,9 +303,9 @@ def test_refining_finds_clusters_that_one_shot_does_not_show() -> None:
     learner, theta = learner_of(2)
     refined, _ = learner_of(2, refine=5)
     corner = torch.tensor([[0.0, 0.0], [6.0, 0.0]])
-    y = torch.arange(2).repeat(20)
-    query = Batch((corner[y] + 0.8 * rand(40, 2))[None], y[None], torch.ones(1, 40, dtype=torch.bool), 2)
-    support = batch(torch.tensor([[[2.5, 4.0], [6.0, -4.0]]]), [[0, 1]], 2)
+    y = torch.arange(2).repeat(100)
+    query = Batch((corner[y] + 0.7 * rand(200, 2))[None], y[None], torch.ones(1, 200, dtype=torch.bool), 2)
+    support = batch(torch.tensor([[[3.5, 4.0], [6.0, -4.0]]]), [[0, 1]], 2)
     before, after = (
         accuracy(one.predict(theta, one.adapt(theta, support), query.x), query).item() for one in (learner, refined)
     )

@@ -70,6 +70,6 @@ def test_it_is_not_for_policies() -> None:
 
 
 def test_it_learns_to_learn() -> None:
-    _, after, before = taught(Reptile(Perceptron(), inner_lr=0.5, steps=5), 150)
+    _, after, before = taught(Reptile(Perceptron(), inner_lr=0.3, steps=10), 200)
     assert after > 0.9
     assert before < 0.4

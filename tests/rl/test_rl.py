@@ -554,7 +554,7 @@ def test_a_policy_that_breaks_is_named() -> None:
 def test_it_learns_to_reach_a_goal_in_one_step(outer: Outer) -> None:
     """Standing still scores -11.3 in 20 steps; the goal is told only by the rewards of ten episodes."""
     tasks = RewardTasks(Nav2D(horizon=20), Corners())
-    config = TrainConfig(outer, steps=25, meta_batch=4, episodes=10)
+    config = TrainConfig(outer, steps=25, meta_batch=8, episodes=10)
     learner = MAML(MLP([16]), inner_lr=0.5, steps=1).build(tasks.spec, config.episode)
 
     def scores(theta: Theta) -> tuple[float, float]:

@@ -235,7 +235,7 @@ def test_a_resume_goes_on_bit_for_bit(step: int, tmp_path: Path) -> None:
 
 def test_skills_are_told_apart_within_seconds() -> None:
     env = Nav2D(horizon=40)
-    options = Diayn(learner="sac", skills=SKILLS, iterations=12, episodes=2, hidden=32, updates=40)
+    options = Diayn(learner="sac", skills=SKILLS, iterations=20, episodes=4, hidden=32, updates=40)
     tasks = options.propose(env, RunContext())
     assert tasks.skills is not None
     assert isinstance(tasks.rewards, SkillRewards)

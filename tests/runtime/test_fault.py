@@ -357,8 +357,8 @@ def test_fault_of_a_kept_evaluation_on_an_environment_is_computed_again(tmp_path
 HOLD = """
 import sys, time
 from pathlib import Path
-from umeta.runtime.lock import owned
-with owned(Path(sys.argv[1])):
+from umeta.runtime.lock import hold_folder
+with hold_folder(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
 """

@@ -17,7 +17,7 @@ from umeta.errors import UserError
 from umeta.runtime.loop import RunContext, start_trackers
 from umeta.runtime.trackers.tensorboard import TensorBoard
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+PLUGINS = (Path(__file__).parents[2] / "docs/plugins.md").read_text(encoding="utf-8")
 TINY = """
 data: digits
 embedding: {name: acai, steps: 2, depth: 2, dimensions: 16}
@@ -129,8 +129,8 @@ def test_every_stage_of_the_command_line_logs(place):
     assert [step for step, _ in points(place / "runs/tiny/tensorboard/metatrain", "metatrain/accuracy")] == [0, 10, 11]
 
 
-def test_the_tracker_in_the_readme_works(place):
-    (example,) = [block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "def scalars" in block]
+def test_the_tracker_in_the_documentation_works(place):
+    (example,) = [block for block in re.findall(r"```python\n(.*?)```", PLUGINS, re.DOTALL) if "def scalars" in block]
     code = example.partition("@dataclass")[2]
     assert len([line for line in code.splitlines() if line.strip()]) <= 10
     (place / "my_tracker.py").write_text(example)
