@@ -10,11 +10,9 @@ $(VENV)/ready: pyproject.toml
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	touch $@
 
-# The main job on data that ships with scikit-learn, and on an environment: a table and a report each in demo/.
+# See it work, in minutes: on Omniglot, and in an environment. It goes on where an interrupted one stopped.
 demo: $(VENV)/ready
-	rm -rf demo
-	$(BIN)/umeta run digits_acai_kmeans_protonet digits_acai_kmeans_maml digits_oracle_protonet out=demo
-	$(BIN)/umeta run nav2d_diayn proposer.iterations=60 train.steps=40 evaluate.goals=10 evaluate.validation=4 out=demo
+	$(BIN)/umeta demo --resume
 
 # A process a core, each with one thread: the networks of tests are too small for two.
 test: $(VENV)/ready

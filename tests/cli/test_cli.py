@@ -244,13 +244,22 @@ def test_a_reader_that_goes_away_is_no_error():
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["proposee"], ["propose"], ["list", "a", "b"], ["propose", "x", "--nope"], ["propose", "x", "--seed", "one"]],
+    [["proposee"], ["propose"], ["list", "a", "b"], ["propose", "x", "--nope"], ["propose", "x", "--seed", "one"]],
 )
 def test_a_command_that_is_not_understood_gets_the_usage(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(arguments)
     assert stopped.value.code == 2
-    assert "usage: umeta" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "usage: umeta" in err
+    assert "--help" in err.splitlines()[-1]
+
+
+def test_umeta_alone_says_where_to_start(umeta):
+    code, out, err = umeta()
+    assert (code, err) == (0, "")
+    for command in ("umeta demo", "umeta run --images", "umeta list", "umeta --help"):
+        assert command in out
 
 
 # mistakes
@@ -294,6 +303,7 @@ def test_a_command_that_is_not_understood_gets_the_usage(arguments, capsys):
         (["metatrain", "tiny.yaml", "tasks=tasks/tiny", "name=new", "train.way=6"], ["6-way", "5 of 5"]),
         (["metatrain", "tiny.yaml", "tasks=tasks/tiny", "name=new", "data=changed"], ["fingerprint"]),
         (["run", "name=x"], ["config"]),
+        (["run"], ["umeta run --images", "umeta list", "umeta demo"]),
         (["run", "tiny.yaml", "other.yaml", "name=x"], ["name="]),
         (["run", "tiny.yaml", "tiny.yaml", "out=o"], ["tiny.yaml", "named the same"]),
         (["evaluate", "runs/nowhere"], ["runs/nowhere", "no such run"]),

@@ -14,14 +14,31 @@ from umeta.errors import UserError
 
 def run_chain(configs: Sequence[Any], options: argparse.Namespace, seeds: int = 1) -> dict[str, Any]:
     """Run all stages of each config and report on them all; `seeds` configs in a row differ in their seed alone."""
-    from umeta.config import registry
-    from umeta.config.build import build_rounds
-    from umeta.config.reading import Whole
     from umeta.evaluation.rows import append
-    from umeta.evaluation.run import check_evaluation, evaluate_run
     from umeta.report import write
-    from umeta.runtime.distributed import first, once
-    from umeta.stages import metatrain, propose
+    from umeta.runtime.distributed import first
+
+    check_chain(configs, options.record)
+    log = build_trackers(options)
+    found = [run_stages(config, options, log, options.record) for config in configs]
+    results = [result for result in found if result is not None]
+    if not results:
+        return {"report": None, "results": []}
+    means = [write.over_seeds(results[i : i + seeds]) for i in range(0, len(results), seeds) if seeds > 1]
+    if options.record is not None and first():
+        for mean in means:
+            append(options.record, mean)
+    return report_on(results, Path(configs[0].out), means)
+
+
+def check_chain(configs: Sequence[Any], record: Path | None = None) -> None:
+    """Check all configs before the first begins.
+
+    Raises:
+        UserError: a config that cannot be evaluated, or a start that is no run and will not be one.
+    """
+    from umeta.config.build import build_rounds
+    from umeta.evaluation.run import check_evaluation
     from umeta.train import check_share
 
     begun: set[Path] = set()
@@ -31,32 +48,44 @@ def run_chain(configs: Sequence[Any], options: argparse.Namespace, seeds: int = 
             if turn.parent and not Path(turn.parent).exists() and Path(turn.parent) not in begun:
                 raise UserError(f"start: {turn.parent}: no such run")
             begun.add(turn.run_folder)
-        check_evaluation(config, options.record)
-    log, results = build_trackers(options), []
-    for config in configs:
-        write.note(f"== {config.title or config.name}")
-        for turn in build_rounds(config):
-            if turn.tasks is None:
-                propose.propose(turn, device=options.device, resume=options.resume, sinks=log)
-            folder = metatrain.metatrain(turn, device=options.device, resume=options.resume, sinks=log)
-        if not config.evaluated:
-            continue
-        # a finished run that is resumed is evaluated as this command's config says, not as its own did
-        source = {config.key: Whole(config.plain[config.key])} if config.key else {}
-        changed = {"evaluate": Whole(asdict(config.evaluate)), "title": config.title, **source}
-        known = registry.find_plugins(config.plain)
-        result = evaluate_run(folder, changed, device=options.device, record=options.record, trusted=known, sinks=log)
-        results.append({**result, "folder": str(folder), "tasks": str(turn.tasks_folder)})
-    if not results:
-        return {"report": None, "results": []}
-    means = [write.over_seeds(results[i : i + seeds]) for i in range(0, len(results), seeds) if seeds > 1]
-    if options.record is not None and first():
-        for mean in means:
-            append(options.record, mean)
+        check_evaluation(config, record)
+
+
+def run_stages(
+    config: Any, options: argparse.Namespace, log: Sequence[Any] = (), record: Path | None = None
+) -> dict[str, Any] | None:
+    """Propose, meta-train and evaluate one config; return the result, or None where nothing is evaluated."""
+    from umeta.config import registry
+    from umeta.config.build import build_rounds
+    from umeta.config.reading import Whole
+    from umeta.evaluation.run import evaluate_run
+    from umeta.report import write
+    from umeta.stages import metatrain, propose
+
+    write.note(f"== {config.title or config.name}")
+    for turn in build_rounds(config):
+        if turn.tasks is None:
+            propose.propose(turn, device=options.device, resume=options.resume, sinks=log)
+        folder = metatrain.metatrain(turn, device=options.device, resume=options.resume, sinks=log)
+    if not config.evaluated:
+        return None
+    # a finished run that is resumed is evaluated as this command's config says, not as its own did
+    source = {config.key: Whole(config.plain[config.key])} if config.key else {}
+    changed = {"evaluate": Whole(asdict(config.evaluate)), "title": config.title, **source}
+    known = registry.find_plugins(config.plain)
+    result = evaluate_run(folder, changed, device=options.device, record=record, trusted=known, sinks=log)
+    return {**result, "folder": str(folder), "tasks": str(turn.tasks_folder)}
+
+
+def report_on(results: Sequence[dict[str, Any]], out: Path, means: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+    """Print one table of all results, and write a report of several into `out`."""
+    from umeta.report import write
+    from umeta.runtime.distributed import once
+
     print(write.aligned(write.table([*results, *means])))
     print(*dict.fromkeys(fact for result in results for fact in write.facts(result)), sep="\n")
     page = Path(results[0]["folder"]) / "report.md"
     if len(results) > 1:
-        page = once(lambda: write.together(results, Path(configs[0].out), means))
+        page = once(lambda: write.together(results, out, means))
     print(page.with_suffix(".html"))
-    return {"report": str(page), "results": results}
+    return {"report": str(page), "results": list(results)}

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
+from typing import NoReturn
 
 from umeta.errors import Interrupted, UserError
 
@@ -23,11 +24,25 @@ from umeta.errors import Interrupted, UserError
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room on the disk, in the quota, in a file's limit
 
 SMALLER = "umeta inspect CONFIG says how much each stage takes, and which options lower it"
-COMMANDS = ("propose", "metatrain", "run", "ablate", "evaluate", "export", "adapt", "predict", "list", "inspect")
+
+COMMANDS = (
+    "demo",
+    "propose",
+    "metatrain",
+    "run",
+    "ablate",
+    "evaluate",
+    "export",
+    "adapt",
+    "predict",
+    "list",
+    "inspect",
+)
 
 EPILOG = """examples:
+  umeta demo                                            see it work, in minutes
   umeta run --images photos --minutes 30                your own pictures, without a config
-  umeta run digits_acai_kmeans_protonet                 all stages, on data that ships with scikit-learn
+  umeta run omniglot_best                               all stages of a packaged config
   umeta propose omniglot_acai_kmeans_protonet name=acai
   umeta metatrain omniglot_acai_kmeans_protonet tasks=tasks/acai name=acai-proto
   umeta evaluate runs/acai-proto
@@ -36,9 +51,23 @@ EPILOG = """examples:
   umeta list kmeans                                     the options of a part
 """
 
+START = """umeta: learn to learn without labels. Start here:
+  umeta demo                               see it work on Omniglot, in minutes; nothing to prepare
+  umeta run --images photos --minutes 10   learn from a folder of your own pictures
+  umeta list                               the parts and the packaged configs, for umeta run CONFIG
+  umeta --help                             all commands"""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors say where help is."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with the usage, what is wrong, and the command that shows how it is used."""
+        super().error(f"{message}\nsee {self.prog} --help")
+
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="umeta",
         description="Learn to learn without labels.",
         epilog=EPILOG,
@@ -52,6 +81,10 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit code: 0, 2 for bad input, 130 after Ctrl-C."""
+    if not (sys.argv[1:] if arguments is None else arguments):
+        with suppress(BrokenPipeError):
+            print(START)
+        return 0
     options, rest = parser().parse_known_args(arguments)
     for word in rest:  # argparse takes no positional words after an option; overrides and images may stand anywhere
         takes = getattr(options, {"run": "config", "predict": "images"}.get(options.command, "overrides"), None)

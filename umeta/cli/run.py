@@ -36,7 +36,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     if options.images is not None:
         return run_images(names, changes, options)
     if not names:
-        raise UserError("run: name at least one config (see umeta list), or a folder of images with --images")
+        raise UserError(
+            "run: what? A folder of your images, umeta run --images photos, or at least one config, such as "
+            "umeta run omniglot_best (umeta list shows all); umeta demo needs nothing"
+        )
     if options.test is not None or options.minutes is not None:
         raise UserError("run: --test and --minutes go with --images; for a config set data.test=DIR and train.steps=N")
     if len(names) > 1 and any(word.startswith(("name=", "tasks=")) for word in changes):
