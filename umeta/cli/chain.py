@@ -22,6 +22,8 @@ def run_chain(configs: Sequence[Any], options: argparse.Namespace, seeds: int = 
     log = build_trackers(options)
     found = [run_stages(config, options, log, options.record) for config in configs]
     results = [result for result in found if result is not None]
+    if not results:
+        return {"report": None, "results": []}
     means = [write.over_seeds(results[i : i + seeds]) for i in range(0, len(results), seeds) if seeds > 1]
     if options.record is not None and is_first():
         for mean in means:
@@ -80,8 +82,6 @@ def report_on(results: Sequence[dict[str, Any]], out: Path, means: Sequence[dict
     from umeta.report import write
     from umeta.runtime.distributed import run_once
 
-    if not results:
-        return {"report": None, "results": []}
     print(write.aligned(write.table([*results, *means])))
     print(*dict.fromkeys(fact for result in results for fact in write.facts(result)), sep="\n")
     page = Path(results[0]["folder"]) / "report.md"

@@ -82,7 +82,8 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit code: 0, 2 for bad input, 130 after Ctrl-C."""
     if not (sys.argv[1:] if arguments is None else arguments):
-        print(START)
+        with suppress(BrokenPipeError):
+            print(START)
         return 0
     options, rest = parser().parse_known_args(arguments)
     for word in rest:  # argparse takes no positional words after an option; overrides and images may stand anywhere
@@ -179,8 +180,8 @@ def processes(options: argparse.Namespace) -> Iterator[None]:
         raise UserError(f"{options.command}: it is the work of one process; leave out torchrun")
     from umeta.runtime import distributed
 
-    with distributed.join_processes(options.device):
-        if distributed.is_first():
+    with distributed.joined(options.device):
+        if distributed.first():
             yield
             return
         with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
