@@ -146,7 +146,7 @@ def write_characters(data: Any, folder: Path) -> tuple[Path, Path]:
     chosen: Sequence[int] = np.random.default_rng(0).choice(len(items.names), CHARACTERS, replace=False).tolist()
     places = folder / "examples", folder / "others"
     for label in chosen:
-        name = items.names[label].replace("/", " ")
+        name = items.names[label].replace("/character", " ")
         for i, pixels in enumerate(items.pixels[items.labels == label]):
             place = places[min(i, 1)] / name
             place.mkdir(parents=True, exist_ok=True)
