@@ -180,8 +180,8 @@ def processes(options: argparse.Namespace) -> Iterator[None]:
         raise UserError(f"{options.command}: it is the work of one process; leave out torchrun")
     from umeta.runtime import distributed
 
-    with distributed.joined(options.device):
-        if distributed.first():
+    with distributed.join_processes(options.device):
+        if distributed.is_first():
             yield
             return
         with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
