@@ -54,7 +54,7 @@ def test_what_is_simulated_is_what_a_meta_step_takes(options):
     """The same step is counted on real tensors."""
     learner = registry.build_part("metalearner", {**options, "model": {"name": "conv4", "filters": 4}})
     spec, settings = TaskSpec((1, 16, 16)), TrainConfig(Adam(), way=3, shot=1, query=2, meta_batch=4, task_chunk=2)
-    found = memory.metatraining(learner, spec, settings)
+    found = memory.simulate_metatraining(learner, spec, settings)
 
     pixels, labels = np.zeros((30, 1, 16, 16), np.uint8), np.arange(30) % 5
     batch = PartitionTasks(pixels, labels).sample(np.arange(4), episode=settings.episode, seed=0)
@@ -75,7 +75,7 @@ def test_the_chunk_bounds_the_memory():
 
     def taken(chunk: int) -> int:
         settings = TrainConfig(Adam(), way=5, meta_batch=16, task_chunk=chunk)
-        return memory.metatraining(learner, TaskSpec((1, 28, 28)), settings).most
+        return memory.simulate_metatraining(learner, TaskSpec((1, 28, 28)), settings).most
 
     assert taken(1) < taken(4) < taken(16)
     assert taken(16) > 5 * taken(1)
@@ -84,7 +84,8 @@ def test_the_chunk_bounds_the_memory():
 def test_answering_takes_no_more_for_more_steps():
     learner = registry.build_part("metalearner", {"name": "maml", "model": {"name": "conv4", "filters": 4}})
     few, many = (
-        memory.answering(learner, TaskSpec((1, 16, 16)), EpisodeSpec(3, 1, 2), 2, steps).most for steps in (3, 300)
+        memory.simulate_adaptation(learner, TaskSpec((1, 16, 16)), EpisodeSpec(3, 1, 2), 2, steps).most
+        for steps in (3, 300)
     )
     assert few == many > 0
 
@@ -93,7 +94,7 @@ def test_simulating_changes_neither_learner_nor_random_state():
     learner = registry.build_part("metalearner", {"name": "maml", "model": {"name": "conv4", "filters": 4}})
     torch.manual_seed(3)
     before = torch.random.get_rng_state()
-    memory.metatraining(learner, TaskSpec((1, 16, 16)), TrainConfig(Adam(), way=2, meta_batch=1))
+    memory.simulate_metatraining(learner, TaskSpec((1, 16, 16)), TrainConfig(Adam(), way=2, meta_batch=1))
     assert torch.equal(torch.random.get_rng_state(), before)
     learner = learner.build(TaskSpec((1, 16, 16)), EpisodeSpec(2, 1, 1))
     theta = learner.init(0)

@@ -21,7 +21,7 @@ from umeta.types import TaskSpec
 @pytest.mark.parametrize("domain", domains.DOMAINS.values(), ids=lambda domain: domain.config.domain)
 def test_what_a_record_names_is_there_and_found_by_its_config(domain):
     assert build.DOMAINS[domain.config.domain] is domain.config
-    for name in (domain.evaluate, domain.check, domain.needs):
+    for name in (domain.evaluate, domain.check, domain.estimate):
         assert callable(domains.resolve(name))
 
 
@@ -54,7 +54,7 @@ HUM = domains.Domain(
     HumConfig,
     evaluate="hum_evaluation:evaluate_run",
     check="hum_evaluation:check",
-    needs="hum_evaluation:needs",
+    estimate="hum_evaluation:estimate",
     read=lambda config: config.hum["loudness"],
     fingerprint=lambda config, loudness: f"loudness {loudness}",
     draw=draw_tasks,
@@ -70,7 +70,7 @@ from umeta.quickstart.memory import Need
 def check(config, record=None):
     print("checked", config.name)
 
-def needs(config, source):
+def estimate(config, source):
     return [Need("metatrain", 3 << 20, "hum.loudness")]
 
 def evaluate_run(run, device, record=None, sinks=()):

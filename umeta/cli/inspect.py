@@ -61,7 +61,7 @@ def inspect_config(options: argparse.Namespace) -> dict[str, Any]:
     config = build.load(str(options.path), options.overrides)
     domain = domains.domain_of(config)
     source = domain.read(config)
-    needs = domains.resolve(domain.needs)(config, source)
+    needs = domains.resolve(domain.estimate)(config, source)
     lines = [domain.describe(source), "peak of resident memory on a CPU, estimated:", *map(str, needs)]
     print(*filter(None, lines), f"available: {allocator.available() / 2**20:,.0f} MB", sep="\n")
     return {"memory": {one.stage: one.bytes for one in needs}, "available": allocator.available()}

@@ -345,7 +345,7 @@ def load_source(
         UserError: as `umeta.load_run`, a run on an environment, and options that do not fit its weights.
     """
     run = load_run(folder, {"metalearner": dict(options)} if options else None, device=device, trusted=trusted)
-    run.check_of_images()
+    run.check_on_images()
     return MetaLearnt.of(run), run
 
 

@@ -79,7 +79,7 @@ def export_run(
     out = Path(out).resolve()
     refuse_to_overwrite(out)
     run = load_run(folder, device="cpu", trusted=trusted)
-    run.check_of_images()
+    run.check_on_images()
     module = build_features(run)
     program = export_graph(module, run.item_shape)
     model = describe_run(run, module)

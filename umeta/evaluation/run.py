@@ -38,7 +38,7 @@ def evaluate_run(
     evaluate = resolve(domain.evaluate)
     with distributed.hold_together(hold_folder(run.folder)):
         distributed.run_once(lambda: artifacts.remove_leftovers(run.folder))
-        if domain.alone:
+        if domain.one_process:
             return distributed.run_once(lambda: evaluate(run, device, record, sinks))
         return evaluate(run, device, record, sinks)
 

@@ -89,7 +89,7 @@ class Live(TorchDispatchMode):
         return int(SLACK * self.most) + self.largest
 
 
-def simulated(work: Callable[[], Any], default: str = "meta") -> Live:
+def simulate(work: Callable[[], Any], default: str = "meta") -> Live:
     """Count what some work takes, done without content. `default`: the device of tensors that name none."""
     live = Live()
     with torch.random.fork_rng(devices=[]), torch.device(default), live:
@@ -97,7 +97,7 @@ def simulated(work: Callable[[], Any], default: str = "meta") -> Live:
     return live
 
 
-def metatraining(
+def simulate_metatraining(
     learner: MetaLearner,
     spec: TaskSpec,
     config: TrainConfig,
@@ -116,10 +116,12 @@ def metatraining(
         outer.start(theta.params)
         outer.step(problem, 0.0)
 
-    return simulated(work)
+    return simulate(work)
 
 
-def answering(learner: MetaLearner, spec: TaskSpec, episode: EpisodeSpec, tasks: int, steps: int | None) -> Live:
+def simulate_adaptation(
+    learner: MetaLearner, spec: TaskSpec, episode: EpisodeSpec, tasks: int, steps: int | None
+) -> Live:
     """Count what adapting to so many tasks at once and answering takes: no more for many steps than for 3."""
     steps = steps or learner.steps
 
@@ -132,7 +134,7 @@ def answering(learner: MetaLearner, spec: TaskSpec, episode: EpisodeSpec, tasks:
             adapted = built.adapt(theta, support, steps=steps and min(steps, 3))
             built.predict(theta, adapted, query.x)
 
-    return simulated(work)
+    return simulate(work)
 
 
 def batch(spec: TaskSpec, tasks: int, way: int, items: int) -> Batch:
@@ -164,7 +166,7 @@ class FewSteps(RunContext):
         step(0)
 
 
-def embedding(embedder: Embedder, images: UnlabelledImages) -> tuple[int, int]:
+def simulate_embedding(embedder: Embedder, images: UnlabelledImages) -> tuple[int, int]:
     """Bytes that a step of an embedding's training and embedding a part of the images take, and numbers in a vector."""
     embedder, width = copy.deepcopy(embedder), 0
 
@@ -173,7 +175,7 @@ def embedding(embedder: Embedder, images: UnlabelledImages) -> tuple[int, int]:
         embedder.fit(images, FewSteps())
         width = embedder.embed(UnlabelledImages(images.pixels[:PART], images.rows[:PART])).shape[1]
 
-    return simulated(work, "cpu").peak, width
+    return simulate(work, "cpu").peak, width
 
 
 @dataclass(frozen=True)
@@ -204,7 +206,7 @@ def estimate_stage(stage: str, reduce: str, work: Callable[[], int]) -> Need:
     return Need(stage, max(peak_bytes(), held) + IMPORTS + rest, reduce)
 
 
-def needs_on_images(config: ImageConfig, images: UnlabelledImages) -> list[Need]:
+def estimate_on_images(config: ImageConfig, images: UnlabelledImages) -> list[Need]:
     """Estimate what all stages take."""
     partitions = ProposerTraits.of(config.proposer).partitions * len(images) * 4
     reduce = "train.task_chunk, train.meta_batch, train.way, train.query or data.size"
@@ -215,13 +217,13 @@ def needs_on_images(config: ImageConfig, images: UnlabelledImages) -> list[Need]
     return [*needs, estimate_evaluate(config, images.item_shape)] if config.evaluated else needs
 
 
-def needs_on_an_environment(config: EnvConfig, env: Environment) -> list[Need]:
+def estimate_on_an_environment(config: EnvConfig, env: Environment) -> list[Need]:
     """Estimate what `metatrain` takes."""
     reduce = "train.task_chunk, train.meta_batch or train.episodes"
     return [estimate_metatrain(config, policy_spec(env), reduce, horizon=env.horizon)]
 
 
-def needs_on_functions(config: RegressionConfig, source: None) -> list[Need]:
+def estimate_on_functions(config: RegressionConfig, source: None) -> list[Need]:
     """Estimate what `metatrain` takes."""
     spec = config.proposer.propose(source, RunContext(config.seed)).spec
     return [estimate_metatrain(config, spec, "train.task_chunk or train.meta_batch")]
@@ -234,7 +236,7 @@ def estimate_propose(config: ImageConfig, images: UnlabelledImages) -> Need:
         n, proposer = len(images), config.proposer
         if registry.name_of("proposer", proposer) not in BOUNDED:
             raise NotImplementedError
-        step, width = embedding(config.embedding, images) if config.embedding is not None else (0, 0)
+        step, width = simulate_embedding(config.embedding, images) if config.embedding is not None else (0, 0)
         vectors = 6 * n * width * 4  # as tensor, array, scaled, and copies in between
         partitions = 6 * n * ProposerTraits.of(proposer).partitions * 4  # with order, and a checkpoint of them
         return max(step, partitions) + vectors + images.pixels.nbytes
@@ -250,7 +252,7 @@ def estimate_metatrain(config: RunConfig, spec: TaskSpec, reduce: str, arrays: i
     return estimate_stage(
         "metatrain",
         reduce,
-        lambda: metatraining(config.metalearner, spec, config.train, horizon).peak + 3 * arrays,
+        lambda: simulate_metatraining(config.metalearner, spec, config.train, horizon).peak + 3 * arrays,
     )
 
 
@@ -266,7 +268,7 @@ def estimate_evaluate(config: ImageConfig, item_shape: tuple[int, ...]) -> Need:
     spec = TaskSpec(item_shape)
 
     def work() -> int:
-        return max(answering(learner, spec, e, tasks, steps).peak for learner in learners for e in episodes)
+        return max(simulate_adaptation(learner, spec, e, tasks, steps).peak for learner in learners for e in episodes)
 
     return estimate_stage("evaluate", "data.size, evaluate.query or evaluate.episodes", work)
 

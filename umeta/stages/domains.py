@@ -23,42 +23,43 @@ from umeta.types import EpisodeSpec, TaskSpec
 
 @dataclass(frozen=True)
 class Domain:
-    """What sets a domain apart; its name, and words for people, are those of its class of config.
+    """What sets a domain apart. Its name, and what its source is called, are in its class of config.
 
-    What sees labels, or is there for people alone, is named as `module:function` and imported when it is called.
+    The first three functions see labels, or are there for people alone; they are named as `module:function`, and
+    imported when they are called.
     """
 
     config: type[RunConfig]
     evaluate: str
-    """evaluates a run: of the run, device, results file to record in, and sinks"""
+    """(run, device, results file, trackers): evaluate a run beside its baselines, and write its report"""
     check: str
-    """finds what would stop that evaluation: of the config and the results file"""
-    needs: str
-    """estimates the memory of the stages: of the config and the source"""
+    """(config, results file): find what would stop the evaluation"""
+    estimate: str
+    """(config, source): estimate the memory that each stage takes"""
     read: Callable[[Any], Any]
-    """the source, without labels, of a config"""
+    """(config): read the source, without labels"""
     fingerprint: Callable[[Any, Any], str]
-    """tells whether two stages speak of the same source: of the config and the source"""
+    """(config, source): tell whether two stages speak of the same source"""
     draw: Callable[[Any, EpisodeSpec], np.ndarray]
-    """a picture of proposed tasks"""
+    """(tasks, episode): draw proposed tasks, [H, W, 3] uint8"""
     spec: Callable[[Any, Mapping[str, Any]], TaskSpec]
-    """what the tasks of a run have in common: of its config and its manifest"""
+    """(config, manifest of a run): what all of the run's tasks have in common"""
     other: str
-    """what tasks were proposed on when it was not the source of the config"""
+    """what tasks were proposed on when that was not the source of the config, for a message"""
     kept: tuple[str, ...] = ("proposer",)
-    """parts of the config that belong to the proposed tasks: a run keeps those that its tasks were made with"""
+    """parts of the config that make the proposed tasks what they are; a run keeps those of its tasks"""
     options: Callable[[Any], dict[str, Any]] = lambda config: {}
-    """plain options of the source that the stages depend on"""
+    """(config): plain options of the source that the stages depend on"""
     facts: Callable[[Any, Any], dict[str, Any]] = lambda config, source: {}
-    """what the manifest of proposed tasks says of the source"""
+    """(config, source): what the manifest of proposed tasks says of the source"""
     describe: Callable[[Any], str] = lambda source: ""
-    """the source in a line, for people"""
+    """(source): say in a line what it is"""
     label: Callable[[Any, Any], Any] = lambda config, source: source
-    """what a proposer that sees labels gets in place of the source"""
+    """(config, source): what a proposer that sees labels gets in place of the source"""
     film: Callable[[Any, Path], list[str]] = lambda tasks, folder: []
-    """draws what moves in proposed tasks into a folder, and says what could not be drawn"""
-    alone: bool = True
-    """proposing and evaluating are the work of one process; meta-training is always shared"""
+    """(tasks, folder): film what moves in proposed tasks; gives what could not be filmed"""
+    one_process: bool = True
+    """several processes leave proposing and evaluating to the first; they always share meta-training"""
 
 
 def domain_of(config: RunConfig) -> Domain:
@@ -104,7 +105,7 @@ IMAGES = Domain(
     ImageConfig,
     evaluate="umeta.evaluation.images:evaluate_run",
     check="umeta.evaluation.images:check",
-    needs="umeta.quickstart.memory:needs_on_images",
+    estimate="umeta.quickstart.memory:estimate_on_images",
     read=read_images,
     fingerprint=lambda config, images: images.fingerprint,
     draw=images.draw_tasks,
@@ -115,13 +116,13 @@ IMAGES = Domain(
     facts=lambda config, images: {"images": len(images)},
     describe=describe_images,
     label=label_images,
-    alone=False,
+    one_process=False,
 )
 ENVIRONMENTS = Domain(
     EnvConfig,
     evaluate="umeta.evaluation.environments:evaluate_run",
     check="umeta.evaluation.environments:check",
-    needs="umeta.quickstart.memory:needs_on_an_environment",
+    estimate="umeta.quickstart.memory:estimate_on_an_environment",
     read=lambda config: config.env,
     fingerprint=lambda config, env: artifacts.hash_value([config.plain["env"], env.observation, env.action]),
     draw=environments.draw_tasks,
@@ -135,7 +136,7 @@ REGRESSION = Domain(
     RegressionConfig,
     evaluate="umeta.evaluation.regression:evaluate_run",
     check="umeta.evaluation.regression:check",
-    needs="umeta.quickstart.memory:needs_on_functions",
+    estimate="umeta.quickstart.memory:estimate_on_functions",
     read=lambda config: None,
     fingerprint=lambda config, source: "no source",
     draw=regression.draw_tasks,

@@ -24,7 +24,7 @@ from umeta.runtime.loop import RunContext, start_trackers
 
 
 @contextmanager
-def context(
+def open_folder(
     config: RunConfig,
     folder: Path,
     kind: str,
@@ -59,7 +59,7 @@ def begin(folder: Path, kind: str, plain: dict[str, Any], resume: bool) -> bool:
             artifacts.read_manifest(folder, kind)
         if (folder / "asked.json").exists():
             before = artifacts.read_json(folder / "asked.json")
-            if changed := differences(expand_names(before), expand_names(plain)):
+            if changed := describe_changes(expand_names(before), expand_names(plain)):
                 raise UserError(f"{folder} was begun with another configuration ({changed}); choose another name=NAME")
         if finished:
             return False
@@ -67,22 +67,22 @@ def begin(folder: Path, kind: str, plain: dict[str, Any], resume: bool) -> bool:
     return True
 
 
-def differences(a: Any, b: Any, where: str = "") -> str:
+def describe_changes(a: Any, b: Any, where: str = "") -> str:
     """Return the first keys in which two plain configurations differ, as text."""
     if isinstance(a, dict) and isinstance(b, dict):
-        found = [differences(a.get(k), b.get(k), f"{where}.{k}".strip(".")) for k in sorted({*a, *b})]
+        found = [describe_changes(a.get(k), b.get(k), f"{where}.{k}".strip(".")) for k in sorted({*a, *b})]
         return ", ".join([text for text in found if text][:3])
     return "" if a == b else f"{where}: {a} before, {b} now"
 
 
-def kept(folder: Path) -> tuple[dict[str, Tensor], Tensor, float]:
+def read_embedding(folder: Path) -> tuple[dict[str, Tensor], Tensor, float]:
     """Of an embedding in the cache what it has learnt, the vectors, and the seconds that it took."""
     state = artifacts.read_tensors(folder / "embedder.safetensors")
     vectors = torch.from_numpy(np.array(artifacts.read_array(folder / "embeddings.npy")))
     return state, vectors, artifacts.read_json(folder / "seconds.json")
 
 
-def named_files(value: Any) -> dict[str, str]:
+def hash_files(value: Any) -> dict[str, str]:
     """Hashes of the files that plain options name: a plug-in `mine.py:Mine` or `module:Mine`, or vectors in `path`."""
     if isinstance(value, str):
         path = registry.code_of(value) or Path(value)
@@ -90,7 +90,7 @@ def named_files(value: Any) -> dict[str, str]:
             path = path / "manifest.json"
         return {value: artifacts.hash_file(path)} if path.is_file() else {}
     parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else []
-    return {name: digest for part in parts for name, digest in named_files(part).items()}
+    return {name: digest for part in parts for name, digest in hash_files(part).items()}
 
 
 def check_out(config: RunConfig) -> None:
@@ -103,7 +103,7 @@ def check_out(config: RunConfig) -> None:
         raise UserError(f"out: '{out}' lies within the images of '{root}'; set out=DIR to a place outside of them")
 
 
-def alone(config: RunConfig) -> None:
+def check_one_round(config: RunConfig) -> None:
     """Raise UserError for a config of several rounds, which `umeta run` takes apart."""
     if config.rounds:
         raise UserError(

@@ -11,8 +11,8 @@ from umeta.errors import UserError
 from umeta.parts import Sink
 from umeta.runtime import artifacts, distributed
 from umeta.stages.domains import domain_of
-from umeta.stages.folder import alone, context, named_files
-from umeta.stages.runs import parent_of
+from umeta.stages.folder import check_one_round, hash_files, open_folder
+from umeta.stages.runs import load_parent
 from umeta.stages.tasks import check_usable, load_tasks
 from umeta.train import metatrain as train
 from umeta.train import pack
@@ -46,18 +46,18 @@ def metatrain(config: RunConfig, *, device: str = "auto", resume: bool = False, 
         UserError: tasks that do not fit the data or the episodes, or the directory exists, or another process is at
             work in it.
     """
-    alone(config)
+    check_one_round(config)
     folder = config.run_folder
     tasks, manifest = load_tasks(config)
-    parent = parent_of(config, device) if config.parent else None
+    parent = load_parent(config, device) if config.parent else None
     # the run's config says what its tasks were made with, whatever this command's config says
     made = artifacts.read_json(config.tasks_folder / "asked.json")
     domain = domain_of(config)
     plain = {**config.plain, "tasks": str(config.tasks_folder), **{key: made[key] for key in domain.kept}}
     trains = {key: value for key, value in plain.items() if key not in ("evaluate", "title", "out")}
     trains |= {"seed": config.seed, **domain.options(config)}
-    trains["files"] = named_files([config.parent, str(config.tasks_folder)])
-    with context(config, folder, "run", trains, device, resume, sinks) as ctx:
+    trains["files"] = hash_files([config.parent, str(config.tasks_folder)])
+    with open_folder(config, folder, "run", trains, device, resume, sinks) as ctx:
         if ctx is None:
             return folder
         check_usable(tasks, config)

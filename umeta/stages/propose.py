@@ -19,7 +19,7 @@ from umeta.runtime import artifacts, distributed
 from umeta.runtime.loop import RunContext
 from umeta.runtime.progress import format_duration
 from umeta.stages.domains import domain_of
-from umeta.stages.folder import alone, check_out, context, kept, named_files
+from umeta.stages.folder import check_one_round, check_out, hash_files, open_folder, read_embedding
 from umeta.stages.runs import hand_over
 from umeta.stages.tasks import check_usable
 from umeta.tasks import store
@@ -47,7 +47,7 @@ def embed(
     The cache key is the embedding's options with the content of the files they name, the data's fingerprint and the
     seed.
     """
-    key = artifacts.hash_value([options, named_files(options), images.fingerprint, ctx.seed, __version__])
+    key = artifacts.hash_value([options, hash_files(options), images.fingerprint, ctx.seed, __version__])
     folder = artifacts.cache_folder() / "embeddings" / key
     hand_over(embedder, ctx.device)
     if distributed.run_once(lambda: artifacts.is_intact(folder, "embedding")):
@@ -67,7 +67,7 @@ def embed(
             return ["embedder.safetensors", "embeddings.npy", "seconds.json"]
 
         distributed.run_once(lambda: artifacts.make_cached(folder, "embedding", make))
-    state, vectors, seconds = distributed.run_once(lambda: kept(folder))
+    state, vectors, seconds = distributed.run_once(lambda: read_embedding(folder))
     embedder.load_state_dict(state)
     return Embedded(embedder, images.fingerprint, vectors), seconds
 
@@ -86,20 +86,20 @@ def propose(config: RunConfig, *, device: str = "auto", resume: bool = False, si
     Raises:
         UserError: bad data or options, or the directory exists, or another process is at work in it.
     """
-    alone(config)
+    check_one_round(config)
     check_out(config)
     domain = domain_of(config)
-    if domain.alone and distributed.size() > 1:
+    if domain.one_process and distributed.size() > 1:
         return distributed.run_once(lambda: propose(config, device=device, resume=resume, sinks=sinks))
     folder = config.tasks_folder
     asked: dict[str, Any] = {key: config.plain.get(key) for key in ("embedding", "proposer")}
-    asked |= {"seed": config.seed, "files": named_files([asked["embedding"], asked["proposer"]])}
+    asked |= {"seed": config.seed, "files": hash_files([asked["embedding"], asked["proposer"]])}
     oracle = config.proposer.sees_labels
     source = domain.read(config)
     seen = domain.label(config, source) if oracle else source
     fingerprint = domain.fingerprint(config, source)
     asked |= {**domain.options(config), "data fingerprint": fingerprint}  # as the source may change before a resume
-    with context(config, folder, "tasks", asked, device, resume, sinks) as ctx:
+    with open_folder(config, folder, "tasks", asked, device, resume, sinks) as ctx:
         if ctx is None:
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
             return folder

@@ -39,7 +39,7 @@ class Run:
         """Inner steps at evaluation; None leaves them to the learner."""
         return self.config.evaluate.steps or self.learner.test_steps
 
-    def check_of_images(self) -> None:
+    def check_on_images(self) -> None:
         """Raise UserError for a run on anything else, which has learnt nothing of images."""
         if domain_of(self.config) is not IMAGES:
             raise UserError(
@@ -93,7 +93,7 @@ def load_run(
         return Run(folder, config, learner, theta, manifest["true_labels"], shape)
 
 
-def parent_of(config: RunConfig, device: str) -> Run:
+def load_parent(config: RunConfig, device: str) -> Run:
     """Load the run that this config starts from.
 
     It may name plug-ins that this config names, or that were found before.
@@ -112,7 +112,7 @@ def snapshots(run: Run, device: str = "auto") -> Iterator[tuple[float, Run]]:
     """Yield seconds of work and the learner at each snapshot of the run and of the rounds before it, in order."""
     before = 0.0
     if run.config.parent and Path(run.config.parent).exists():
-        parent = parent_of(run.config, device)
+        parent = load_parent(run.config, device)
         yield from snapshots(parent, device)
         before = sum(parent.seconds().values())
     before += sum(value for name, value in run.seconds().items() if name in ("embedding", "propose"))

@@ -12,7 +12,7 @@ from umeta.errors import UserError
 from umeta.runtime import artifacts
 from umeta.runtime.loop import RunContext
 from umeta.stages.domains import domain_of
-from umeta.stages.folder import differences, named_files
+from umeta.stages.folder import describe_changes, hash_files
 from umeta.tasks import store
 from umeta.tasks.mixture import Mixture
 from umeta.tasks.reward import RewardTasks
@@ -44,7 +44,7 @@ def load_tasks(config: RunConfig) -> tuple[TaskDistribution, dict[str, Any]]:
         recorded = manifest["fingerprint"]
     if (found := domain.fingerprint(config, source)) != recorded:
         facts = {key: value for key, value in domain.facts(config, source).items() if key in manifest}
-        told = differences({key: manifest[key] for key in facts}, facts)
+        told = describe_changes({key: manifest[key] for key in facts}, facts)
         told = told or f"fingerprint {found} instead of {recorded}"
         raise UserError(
             f"{config.tasks_folder}: proposed on {domain.other} ({told}); use what it was proposed on, or propose again"
@@ -58,7 +58,7 @@ def load_tasks(config: RunConfig) -> tuple[TaskDistribution, dict[str, Any]]:
             made = artifacts.read_json(config.tasks_folder / "asked.json")
             registry.refuse_plugins(made, known, str(config.tasks_folder), then)
             proposer = registry.build_part("proposer", made["proposer"])
-            if not named_files(made["proposer"]).items() <= made["files"].items():
+            if not hash_files(made["proposer"]).items() <= made["files"].items():
                 raise UserError(f"{config.tasks_folder}: the code of its proposer has changed since; propose again")
             if kind != "learnt":
                 return proposer.propose(source, RunContext(made["seed"])), manifest
