@@ -1,10 +1,28 @@
-"""The whole chain through the command line, minutes long, on real Omniglot drawings."""
+"""The whole chain through the command line, minutes long, on real Omniglot drawings: the demo, and short runs."""
 
 import json
 
 import pytest
 
 from umeta.cli.main import main
+
+
+@pytest.mark.slow
+def test_the_demo_wins_with_margins(tmp_path, capsys):
+    assert main(["demo", "--out", str(tmp_path / "demo"), "--device", "cpu", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    rows = {name: cells for result in found["results"] for name, cells in result["rows"].items()}
+    one = {name: cells["5-way 1-shot"]["mean"] for name, cells in rows.items()}
+    pixels, embedding = one["raw pixels, 1-NN"], one["acai, 1-NN"]
+    assert 40 < pixels < 50
+    assert one["instance tasks (ProtoNet)"] > 95
+    assert one["supervised oracle (ProtoNet)"] > 94
+    for name in ("CACTUs-ProtoNet", "CACTUs-MAML"):
+        assert one[name] > max(pixels, embedding) + 10, name
+    assert found["characters"]["right"] > 0.85 * found["characters"]["drawings"]
+    (navigation,) = found["navigation"]["results"]
+    curve = navigation["adaptation"][navigation["title"]]
+    assert curve["mean"][-1] > curve["mean"][0] + curve["interval"][0] + curve["interval"][-1]
 
 
 @pytest.mark.slow

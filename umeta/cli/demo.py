@@ -19,7 +19,7 @@ from umeta.errors import Interrupted, UserError
 IMAGES = ("demo_cactus_protonet", "demo_cactus_maml", "demo_best", "demo_oracle")
 FIRST, BEST = IMAGES[0], IMAGES[2]  # whose tasks and weights the second takes, and who adapts to new characters
 ENVIRONMENT = "demo_nav2d"
-SECONDS = {FIRST: 85, IMAGES[1]: 50, BEST: 85, IMAGES[3]: 30, ENVIRONMENT: 20, "characters": 10}  # on two cores
+SECONDS = {FIRST: 35, IMAGES[1]: 22, BEST: 75, IMAGES[3]: 12, ENVIRONMENT: 14, "characters": 4}  # on two cores
 CHARACTERS = 5
 
 NEXT = """
