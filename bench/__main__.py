@@ -19,7 +19,7 @@ from bench import table
 from bench.driver import measure
 from bench.measurements import CURVES, MEASUREMENTS
 from umeta.errors import UserError, suggest
-from umeta.evaluation.rows import commit, hardware
+from umeta.evaluation.rows import find_commit, name_hardware
 from umeta.runtime import artifacts
 from umeta.types import Theta
 
@@ -62,8 +62,8 @@ def begun() -> dict[str, Any]:
     """Return what this commit has measured on this machine so far; nothing where its code has been changed since."""
     result = {
         "date": date.today().isoformat(),
-        "commit": commit(),
-        "hardware": hardware(Theta({"": torch.zeros(1)})),
+        "commit": find_commit(),
+        "hardware": name_hardware(Theta({"": torch.zeros(1)})),
         "versions": {name: found for name in PACKAGES if (found := installed(name))},
         "measurements": {},
         "curves": {},

@@ -15,7 +15,7 @@ from typing import Any
 
 from bench.driver import ratio
 from bench.measurements import CURVES, GOALS, Goal
-from umeta.report.write import markdown
+from umeta.report.write import format_markdown
 from umeta.runtime import artifacts
 
 MARKER = re.compile(r"(<!-- bench: (?P<table>goals|sides) (?P<file>\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -28,7 +28,7 @@ def goals(result: dict[str, Any]) -> str:
     for goal in GOALS:
         if goal.measurement in result["measurements"]:
             rows.append([goal.text, *reached(goal, result["measurements"][goal.measurement])])
-    return markdown(rows) if len(rows) > 1 else ""
+    return format_markdown(rows) if len(rows) > 1 else ""
 
 
 def reached(goal: Goal, measured: dict[str, Any]) -> list[str]:
@@ -65,7 +65,7 @@ def sides(result: dict[str, Any]) -> str:
             rows.append([name, duration(side["median"]), spread, share, size(side["memory"]), found])
     facts = [f"{result['date']}, commit {result['commit']}, {result['hardware']}"]
     facts += [f"{name} {version}" for name, version in result["versions"].items()]
-    return f"{markdown(rows)}\n\n{'; '.join(facts)}."
+    return f"{format_markdown(rows)}\n\n{'; '.join(facts)}."
 
 
 def roofline(result: dict[str, Any]) -> float:

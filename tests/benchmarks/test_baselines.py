@@ -20,8 +20,7 @@ from umeta.config.images import EvaluateConfig
 from umeta.data.digits import Digits
 from umeta.data.images import Items
 from umeta.evaluation import images
-from umeta.evaluation.images import scratch, step_curve
-from umeta.evaluation.rows import interval
+from umeta.evaluation.images import trace_steps, train_from_scratch
 from umeta.evaluation.run import evaluate_run
 from umeta.models.conv4 import Conv4
 from umeta.stages import metatrain, propose, runs
@@ -150,7 +149,7 @@ def scratched(data, **settings):
     tasks = LabelledImages.load(Digits(), "test").tasks()
     run = SimpleNamespace(config=SimpleNamespace(evaluate=EvaluateConfig("small", **settings), data=data))
     rates: dict[str, float] = {}
-    found = scratch(run, tasks, Conv4(4), EpisodeSpec(5, 1, 5), rates)
+    found = train_from_scratch(run, tasks, Conv4(4), EpisodeSpec(5, 1, 5), rates)
     return found, rates
 
 
@@ -203,7 +202,7 @@ def test_nothing_that_is_kept_is_computed_again(run_folder, monkeypatch):
     assert list(first["rows"]) == ["chance", "pixels, MLP", "pixels, cluster matching", "from scratch", "small"]
     assert first["scratch_lr"] == {"5-way 1-shot": 0.1, "5-way 5-shot": 0.1}
     assert [len(curve["x"]) for curve in first["curves"].values()] == [2, 2]
-    for name in ("evaluate", "answers", "learning_curves", "sureness", "scratch"):
+    for name in ("evaluate", "answers", "trace_learning", "measure_calibration", "train_from_scratch"):
         monkeypatch.setattr(images, name, lambda *a, **k: pytest.fail("computed again"))
     for name in ("mlp", "centroids", "cluster_matching"):
         monkeypatch.setattr(baselines, name, lambda *a, **k: pytest.fail("computed again"))
@@ -220,14 +219,14 @@ def test_nothing_that_is_kept_is_computed_again(run_folder, monkeypatch):
 def test_an_interrupted_evaluation_keeps_its_curves(run_folder, monkeypatch):
     """Each is there as soon as it is finished."""
     settings = {"evaluate": {"seed": 3, "baselines": []}}
-    monkeypatch.setattr(images, "sureness", lambda *a: 1 / 0)
+    monkeypatch.setattr(images, "measure_calibration", lambda *a: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         evaluate_run(run_folder, settings, device="cpu")
     monkeypatch.undo()
     kept = json.loads((run_folder / "evaluation.json").read_text())
     assert list(kept["curves"]) == ["5-way 1-shot", "5-way 5-shot"]
     assert kept["calibration"] == {}
-    monkeypatch.setattr(images, "learning_curves", lambda *a: pytest.fail("computed again"))
+    monkeypatch.setattr(images, "trace_learning", lambda *a: pytest.fail("computed again"))
     assert evaluate_run(run_folder, settings, device="cpu")["curves"] == kept["curves"]
 
 
@@ -235,10 +234,13 @@ def test_a_curve_over_steps_is_what_evaluation_gives_at_each(run_folder):
     run = runs.load_run(run_folder, {"evaluate": {"step_curve": [0, 1, 30]}}, device="cpu")
     tasks = LabelledImages.load(Digits(), "test").tasks()
     for episode in (EpisodeSpec(5, 1, 5), EpisodeSpec(3, 5, 5)):
-        found = step_curve(run, tasks, episode, 6)
+        found = trace_steps(run, tasks, episode, 6)
         assert found["x"] == [0, 1, 30]
         assert found["label"] == "steps of adaptation"
-        at = [interval(images.evaluate(run.learner, run.theta, tasks, episode, count=6, steps=n)) for n in (0, 1, 30)]
+        at = [
+            images.percent(images.evaluate(run.learner, run.theta, tasks, episode, count=6, steps=n))
+            for n in (0, 1, 30)
+        ]
         assert found["mean"] == [one["mean"] for one in at]
         assert found["interval"] == [one["interval"] for one in at]
         assert found["mean"][0] == pytest.approx(100 / episode.way)  # a shared head starts without any preference

@@ -15,7 +15,8 @@ from umeta.benchmarks.goals import GoalOracle, goals
 from umeta.config import build
 from umeta.envs.nav2d import Nav2D
 from umeta.evaluation import environments
-from umeta.evaluation.environments import ADAM, SGD, Trial, candidates, cells, changed, curve, own_step, returns, spread
+from umeta.evaluation.environments import ADAM, SGD, Trial, candidates, cells, changed, curve, own_step, returns
+from umeta.evaluation.result import summarize
 from umeta.metalearners.maml import MAML
 from umeta.models.mlp import MLP
 from umeta.objectives import gaussian, policy
@@ -265,7 +266,7 @@ def test_finetuning_begins_with_the_skill_that_earns_most_for_each_goal(
 def test_an_interval_is_196_standard_errors_over_goals() -> None:
     values = torch.tensor([1.0, 2.0, 6.0])
     expected = 1.96 * np.std([1.0, 2.0, 6.0]) / math.sqrt(3)
-    assert spread(values) == {"mean": pytest.approx(3), "interval": pytest.approx(expected), "tasks": 3}
+    assert summarize(values) == {"mean": pytest.approx(3), "interval": pytest.approx(expected), "tasks": 3}
 
 
 def test_cells_and_curve() -> None:

@@ -14,12 +14,14 @@ from umeta.config import build, reading
 from umeta.config.images import EvaluateConfig
 from umeta.data.digits import Digits
 from umeta.errors import UserError
+from umeta.evaluation import images
 from umeta.evaluation.images import evaluate
-from umeta.evaluation.rows import append, interval
+from umeta.evaluation.result import summarize
+from umeta.evaluation.rows import record_result
 from umeta.evaluation.run import evaluate_run
 from umeta.metalearners.protonet import ProtoNet
 from umeta.report.tables import rewrite, series
-from umeta.report.write import aligned, markdown, table
+from umeta.report.write import align_columns, format_markdown, tabulate
 from umeta.stages import metatrain, propose, runs
 from umeta.tasks.partition import PartitionTasks
 from umeta.types import Adapted, EpisodeSpec, Theta
@@ -35,9 +37,9 @@ def vectors(noise):
 
 def test_interval_is_the_published_formula():
     values = np.array([0.5, 0.7, 0.9, 0.7])
-    found = interval(values)
-    assert found["mean"] == pytest.approx(70)
-    assert found["interval"] == pytest.approx(100 * 1.96 * math.sqrt(0.02) / 2)
+    found = summarize(values)
+    assert found["mean"] == pytest.approx(0.7)
+    assert found["interval"] == pytest.approx(1.96 * math.sqrt(0.02) / 2)
 
 
 class Constant:
@@ -189,13 +191,13 @@ def test_an_oracle_is_stamped(tmp_path):
 def test_results_are_appended_once_per_name_seed_and_protocol(tmp_path):
     path = tmp_path / "results.json"
     result = {"name": "a", "seed": 0, "protocol": {"name": "cactus", "split": "test"}, "rows": 1}
-    append(path, result)
-    append(path, {**result, "seed": 1})
-    append(path, {**result, "rows": 2})
+    record_result(path, result)
+    record_result(path, {**result, "seed": 1})
+    record_result(path, {**result, "rows": 2})
     assert [(row["seed"], row["rows"]) for row in json.loads(path.read_text())] == [(1, 1), (0, 2)]
     path.write_text("{}")
     with pytest.raises(UserError, match=r"results\.json"):
-        append(path, result)
+        record_result(path, result)
 
 
 def row(title, **cells):
@@ -203,7 +205,7 @@ def row(title, **cells):
 
 
 def test_tables_name_what_was_not_run():
-    rows = table(
+    rows = tabulate(
         [row("A", **{"5w": {"mean": 50.125, "interval": 0.5}}), row("B", **{"20w": {"mean": 9, "interval": 1}})]
     )
     assert rows == [
@@ -212,8 +214,8 @@ def test_tables_name_what_was_not_run():
         ["A", "50.12 ± 0.50", "not run"],
         ["B", "not run", "9.00 ± 1.00"],
     ]
-    assert markdown(rows).splitlines()[1] == "|---|---:|---:|"
-    assert len({len(line) for line in aligned(rows).splitlines()}) == 1
+    assert format_markdown(rows).splitlines()[1] == "|---|---:|---:|"
+    assert len({len(line) for line in align_columns(rows).splitlines()}) == 1
 
 
 def test_results_become_a_curve_over_a_key_of_their_configs():
@@ -294,8 +296,8 @@ def test_baselines_on_different_data_stand_apart_in_a_table():
         cell = {"5w": {"mean": mean, "interval": 0}}
         return {"title": name, "name": name, "rows": {"kNN": cell, name: cell}}
 
-    assert [row[0] for row in table([result("A", 1), result("B", 1)])] == ["", "kNN", "A", "B"]
-    assert [row[0] for row in table([result("A", 1), result("B", 2)])] == ["", "kNN", "kNN (B)", "A", "B"]
+    assert [row[0] for row in tabulate([result("A", 1), result("B", 1)])] == ["", "kNN", "A", "B"]
+    assert [row[0] for row in tabulate([result("A", 1), result("B", 2)])] == ["", "kNN", "kNN (B)", "A", "B"]
 
 
 def test_a_damaged_record_of_finished_rows_is_passed_over(run_folder):
@@ -313,7 +315,7 @@ def test_what_another_learner_or_version_found_is_not_kept(run_folder, monkeypat
     else:
         monkeypatch.setattr("umeta.evaluation.rows.__version__", "0.0.0")
     done = []
-    monkeypatch.setattr("umeta.evaluation.images.tested", lambda *_: done.append(1) or np.zeros(8))
+    monkeypatch.setattr("umeta.evaluation.images.test_learner", lambda *_: done.append(1) or np.zeros(8))
     assert evaluate_run(run_folder, settings, device="cpu")["rows"]["tiny"]["5-way 1-shot"]["mean"] == 0
     assert done
 
@@ -336,7 +338,7 @@ def test_variants_are_further_rows_of_the_same_learner(run_folder):
     ):
         learner = learner.build(tasks.spec, episodes[0])
         found = evaluate(learner, run.theta, tasks, episodes[0], count=count, steps=steps)
-        assert rows[name][str(episodes[0])] == pytest.approx(interval(found))
+        assert rows[name][str(episodes[0])] == pytest.approx(images.percent(found))
     accuracies = {name: rows[name][str(episodes[0])]["mean"] for name in ("tiny", *names[:2])}
     assert len(set(accuracies.values())) > 1
 

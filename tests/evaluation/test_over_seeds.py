@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_1samp
 
-from umeta.report.write import over_seeds, own_rows, table
+from umeta.report.write import average_seeds, own_rows, tabulate
 
 FEW = ["embedding.steps=2", "proposer.partitions=2", "proposer.k=20", "train.steps=2", "evaluate.tasks=5"]
 
@@ -18,11 +18,12 @@ def result(seed, *means):
         f"X, seed {seed}": cells,
         f"X, seed {seed}, soft": cells,
     }
-    return {"name": f"x-seed{seed}", "title": f"X, seed {seed}", "seed": seed, "protocol": {}, "rows": rows}
+    made = dict.fromkeys(("hardware", "umeta", "commit", "date", "config"))
+    return {**made, "name": f"x-seed{seed}", "title": f"X, seed {seed}", "seed": seed, "protocol": {}, "rows": rows}
 
 
 def test_the_interval_is_students():
-    found = over_seeds([result(3, 50.0, None), result(4, 53.0, 1.0), result(5, 58.0, 1.0)])
+    found = average_seeds([result(3, 50.0, None), result(4, 53.0, 1.0), result(5, 58.0, 1.0)])
     cell = found["rows"]["X, mean of 3 seeds"]["0-way"]
     low, high = ttest_1samp([50, 53, 58], 0).confidence_interval(0.95)
     assert cell["mean"] == pytest.approx(np.mean([50, 53, 58]))
@@ -44,7 +45,7 @@ def test_run_with_seeds_shows_and_records_each_and_their_mean(tmp_path, umeta):
     assert mean == pytest.approx((first + second) / 2)
     assert "CACTUs-ProtoNet, mean of 2 seeds" in out
     assert "mean of 2 seeds" in (tmp_path / "report.md").read_text(encoding="utf-8")
-    assert len(table(kept)) == 5  # the header, chance, two seeds and their mean
+    assert len(tabulate(kept)) == 5  # the header, chance, two seeds and their mean
 
 
 def test_what_seeds_cannot_be(tmp_path, refused):

@@ -245,8 +245,8 @@ def test_an_evaluation_goes_on_where_it_stopped(finished: tuple[Path, str], monk
 
 def test_divergence_is_told() -> None:
     assert regression.cell(torch.tensor([1.0, 3.0]))["mean"] == 2.0
-    assert write.cell(regression.cell(torch.tensor([1.0, math.nan]))) == "diverged"
-    assert write.cell(regression.cell(torch.tensor([1.0, math.inf]))) == "diverged"
+    assert write.format_cell(regression.cell(torch.tensor([1.0, math.nan]))) == "diverged"
+    assert write.format_cell(regression.cell(torch.tensor([1.0, math.inf]))) == "diverged"
 
 
 def test_results_become_tables(finished: tuple[Path, str]) -> None:

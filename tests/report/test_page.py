@@ -309,7 +309,7 @@ def test_adaptation_curves_are_told_apart_without_colours(environment):
 def test_runs_on_environments_share_one_page(environment):
     folders = {"folder": str(environment / "run"), "tasks": str(environment / "tasks")}
     results = [{**acted(), **folders}, {**acted(title="later"), **folders}]
-    written = write.together(results, environment)
+    written = write.write_combined(results, environment)
     page = check_self_contained((environment / "report.html").read_text(encoding="utf-8"))
     assert page.text("h2")[:2] == ["UML-DIAYN", "later"]
     assert len(page.all("tr")) == 1 + 6  # the baselines once

@@ -26,7 +26,7 @@ from umeta.cli.main import main
 from umeta.config.images import TrainConfig
 from umeta.deploy.adapted import AdaptedLearner
 from umeta.errors import UserError
-from umeta.evaluation import rows
+from umeta.evaluation import images, rows
 from umeta.metalearners.protonet import ProtoNet
 from umeta.models.conv4 import Conv4
 from umeta.outer.adam import Adam
@@ -253,7 +253,7 @@ def checkpoint(kind: str) -> Callable[[], Any]:
 
 def kept_rows() -> dict[str, Any]:
     asked = json.loads(Path("asked.copy").read_text())
-    return rows.finished(Path("runs/tiny/evaluation.json"), asked, rows.PARTS)["rows"]
+    return rows.Kept(Path("runs/tiny/evaluation.json"), asked, images.PARTS).parts["rows"]
 
 
 # every kind of file -> what becomes of it when it is damaged
@@ -338,18 +338,18 @@ def test_fault_of_a_file_of_times_or_of_a_log_is_left_out_of_the_report(all_kind
     lines = [json.loads(line) for line in content.splitlines()]
     for bad in damaged(content, 64):
         path.write_bytes(bad)
-        assert len(write.logged(path)) <= len(lines) + 1
+        assert len(write.read_log(path)) <= len(lines) + 1
     path.write_bytes(content)
 
 
 def test_fault_of_a_kept_evaluation_on_an_environment_is_computed_again(tmp_path: Path) -> None:
     kept = tmp_path / "evaluation.json"
     artifacts.write_sealed(kept, {"asked": {"a": 1}, "rows": {"x": {"returns": [[1.5]]}}, "seconds": 2.0})
-    assert rows.finished(kept, {"a": 1})["rows"] == {"x": {"returns": [[1.5]]}}
-    assert rows.finished(kept, {"a": 2})["rows"] == {}
+    assert rows.Kept(kept, {"a": 1}).parts["rows"] == {"x": {"returns": [[1.5]]}}
+    assert rows.Kept(kept, {"a": 2}).parts["rows"] == {}
     for bad in damaged(kept.read_bytes(), 64):
         kept.write_bytes(bad)
-        assert rows.finished(kept, {"a": 1})["rows"] == {}
+        assert rows.Kept(kept, {"a": 1}).parts["rows"] == {}
 
 
 # two processes at once
@@ -426,7 +426,7 @@ def test_fault_results_recorded_at_once_are_all_there(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     protocol = {"name": "small", "split": "test"}
     results = [{"name": f"run {i}", "seed": 0, "protocol": protocol} for i in range(16)]
-    threads = [threading.Thread(target=rows.append, args=(path, result)) for result in results]
+    threads = [threading.Thread(target=rows.record_result, args=(path, result)) for result in results]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -6,15 +6,18 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from umeta.cli.options import build_trackers
 from umeta.errors import UserError
 
+if TYPE_CHECKING:
+    from umeta.evaluation.result import Result
+
 
 def run_chain(configs: Sequence[Any], options: argparse.Namespace, seeds: int = 1) -> dict[str, Any]:
     """Run all stages of each config and report on them all; `seeds` configs in a row differ in their seed alone."""
-    from umeta.evaluation.rows import append
+    from umeta.evaluation.rows import record_result
     from umeta.report import write
     from umeta.runtime.distributed import is_first
 
@@ -24,10 +27,10 @@ def run_chain(configs: Sequence[Any], options: argparse.Namespace, seeds: int = 
     results = [result for result in found if result is not None]
     if not results:
         return {"report": None, "results": []}
-    means = [write.over_seeds(results[i : i + seeds]) for i in range(0, len(results), seeds) if seeds > 1]
+    means = [write.average_seeds(results[i : i + seeds]) for i in range(0, len(results), seeds) if seeds > 1]
     if options.record is not None and is_first():
         for mean in means:
-            append(options.record, mean)
+            record_result(options.record, mean)
     return report_on(results, Path(configs[0].out), means)
 
 
@@ -53,16 +56,16 @@ def check_chain(configs: Sequence[Any], record: Path | None = None) -> None:
 
 def run_stages(
     config: Any, options: argparse.Namespace, log: Sequence[Any] = (), record: Path | None = None
-) -> dict[str, Any] | None:
+) -> Result | None:
     """Propose, meta-train and evaluate one config; return the result, or None where nothing is evaluated."""
     from umeta.config import registry
     from umeta.config.build import build_rounds
     from umeta.config.reading import Whole
     from umeta.evaluation.run import evaluate_run
-    from umeta.report import write
+    from umeta.runtime.progress import note
     from umeta.stages import metatrain, propose
 
-    write.note(f"== {config.title or config.name}")
+    note(f"== {config.title or config.name}")
     for turn in build_rounds(config):
         if turn.tasks is None:
             propose.propose(turn, device=options.device, resume=options.resume, sinks=log)
@@ -77,15 +80,15 @@ def run_stages(
     return {**result, "folder": str(folder), "tasks": str(turn.tasks_folder)}
 
 
-def report_on(results: Sequence[dict[str, Any]], out: Path, means: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+def report_on(results: Sequence[Result], out: Path, means: Sequence[Result] = ()) -> dict[str, Any]:
     """Print one table of all results, and write a report of several into `out`."""
     from umeta.report import write
     from umeta.runtime.distributed import run_once
 
-    print(write.aligned(write.table([*results, *means])))
-    print(*dict.fromkeys(fact for result in results for fact in write.facts(result)), sep="\n")
+    print(write.align_columns(write.tabulate([*results, *means])))
+    print(*dict.fromkeys(fact for result in results for fact in write.list_facts(result)), sep="\n")
     page = Path(results[0]["folder"]) / "report.md"
     if len(results) > 1:
-        page = run_once(lambda: write.together(results, out, means))
+        page = run_once(lambda: write.write_combined(results, out, means))
     print(page.with_suffix(".html"))
     return {"report": str(page), "results": list(results)}

@@ -10,11 +10,14 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from umeta.cli.chain import check_chain, report_on, run_stages
 from umeta.cli.options import Commands, add_common_options, add_device
 from umeta.errors import Interrupted, UserError
+
+if TYPE_CHECKING:
+    from umeta.evaluation.result import Result
 
 IMAGES = ("demo_cactus_protonet", "demo_cactus_maml", "demo_best", "demo_oracle")
 FIRST, BEST = IMAGES[0], IMAGES[2]  # whose tasks and weights the second takes, and who adapts to new characters
@@ -54,7 +57,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     navigation = build.load(ENVIRONMENT, [f"out={out}"])
     check_chain([*configs, navigation])
     steps = Steps(out)
-    results: list[dict[str, Any]] = []
+    results: list[Result] = []
     for config in configs:
         with steps.step(config.name, config.title):
             results += filter(None, [run_stages(config, options)])
@@ -92,8 +95,7 @@ class Steps:
             UserError: with the step's name before what went wrong.
             Interrupted: likewise.
         """
-        from umeta.report.write import note
-        from umeta.runtime.progress import format_duration
+        from umeta.runtime.progress import format_duration, note
 
         self.number += 1
         name = f"step {self.number} of {len(SECONDS)}, {title}"

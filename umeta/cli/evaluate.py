@@ -26,7 +26,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             raise UserError(f"'{change}': evaluate takes evaluate.KEY=value and data.KEY=value; the rest is the run's")
     from umeta.config import reading, registry
     from umeta.evaluation.run import evaluate_run
-    from umeta.report.write import aligned, facts, table
+    from umeta.report.write import align_columns, list_facts, tabulate
     from umeta.runtime.allocator import keep_buffers
 
     keep_buffers()
@@ -35,5 +35,5 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     result = evaluate_run(
         options.run, plain, device=options.device, record=options.record, trusted=trusted, sinks=build_trackers(options)
     )
-    print(aligned(table([result])), *facts(result), f"{options.run / 'report.html'}", sep="\n")
-    return result
+    print(align_columns(tabulate([result])), *list_facts(result), f"{options.run / 'report.html'}", sep="\n")
+    return {**result}

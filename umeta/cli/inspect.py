@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     print((path / "config.yaml").read_text(encoding="utf-8"))
     if (path / "report.json").exists():
         found["report"] = artifacts.read_sealed(path / "report.json")
-        print(write.aligned(write.table([found["report"]])), *write.facts(found["report"]), sep="\n")
+        print(write.align_columns(write.tabulate([found["report"]])), *write.list_facts(found["report"]), sep="\n")
         names = ("test_tasks.png", "adaptation.png", "behaviour.png", "fits.png", "extrapolation.png", "training.png")
         print("picture:", ", ".join(str(path / name) for name in names if (path / name).exists()))
     else:

@@ -5,13 +5,23 @@ from __future__ import annotations
 import colorsys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
 from umeta.draw import mosaic
 
 SHOWN = 12  # rewards, or skills in a film, that are shown one by one, at most
+
+
+class Curve(TypedDict):
+    """Means and half widths of their 95 % intervals against x, to be drawn."""
+
+    x: list[float]
+    mean: list[float]
+    interval: list[float]
+    label: NotRequired[str]
+    """what x is"""
 
 
 def plot_training(path: Path, steps: Sequence[float], values: Mapping[str, Sequence[float]], xlabel: str) -> None:
@@ -33,7 +43,7 @@ def colours(count: int) -> list[tuple[float, float, float]]:
     return [colorsys.hsv_to_rgb(0.618034 * i % 1, (0.9, 0.6)[i % 2], (0.85, 0.7, 0.55)[i % 3]) for i in range(count)]
 
 
-def plot_adaptation(path: Path, curves: Mapping[str, Mapping[str, Sequence[float]]], ylabel: str, xlabel: str) -> None:
+def plot_adaptation(path: Path, curves: Mapping[str, Curve], ylabel: str, xlabel: str) -> None:
     """Plot several curves as PNG, each with `x`, its `mean` and the half width of its 95 % `interval`."""
     from matplotlib.figure import Figure
 
@@ -41,7 +51,7 @@ def plot_adaptation(path: Path, curves: Mapping[str, Mapping[str, Sequence[float
     axes = figure.subplots()
     for i, (name, curve) in enumerate(curves.items()):
         colour, dash, marker = colours(len(curves))[i], ("-", "--", "-.", ":")[i % 4], "os^vD*"[i % 6]
-        x, mean, half = (np.asarray(curve[key], float) for key in ("x", "mean", "interval"))
+        x, mean, half = (np.asarray(v, float) for v in (curve["x"], curve["mean"], curve["interval"]))
         axes.fill_between(x, mean - half, mean + half, color=colour, alpha=0.15, linewidth=0)
         axes.plot(x, mean, dash, color=colour, marker=marker, markersize=4, linewidth=1.8, label=name)
     axes.set(xlabel=xlabel, ylabel=ylabel)

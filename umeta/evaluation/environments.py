@@ -16,15 +16,17 @@ from torch import Tensor
 from umeta.benchmarks.goals import BENCHMARKS, Split, goals
 from umeta.config.environments import Config, EvaluateConfig
 from umeta.draw import environments
+from umeta.draw.curves import Curve
 from umeta.errors import UserError, suggest
-from umeta.evaluation.rows import append, computed, provenance, question, recorded
+from umeta.evaluation.result import Cell, Result, summarize, trace
+from umeta.evaluation.rows import Kept, describe_provenance, describe_question, read_results, record_result
 from umeta.metalearners.maml import MAML
 from umeta.models.mlp import MLP
 from umeta.parts import Environment, Sink
 from umeta.report import write
 from umeta.runtime import artifacts
 from umeta.runtime.loop import start_trackers
-from umeta.runtime.progress import Progress
+from umeta.runtime.progress import Progress, note
 from umeta.stages.runs import Run
 from umeta.stages.tasks import load_tasks
 from umeta.tasks.reward import RewardBatch, RewardTasks, policy_spec
@@ -78,19 +80,18 @@ def changed(learner: MAML, env: Environment, **options: Any) -> MAML:
 def adam_step(learner: MAML, env: Environment, theta: Theta, lr: float) -> Step:
     """Adam (Kingma and Ba 2015) on each task's policy, which keeps its moments from step to step."""
     unit = changed(learner, env, inner_lr=1.0, schedule="constant")
-    means: dict[str, Tensor] = {}
-    squares: dict[str, Tensor] = {}
+    params: dict[str, Tensor] = {}
+    adam: list[torch.optim.Adam] = []  # made at the first step, of the policies it begins with
 
     def step(adapted: Adapted, batch: Batch) -> Adapted:
+        if not adam:
+            params.update({name: value.detach().clone() for name, value in adapted.params.items()})
+            adam.append(torch.optim.Adam(params.values(), lr=lr))
         after = unit.adapt(theta, batch, start=adapted, steps=1)
-        params, t = {}, after.steps
-        for name, value in adapted.params.items():
-            grad = value - after.params[name]  # a step of size 1
-            means[name] = torch.lerp(means.get(name, torch.zeros_like(grad)), grad, 0.1)
-            squares[name] = torch.lerp(squares.get(name, torch.zeros_like(grad)), grad**2, 0.001)
-            mean, square = means[name] / (1 - 0.9**t), squares[name] / (1 - 0.999**t)
-            params[name] = value - lr * mean / (square.sqrt() + 1e-8)
-        return replace(after, params=params)
+        for name, value in params.items():
+            value.grad = adapted.params[name] - after.params[name]  # a step of size 1
+        adam[0].step()
+        return replace(after, params={name: value.clone() for name, value in params.items()})
 
     return step
 
@@ -196,7 +197,7 @@ class Trial:
         return changed(MAML(self.run.config.metalearner.model), self.run.config.env)
 
 
-def evaluate_run(run: Run, device: str, record: Path | None = None, sinks: Sequence[Sink] = ()) -> dict[str, Any]:
+def evaluate_run(run: Run, device: str, record: Path | None = None, sinks: Sequence[Sink] = ()) -> Result:
     """Evaluate a run on true rewards, as `umeta.evaluation.run.evaluate_run`; always on the CPU.
 
     Raises:
@@ -215,13 +216,12 @@ def evaluate_run(run: Run, device: str, record: Path | None = None, sinks: Seque
             with_skills(run)
             rows["best skill, fine-tuned"] = trial.finetune
         except UserError as error:
-            write.note(f"baseline finetune left out: {error}")
+            note(f"baseline finetune left out: {error}")
     rows[title] = trial.own
-    asked = question(run, env=config.plain["env"])
-    kept = run.folder / "evaluation.json"
-    done = computed(kept, asked, {name: partial(row, method) for name, method in rows.items()})
-    table = done["rows"]
-    result = {
+    asked = describe_question(run, env=config.plain["env"])
+    kept = Kept(run.folder / "evaluation.json", asked)
+    table = kept.compute_rows({name: partial(row, method) for name, method in rows.items()})
+    result: Result = {
         "domain": "env",
         "name": config.name,
         "title": title,
@@ -235,8 +235,8 @@ def evaluate_run(run: Run, device: str, record: Path | None = None, sinks: Seque
         },
         "facts": facts_of(run, table),
         "notes": table[title]["notes"],
-        "minutes": run.minutes(evaluate=done["seconds"]),
-        **provenance(run),
+        "minutes": run.minutes(evaluate=kept.seconds),
+        **describe_provenance(run),
     }
     result["facts"].append(
         f"{title}: minutes {', '.join(f'{name} {value:g}' for name, value in result['minutes'].items())}; "
@@ -245,7 +245,7 @@ def evaluate_run(run: Run, device: str, record: Path | None = None, sinks: Seque
     with start_trackers(sinks, run.folder):
         write.write_adaptation(run, result, sinks)
     if record is not None:
-        append(record, result)
+        record_result(record, result)
     return result
 
 
@@ -276,7 +276,7 @@ def check(config: Config, record: Path | None = None) -> None:
     goals(settings.benchmark, config.env, "test", 1, settings.seed)
     config.metalearner.build(policy_spec(config.env), config.train.episode)
     if record is not None:
-        recorded(record)
+        read_results(record)
 
 
 def row(method: Callable[[], tuple[Tensor, dict[str, Any]]]) -> dict[str, Any]:
@@ -285,23 +285,16 @@ def row(method: Callable[[], tuple[Tensor, dict[str, Any]]]) -> dict[str, Any]:
     return {**facts, "returns": found.tolist()}
 
 
-def cells(found: Tensor) -> dict[str, dict[str, float]]:
+def cells(found: Tensor) -> dict[str, Cell]:
     """Return a table's cells: mean return over goals [T, steps + 1], half width of its 95 % interval."""
     shown = [k for k in SHOWN if k < found.shape[1]]
-    return {f"{k} step{'' if k == 1 else 's'}": spread(found[:, k]) for k in shown}
+    return {f"{k} step{'' if k == 1 else 's'}": summarize(found[:, k]) for k in shown}
 
 
-def spread(values: Tensor) -> dict[str, float]:
-    """Mean over goals [T] and half width of its 95 % interval."""
-    interval = 1.96 * values.std(correction=0).item() / len(values) ** 0.5
-    return {"mean": values.mean().item(), "interval": interval, "tasks": len(values)}
-
-
-def curve(row: dict[str, Any]) -> dict[str, list[float]]:
+def curve(row: dict[str, Any]) -> Curve:
     """Mean return against steps; those that choosing where to begin took come first."""
-    spreads = [spread(values) for values in torch.tensor(row["returns"]).T]
-    x = [k + row.get("offset", 0.0) for k in range(len(spreads))]
-    return {"x": x, "mean": [s["mean"] for s in spreads], "interval": [s["interval"] for s in spreads]}
+    found = [summarize(values) for values in torch.tensor(row["returns"]).T]
+    return trace([k + row.get("offset", 0.0) for k in range(len(found))], found)
 
 
 def facts_of(run: Run, rows: dict[str, dict[str, Any]]) -> list[str]:

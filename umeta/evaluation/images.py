@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import cache, partial
@@ -21,15 +20,17 @@ from umeta.config import registry
 from umeta.config.images import Config
 from umeta.config.reading import merge
 from umeta.deploy.calibration import expected_calibration_error, reliability
+from umeta.draw.curves import Curve
 from umeta.errors import UserError, suggest
-from umeta.evaluation.rows import PARTS, append, finished, interval, provenance, question, recorded, stopped
+from umeta.evaluation.result import Cell, Result, summarize, trace
+from umeta.evaluation.rows import Kept, describe_provenance, describe_question, read_results, record_result
 from umeta.objectives import accuracy
 from umeta.parts import Embedder, Model, Sink
 from umeta.report import write as report
 from umeta.runtime import artifacts, distributed
 from umeta.runtime.devices import to_device
 from umeta.runtime.loop import start_trackers
-from umeta.runtime.progress import Progress, postpone_interrupt
+from umeta.runtime.progress import Progress, note
 from umeta.stages.runs import Run, hand_over, snapshots
 from umeta.tasks.instances import Augmented
 from umeta.tasks.partition import PartitionTasks
@@ -41,6 +42,7 @@ CLUSTERS = 500  # of cluster matching, where the proposer has no such number
 RATES = (0.1, 0.03, 0.3)  # step sizes that training from scratch is tuned over; without a val split the first
 TUNING = 24  # validation tasks that it is tuned on
 CHUNK = 8  # test tasks adapted at a time
+PARTS = ("rows", "scratch_lr", "curves", "step_curves", "extrapolation", "calibration")  # of what is kept
 CHANGES = ("shear", "scale")  # that test images can be distorted by
 
 
@@ -89,7 +91,7 @@ def answers(
             yield learner.predict(theta, adapted, query.x), query
 
 
-def evaluate_run(run: Run, device: str, record: Path | None = None, sinks: Sequence[Sink] = ()) -> dict[str, Any]:
+def evaluate_run(run: Run, device: str, record: Path | None = None, sinks: Sequence[Sink] = ()) -> Result:
     """Evaluate a run on labelled images, as `umeta.evaluation.run.evaluate_run`.
 
     Raises:
@@ -102,55 +104,38 @@ def evaluate_run(run: Run, device: str, record: Path | None = None, sinks: Seque
         raise UserError(
             f"data: the {settings.split} images are {test.images.item_shape}, the learner takes {run.item_shape}"
         )
-    asked = question(run, episodes=[asdict(e) for e in episodes], count=count, data=test.fingerprint)
-    kept = run.folder / "evaluation.json"
-    done = distributed.run_once(lambda: finished(kept, asked, PARTS))
-    rows = methods(run, test, device, done["scratch_lr"])
+    asked = describe_question(run, episodes=[asdict(e) for e in episodes], count=count, data=test.fingerprint)
+    kept = Kept(run.folder / "evaluation.json", asked, PARTS)
+    done = kept.parts
+    rows = list_rows(run, test, device, done["scratch_lr"])
     tasks = test.tasks(device=str(to_device(device)))
     few = min(count, 200)
-
-    def row(method: Callable[[EpisodeSpec], np.ndarray], episode: EpisodeSpec) -> dict[str, float]:
-        return interval(method(episode))
-
-    with postpone_interrupt("row") as pressed:
-
-        def keep(part: dict[str, Any], episode: EpisodeSpec, work: Callable[[EpisodeSpec], Any]) -> None:
-            """Do the work for an episode and keep its result, unless that is kept already."""
-            if str(episode) in part:
-                return
-            began = time.monotonic()
-            part[str(episode)] = work(episode)
-            done["seconds"] += time.monotonic() - began
-            if distributed.is_first():
-                artifacts.write_sealed(kept, {"asked": asked, **done})
-            if distributed.any_process(pressed.is_set()):
-                raise stopped(kept)
-
+    first, title = episodes[0], run.config.title or run.config.name
+    with kept.open() as compute:
         for name, method in rows.items():
-            for episode in episodes:
-                keep(done["rows"].setdefault(name, {}), episode, partial(row, method))
-        if run.config.train.snapshots:
-            for episode in episodes:
-                keep(done["curves"], episode, lambda e: learning_curves(run, tasks, [e], few, device).get(str(e)))
-        if settings.step_curve:
-            for episode in episodes:
-                keep(done["step_curves"], episode, lambda e: step_curve(run, tasks, e, few))
+            for e in episodes:
+                compute(done["rows"].setdefault(name, {}), str(e), measure, method, e)
+        for e in episodes:
+            if run.config.train.snapshots:
+                compute(done["curves"], str(e), trace_learning, run, tasks, e, few, device)
+            if settings.step_curve:
+                compute(done["step_curves"], str(e), trace_steps, run, tasks, e, few)
         for change in CHANGES:
             for strength in getattr(settings, change):
-                part = done["extrapolation"].setdefault(change, {}).setdefault(f"{strength:g}", {})
+                part = done["extrapolation"].setdefault(change, {})
                 distorted = Augmented(tasks, Distorted(**{change: strength}))
-                keep(part, episodes[0], partial(row, partial(tested, run, distorted)))
-        keep(done["calibration"], episodes[0], lambda e: sureness(run, tasks, e, few))
-    result = {
+                compute(part, f"{strength:g}", measure, partial(test_learner, run, distorted), first)
+        compute(done["calibration"], str(first), measure_calibration, run, tasks, first, few)
+    result: Result = {
         "name": run.config.name,
-        "title": run.config.title or run.config.name,
+        "title": title,
         "rows": {name: done["rows"][name] for name in rows},
         "protocol": {
             "name": settings.protocol,
             "split": f"{run.config.plain['data'].get('split', '')} {settings.split}".strip(),
             "classes": len(test.names),
             "attributes": 0 if test.attributes is None else test.attributes.shape[1],  # which tasks are then made of
-            "queries": episodes[0].query,
+            "queries": first.query,
             "tasks": count,
             "seed": settings.seed,
             "steps": run.test_steps or run.learner.steps,
@@ -158,25 +143,20 @@ def evaluate_run(run: Run, device: str, record: Path | None = None, sinks: Seque
             "inference": "transductive" if run.learner.transductive else "inductive",
             "proposed_with": "true labels" if run.true_labels else "no labels",
         },
-        "minutes": run.minutes(evaluate=done["seconds"]),
+        "minutes": run.minutes(evaluate=kept.seconds),
         "scratch_lr": done["scratch_lr"] if "from scratch" in rows else {},
         "curves": {name: found for name, found in done["curves"].items() if found},
         "step_curves": {f"{name}, by steps": found for name, found in done["step_curves"].items()},
-        "extrapolation": {
-            f"{change}, {episodes[0]}": {
-                run.config.title or run.config.name: {s: part[str(episodes[0])] for s, part in found.items()}
-            }
-            for change, found in done["extrapolation"].items()
-        },
-        "calibration": done["calibration"][str(episodes[0])],
-        **provenance(run),
+        "extrapolation": {f"{change}, {first}": {title: part} for change, part in done["extrapolation"].items()},
+        "calibration": done["calibration"][str(first)],
+        **describe_provenance(run),
     }
 
-    def write() -> dict[str, Any]:
+    def write() -> Result:
         with start_trackers(sinks, run.folder):
-            report.write(run, test, result, episodes[0], sinks)
+            report.write(run, test, result, first, sinks)
         if record is not None:
-            append(record, result)
+            record_result(record, result)
         return result
 
     return distributed.run_once(write)
@@ -193,7 +173,7 @@ def check(config: Config, record: Path | None = None) -> LabelledImages:
     episodes, _ = resolve(settings)
     if unknown := [name for name in settings.baselines if name not in BASELINES]:
         raise UserError(f"evaluate.baselines: no baseline is named '{unknown[0]}'{suggest(unknown[0], BASELINES)}")
-    variants(config)
+    build_variants(config)
     test = test_images(settings, config.data)
     tasks = test.tasks()
     for episode in episodes:
@@ -203,11 +183,11 @@ def check(config: Config, record: Path | None = None) -> LabelledImages:
             asked = "with its options it answers the way of its meta-training alone"
             raise UserError(f"{name}: {asked}, {config.train.way}; evaluate.episodes asks for {episode.way}")
     if record is not None:
-        recorded(record)
+        read_results(record)
     return test
 
 
-def methods(
+def list_rows(
     run: Run, test: LabelledImages, device: str, rates: dict[str, float]
 ) -> dict[str, Callable[[EpisodeSpec], np.ndarray]]:
     """Return the rows of the table: a function from episode to accuracies per task, by name.
@@ -226,10 +206,10 @@ def methods(
         learners["raw pixels, 1-NN"] = lambda e: baselines.nearest_neighbour(test.tasks(flat), e, count, seed)
     if run.config.embedding is not None and set(ON_EMBEDDING) & set(settings.baselines):
         try:
-            vectors = test.tasks(embedding_of(run).embed(test.images).cpu().numpy())
+            vectors = test.tasks(load_embedding(run).embed(test.images).cpu().numpy())
             training = np.array(artifacts.read_array(run.config.tasks_folder / "embeddings.npy"))
         except UserError as error:
-            report.note(f"baselines on the embedding left out: {error}")
+            note(f"baselines on the embedding left out: {error}")
         else:
             k = getattr(run.config.proposer, "k", None)
             k = min(k if isinstance(k, int) else CLUSTERS, len(training))
@@ -248,17 +228,17 @@ def methods(
             learners |= {f"{title}, {method}": answer for method, answer in wanted}
     if "scratch" in settings.baselines and isinstance(run.learner, FeatureLearner):
         model = run.learner.model
-        learners["from scratch"] = lambda e: scratch(run, images, model, e, rates)
+        learners["from scratch"] = lambda e: train_from_scratch(run, images, model, e, rates)
     title = run.config.title or run.config.name
     spec, episode = TaskSpec(run.item_shape), run.config.train.episode
-    changed = {f"{title}, {name}": learner.build(spec, episode) for name, learner in variants(run.config).items()}
+    changed = {f"{title}, {name}": learner.build(spec, episode) for name, learner in build_variants(run.config).items()}
     for name, learner in {title: run.learner, **changed}.items():
         inference = ", transductive" if learner is not run.learner and learner.transductive else ""
-        learners[f"{name}{inference}"] = partial(tested, replace(run, learner=learner), images)
+        learners[f"{name}{inference}"] = partial(test_learner, replace(run, learner=learner), images)
     return learners
 
 
-def tested(run: Run, tasks: TaskDistribution, episode: EpisodeSpec) -> np.ndarray:
+def test_learner(run: Run, tasks: TaskDistribution, episode: EpisodeSpec) -> np.ndarray:
     """Accuracy of the run's learner on each test task."""
     settings = run.config.evaluate
     count = resolve(settings)[1]
@@ -274,7 +254,7 @@ def tested(run: Run, tasks: TaskDistribution, episode: EpisodeSpec) -> np.ndarra
     )
 
 
-def sureness(run: Run, tasks: PartitionTasks, episode: EpisodeSpec, count: int) -> dict[str, Any]:
+def measure_calibration(run: Run, tasks: PartitionTasks, episode: EpisodeSpec, count: int) -> dict[str, Any]:
     """How sure the learner is on test tasks, not calibrated: expected calibration error and reliability diagram."""
     seed = run.config.evaluate.seed
     chunks = answers(run.learner, run.theta, tasks, episode, count, seed, run.test_steps)
@@ -284,9 +264,9 @@ def sureness(run: Run, tasks: PartitionTasks, episode: EpisodeSpec, count: int) 
     return {"episode": str(episode), "ece": ece, "bins": reliability(probabilities, labels)}
 
 
-def learning_curves(
-    run: Run, tasks: PartitionTasks, episodes: list[EpisodeSpec], count: int, device: str
-) -> dict[str, Any]:
+def trace_learning(
+    run: Run, tasks: PartitionTasks, episode: EpisodeSpec, count: int, device: str
+) -> Curve | dict[str, Any]:
     """Accuracy on the first `count` test tasks against minutes of work, at the snapshots of the run and its rounds.
 
     Empty where the snapshots are gone.
@@ -294,43 +274,33 @@ def learning_curves(
     points = list(snapshots(run, device))
     if not points:
         return {}
-    curves: dict[str, Any] = {}
-    for episode in episodes:
-        found = [
-            interval(
-                evaluate(
-                    r.learner, r.theta, tasks, episode, count=count, seed=r.config.evaluate.seed, steps=r.test_steps
-                )
-            )
-            for _, r in points
-        ]
-        minutes = [round(seconds / 60, 2) for seconds, _ in points]
-        curves[str(episode)] = curve(minutes, found, "minutes of proposing and meta-training")
-    return curves
+    cells = [
+        percent(
+            evaluate(r.learner, r.theta, tasks, episode, count=count, seed=r.config.evaluate.seed, steps=r.test_steps)
+        )
+        for _, r in points
+    ]
+    return trace([round(seconds / 60, 2) for seconds, _ in points], cells, "minutes of proposing and meta-training")
 
 
-def step_curve(run: Run, tasks: PartitionTasks, episode: EpisodeSpec, count: int) -> dict[str, Any]:
+def trace_steps(run: Run, tasks: PartitionTasks, episode: EpisodeSpec, count: int) -> Curve:
     """Accuracy on the first `count` test tasks against the number of steps that the learner adapts by."""
-    settings = run.config.evaluate
-
-    def after(steps: int) -> dict[str, float]:
-        found = evaluate(run.learner, run.theta, tasks, episode, count=count, seed=settings.seed, steps=steps)
-        return interval(found)
-
-    return curve(settings.step_curve, [after(n) for n in settings.step_curve], "steps of adaptation")
+    s = run.config.evaluate
+    found = [evaluate(run.learner, run.theta, tasks, episode, count=count, seed=s.seed, steps=n) for n in s.step_curve]
+    return trace(s.step_curve, [percent(accuracies) for accuracies in found], "steps of adaptation")
 
 
-def curve(x: Sequence[float], found: Sequence[dict[str, float]], label: str) -> dict[str, Any]:
-    """Accuracies and their intervals against x, to be drawn."""
-    return {
-        "x": list(x),
-        "mean": [one["mean"] for one in found],
-        "interval": [one["interval"] for one in found],
-        "label": label,
-    }
+def measure(method: Callable[[EpisodeSpec], np.ndarray], episode: EpisodeSpec) -> Cell:
+    """Return the cell of a row's method."""
+    return percent(method(episode))
 
 
-def variants(config: Config) -> dict[str, MetaLearner]:
+def percent(accuracies: np.ndarray) -> Cell:
+    """Return a table's cell of accuracies [tasks], in percent."""
+    return summarize(100 * accuracies)
+
+
+def build_variants(config: Config) -> dict[str, MetaLearner]:
     """Return the learner with some of its options changed as `evaluate.variants` says, by name.
 
     Raises:
@@ -344,7 +314,7 @@ def variants(config: Config) -> dict[str, MetaLearner]:
     }
 
 
-def embedding_of(run: Run) -> Embedder:
+def load_embedding(run: Run) -> Embedder:
     """Return the embedding that the run's tasks were proposed with.
 
     Raises:
@@ -359,7 +329,9 @@ def embedding_of(run: Run) -> Embedder:
     return run.config.embedding
 
 
-def scratch(run: Run, tasks: PartitionTasks, model: Model, episode: EpisodeSpec, rates: dict[str, float]) -> np.ndarray:
+def train_from_scratch(
+    run: Run, tasks: PartitionTasks, model: Model, episode: EpisodeSpec, rates: dict[str, float]
+) -> np.ndarray:
     """Training from scratch on each task's support, on the first `scratch_tasks` test tasks; `rates` takes its lr."""
     settings = run.config.evaluate
     count = min(settings.scratch_tasks, resolve(settings)[1])
@@ -382,6 +354,6 @@ def scratch(run: Run, tasks: PartitionTasks, model: Model, episode: EpisodeSpec,
             ]
             lr = RATES[int(np.argmax(means))]
         except UserError as error:
-            report.note(f"from scratch: step size {lr}, not tuned: {error}")
+            note(f"from scratch: step size {lr}, not tuned: {error}")
     rates[str(episode)] = lr
     return accuracies(tasks, lr, count, settings.seed, f"from scratch {episode}")

@@ -6,7 +6,6 @@ model, outer step and number of meta-steps.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -23,8 +22,15 @@ from umeta.config import registry
 from umeta.config.regression import Config
 from umeta.draw import regression
 from umeta.errors import UserError, suggest
-from umeta.evaluation.environments import spread
-from umeta.evaluation.rows import append, computed, hardware, provenance, question, recorded
+from umeta.evaluation.result import Cell, Result, summarize, trace
+from umeta.evaluation.rows import (
+    Kept,
+    describe_provenance,
+    describe_question,
+    name_hardware,
+    read_results,
+    record_result,
+)
 from umeta.metalearners.maml import MAML
 from umeta.objectives import squared_error
 from umeta.parts import Sink
@@ -145,7 +151,7 @@ def proposed(config: Config, option: str = "", between: tuple[float, float] = (0
     return tasks
 
 
-def evaluate_run(run: Run, device: str, record: Path | None = None, sinks: Sequence[Sink] = ()) -> dict[str, Any]:
+def evaluate_run(run: Run, device: str, record: Path | None = None, sinks: Sequence[Sink] = ()) -> Result:
     """Evaluate a run on functions, as `umeta.evaluation.run.evaluate_run`; on the device that the run is on.
 
     Raises:
@@ -156,15 +162,14 @@ def evaluate_run(run: Run, device: str, record: Path | None = None, sinks: Seque
     title = config.title or config.name
     rows = {name: getattr(trial, key) for key, name in BASELINES.items() if key in settings.baselines}
     rows = {name: cache(method) for name, method in {**rows, title: trial.own}.items()}
-    kept = run.folder / "evaluation.json"
-    asked = question(run)
-    done = computed(kept, asked, {name: partial(row, trial, method) for name, method in rows.items()})
-    table = done["rows"]
+    asked = describe_question(run)
+    kept = Kept(run.folder / "evaluation.json", asked)
+    table = kept.compute_rows({name: partial(row, trial, method) for name, method in rows.items()})
     regression.draw_fits(
         run.folder / "fits.png", fits(trial, {n: m for n, m in rows.items() if n != BASELINES["oracle"]})
     )
-    minutes = run.minutes(evaluate=done["seconds"])
-    result = {
+    minutes = run.minutes(evaluate=kept.seconds)
+    result: Result = {
         "domain": "regression",
         "name": config.name,
         "title": title,
@@ -189,15 +194,15 @@ def evaluate_run(run: Run, device: str, record: Path | None = None, sinks: Seque
                 if found["notes"]
             ),
             f"{title}: minutes {', '.join(f'{name} {value:g}' for name, value in minutes.items())}; "
-            f"{hardware(run.theta)}; seed {config.seed}",
+            f"{name_hardware(run.theta)}; seed {config.seed}",
         ],
         "minutes": minutes,
-        **provenance(run),
+        **describe_provenance(run),
     }
     with start_trackers(sinks, run.folder):
         write.write_adaptation(run, result, sinks)
     if record is not None:
-        append(record, result)
+        record_result(record, result)
     return result
 
 
@@ -211,19 +216,14 @@ def row(trial: Trial, method: Callable[[int], Fitted]) -> dict[str, Any]:
     last = trial.settings.steps
     found = {shot: trial.test(fitted[shot], trial.tasks, shot, range(last + 1)) for shot in shots}
     most = max(shots)
-    spreads = [spread(values) for values in found[most].T]
-    finite = [k for k, s in enumerate(spreads) if math.isfinite(s["interval"])]
+    finite = [k for k, values in enumerate(found[most].T) if values.isfinite().all()]
     return {
         "cells": {
             f"{shot} points, {k} step{'' if k == 1 else 's'}": cell(found[shot][:, k])
             for shot in shots
             for k in dict.fromkeys([1, last])
         },
-        "curve": {
-            "x": finite,
-            "mean": [spreads[k]["mean"] for k in finite],
-            "interval": [spreads[k]["interval"] for k in finite],
-        },
+        "curve": trace(finite, [summarize(found[most][:, k]) for k in finite]),
         "elsewhere": {
             option: {name: cell(trial.test(fitted[most], tasks, most, [last])[:, 0]) for name, tasks in ranges.items()}
             for option, ranges in trial.elsewhere.items()
@@ -232,10 +232,11 @@ def row(trial: Trial, method: Callable[[int], Fitted]) -> dict[str, Any]:
     }
 
 
-def cell(values: Tensor) -> dict[str, Any]:
+def cell(values: Tensor) -> Cell:
     """Mean over tasks [T] and half width of its 95 % interval, shown with three digits; None where tasks diverged."""
-    found: dict[str, Any] = {**spread(values), "digits": 3}
-    return found if math.isfinite(found["interval"]) else {**found, "mean": None, "interval": None}
+    if not values.isfinite().all():
+        return {"mean": None, "interval": None, "tasks": len(values), "digits": 3}
+    return {**summarize(values), "digits": 3}
 
 
 def fits(trial: Trial, rows: dict[str, Callable[[int], Fitted]]) -> list[regression.Fit]:
@@ -272,4 +273,4 @@ def check(config: Config, record: Path | None = None) -> None:
         for between in ranges:
             proposed(config, option, between)
     if record is not None:
-        recorded(record)
+        read_results(record)

@@ -6,36 +6,26 @@ import json
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from umeta.errors import Interrupted, UserError
-from umeta.runtime import artifacts
+from umeta.evaluation.result import Provenance, Result
+from umeta.runtime import artifacts, distributed
 from umeta.runtime.lock import wait_for_lock
 from umeta.runtime.progress import postpone_interrupt
 from umeta.stages.runs import Run
 from umeta.types import Theta
 from umeta.version import __version__
 
-PARTS = ("rows", "scratch_lr", "curves", "step_curves", "extrapolation", "calibration")  # of what is kept
 
-
-def interval(accuracies: np.ndarray) -> dict[str, float]:
-    """Mean and half width of its 95 % interval over tasks, 1.96 * std / sqrt(n), in percent."""
-    return {
-        "mean": 100 * float(accuracies.mean()),
-        "interval": 196 * float(accuracies.std()) / len(accuracies) ** 0.5,
-        "tasks": len(accuracies),
-    }
-
-
-def question(run: Run, **own: Any) -> dict[str, Any]:
+def describe_question(run: Run, **own: Any) -> dict[str, Any]:
     """All that the rows of an evaluation depend on, but which of the baselines are wanted; `own` is its kind's."""
     return {
         **asdict(run.config.evaluate),
@@ -48,55 +38,73 @@ def question(run: Run, **own: Any) -> dict[str, Any]:
     }
 
 
-def finished(kept: Path, asked: dict[str, Any], parts: Sequence[str] = ("rows",)) -> dict[str, Any]:
-    """Read what was computed before for the same question, and its seconds; nothing if the file is unusable."""
-    try:
-        before = artifacts.read_sealed(kept)
-    except UserError:
-        before = {}
-    if before.get("asked") != json.loads(json.dumps(asked)):
-        before = {part: {} for part in parts} | {"seconds": 0.0}
-    return {name: before[name] for name in (*parts, "seconds")}
+class Kept:
+    """Parts of an evaluation that are computed once: a file keeps them, for when it is interrupted.
 
-
-def computed(kept: Path, asked: dict[str, Any], rows: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
-    """Compute the rows, each by its function, and their seconds; those in `kept` are not computed again.
-
-    Raises:
-        Interrupted: after Ctrl-C, when the current row is done and kept.
+    The processes of a run share the parts; the first of them writes the file.
     """
-    done = finished(kept, asked)
-    with postpone_interrupt("row") as pressed:
-        for name, method in rows.items():
-            if name in done["rows"]:
-                continue
-            began = time.monotonic()
-            done["rows"][name] = method()
-            done["seconds"] += time.monotonic() - began
-            artifacts.write_sealed(kept, {"asked": asked, **done})
-            if pressed.is_set():
-                raise stopped(kept)
-    return {"rows": {name: done["rows"][name] for name in rows}, "seconds": done["seconds"]}
+
+    def __init__(self, file: Path, asked: dict[str, Any], parts: Sequence[str] = ("rows",)) -> None:
+        """Read what the file has for the same question `asked`; nothing if it has another, or is unusable."""
+        self.file, self.asked = file, json.loads(json.dumps(asked))
+        self.parts: dict[str, dict[str, Any]]
+        self.parts, self.seconds = distributed.run_once(lambda: self._read(parts))
+
+    def _read(self, parts: Sequence[str]) -> tuple[dict[str, dict[str, Any]], float]:
+        try:
+            before = artifacts.read_sealed(self.file)
+        except UserError:
+            before = {}
+        if before.get("asked") != self.asked:
+            return {part: {} for part in parts}, 0.0
+        return {part: before[part] for part in parts}, before["seconds"]
+
+    @contextmanager
+    def open(self) -> Iterator[Callable[..., None]]:
+        """Yield `compute(part, name, work, *args)`: it puts what `work(*args)` returns into a part, unless it is there.
+
+        Raises:
+            Interrupted: after Ctrl-C, when the current work is done and kept.
+        """
+        with postpone_interrupt("row") as pressed:
+
+            def compute(part: dict[str, Any], name: str, work: Callable[..., Any], *args: Any) -> None:
+                if name in part:
+                    return
+                began = time.monotonic()
+                part[name] = work(*args)
+                self.seconds += time.monotonic() - began
+                if distributed.is_first():
+                    artifacts.write_sealed(self.file, {"asked": self.asked, **self.parts, "seconds": self.seconds})
+                if distributed.any_process(pressed.is_set()):
+                    raise Interrupted(
+                        f"evaluate: stopped, finished rows are kept in {self.file}; go on with the same command and "
+                        "--resume"
+                    )
+
+            yield compute
+
+    def compute_rows(self, rows: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
+        """Return what the rows' functions return, or returned when the file was written."""
+        with self.open() as compute:
+            for name, work in rows.items():
+                compute(self.parts["rows"], name, work)
+        return {name: self.parts["rows"][name] for name in rows}
 
 
-def stopped(kept: Path) -> Interrupted:
-    """Return the error that ends an evaluation after Ctrl-C."""
-    return Interrupted(f"evaluate: stopped, finished rows are kept in {kept}; go on with the same command and --resume")
-
-
-def provenance(run: Run) -> dict[str, Any]:
+def describe_provenance(run: Run) -> Provenance:
     """Return what a result was made by."""
     return {
         "seed": run.config.seed,
-        "hardware": hardware(run.theta),
+        "hardware": name_hardware(run.theta),
         "umeta": __version__,
-        "commit": commit(),
+        "commit": find_commit(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "config": run.config.plain,
     }
 
 
-def hardware(theta: Theta) -> str:
+def name_hardware(theta: Theta) -> str:
     """Describe the machine in a few words."""
     if (device := next(iter(theta.params.values())).device).type == "cuda":
         return torch.cuda.get_device_name(device)
@@ -109,7 +117,7 @@ def hardware(theta: Theta) -> str:
     return f"{torch.get_num_threads()} threads of {names[0] if names else platform.machine()}"
 
 
-def commit() -> str | None:
+def find_commit() -> str | None:
     """Return the commit of this checkout, `+` when it has changes; None for an installed package."""
     here = Path(__file__).parent.parent
     if not (here / ".git").exists():
@@ -127,21 +135,21 @@ def commit() -> str | None:
     return (head.stdout.strip() + ("+" if dirty.stdout.strip() else "")) or None
 
 
-def append(path: Path, result: dict[str, Any]) -> None:
+def record_result(path: Path, result: Result) -> None:
     """Add a result to a results file, in place of an earlier one of the same name, seed and protocol.
 
     Raises:
         UserError: the file is there and is not a list of results.
     """
 
-    def identity(row: dict[str, Any]) -> tuple[Any, ...]:
+    def identity(row: Result) -> tuple[Any, ...]:
         return row["name"], row["seed"], row["protocol"]["name"], row["protocol"]["split"]
 
     with wait_for_lock(path):
-        artifacts.write_json(path, [*(row for row in recorded(path) if identity(row) != identity(result)), result])
+        artifacts.write_json(path, [*(row for row in read_results(path) if identity(row) != identity(result)), result])
 
 
-def recorded(path: Path) -> list[dict[str, Any]]:
+def read_results(path: Path) -> list[Result]:
     """Return the results in a results file, none if it is not there yet; UserError when it is something else."""
     rows = artifacts.read_json(path) if path.exists() else []
     if not isinstance(rows, list) or not all(

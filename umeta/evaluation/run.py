@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from umeta.config.build import RunConfig
+from umeta.evaluation.result import Result
 from umeta.parts import Sink
 from umeta.runtime import artifacts, distributed
 from umeta.runtime.lock import hold_folder
@@ -22,7 +23,7 @@ def evaluate_run(
     record: Path | None = None,
     trusted: Collection[str] | None = (),
     sinks: Sequence[Sink] = (),
-) -> dict[str, Any]:
+) -> Result:
     """Evaluate a run on true labels, rewards or functions, beside the baselines; write `report.{html,md,json}`.
 
     Finished rows and curves are kept in `evaluation.json`, so that an interrupted evaluation goes on where it stopped.

@@ -27,7 +27,7 @@ from umeta.config.environments import Config as EnvConfig
 from umeta.config.images import Config as ImageConfig
 from umeta.config.regression import Config as RegressionConfig
 from umeta.data.images import UnlabelledImages
-from umeta.evaluation.images import CHUNK, RATES, variants
+from umeta.evaluation.images import CHUNK, RATES, build_variants
 from umeta.parts import Embedder, Environment, ProposerTraits
 from umeta.runtime.loop import RunContext
 from umeta.tasks.reward import policy_spec
@@ -258,7 +258,7 @@ def estimate_metatrain(config: RunConfig, spec: TaskSpec, reduce: str, arrays: i
 
 def estimate_evaluate(config: ImageConfig, item_shape: tuple[int, ...]) -> Need:
     """Estimate what `evaluate` takes, beside its test images."""
-    learners, settings = [config.metalearner, *variants(config).values()], config.evaluate
+    learners, settings = [config.metalearner, *build_variants(config).values()], config.evaluate
     episodes, count = resolve(settings)
     tasks = min(CHUNK, count)
     if "scratch" in settings.baselines and (model := getattr(config.metalearner, "model", None)):

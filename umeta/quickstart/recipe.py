@@ -23,10 +23,10 @@ from umeta.errors import UserError
 from umeta.evaluation.images import check
 from umeta.parts import Augment
 from umeta.quickstart.survey import Survey, survey
-from umeta.report.write import note
 from umeta.runtime import artifacts
 from umeta.runtime.devices import to_device
 from umeta.runtime.loop import RunContext
+from umeta.runtime.progress import note
 from umeta.stages.domains import read_images
 from umeta.stages.folder import check_out
 from umeta.tasks.instances import Augmented, InstanceTasks

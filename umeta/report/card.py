@@ -10,12 +10,13 @@ import dataclasses
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from umeta.config import registry
 from umeta.config.reading import dump_yaml
 from umeta.deploy.adapted import AdaptedLearner
 from umeta.errors import UserError
+from umeta.evaluation.result import Result
 from umeta.metalearners.protonet import ProtoNet
 from umeta.report import write
 from umeta.runtime import artifacts
@@ -31,7 +32,8 @@ BIASES = "What biases the training images carry was not examined."
 
 def of_run(run: Run, model: dict[str, Any]) -> str:
     """Return the card of an exported run; `model` is the content of `model.json`."""
-    result = artifacts.read_sealed(run.folder / "report.json") if (run.folder / "report.json").exists() else None
+    report = run.folder / "report.json"
+    result = cast(Result, artifacts.read_sealed(report)) if report.exists() else None
     how = "tasks made from true labels" if run.true_labels else "tasks that were proposed without any label"
     return page(
         run_front(run, model, result),
@@ -99,7 +101,7 @@ def page(front: dict[str, Any], title: str, summary: str, sections: Mapping[str,
     return f"---\n{dump_yaml(front)}---\n\n# {title}\n\n{summary}\n\n{body}\n"
 
 
-def run_front(run: Run, model: dict[str, Any], result: dict[str, Any] | None) -> dict[str, Any]:
+def run_front(run: Run, model: dict[str, Any], result: Result | None) -> dict[str, Any]:
     """Return what the hub reads: how to search for the model, and its accuracies as a `model-index`."""
     names = [model["learner"]["name"], model["network"]["name"]]
     front: dict[str, Any] = {
@@ -118,6 +120,7 @@ def run_front(run: Run, model: dict[str, Any], result: dict[str, Any] | None) ->
             "metrics": [{"type": "accuracy", "value": round(cell["mean"], 2), "name": "accuracy (%)"}],
         }
         for episode, cell in result["rows"][result["title"]].items()
+        if cell["mean"] is not None
     ]
     return {**front, "metrics": ["accuracy"], "model-index": [{"name": model["name"], "results": results}]}
 
@@ -209,7 +212,7 @@ def training_data(run: Run, model: dict[str, Any]) -> str:
     )
 
 
-def training(run: Run, result: dict[str, Any] | None) -> str:
+def training(run: Run, result: Result | None) -> str:
     """Return the parts with their papers, what was proposed, time and hardware, and the configuration."""
     config = run.config
     kinds = ("embedding", "proposer", "metalearner")
@@ -242,14 +245,14 @@ def proposed(run: Run) -> list[str]:
     return ["numbers not known: the folder of the tasks is gone or was changed"]
 
 
-def evaluation(result: dict[str, Any] | None) -> str:
+def evaluation(result: Result | None) -> str:
     if result is None:
         return "Not evaluated."
     about = "Accuracy in percent, mean and 95 % interval over tasks."
-    return "\n\n".join([about, write.markdown(write.table([result])), bullets(write.facts(result))])
+    return "\n\n".join([about, write.format_markdown(write.tabulate([result])), bullets(write.list_facts(result))])
 
 
-def run_limits(run: Run, result: dict[str, Any] | None) -> Iterator[str]:
+def run_limits(run: Run, result: Result | None) -> Iterator[str]:
     """Plain sentences on what the features cannot be trusted with."""
     learner: Any = run.learner
     if run.true_labels:

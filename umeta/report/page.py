@@ -15,6 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from umeta.draw.curves import Curve
+from umeta.evaluation.result import Result
+
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c2127; --soft: #59636e; --line: #d4dae0; --paper: #fff; --tint: #f4f6f8;
   --accent: #0a5cb0; --red: #c2410c; --green: #00795a; --amber: #8a6100; --violet: #9b2f8d }
@@ -128,7 +131,7 @@ class Markup(str):
 class Chapter:
     """What a page shows of one run."""
 
-    result: Mapping[str, Any]
+    result: Result
     """as in `report.json`"""
     config: str
     """YAML that repeats the run"""
@@ -171,7 +174,7 @@ def page(title: str, table: Sequence[Sequence[str]], own: Collection[str], chapt
     return f"<!doctype html>\n{document}\n"
 
 
-def domain(result: Mapping[str, Any]) -> str:
+def domain(result: Result) -> str:
     """Which of `image`, `env` and `regression` a result is of."""
     return result.get("domain", "image")
 
@@ -239,7 +242,7 @@ def sections(chapter: Chapter) -> list[tuple[str, list[Markup]]]:
     return [(heading, content) for heading, content in parts.items() if content]
 
 
-def facts(result: Mapping[str, Any]) -> Markup:
+def facts(result: Result) -> Markup:
     """Return what a reader must know to compare the numbers with others."""
     version = f"umeta {result['umeta']}" + (f", commit {result['commit']}" if result["commit"] else "")
     if "facts" in result:
@@ -292,7 +295,7 @@ def calibrated(calibration: Mapping[str, Any]) -> list[Markup]:
     return [element("p", text), element("div", shown, class_="plots")]
 
 
-def limits(results: Sequence[Mapping[str, Any]]) -> list[str]:
+def limits(results: Sequence[Result]) -> list[str]:
     """Return what a reader may be tempted to conclude and cannot."""
     sentences = [
         "The interval says how well the mean over test tasks is known. It does not say how much the number would "
@@ -373,7 +376,7 @@ def plot(
     return element("figure", element("figcaption", title), figure)
 
 
-def compared(what: str, xlabel: str, curves: Mapping[str, Mapping[str, Sequence[float]]], first: str) -> list[Markup]:
+def compared(what: str, xlabel: str, curves: Mapping[str, Curve], first: str) -> list[Markup]:
     """Several lines with bands in one plot, told apart by colour and dashes, the one named `first` the boldest.
 
     curves: `x`, `mean` and the half width `interval` of each by name. The legend has them in the order of their ends.

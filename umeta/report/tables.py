@@ -25,9 +25,10 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from umeta.draw.curves import plot_adaptation
+from umeta.draw.curves import Curve, plot_adaptation
+from umeta.evaluation.result import Cell, Result
 from umeta.report import page
-from umeta.report.write import cell, markdown
+from umeta.report.write import format_cell, format_markdown
 from umeta.runtime import artifacts
 
 CURVES = re.compile(r"<!-- curves: (?P<file>\S+) (?P<picture>\S+)(?: (?P<key>\S+))? -->")
@@ -56,30 +57,30 @@ def table(files: dict[str, Path], wanted: list[str] | None = None, change: str =
     if wanted is not None:
         rows = {name: rows[name] for name in wanted}
     body = [
-        [name, *(cell(row.cells[c]) if c in row.cells else "" for c in columns), row.minutes]
+        [name, *(format_cell(row.cells[c]) if c in row.cells else "" for c in columns), row.minutes]
         for name, row in rows.items()
     ]
     timed = any(row.minutes for row in rows.values())
     lines = [["", *columns, "minutes"], *body]
-    return f"{markdown(lines if timed else [line[:-1] for line in lines])}\n\n{caption(rows)}"
+    return f"{format_markdown(lines if timed else [line[:-1] for line in lines])}\n\n{caption(rows)}"
 
 
 @dataclass(frozen=True)
 class Row:
     """A row of a table: its cells by column, the minutes that learning took, and where it comes from."""
 
-    cells: dict[str, Any]
+    cells: dict[str, Cell]
     minutes: str
     origin: dict[str, str]
 
 
-def minutes(result: dict[str, Any]) -> str:
+def minutes(result: Result) -> str:
     """Add up the minutes of all stages but the evaluation."""
     stages = [value for stage, value in result.get("minutes", {}).items() if stage != "evaluate"]
     return f"{sum(stages):.1f}" if stages else ""
 
 
-def origin(result: dict[str, Any], link: str) -> dict[str, str]:
+def origin(result: Result, link: str) -> dict[str, str]:
     """Say where a result comes from: a citation, or the results file, protocol, tasks, seed, inference and commit."""
     if "source" in result:
         return {"published": result["source"]}
@@ -172,16 +173,17 @@ def draw(path: Path, picture: Path, key: str = "curves") -> None:
     plt.close(figure)
 
 
-def series(results: list[dict[str, Any]], key: str) -> dict[str, dict[str, Any]]:
+def series(results: list[Result], key: str) -> dict[str, Curve]:
     """By episode, each result's accuracy over the value its config has under the key."""
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, Curve] = {}
     for result in results:
-        value = reduce(lambda part, name: part[name], key.split("."), result["config"])
+        value: Any = reduce(lambda part, name: part[name], key.split("."), result["config"])
         for episode, measured in result["rows"][result["title"]].items():
-            curve = found.setdefault(episode, {"label": key, "x": [], "mean": [], "interval": []})
-            curve["x"].append(value)
-            curve["mean"].append(measured["mean"])
-            curve["interval"].append(measured["interval"])
+            if measured["mean"] is not None and measured["interval"] is not None:
+                curve = found.setdefault(episode, {"label": key, "x": [], "mean": [], "interval": []})
+                curve["x"].append(value)
+                curve["mean"].append(measured["mean"])
+                curve["interval"].append(measured["interval"])
     return found
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
-import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,11 @@ import torch
 from umeta.benchmarks.labelled import LabelledImages
 from umeta.config.reading import dump_yaml
 from umeta.draw import curves, mosaic
+from umeta.draw.curves import Curve
+from umeta.evaluation.result import Cell, Result, Rows
 from umeta.parts import Sink
 from umeta.report import page as web
-from umeta.runtime import artifacts, distributed
+from umeta.runtime import artifacts
 from umeta.runtime.checkpoints import read_step
 from umeta.stages.runs import Run
 from umeta.types import EpisodeSpec
@@ -27,36 +28,28 @@ from umeta.types import EpisodeSpec
 TRAINING = "loss", "accuracy", "return before", "return"  # of what meta-training logs, the numbers in `training.png`
 
 
-def note(message: str) -> None:
-    """Print a line on standard error."""
-    if distributed.is_first():
-        print(message, file=sys.stderr, flush=True)
-
-
-def write(
-    run: Run, test: LabelledImages, result: dict[str, Any], episode: EpisodeSpec, sinks: Sequence[Sink] = ()
-) -> None:
+def write(run: Run, test: LabelledImages, result: Result, episode: EpisodeSpec, sinks: Sequence[Sink] = ()) -> None:
     """Write `report.{html,md,json}`, `test_tasks.{png,json}` and `training.png` into the run's folder."""
-    tested, answers = answered_tasks(run, test, episode, result["protocol"]["seed"])
+    tested, answers = answer_tasks(run, test, episode, result["protocol"]["seed"])
     mosaic.save(tested, run.folder / "test_tasks.png")
     artifacts.write_json(run.folder / "test_tasks.json", answers)
-    written(run, result)
+    write_files(run, result)
     for sink in sinks:
         sink.picture("test tasks", tested)
-    measured(result, sinks, "accuracy", {**result.get("curves", {}), **result.get("step_curves", {})})
+    track_result(result, sinks, "accuracy", {**result.get("curves", {}), **result.get("step_curves", {})})
 
 
-def write_adaptation(run: Run, result: dict[str, Any], sinks: Sequence[Sink] = ()) -> None:
+def write_adaptation(run: Run, result: Result, sinks: Sequence[Sink] = ()) -> None:
     """Write `report.{html,md,json}`, `adaptation.png` and `training.png` into the run's folder."""
     measure = web.MEASURES[web.domain(result)]
     curves.plot_adaptation(run.folder / "adaptation.png", result["adaptation"], measure, "steps of adaptation")
-    written(run, result)
-    measured(result, sinks, measure, result["adaptation"])
+    write_files(run, result)
+    track_result(result, sinks, measure, result["adaptation"])
 
 
-def written(run: Run, result: dict[str, Any]) -> None:
+def write_files(run: Run, result: Result) -> None:
     """Write the files that the reports of all runs have."""
-    lines = logged(run.folder / "metatrain.jsonl")
+    lines = read_log(run.folder / "metatrain.jsonl")
     if lines:
         names = [name for name in TRAINING if any(name in line for line in lines)]
         values = {name: [line.get(name, math.nan) for line in lines] for name in names}
@@ -64,30 +57,30 @@ def written(run: Run, result: dict[str, Any]) -> None:
     if farther := result.get("extrapolation"):
         curves.plot_extrapolation(run.folder / "extrapolation.png", farther, web.MEASURES[web.domain(result)])
     artifacts.write_sealed(run.folder / "report.json", result)
-    artifacts.write_text(run.folder / "report.md", page(run, result))
-    shown = chapter(result, run.folder, run.config.tasks_folder)
+    artifacts.write_text(run.folder / "report.md", render_markdown(run, result))
+    shown = collect_chapter(result, run.folder, run.config.tasks_folder)
     artifacts.write_text(
-        run.folder / "report.html", web.page(result["title"], table([result]), own_rows([result]), [shown])
+        run.folder / "report.html", web.page(result["title"], tabulate([result]), own_rows([result]), [shown])
     )
 
 
-def measured(result: dict[str, Any], sinks: Sequence[Sink], metric: str, curves: dict[str, Any]) -> None:
+def track_result(result: Result, sinks: Sequence[Sink], metric: str, curves: dict[str, Curve]) -> None:
     """Pass the table and the curves on to the sinks."""
-    cells = {f"{name}, {e}": cell["mean"] for name, cells in result["rows"].items() for e, cell in cells.items()}
-    cells = {name: mean for name, mean in cells.items() if mean is not None}
+    means = {f"{name}, {e}": cell["mean"] for name, cells in result["rows"].items() for e, cell in cells.items()}
+    numbers = {name: mean for name, mean in means.items() if mean is not None}
     for sink in sinks:
-        sink.scalars("evaluate", 0, cells)
+        sink.scalars("evaluate", 0, numbers)
         for name, curve in curves.items():
             for x, mean in zip(curve["x"], curve["mean"], strict=True):
                 sink.scalars(name, int(x), {metric: mean})
 
 
-def chapter(result: dict[str, Any], folder: Path, tasks: Path) -> web.Chapter:
+def collect_chapter(result: Result, folder: Path, tasks: Path) -> web.Chapter:
     """Return what the web page shows of a run, from the run's folder and that of its tasks."""
     proposed = artifacts.is_intact(tasks, "tasks")
     numbers = (tasks / "summary.md").read_text(encoding="utf-8") if proposed else ""
     places = [tasks, folder] if proposed else [folder]
-    loops = {path.stem: logged(path) for place in places for path in sorted(place.glob("*.jsonl"))}
+    loops = {path.stem: read_log(path) for place in places for path in sorted(place.glob("*.jsonl"))}
     words = folder / "test_tasks.json"
     return web.Chapter(
         result,
@@ -98,39 +91,46 @@ def chapter(result: dict[str, Any], folder: Path, tasks: Path) -> web.Chapter:
         {
             path.name: path.read_bytes()
             for files in web.PICTURES[web.domain(result)].values()
-            for path in found(files, *reversed(places))
+            for path in find_files(files, *reversed(places))
         },
     )
 
 
-def found(names: Iterable[str], *folders: Path) -> list[Path]:
+def find_files(names: Iterable[str], *folders: Path) -> list[Path]:
     """Those of the files that are in one of the folders."""
     return [folder / name for name in names for folder in folders if (folder / name).exists()]
 
 
-def logged(path: Path) -> list[dict[str, float]]:
+def read_log(path: Path) -> list[dict[str, float]]:
     """Return the steps that a loop logged, `step` and metrics; none if there is no such file."""
     text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
     return [json.loads(line) for line in text.splitlines() if read_step(line) < math.inf]
 
 
-def page(run: Run, result: dict[str, Any]) -> str:
+def render_markdown(run: Run, result: Result) -> str:
     """Return the report of one run as Markdown."""
-    about = [f"# {result['title']}", "", markdown(table([result])), "", *(f"- {line}" for line in facts(result)), ""]
-    for change, rows in extrapolated(result).items():
-        about += [f"## Extrapolation: {change}", "", markdown(rows), ""]
+    about = [
+        f"# {result['title']}",
+        "",
+        format_markdown(tabulate([result])),
+        "",
+        *(f"- {line}" for line in list_facts(result)),
+        "",
+    ]
+    for change, rows in tabulate_extrapolation(result).items():
+        about += [f"## Extrapolation: {change}", "", format_markdown(rows), ""]
     training = {"How training went": {"training.png": "Meta-training on proposed tasks."}}
-    return "\n".join([*about, *pictured(result, run.folder, run.config.tasks_folder, run.folder, "##", training)])
+    return "\n".join([*about, *list_pictures(result, run.folder, run.config.tasks_folder, run.folder, "##", training)])
 
 
-def pictured(
-    result: dict[str, Any], folder: Path, tasks: Path, place: Path, level: str, more: dict[str, dict[str, str]]
+def list_pictures(
+    result: Result, folder: Path, tasks: Path, place: Path, level: str, more: dict[str, dict[str, str]]
 ) -> list[str]:
     """Markdown, to stand in `place`, of the pictures of a run and its tasks, under headings of a level."""
     curves = {"Adaptation": {"adaptation.png": web.NUMBERS[web.domain(result)]}} if "adaptation" in result else {}
     lines = []
     for heading, files in {**curves, **web.PICTURES[web.domain(result)], **more}.items():
-        paths = found(files, folder, tasks)
+        paths = find_files(files, folder, tasks)
         lines += [f"{level} {heading}", ""] if paths else []
         for path in paths:
             alternative = path.stem.replace("_", " ")
@@ -138,7 +138,7 @@ def pictured(
     return lines
 
 
-def facts(result: dict[str, Any]) -> list[str]:
+def list_facts(result: Result) -> list[str]:
     """Return what a reader must know to compare the numbers with others."""
     if "facts" in result:
         return [*result["facts"], *result.get("notes", [])]
@@ -158,20 +158,23 @@ def facts(result: dict[str, Any]) -> list[str]:
     ]
 
 
-def extrapolated(result: dict[str, Any]) -> dict[str, list[list[str]]]:
+def tabulate_extrapolation(result: Result) -> dict[str, list[list[str]]]:
     """For each kind of change a table: a row per method, a column for each step of the change. First row: header."""
     return {
-        change: [["", *next(iter(rows.values()))], *([n, *map(cell, cells.values())] for n, cells in rows.items())]
+        change: [
+            ["", *next(iter(rows.values()))],
+            *([n, *map(format_cell, cells.values())] for n, cells in rows.items()),
+        ]
         for change, rows in result.get("extrapolation", {}).items()
     }
 
 
-def table(results: Sequence[dict[str, Any]]) -> list[list[str]]:
+def tabulate(results: Sequence[Result]) -> list[list[str]]:
     """One table of several results: a row per method, a column per episode. First row: header.
 
     A baseline that several results share stands once; where its numbers differ, once for each.
     """
-    rows: dict[str, dict[str, Any]] = {}
+    rows: Rows = {}
     for result in results:
         for name, cells in result["rows"].items():
             same = all(rows.get(name, {}).get(column, value) == value for column, value in cells.items())
@@ -179,14 +182,11 @@ def table(results: Sequence[dict[str, Any]]) -> list[list[str]]:
     own = own_rows(results)  # learners last, in the order they were asked for
     order = [name for name in rows if name not in own] + own
     columns = list(dict.fromkeys(column for cells in rows.values() for column in cells))
-    body = []
-    for name in order:
-        cells = [rows[name].get(column) for column in columns]
-        body.append([name, *(cell(value) if value else "not run" for value in cells)])
+    body = [[name, *(format_cell(rows[name][c]) if c in rows[name] else "not run" for c in columns)] for name in order]
     return [["", *columns], *body]
 
 
-def own_rows(results: Sequence[dict[str, Any]]) -> list[str]:
+def own_rows(results: Sequence[Result]) -> list[str]:
     """Return the rows of the learners, of which a result has its baselines first: the title, then the variants."""
     own: list[str] = []
     for result in results:
@@ -195,7 +195,7 @@ def own_rows(results: Sequence[dict[str, Any]]) -> list[str]:
     return list(dict.fromkeys(own))
 
 
-def over_seeds(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def average_seeds(results: Sequence[Result]) -> Result:
     """One result of several that differ in their seed alone, without the baselines.
 
     Means over the seeds, with 95 % intervals (Student's t) of what proposed tasks, training and initial weights vary; a
@@ -210,24 +210,33 @@ def over_seeds(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     for names in zip(*(own_rows([result]) for result in results), strict=True):
         cells = [result["rows"][name] for result, name in zip(results, names, strict=True)]
         rows[names[0].replace(first["title"], title, 1)] = {
-            column: over([one[column] for one in cells], quantile) for column in cells[0]
+            column: average_cells([one[column] for one in cells], quantile) for column in cells[0]
         }
-    known = ("domain", "protocol", "hardware", "umeta", "commit", "date", "config")
-    kept: dict[str, Any] = {key: first[key] for key in known if key in first}
-    seeds = ", ".join(str(result["seed"]) for result in results)
-    return {"name": f"{first['name']} and more", "title": title, "rows": rows, **kept, "seed": seeds}
+    mean: Result = {
+        "name": f"{first['name']} and more",
+        "title": title,
+        "rows": rows,
+        "protocol": first["protocol"],
+        "hardware": first["hardware"],
+        "umeta": first["umeta"],
+        "commit": first["commit"],
+        "date": first["date"],
+        "config": first["config"],
+        "seed": ", ".join(str(result["seed"]) for result in results),
+    }
+    return {**mean, "domain": first["domain"]} if "domain" in first else mean
 
 
-def over(cells: Sequence[Mapping[str, Any]], quantile: float) -> dict[str, Any]:
+def average_cells(cells: Sequence[Cell], quantile: float) -> Cell:
     """Return the mean of the cells' means, and the interval that the quantile gives; None where one is no number."""
-    means = [cell["mean"] for cell in cells]
-    if None in means:
+    means = [cell["mean"] for cell in cells if cell["mean"] is not None]
+    if len(means) < len(cells):
         return {**cells[0], "mean": None, "interval": None}
     error = np.std(means, ddof=1) / len(means) ** 0.5
     return {**cells[0], "mean": float(np.mean(means)), "interval": float(quantile * error)}
 
 
-def cell(value: Mapping[str, Any]) -> str:
+def format_cell(value: Cell) -> str:
     """`68.12 ± 0.61`: an accuracy in percent, a return or an error; `diverged` where that is no number."""
     if value["mean"] is None:
         return "diverged"
@@ -235,14 +244,14 @@ def cell(value: Mapping[str, Any]) -> str:
     return f"{value['mean']:.{digits}f}" + (f" ± {value['interval']:.{digits}f}" if value["interval"] else "")
 
 
-def markdown(rows: Sequence[Sequence[str]]) -> str:
+def format_markdown(rows: Sequence[Sequence[str]]) -> str:
     """Return a table for Markdown."""
     header, *body = rows
     rule = "|" + "---|" + "---:|" * (len(header) - 1)
     return "\n".join([f"| {' | '.join(header)} |", rule, *(f"| {' | '.join(row)} |" for row in body)])
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> str:
+def align_columns(rows: Sequence[Sequence[str]]) -> str:
     """Return a table for the terminal."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join(
@@ -251,25 +260,25 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def together(results: Sequence[dict[str, Any]], folder: Path, means: Sequence[dict[str, Any]] = ()) -> Path:
+def write_combined(results: Sequence[Result], folder: Path, means: Sequence[Result] = ()) -> Path:
     """`folder/report.{html,md}`: one table of several runs and of means over seeds, and each run's pictures."""
-    rows = table([*results, *means])
-    parts = ["# Results", "", markdown(rows), ""]
+    rows = tabulate([*results, *means])
+    parts = ["# Results", "", format_markdown(rows), ""]
     for result in results:
         run, tasks = Path(result["folder"]), Path(result["tasks"])
         links = f"[report]({os.path.relpath(run, folder)}/report.md)"
-        if found(["summary.md"], tasks):
+        if find_files(["summary.md"], tasks):
             links += f", [proposed tasks]({os.path.relpath(tasks, folder)}/summary.md)"
-        parts += [f"## {result['title']}", "", *(f"- {line}" for line in facts(result)), "", links, ""]
-        parts += pictured(result, run, tasks, folder, "###", {})
+        parts += [f"## {result['title']}", "", *(f"- {line}" for line in list_facts(result)), "", links, ""]
+        parts += list_pictures(result, run, tasks, folder, "###", {})
     artifacts.write_text(folder / "report.md", "\n".join(parts))
-    chapters = [chapter(result, Path(result["folder"]), Path(result["tasks"])) for result in results]
+    chapters = [collect_chapter(result, Path(result["folder"]), Path(result["tasks"])) for result in results]
     own = own_rows([*results, *means])
     artifacts.write_text(folder / "report.html", web.page("Results", rows, own, chapters))
     return folder / "report.md"
 
 
-def answered_tasks(
+def answer_tasks(
     run: Run, test: LabelledImages, episode: EpisodeSpec, seed: int, count: int = 4
 ) -> tuple[np.ndarray, list[dict[str, Any]]]:
     """Return the first test tasks as a picture and in words.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,7 +17,7 @@ from umeta.errors import Interrupted, UserError
 from umeta.parts import Sink
 from umeta.runtime import artifacts, distributed
 from umeta.runtime.checkpoints import Checkpoints, State, copy_state
-from umeta.runtime.progress import Progress, postpone_interrupt
+from umeta.runtime.progress import Progress, note, postpone_interrupt
 
 SKIPPED = 10  # steps in a row that are too many to leave out
 
@@ -141,8 +140,8 @@ class RunContext:
 
     def note(self, message: str) -> None:
         """Print a line for the person watching."""
-        if self.progress and distributed.is_first():
-            print(message, file=sys.stderr, flush=True)
+        if self.progress:
+            note(message)
 
 
 @contextmanager

@@ -35,6 +35,12 @@ class Progress:
             print(file=sys.stderr, flush=True)
 
 
+def note(message: str) -> None:
+    """Print a line on standard error."""
+    if distributed.is_first():
+        print(message, file=sys.stderr, flush=True)
+
+
 def format_duration(seconds: float) -> str:
     """`75` as `1m15s`."""
     minutes, rest = divmod(round(seconds), 60)
