@@ -16,7 +16,7 @@ from umeta.data.digits import Digits
 from umeta.errors import UserError
 from umeta.evaluation import images
 from umeta.evaluation.images import evaluate
-from umeta.evaluation.result import summarize
+from umeta.evaluation.result import list_better_baselines, summarize
 from umeta.evaluation.rows import record_result
 from umeta.evaluation.run import evaluate_run
 from umeta.metalearners.protonet import ProtoNet
@@ -142,6 +142,7 @@ def test_a_run_is_evaluated_beside_its_baselines_and_reported(run_folder):
     assert list(result["rows"]) == [
         "chance",
         "raw pixels, 1-NN",
+        "HOG, linear",
         "pixels, 1-NN",
         "pixels, linear",
         "from scratch",
@@ -368,3 +369,17 @@ def test_a_mistake_in_a_variant_is_named_before_anything_runs(run_folder, monkey
     with pytest.raises(UserError, match=says):
         evaluate_run(run_folder, {"evaluate": settings}, device="cpu")
     assert {path: path.stat().st_mtime_ns for path in run_folder.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("baseline", "interval", "said"),
+    [(60.0, 1.0, True), (52.0, 1.0, True), (51.0, 1.0, False), (40.0, 0.0, False), (None, None, False)],
+)
+def test_a_report_says_where_a_baseline_is_better_by_more_than_the_intervals(baseline, interval, said):
+    cells = {"5w": {"mean": 50.0, "interval": 0.5, "tasks": 9}, "20w": {"mean": 10.0, "interval": 0.5, "tasks": 9}}
+    other = {"5w": {"mean": baseline, "interval": interval, "tasks": 9}}
+    variant = {"5w": {"mean": 99.0, "interval": 0.1, "tasks": 9}}  # of the learner itself, which is no baseline
+    result = {"title": "A", "rows": {"pixels": other, "A": cells, "A, changed": variant}}
+    expected = ["5w: a simpler method is better here, pixels"] if said else []
+    assert list_better_baselines(result) == expected
+    assert list_better_baselines({**result, "domain": "regression"}) == []

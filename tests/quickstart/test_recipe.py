@@ -243,6 +243,8 @@ def test_two_rounds_and_a_test_on_labelled_pictures(here, umeta):
     assert code == 0, err
     (row,) = json.loads(out.splitlines()[-1])["results"]
     assert list(row["rows"]["photos"]) == ["3-way 1-shot", "3-way 5-shot"]
+    simple = {"raw pixels, 1-NN", "HOG, linear", "colour histogram, linear", "random weights, prototypes"}
+    assert simple == row["rows"].keys() - {"chance", "photos"}
     assert row["protocol"]["queries"] == 2
     assert Path("runs/photos-0/model.safetensors").exists()
 

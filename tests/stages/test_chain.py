@@ -19,6 +19,7 @@ def test_the_demo_wins_with_margins(tmp_path, capsys):
     assert one["supervised oracle (ProtoNet)"] > 94
     for name in ("CACTUs-ProtoNet", "CACTUs-MAML"):
         assert one[name] > max(pixels, embedding) + 10, name
+        assert one[name] > one["HOG, linear"] + 4, name
     assert found["characters"]["right"] > 0.85 * found["characters"]["drawings"]
     (navigation,) = found["navigation"]["results"]
     curve = navigation["adaptation"][navigation["title"]]

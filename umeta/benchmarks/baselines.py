@@ -29,8 +29,8 @@ def nearest_neighbour(tasks: PartitionTasks, episode: EpisodeSpec, count: int, s
     return np.array(distributed.gather(right))
 
 
-def linear(tasks: PartitionTasks, episode: EpisodeSpec, count: int, seed: int) -> np.ndarray:
-    """Logistic regression with L2 penalty, C = 1, on the items' vectors (CACTUs' baseline). Returns [count]."""
+def linear(tasks: PartitionTasks, episode: EpisodeSpec, count: int, seed: int, c: float = 1.0) -> np.ndarray:
+    """Logistic regression with L2 penalty on the items' vectors, with C = 1 CACTUs' baseline. Returns [count]."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
@@ -40,7 +40,7 @@ def linear(tasks: PartitionTasks, episode: EpisodeSpec, count: int, seed: int) -
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         for i in distributed.shard(range(count)):
-            model = LogisticRegression(C=1.0, max_iter=200)
+            model = LogisticRegression(C=c, max_iter=200)
             model.fit(items[batch.support_index[i]], batch.support_label[i])
             right.append(model.score(items[batch.query_index[i]], batch.query_label[i]))
     return np.array(distributed.gather(right))

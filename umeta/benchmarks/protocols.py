@@ -89,5 +89,5 @@ def fitting(test: LabelledImages) -> dict[str, Any]:
         "protocol": "small",
         "episodes": [[way, shot] for shot in shots],
         "query": min(5, images - shots[-1]),
-        "baselines": ["pixels_knn"],
+        "baselines": ["pixels_knn", "hog", "histogram", "random"],
     }

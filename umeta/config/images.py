@@ -44,7 +44,7 @@ class EvaluateConfig:
     """of the test tasks: fixed, so that every learner sees the same ones"""
     split: Literal["val", "test"] = "test"
     """tune on val; look at test once"""
-    baselines: list[str] = field(default_factory=lambda: ["pixels_knn", "knn", "linear", "scratch"])
+    baselines: list[str] = field(default_factory=lambda: ["pixels_knn", "hog", "histogram", "knn", "linear", "scratch"])
     """rows beside the result; [] for none"""
     steps: Count | None = None
     """inner steps, for a learner that takes any; by default its own `test_steps`"""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from umeta.benchmarks import baselines
+from umeta.benchmarks.descriptors import compute_colour_histogram, compute_hog
 from umeta.benchmarks.distorted import Distorted
 from umeta.benchmarks.labelled import LabelledImages
 from umeta.benchmarks.protocols import resolve, test_images
@@ -24,6 +25,7 @@ from umeta.draw.curves import Curve
 from umeta.errors import UserError, suggest
 from umeta.evaluation.result import Cell, Result, summarize, trace
 from umeta.evaluation.rows import Kept, describe_provenance, describe_question, read_results, record_result
+from umeta.metalearners.protonet import ProtoNet
 from umeta.objectives import accuracy
 from umeta.parts import Embedder, Model, Sink
 from umeta.report import write as report
@@ -37,7 +39,7 @@ from umeta.tasks.partition import PartitionTasks
 from umeta.types import Batch, EpisodeSpec, FeatureLearner, MetaLearner, TaskDistribution, TaskSpec, Theta
 
 ON_EMBEDDING = ("knn", "linear", "mlp", "cluster_matching")
-BASELINES = ("pixels_knn", *ON_EMBEDDING, "scratch")
+BASELINES = ("pixels_knn", "hog", "histogram", *ON_EMBEDDING, "random", "scratch")
 CLUSTERS = 500  # of cluster matching, where the proposer has no such number
 RATES = (0.1, 0.03, 0.3)  # step sizes that training from scratch is tuned over; without a val split the first
 TUNING = 24  # validation tasks that it is tuned on
@@ -204,6 +206,13 @@ def list_rows(
     if "pixels_knn" in settings.baselines:
         flat = test.images.pixels.reshape(len(test.images), -1)
         learners["raw pixels, 1-NN"] = lambda e: baselines.nearest_neighbour(test.tasks(flat), e, count, seed)
+    pixels = test.images.pixels
+    if "hog" in settings.baselines:
+        hog = cache(lambda: test.tasks(compute_hog(pixels)))
+        learners["HOG, linear"] = lambda e: baselines.linear(hog(), e, count, seed)
+    if "histogram" in settings.baselines and pixels.shape[1] == 3:
+        histogram = cache(lambda: test.tasks(compute_colour_histogram(pixels)))
+        learners["colour histogram, linear"] = lambda e: baselines.linear(histogram(), e, count, seed, c=10)
     if run.config.embedding is not None and set(ON_EMBEDDING) & set(settings.baselines):
         try:
             vectors = test.tasks(load_embedding(run).embed(test.images).cpu().numpy())
@@ -226,9 +235,14 @@ def list_rows(
             title = run.config.plain["embedding"]["name"]
             wanted = [known[name] for name in ON_EMBEDDING if name in settings.baselines]
             learners |= {f"{title}, {method}": answer for method, answer in wanted}
-    if "scratch" in settings.baselines and isinstance(run.learner, FeatureLearner):
+    if isinstance(run.learner, FeatureLearner):
         model = run.learner.model
-        learners["from scratch"] = lambda e: train_from_scratch(run, images, model, e, rates)
+        if "random" in settings.baselines:
+            untrained = ProtoNet(model, normalisation="support")
+            label = "random weights"
+            learners[f"{label}, prototypes"] = lambda e: test_untrained(untrained, images, e, count, seed, label)
+        if "scratch" in settings.baselines:
+            learners["from scratch"] = lambda e: train_from_scratch(run, images, model, e, rates)
     title = run.config.title or run.config.name
     spec, episode = TaskSpec(run.item_shape), run.config.train.episode
     changed = {f"{title}, {name}": learner.build(spec, episode) for name, learner in build_variants(run.config).items()}
@@ -337,10 +351,8 @@ def train_from_scratch(
     count = min(settings.scratch_tasks, resolve(settings)[1])
 
     def accuracies(tasks: PartitionTasks, lr: float, count: int, seed: int, label: str) -> np.ndarray:
-        learner = baselines.from_scratch(model, lr, settings.scratch_steps).build(tasks.spec, episode)
-        fresh = learner.init(seed)
-        theta = Theta({name: value.to(tasks.items.device) for name, value in fresh.params.items()})
-        return evaluate(learner, theta, tasks, episode, count=count, seed=seed, label=label)
+        learner = baselines.from_scratch(model, lr, settings.scratch_steps)
+        return test_untrained(learner, tasks, episode, count, seed, label)
 
     lr = settings.scratch_lr
     if lr is None:
@@ -357,3 +369,12 @@ def train_from_scratch(
             note(f"from scratch: step size {lr}, not tuned: {error}")
     rates[str(episode)] = lr
     return accuracies(tasks, lr, count, settings.seed, f"from scratch {episode}")
+
+
+def test_untrained(
+    learner: MetaLearner, tasks: PartitionTasks, episode: EpisodeSpec, count: int, seed: int, label: str
+) -> np.ndarray:
+    """Accuracy on each test task of a learner with random weights."""
+    learner = learner.build(tasks.spec, episode)
+    theta = Theta({name: value.to(tasks.items.device) for name, value in learner.init(seed).params.items()})
+    return evaluate(learner, theta, tasks, episode, count=count, seed=seed, label=label)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from umeta.draw.curves import Curve
-from umeta.evaluation.result import Result
+from umeta.evaluation.result import Result, list_better_baselines
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c2127; --soft: #59636e; --line: #d4dae0; --paper: #fff; --tint: #f4f6f8;
@@ -153,6 +153,8 @@ def page(title: str, table: Sequence[Sequence[str]], own: Collection[str], chapt
     """
     results = [chapter.result for chapter in chapters]
     body = [element("h1", title), results_table(table, own, dict.fromkeys(NUMBERS[domain(r)] for r in results))]
+    if better := [f"{r['title']}, {text}" for r in results for text in list_better_baselines(r)]:
+        body.append(bullets(better))
     for i, chapter in enumerate(chapters):
         if len(chapters) > 1:
             body.append(element("h2", chapter.result["title"], id=f"run{i}"))
