@@ -56,7 +56,7 @@ class ACAI(NetworkEmbedder):
             raise ValueError(f"dimensions: {self.dimensions} is not a multiple of 16")
 
     def fit(self, images: Images, ctx: Context) -> None:
-        """Trains on the images; resumable through `ctx`.
+        """Train on the images; resumable through `ctx`.
 
         Raises:
             UserError: fewer pairs of images in a batch than processes.

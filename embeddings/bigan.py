@@ -50,7 +50,7 @@ class BiGAN(NetworkEmbedder):
     _nets: nn.ModuleDict = field(init=False, repr=False, compare=False)
 
     def fit(self, images: Images, ctx: Context) -> None:
-        """Trains on the images; resumable through `ctx`.
+        """Train on the images; resumable through `ctx`.
 
         Raises:
             UserError: fewer images than a batch.

@@ -22,7 +22,7 @@ class RandomNetwork(NetworkEmbedder):
     _nets: nn.Module = field(init=False, repr=False, compare=False)
 
     def fit(self, images: Images, ctx: Context) -> None:
-        """Draws the weights; a thousand images set the normalisation statistics."""
+        """Draw the weights; a thousand images set the normalisation statistics."""
         self.draw(images.item_shape, seeds.integer(ctx.seed, "random network"))
         with torch.no_grad():
             self._nets.train()(images.floats(slice(0, BATCH)))

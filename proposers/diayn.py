@@ -132,7 +132,7 @@ class Learning:
         return {"accuracy": accuracy, "reward": earned.item(), "std": std}
 
     def tell_apart(self, paths: Paths, skill: Tensor, random: torch.Generator) -> float:
-        """Trains the discriminator on the states of this iteration; returns its accuracy on them."""
+        """Train the discriminator on the states of this iteration; returns its accuracy on them."""
         states, labels = paths.after[paths.mask], skill[paths.mask]
         right = 0.0
         for _ in range(self.options.discriminator_steps):

@@ -45,7 +45,7 @@ class Hyperplanes:
     """draws after a partition with too few zones; then the best draw is taken"""
 
     def propose(self, source: UnlabelledImages, ctx: Context, embedder: Embedder | None = None) -> PartitionTasks:
-        """Partitions the embedded images.
+        """Partition the embedded images.
 
         Raises:
             UserError: no embedding, one that is not numbers, too few images, or no partition with enough zones.

@@ -49,7 +49,7 @@ class KMeans:
     """views of the images that tasks are made of; none, as CACTUs has it for Omniglot"""
 
     def propose(self, source: UnlabelledImages, ctx: Context, embedder: Embedder | None = None) -> TaskDistribution:
-        """Partitions the embedded images.
+        """Partition the embedded images.
 
         Raises:
             UserError: no embedding, more clusters than images, or an embedding that is not numbers.

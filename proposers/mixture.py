@@ -34,7 +34,7 @@ class Mixture:
             raise ValueError(f"mixes proposers of tasks on images, and {other[0]} proposes none of them")
 
     def propose(self, source: UnlabelledImages, ctx: Context, embedder: Embedder | None = None) -> mixture.Mixture:
-        """Proposes with each in turn; raise UserError when one of them sees labels."""
+        """Propose with each in turn; raise UserError when one of them sees labels."""
         for proposer in self.proposers:
             if proposer.sees_labels:
                 raise UserError("proposer mixture: an oracle cannot be mixed with proposers that see no labels")

@@ -57,7 +57,7 @@ class Progressive:
             raise ValueError("expected at least one number in neighbours or k")
 
     def propose(self, source: UnlabelledImages, ctx: Context, embedder: Embedder | None = None) -> Augmented:
-        """Clusters the embedded images.
+        """Cluster the embedded images.
 
         Raises:
             UserError: no embedding, or more clusters than images.

@@ -15,7 +15,17 @@ from umeta.benchmarks.goals import GoalOracle, goals
 from umeta.config import build
 from umeta.envs.nav2d import Nav2D
 from umeta.evaluation import environments
-from umeta.evaluation.environments import ADAM, SGD, Trial, candidates, cells, changed, curve, own_step, returns
+from umeta.evaluation.environments import (
+    ADAM,
+    SGD,
+    Trial,
+    change_learner,
+    list_candidates,
+    measure_returns,
+    own_step,
+    tabulate_returns,
+    trace_returns,
+)
 from umeta.evaluation.result import summarize
 from umeta.metalearners.maml import MAML
 from umeta.models.mlp import MLP
@@ -79,7 +89,7 @@ def test_returns_are_those_of_fresh_episodes_after_each_step() -> None:
         seen.append(episodes)
         return own_step(learner, theta)(adapted, episodes)
 
-    found, policies = returns(learner, theta, learner.unadapted(theta, 4), step, batch, 3)
+    found, policies = measure_returns(learner, theta, learner.unadapted(theta, 4), step, batch, 3)
     assert found.shape == (4, 4)
     assert [adapted.steps for adapted in policies] == [0, 1, 2, 3]
     assert len(seen) == 3  # none after the last
@@ -127,7 +137,7 @@ def gradients(learner: MAML, params: dict[str, Tensor], batch: Batch) -> dict[st
 )
 def test_a_candidate_of_sgd_is_plain_gradient_descent(name: str) -> None:
     learner, theta, batches = prepared()
-    step = candidates(learner, ENV, theta)[name]()
+    step = list_candidates(learner, ENV, theta)[name]()
     adapted = learner.unadapted(theta, 3)
     params = {name: value.expand(3, *value.shape) for name, value in theta.params.items()}
     rate, harmonic = float(name.split()[1].split("/")[0]), name.endswith("/k")
@@ -142,7 +152,7 @@ def test_a_candidate_of_sgd_is_plain_gradient_descent(name: str) -> None:
 @pytest.mark.parametrize("lr", ADAM)
 def test_a_candidate_of_adam_is_torchs_for_each_task(lr: float) -> None:
     learner, theta, batches = prepared()
-    make = candidates(learner, ENV, theta)[f"Adam {lr:g}"]
+    make = list_candidates(learner, ENV, theta)[f"Adam {lr:g}"]
     for _ in range(2):  # the second begins with moments of its own
         step, adapted = make(), learner.unadapted(theta, 3)
         params = {name: value.repeat(3, *[1] * value.dim()) for name, value in theta.params.items()}
@@ -158,7 +168,7 @@ def test_a_candidate_of_adam_is_torchs_for_each_task(lr: float) -> None:
 
 def test_changed_leaves_the_learner_itself_alone() -> None:
     learner = MAML(MLP([5]), inner_lr=0.1, steps=3)
-    other = changed(learner, ENV, inner_lr=0.7)
+    other = change_learner(learner, ENV, inner_lr=0.7)
     assert (learner.inner_lr, other.inner_lr, other.steps) == (0.1, 0.7, 3)
 
 
@@ -208,13 +218,13 @@ def test_the_step_is_chosen_on_validation_goals_and_only_that_is_tested(
         here = on_validation if len(batch.which) == 4 else {}  # on test goals all look alike
         return torch.tensor([here.get(name, [0.0, 0.0, 0.0])] * len(batch.which)), []
 
-    monkeypatch.setattr(environments, "returns", pretended)
+    monkeypatch.setattr(environments, "measure_returns", pretended)
     learner = trial.policy_learner()
     found, facts = trial.best(learner, Theta({}), begin)
     assert facts == {"chosen": "SGD 0.3/k"}
-    assert [name for count, name in asked if count == 4] == list(candidates(learner, ENV, Theta({})))
+    assert [name for count, name in asked if count == 4] == list(list_candidates(learner, ENV, Theta({})))
     assert asked[-1] == (5, "SGD 0.3/k")
-    assert len(asked) == 1 + len(candidates(learner, ENV, Theta({})))
+    assert len(asked) == 1 + len(list_candidates(learner, ENV, Theta({})))
     assert found.shape == (5, 3)
     assert [len(rewards.goals) for rewards in begun] == [4] * (len(asked) - 1) + [5]
 
@@ -271,10 +281,10 @@ def test_an_interval_is_196_standard_errors_over_goals() -> None:
 
 def test_cells_and_curve() -> None:
     found = torch.arange(3.0)[:, None] + 10 * torch.arange(5.0)
-    shown = cells(found)
+    shown = tabulate_returns(found)
     assert list(shown) == ["0 steps", "1 step", "2 steps", "3 steps"]
     assert shown["2 steps"]["mean"] == 21
-    drawn = curve({"returns": found.tolist(), "offset": 2.5})
+    drawn = trace_returns({"returns": found.tolist(), "offset": 2.5})
     assert drawn["x"] == [2.5, 3.5, 4.5, 5.5, 6.5]
     assert drawn["mean"] == [1, 11, 21, 31, 41]
-    assert curve({"returns": found.tolist()})["x"] == [0, 1, 2, 3, 4]
+    assert trace_returns({"returns": found.tolist()})["x"] == [0, 1, 2, 3, 4]

@@ -9,7 +9,7 @@ import torch
 
 from umeta.benchmarks import baselines
 from umeta.benchmarks.labelled import LabelledImages
-from umeta.benchmarks.protocols import PROTOCOLS, resolve
+from umeta.benchmarks.protocols import PROTOCOLS, resolve_episodes
 from umeta.config import build, reading
 from umeta.config.images import EvaluateConfig
 from umeta.data.digits import Digits
@@ -20,7 +20,7 @@ from umeta.evaluation.result import list_better_baselines, summarize
 from umeta.evaluation.rows import record_result
 from umeta.evaluation.run import evaluate_run
 from umeta.metalearners.protonet import ProtoNet
-from umeta.report.tables import rewrite, series
+from umeta.report.tables import collect_series, rewrite
 from umeta.report.write import align_columns, format_markdown, tabulate
 from umeta.stages import metatrain, propose, runs
 from umeta.tasks.partition import PartitionTasks
@@ -111,10 +111,10 @@ def test_from_scratch_learns_a_task():
 def test_protocols_are_the_published_ones_and_options_replace_their_parts():
     assert PROTOCOLS["cactus"].query == 5
     assert PROTOCOLS["cactus"].tasks == 1000
-    episodes, count = resolve(EvaluateConfig(protocol="cactus", episodes=[(3, 2)], tasks=7))
+    episodes, count = resolve_episodes(EvaluateConfig(protocol="cactus", episodes=[(3, 2)], tasks=7))
     assert (episodes, count) == ([EpisodeSpec(3, 2, 5)], 7)
     with pytest.raises(UserError, match="did you mean 'cactus'"):
-        resolve(EvaluateConfig(protocol="cactos"))
+        resolve_episodes(EvaluateConfig(protocol="cactos"))
 
 
 TINY = """
@@ -227,7 +227,7 @@ def test_results_become_a_curve_over_a_key_of_their_configs():
         }
         return {"title": f"k {k}", "config": {"proposer": {"k": k}}, "rows": rows}
 
-    found = series([result(1, 50.0), result(10, 60.0)], "proposer.k")
+    found = collect_series([result(1, 50.0), result(10, 60.0)], "proposer.k")
     assert found == {"5-way": {"label": "proposer.k", "x": [1, 10], "mean": [50.0, 60.0], "interval": [1.5, 1.5]}}
 
 
@@ -331,7 +331,7 @@ def test_variants_are_further_rows_of_the_same_learner(run_folder):
     assert rows["tiny, unchanged"] == rows["tiny"]
     run = runs.load_run(run_folder, device="cpu")
     tasks = LabelledImages.load(Digits(), "test").tasks()
-    episodes, count = resolve(run.config.evaluate)
+    episodes, count = resolve_episodes(run.config.evaluate)
     for name, learner, steps in (
         ("tiny", ProtoNet(run.learner.model), None),
         (names[0], ProtoNet(run.learner.model), 9),

@@ -31,7 +31,7 @@ from umeta.models.mlp import MLP
 from umeta.objectives import squared_error
 from umeta.outer.adam import Adam
 from umeta.report import write
-from umeta.report.tables import table
+from umeta.report.tables import make_table
 from umeta.runtime.loop import RunContext
 from umeta.stages.runs import load_run
 from umeta.tasks.sinusoid import SinusoidTasks
@@ -237,24 +237,24 @@ def test_the_errors_are_those_of_the_run_on_tasks_of_their_own(finished: tuple[P
 def test_an_evaluation_goes_on_where_it_stopped(finished: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
     place, printed = finished
     monkeypatch.chdir(place)
-    monkeypatch.setattr(regression, "row", lambda *_: pytest.fail("every row is finished"))
+    monkeypatch.setattr(regression, "compute_row", lambda *_: pytest.fail("every row is finished"))
     with contextlib.redirect_stdout(io.StringIO()) as out:
         assert main(["run", "tiny.yaml", "--device", "cpu", "--resume"]) == 0
     assert out.getvalue().splitlines()[:4] == printed.splitlines()[:4]
 
 
 def test_divergence_is_told() -> None:
-    assert regression.cell(torch.tensor([1.0, 3.0]))["mean"] == 2.0
-    assert write.format_cell(regression.cell(torch.tensor([1.0, math.nan]))) == "diverged"
-    assert write.format_cell(regression.cell(torch.tensor([1.0, math.inf]))) == "diverged"
+    assert regression.make_cell(torch.tensor([1.0, 3.0]))["mean"] == 2.0
+    assert write.format_cell(regression.make_cell(torch.tensor([1.0, math.nan]))) == "diverged"
+    assert write.format_cell(regression.make_cell(torch.tensor([1.0, math.inf]))) == "diverged"
 
 
 def test_results_become_tables(finished: tuple[Path, str]) -> None:
     results = finished[0] / "results.json"
     (found,) = json.loads(results.read_text())
     cell = found["rows"]["MAML"]["3 points, 1 step"]
-    assert f"{cell['mean']:.3f} ± {cell['interval']:.3f}" in table({"results.json": results})
-    header, _, *rows = table({"results.json": results}, change="phase").splitlines()
+    assert f"{cell['mean']:.3f} ± {cell['interval']:.3f}" in make_table({"results.json": results})
+    header, _, *rows = make_table({"results.json": results}, change="phase").splitlines()
     rows = [row for row in rows if row.startswith("|")]
     assert header == "|  | 3.2 to 6.2 | minutes |"
     assert [row.split(" | ")[0] for row in rows] == [f"| {name}" for name in found["rows"]]

@@ -149,7 +149,7 @@ def bare(**changes: Any) -> Page:
     """The page of a run of which only the result is known."""
     table = [["", "5-way 1-shot"], ["tiny", "50.00 ± 1.00"]]
     chapter = web.Chapter(result(**changes), "", [], {}, [], {})
-    return check_self_contained(web.page("tiny", table, ["tiny"], [chapter]))
+    return check_self_contained(web.render_page("tiny", table, ["tiny"], [chapter]))
 
 
 def test_the_page_of_a_run_holds_all_of_it_and_nothing_from_elsewhere(finished):
@@ -335,7 +335,7 @@ def points(drawn: str, kind: str) -> np.ndarray:
 
 
 def test_a_plot_is_to_scale():
-    drawn = web.plot("t", "x", [0, 5, 10], [0, 100, 50], interval=[0, 0, 10])
+    drawn = web.draw_plot("t", "x", [0, 5, 10], [0, 100, 50], interval=[0, 0, 10])
     assert points(drawn, "line").tolist() == [[44, 160], [198, 8], [352, 84]]
     band = points(drawn, "band")
     assert len(band) == 6
@@ -344,7 +344,7 @@ def test_a_plot_is_to_scale():
 
 def test_a_long_noisy_loop_is_smoothed_and_thinned():
     noise = np.random.default_rng(0).normal(size=10_000)
-    drawn = web.plot("t", "step", np.arange(10_000), noise, smooth=True)
+    drawn = web.draw_plot("t", "step", np.arange(10_000), noise, smooth=True)
     faint, line = points(drawn, "faint"), points(drawn, "line")
     assert 100 < len(line) <= web.POINTS
     assert np.ptp(line[:, 1]) < np.ptp(faint[:, 1]) / 3
@@ -364,7 +364,7 @@ def test_a_long_noisy_loop_is_smoothed_and_thinned():
     ],
 )
 def test_an_axis_is_marked_at_round_numbers(values, ticks):
-    found, place = web.axis(values, 0, 1)
+    found, place = web.place_ticks(values, 0, 1)
     assert found == pytest.approx(ticks)
     assert all(0 <= place(tick) <= 1 for tick in found)
 

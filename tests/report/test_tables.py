@@ -2,7 +2,7 @@
 
 import json
 
-from umeta.report.tables import table
+from umeta.report.tables import make_table
 
 
 def result(title: str, tasks: int = 1000, seed: int | str = 0, commit: str = "aaa", **rows) -> dict:
@@ -20,7 +20,7 @@ def result(title: str, tasks: int = 1000, seed: int | str = 0, commit: str = "aa
 
 def make(tmp_path, *results: dict, wanted: list[str] | None = None) -> list[str]:
     (tmp_path / "r.json").write_text(json.dumps(results))
-    return table({"r.json": tmp_path / "r.json"}, wanted).splitlines()
+    return make_table({"r.json": tmp_path / "r.json"}, wanted).splitlines()
 
 
 def test_a_caption_says_once_what_all_rows_share(tmp_path):

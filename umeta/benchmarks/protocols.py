@@ -39,8 +39,8 @@ PROTOCOLS = {
 }
 
 
-def test_images(config: EvaluateConfig, source: Source) -> LabelledImages:
-    """The labelled images of the split, as the protocol wants them.
+def load_test_images(config: EvaluateConfig, source: Source) -> LabelledImages:
+    """Load the labelled images of the split, as the protocol wants them.
 
     Raises:
         UserError: no labels, or images that cannot be turned.
@@ -49,7 +49,7 @@ def test_images(config: EvaluateConfig, source: Source) -> LabelledImages:
     return test.rotated() if PROTOCOLS[config.protocol].rotations else test
 
 
-def resolve(config: EvaluateConfig) -> tuple[list[EpisodeSpec], int]:
+def resolve_episodes(config: EvaluateConfig) -> tuple[list[EpisodeSpec], int]:
     """Return the episodes to test and the number of tasks of each, the config's own settings first.
 
     Raises:
@@ -67,7 +67,7 @@ def resolve(config: EvaluateConfig) -> tuple[list[EpisodeSpec], int]:
     return episodes, config.tasks or protocol.tasks
 
 
-def fitting(test: LabelledImages) -> dict[str, Any]:
+def choose_settings(test: LabelledImages) -> dict[str, Any]:
     """Choose settings (`evaluate` of a config) for any labelled images: up to 5 ways, 1 shot and where possible 5.
 
     They take no more images of a class than three quarters of the classes have; the others are left out.

@@ -121,7 +121,7 @@ class AdaptedLearner:
 
     @classmethod
     def adapt(cls, source: MetaLearnt, support: np.ndarray, names: Any, steps: int | None = None) -> AdaptedLearner:
-        """Adapts on items uint8 [n, C, H, W] with their classes' names [n]; classes may differ in size.
+        """Adapt on items uint8 [n, C, H, W] with their classes' names [n]; classes may differ in size.
 
         Raises:
             UserError: names of mixed or other types, not one for each image, or a learner whose answer to an image

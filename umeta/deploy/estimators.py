@@ -71,7 +71,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         return made
 
     def fit(self, X: Any, y: Any) -> FewShotClassifier:
-        """Adapts to images X and their labels y.
+        """Adapt to images X and their labels y.
 
         Raises:
             UserError: images or labels that are none, a way or an image size the run cannot do, or a learner whose

@@ -87,7 +87,7 @@ def export_run(
     def fill(folder: Path) -> None:
         artifacts.write_tensors(folder / "weights.safetensors", {**run.theta.params, **module.network.state_dict()})
         save(program, folder / "features", "features" if onnx else None)
-        artifacts.write_text(folder / "README.md", card.of_run(run, model))
+        artifacts.write_text(folder / "README.md", card.write_run_card(run, model))
 
     write(out, model, fill)
     return out
@@ -117,7 +117,7 @@ def export_learner(
     def fill(folder: Path) -> None:
         artifacts.write_json(folder / "classes.json", learner.classes.tolist())
         save(program, folder / "classifier", "probabilities" if onnx else None)
-        artifacts.write_text(folder / "README.md", card.of_learner(learner, model))
+        artifacts.write_text(folder / "README.md", card.write_learner_card(learner, model))
 
     write(out, model, fill)
     return out

@@ -43,7 +43,7 @@ TRIED = 4  # episodes of each skill, to choose the best
 Step = Callable[[Adapted, Batch], Adapted]  # one step of learning from episodes
 
 
-def returns(
+def measure_returns(
     learner: PolicyLearner, theta: Theta, begin: Adapted, step: Step, batch: RewardBatch, steps: int, label: str = ""
 ) -> tuple[Tensor, list[Adapted]]:
     """Mean return of each task's fresh episodes after 0 to `steps` steps [T, steps + 1], and the policies."""
@@ -67,19 +67,19 @@ def own_step(learner: PolicyLearner, theta: Theta) -> Step:
     return lambda adapted, batch: learner.adapt(theta, batch, start=adapted, steps=1)
 
 
-def first(policies: Adapted, tasks: int) -> Adapted:
+def take_first(policies: Adapted, tasks: int) -> Adapted:
     """Return the policies of the first tasks."""
     return Adapted({name: value[:tasks] for name, value in policies.params.items()})
 
 
-def changed(learner: MAML, env: Environment, **options: Any) -> MAML:
+def change_learner(learner: MAML, env: Environment, **options: Any) -> MAML:
     """Return the same learner with other options, ready to adapt on the environment."""
     return replace(learner, **options).build(policy_spec(env), EpisodeSpec(1, 1, 1))
 
 
 def adam_step(learner: MAML, env: Environment, theta: Theta, lr: float) -> Step:
     """Adam (Kingma and Ba 2015) on each task's policy, which keeps its moments from step to step."""
-    unit = changed(learner, env, inner_lr=1.0, schedule="constant")
+    unit = change_learner(learner, env, inner_lr=1.0, schedule="constant")
     params: dict[str, Tensor] = {}
     adam: list[torch.optim.Adam] = []  # made at the first step, of the policies it begins with
 
@@ -96,12 +96,12 @@ def adam_step(learner: MAML, env: Environment, theta: Theta, lr: float) -> Step:
     return step
 
 
-def candidates(learner: MAML, env: Environment, theta: Theta) -> dict[str, Callable[[], Step]]:
+def list_candidates(learner: MAML, env: Environment, theta: Theta) -> dict[str, Callable[[], Step]]:
     """Ways to train a policy by gradient steps alone, of which the best on validation goals is tested."""
     found: dict[str, Callable[[], Step]] = {}
     for schedule, rates in SGD.items():
         for lr in rates:
-            plain = changed(learner, env, inner_lr=lr, schedule=schedule)
+            plain = change_learner(learner, env, inner_lr=lr, schedule=schedule)
             found[f"SGD {lr:g}{'/k' if schedule == 'harmonic' else ''}"] = partial(own_step, plain, theta)
     for lr in ADAM:
         found[f"Adam {lr:g}"] = partial(adam_step, learner, env, theta, lr)
@@ -128,13 +128,13 @@ class Trial:
         assert isinstance(run.learner, PolicyLearner)
         begin = run.learner.unadapted(run.theta, self.settings.goals)
         step = own_step(run.learner, run.theta)
-        found, policies = returns(run.learner, run.theta, begin, step, batch, self.settings.steps, "adaptation")
+        found, policies = measure_returns(run.learner, run.theta, begin, step, batch, self.settings.steps, "adaptation")
         ends = {"before": policies[0], "after": policies[-1]}
         notes = [self.filmed(name, policy, batch) for name, policy in ends.items()]
         few = replace(batch, which=batch.which[:PICTURED], indices=batch.indices[:PICTURED])
         paths = {}
         for name, policy in ends.items():
-            act = policy_of(run.learner, run.theta, first(policy, PICTURED))
+            act = policy_of(run.learner, run.theta, take_first(policy, PICTURED))
             paths[f"{name} adaptation"] = few.paths(act, 3, "shown")
         places = getattr(batch.tasks.rewards, "places", None)
         marked = None if places is None else places[few.which]
@@ -144,7 +144,7 @@ class Trial:
     def filmed(self, name: str, policy: Adapted, batch: RewardBatch) -> str | None:
         """Film the first goal's policy; return a sentence where that is impossible."""
         assert isinstance(self.run.learner, PolicyLearner)
-        act = policy_of(self.run.learner, self.run.theta, first(policy, 1))
+        act = policy_of(self.run.learner, self.run.theta, take_first(policy, 1))
         told = replace(batch, which=batch.which[:1]).telling(act)
         return environments.write_film(
             self.run.folder / f"{name}.gif", batch.tasks.env, act, self.settings.seed, told=told
@@ -158,11 +158,11 @@ class Trial:
 
     def finetune(self) -> tuple[Tensor, dict[str, Any]]:
         """Train the proposer's best skill for each goal on. The episodes that choosing took count as steps."""
-        tasks = with_skills(self.run)
+        tasks = load_skills(self.run)
         assert tasks.skills is not None
         skills, env = tasks.skills, self.run.config.env
         count, width = skills["1.bias"].shape
-        learner = changed(MAML(MLP([width, width])), env)
+        learner = change_learner(MAML(MLP([width, width])), env)
         rewarded = replace(tasks, env=self.batch("val").tasks.env)
         every = RewardBatch(rewarded, torch.arange(count), np.arange(count), EpisodeSpec(1, 1, 1), self.settings.seed)
         tried = every.paths(partial(learner.predict, Theta({}), Adapted(skills)), TRIED, "choose a skill")
@@ -181,20 +181,22 @@ class Trial:
     ) -> tuple[Tensor, dict[str, Any]]:
         """Return the candidate that earns most over all steps on the validation goals, on the test goals."""
         val, test, steps = self.batch("val"), self.batch("test"), self.settings.steps
-        ways = candidates(learner, self.run.config.env, theta)
+        ways = list_candidates(learner, self.run.config.env, theta)
         earned = {}
         for name, step in ways.items():
             after = (
-                returns(learner, theta, begin(val), step(), val, steps, f"validation, {name}")[0][:, 1:].mean().item()
+                measure_returns(learner, theta, begin(val), step(), val, steps, f"validation, {name}")[0][:, 1:]
+                .mean()
+                .item()
             )
             earned[name] = after if math.isfinite(after) else -math.inf
         chosen = max(earned, key=lambda name: earned[name])
-        found, _ = returns(learner, theta, begin(test), ways[chosen](), test, steps, chosen)
+        found, _ = measure_returns(learner, theta, begin(test), ways[chosen](), test, steps, chosen)
         return found, {"chosen": chosen}
 
     def policy_learner(self) -> MAML:
         """MAML with the run's network, whatever its learner."""
-        return changed(MAML(self.run.config.metalearner.model), self.run.config.env)
+        return change_learner(MAML(self.run.config.metalearner.model), self.run.config.env)
 
 
 def evaluate_run(run: Run, device: str, record: Path | None = None, sinks: Sequence[Sink] = ()) -> Result:
@@ -213,27 +215,27 @@ def evaluate_run(run: Run, device: str, record: Path | None = None, sinks: Seque
         rows["from scratch"] = trial.scratch
     if "finetune" in settings.baselines:
         try:
-            with_skills(run)
+            load_skills(run)
             rows["best skill, fine-tuned"] = trial.finetune
         except UserError as error:
             note(f"baseline finetune left out: {error}")
     rows[title] = trial.own
     asked = describe_question(run, env=config.plain["env"])
     kept = Kept(run.folder / "evaluation.json", asked)
-    table = kept.compute_rows({name: partial(row, method) for name, method in rows.items()})
+    table = kept.compute_rows({name: partial(compute_row, method) for name, method in rows.items()})
     result: Result = {
         "domain": "env",
         "name": config.name,
         "title": title,
-        "rows": {name: cells(torch.tensor(row["returns"])) for name, row in table.items()},
-        "adaptation": {name: curve(row) for name, row in table.items()},
+        "rows": {name: tabulate_returns(torch.tensor(row["returns"])) for name, row in table.items()},
+        "adaptation": {name: trace_returns(row) for name, row in table.items()},
         "protocol": {
             "name": settings.benchmark,
             "split": "test",
             "proposed_with": "true rewards" if run.true_labels else "no reward",
             **{key: asked[key] for key in ("goals", "episodes", "steps", "seed")},
         },
-        "facts": facts_of(run, table),
+        "facts": list_facts(run, table),
         "notes": table[title]["notes"],
         "minutes": run.minutes(evaluate=kept.seconds),
         **describe_provenance(run),
@@ -249,7 +251,7 @@ def evaluate_run(run: Run, device: str, record: Path | None = None, sinks: Seque
     return result
 
 
-def with_skills(run: Run) -> RewardTasks:
+def load_skills(run: Run) -> RewardTasks:
     """Return the tasks that the run was trained on, where their proposer learnt skills.
 
     Raises:
@@ -279,25 +281,25 @@ def check(config: Config, record: Path | None = None) -> None:
         read_results(record)
 
 
-def row(method: Callable[[], tuple[Tensor, dict[str, Any]]]) -> dict[str, Any]:
+def compute_row(method: Callable[[], tuple[Tensor, dict[str, Any]]]) -> dict[str, Any]:
     """Return a method's returns and what there is to say of them, as they are kept."""
     found, facts = method()
     return {**facts, "returns": found.tolist()}
 
 
-def cells(found: Tensor) -> dict[str, Cell]:
+def tabulate_returns(found: Tensor) -> dict[str, Cell]:
     """Return a table's cells: mean return over goals [T, steps + 1], half width of its 95 % interval."""
     shown = [k for k in SHOWN if k < found.shape[1]]
     return {f"{k} step{'' if k == 1 else 's'}": summarize(found[:, k]) for k in shown}
 
 
-def curve(row: dict[str, Any]) -> Curve:
+def trace_returns(row: dict[str, Any]) -> Curve:
     """Mean return against steps; those that choosing where to begin took come first."""
     found = [summarize(values) for values in torch.tensor(row["returns"]).T]
     return trace([k + row.get("offset", 0.0) for k in range(len(found))], found)
 
 
-def facts_of(run: Run, rows: dict[str, dict[str, Any]]) -> list[str]:
+def list_facts(run: Run, rows: dict[str, dict[str, Any]]) -> list[str]:
     """Return what a reader must know to compare the numbers with others."""
     s: EvaluateConfig = run.config.evaluate
     reward = " ".join((BENCHMARKS[s.benchmark].reward.__doc__ or "").split())

@@ -16,7 +16,7 @@ from umeta.benchmarks import baselines
 from umeta.benchmarks.descriptors import compute_colour_histogram, compute_hog
 from umeta.benchmarks.distorted import Distorted
 from umeta.benchmarks.labelled import LabelledImages
-from umeta.benchmarks.protocols import resolve, test_images
+from umeta.benchmarks.protocols import load_test_images, resolve_episodes
 from umeta.config import registry
 from umeta.config.images import Config
 from umeta.config.reading import merge
@@ -101,7 +101,7 @@ def evaluate_run(run: Run, device: str, record: Path | None = None, sinks: Seque
     """
     test = check(run.config, record)
     settings = run.config.evaluate
-    episodes, count = resolve(settings)
+    episodes, count = resolve_episodes(settings)
     if test.images.item_shape != run.item_shape:
         raise UserError(
             f"data: the {settings.split} images are {test.images.item_shape}, the learner takes {run.item_shape}"
@@ -172,11 +172,11 @@ def check(config: Config, record: Path | None = None) -> LabelledImages:
             cannot do their way, or a results file that is not one.
     """
     settings = config.evaluate
-    episodes, _ = resolve(settings)
+    episodes, _ = resolve_episodes(settings)
     if unknown := [name for name in settings.baselines if name not in BASELINES]:
         raise UserError(f"evaluate.baselines: no baseline is named '{unknown[0]}'{suggest(unknown[0], BASELINES)}")
     build_variants(config)
-    test = test_images(settings, config.data)
+    test = load_test_images(settings, config.data)
     tasks = test.tasks()
     for episode in episodes:
         tasks.sample(np.zeros(1), episode=episode, seed=settings.seed)
@@ -197,7 +197,7 @@ def list_rows(
     rates: takes the step size of training from scratch, by episode, once that has run.
     """
     settings = run.config.evaluate
-    count = resolve(settings)[1]
+    count = resolve_episodes(settings)[1]
     seed = settings.seed
     images = test.tasks(device=str(to_device(device)))
     learners: dict[str, Callable[[EpisodeSpec], np.ndarray]] = {
@@ -255,7 +255,7 @@ def list_rows(
 def test_learner(run: Run, tasks: TaskDistribution, episode: EpisodeSpec) -> np.ndarray:
     """Accuracy of the run's learner on each test task."""
     settings = run.config.evaluate
-    count = resolve(settings)[1]
+    count = resolve_episodes(settings)[1]
     return evaluate(
         run.learner,
         run.theta,
@@ -348,7 +348,7 @@ def train_from_scratch(
 ) -> np.ndarray:
     """Training from scratch on each task's support, on the first `scratch_tasks` test tasks; `rates` takes its lr."""
     settings = run.config.evaluate
-    count = min(settings.scratch_tasks, resolve(settings)[1])
+    count = min(settings.scratch_tasks, resolve_episodes(settings)[1])
 
     def accuracies(tasks: PartitionTasks, lr: float, count: int, seed: int, label: str) -> np.ndarray:
         learner = baselines.from_scratch(model, lr, settings.scratch_steps)
@@ -358,7 +358,9 @@ def train_from_scratch(
     if lr is None:
         lr = RATES[0]
         try:
-            val = test_images(replace(settings, split="val"), run.config.data).tasks(device=str(tasks.items.device))
+            val = load_test_images(replace(settings, split="val"), run.config.data).tasks(
+                device=str(tasks.items.device)
+            )
             # of another seed, as the tasks to test on may be of the val split too
             means = [
                 accuracies(val, rate, min(TUNING, count), settings.seed + 1, f"from scratch, step size {rate}").mean()

@@ -60,7 +60,7 @@ class Fitted:
     note: str = ""
 
 
-def errors(
+def measure_errors(
     fitted: Fitted, tasks: SinusoidTasks, episode: EpisodeSpec, count: int, seed: int, steps: Sequence[int]
 ) -> Tensor:
     """Mean squared error on the queries of each of `count` tasks, after these numbers of steps: [count, len(steps)].
@@ -88,9 +88,11 @@ class Trial:
     def __init__(self, run: Run) -> None:
         self.run, self.settings = run, run.config.evaluate
         self.device = next(iter(run.theta.params.values())).device
-        self.tasks = proposed(run.config).to(self.device)
+        self.tasks = propose_tasks(run.config).to(self.device)
         self.elsewhere = {
-            option: {f"{a:.3g} to {b:.3g}": proposed(run.config, option, (a, b)).to(self.device) for a, b in ranges}
+            option: {
+                f"{a:.3g} to {b:.3g}": propose_tasks(run.config, option, (a, b)).to(self.device) for a, b in ranges
+            }
             for option, ranges in self.settings.ranges.items()
         }
 
@@ -99,7 +101,7 @@ class Trial:
         s = self.settings
         # a seed of the test's own, or its first tasks would be those of a meta-training with the same seed
         seed = seeds.integer(s.seed, "test")
-        return errors(fitted, tasks, EpisodeSpec(1, shot, s.query), s.tasks, seed, steps)
+        return measure_errors(fitted, tasks, EpisodeSpec(1, shot, s.query), s.tasks, seed, steps)
 
     def own(self, shot: int) -> Fitted:
         """Return the run's learner."""
@@ -112,7 +114,7 @@ class Trial:
         means = {}
         for rate in RATES:
             tuned = self.changed(joint, rate)
-            means[rate] = errors(tuned, self.tasks, episode, TUNING, seed, [s.steps]).mean().nan_to_num(np.inf)
+            means[rate] = measure_errors(tuned, self.tasks, episode, TUNING, seed, [s.steps]).mean().nan_to_num(np.inf)
         best = min(means, key=lambda rate: means[rate])
         return replace(self.changed(joint, best), note=f"step size {best:g} with {shot} points")
 
@@ -136,7 +138,7 @@ class Trial:
         return replace(fitted, learner=learner.build(spec, self.run.config.train.episode))
 
 
-def proposed(config: Config, option: str = "", between: tuple[float, float] = (0, 0)) -> SinusoidTasks:
+def propose_tasks(config: Config, option: str = "", between: tuple[float, float] = (0, 0)) -> SinusoidTasks:
     """Return the tasks of the config's proposer, with one of its options changed to a range.
 
     Raises:
@@ -164,9 +166,9 @@ def evaluate_run(run: Run, device: str, record: Path | None = None, sinks: Seque
     rows = {name: cache(method) for name, method in {**rows, title: trial.own}.items()}
     asked = describe_question(run)
     kept = Kept(run.folder / "evaluation.json", asked)
-    table = kept.compute_rows({name: partial(row, trial, method) for name, method in rows.items()})
+    table = kept.compute_rows({name: partial(compute_row, trial, method) for name, method in rows.items()})
     regression.draw_fits(
-        run.folder / "fits.png", fits(trial, {n: m for n, m in rows.items() if n != BASELINES["oracle"]})
+        run.folder / "fits.png", collect_fits(trial, {n: m for n, m in rows.items() if n != BASELINES["oracle"]})
     )
     minutes = run.minutes(evaluate=kept.seconds)
     result: Result = {
@@ -206,7 +208,7 @@ def evaluate_run(run: Run, device: str, record: Path | None = None, sinks: Seque
     return result
 
 
-def row(trial: Trial, method: Callable[[int], Fitted]) -> dict[str, Any]:
+def compute_row(trial: Trial, method: Callable[[int], Fitted]) -> dict[str, Any]:
     """Return a method's cells for each number of points, its curve over steps, and its errors on tasks from elsewhere.
 
     The latter two with the most points.
@@ -219,27 +221,29 @@ def row(trial: Trial, method: Callable[[int], Fitted]) -> dict[str, Any]:
     finite = [k for k, values in enumerate(found[most].T) if values.isfinite().all()]
     return {
         "cells": {
-            f"{shot} points, {k} step{'' if k == 1 else 's'}": cell(found[shot][:, k])
+            f"{shot} points, {k} step{'' if k == 1 else 's'}": make_cell(found[shot][:, k])
             for shot in shots
             for k in dict.fromkeys([1, last])
         },
         "curve": trace(finite, [summarize(found[most][:, k]) for k in finite]),
         "elsewhere": {
-            option: {name: cell(trial.test(fitted[most], tasks, most, [last])[:, 0]) for name, tasks in ranges.items()}
+            option: {
+                name: make_cell(trial.test(fitted[most], tasks, most, [last])[:, 0]) for name, tasks in ranges.items()
+            }
             for option, ranges in trial.elsewhere.items()
         },
         "notes": [one.note for one in fitted.values() if one.note],
     }
 
 
-def cell(values: Tensor) -> Cell:
+def make_cell(values: Tensor) -> Cell:
     """Mean over tasks [T] and half width of its 95 % interval, shown with three digits; None where tasks diverged."""
     if not values.isfinite().all():
         return {"mean": None, "interval": None, "tasks": len(values), "digits": 3}
     return {**summarize(values), "digits": 3}
 
 
-def fits(trial: Trial, rows: dict[str, Callable[[int], Fitted]]) -> list[regression.Fit]:
+def collect_fits(trial: Trial, rows: dict[str, Callable[[int], Fitted]]) -> list[regression.Fit]:
     """Return the first test task with each number of points, and what each method predicts for it after a few steps."""
     s, tasks, found = trial.settings, trial.tasks, []
     grid = torch.linspace(*tasks.x, POINTS, device=trial.device)
@@ -271,6 +275,6 @@ def check(config: Config, record: Path | None = None) -> None:
         raise UserError("evaluate.shots: there are none; set some numbers of points, such as evaluate.shots=[5,10]")
     for option, ranges in settings.ranges.items():
         for between in ranges:
-            proposed(config, option, between)
+            propose_tasks(config, option, between)
     if record is not None:
         read_results(record)

@@ -36,7 +36,7 @@ class StatNorm(nn.Module):
 
     With `written_out` the formula is spelt in elementary operations, for `torch.func.vmap`: there the native kernel
     cannot hand out each task's statistics, and some versions of torch (2.13, but not 2.15) silently gave wrong second
-    derivatives of it when weight and bias are adapted. tests/test_pure.py holds this path against a plain loop.
+    derivatives of it when weight and bias are adapted. a test holds this path against a plain loop.
     """
 
     weight: Tensor | None

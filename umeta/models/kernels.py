@@ -213,7 +213,7 @@ class TaskBatched:
             z = ((grouped - mean) * (var + layer.eps).rsqrt()).reshape(z.shape) * wide(a, z) + wide(b, z)
         else:
             # Whether pooling may go first, see the top. A GPU would have to wait for the answer; tensors without
-            # content (umeta/footprint.py) stand for a CPU's.
+            # content (umeta/quickstart/memory.py) stand for a CPU's.
             first = pool is not None and (a.is_meta or (a.is_cpu and bool((a > 0).all())))
             if given is None:
                 z, mean, var = BatchNorm.apply(z, a, b, layer.eps, pool if first else None)

@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from umeta.benchmarks.baselines import from_scratch
-from umeta.benchmarks.protocols import resolve
+from umeta.benchmarks.protocols import resolve_episodes
 from umeta.config import registry
 from umeta.config.base import RunConfig, TrainConfig
 from umeta.config.environments import Config as EnvConfig
@@ -259,7 +259,7 @@ def estimate_metatrain(config: RunConfig, spec: TaskSpec, reduce: str, arrays: i
 def estimate_evaluate(config: ImageConfig, item_shape: tuple[int, ...]) -> Need:
     """Estimate what `evaluate` takes, beside its test images."""
     learners, settings = [config.metalearner, *build_variants(config).values()], config.evaluate
-    episodes, count = resolve(settings)
+    episodes, count = resolve_episodes(settings)
     tasks = min(CHUNK, count)
     if "scratch" in settings.baselines and (model := getattr(config.metalearner, "model", None)):
         learners.append(from_scratch(model, RATES[0], settings.scratch_steps))

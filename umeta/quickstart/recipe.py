@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from umeta.benchmarks.labelled import LabelledImages
-from umeta.benchmarks.protocols import fitting
+from umeta.benchmarks.protocols import choose_settings
 from umeta.config import reading, registry
 from umeta.config.build import build, build_rounds
 from umeta.config.images import Config
@@ -72,7 +72,7 @@ def write_recipe(
     draft = plan.config(choose_side(seen), seen.files)  # a mistake in the overrides is found before all images are read
     check_out(draft)
     if test is not None:
-        plan.basis["evaluate"] = fitting(LabelledImages.load(draft.data, "test"))
+        plan.basis["evaluate"] = choose_settings(LabelledImages.load(draft.data, "test"))
         draft = plan.config(choose_side(seen), seen.files)
     if draft.evaluated:
         check(draft)

@@ -30,56 +30,56 @@ UNLIKE = (
 BIASES = "What biases the training images carry was not examined."
 
 
-def of_run(run: Run, model: dict[str, Any]) -> str:
+def write_run_card(run: Run, model: dict[str, Any]) -> str:
     """Return the card of an exported run; `model` is the content of `model.json`."""
     report = run.folder / "report.json"
     result = cast(Result, artifacts.read_sealed(report)) if report.exists() else None
     how = "tasks made from true labels" if run.true_labels else "tasks that were proposed without any label"
-    return page(
-        run_front(run, model, result),
+    return render_card(
+        build_front_matter(run, model, result),
         model["title"],
         f"A feature network for few-shot image classification, meta-trained on {how}. It turns images into vectors in "
         "which a new class can be told by a few labelled examples.",
         {
-            "Model details": bullets(
+            "Model details": format_bullets(
                 [
-                    f"network: {listed(model['network'])}",
-                    f"learner: {listed(model['learner'])}",
-                    *input_and_output(model),
+                    f"network: {format_options(model['network'])}",
+                    f"learner: {format_options(model['learner'])}",
+                    *describe_input_and_output(model),
                 ]
             ),
-            "How to use": run_usage(run, model),
-            "Training data": training_data(run, model),
-            "Training": training(run, result),
-            "Evaluation": evaluation(result),
-            "Limitations": bullets(run_limits(run, result)),
+            "How to use": write_run_usage(run, model),
+            "Training data": describe_data(run, model),
+            "Training": describe_training(run, result),
+            "Evaluation": describe_evaluation(result),
+            "Limitations": format_bullets(list_limits(run, result)),
         },
     )
 
 
-def of_learner(learner: AdaptedLearner, model: dict[str, Any]) -> str:
+def write_learner_card(learner: AdaptedLearner, model: dict[str, Any]) -> str:
     """Return the card of an exported adapted learner; `model` is the content of `model.json`."""
     source = learner.source
-    tags = ["few-shot-learning", "meta-learning", learnt_from(source.true_labels), source.options["name"]]
+    tags = ["few-shot-learning", "meta-learning", name_supervision(source.true_labels), source.options["name"]]
     counts = [f"{name}: {count} examples" for name, count in zip(learner.classes, learner.shots, strict=True)]
-    return page(
+    return render_card(
         {"license": "unknown", "library_name": "umeta", "pipeline_tag": "image-classification", "tags": tags},
         f"A classifier for {len(learner.classes)} classes",
         f"A few-shot learner, adapted to {len(learner.classes)} classes by {len(learner.support)} labelled examples.",
         {
-            "Model details": bullets(
+            "Model details": format_bullets(
                 [
-                    f"learner: {cited('metalearner', source.learner)}",
+                    f"learner: {cite('metalearner', source.learner)}",
                     f"meta-trained as the run `{Path(source.run).name}`, with "
                     + ("true labels" if source.true_labels else "no labels"),
-                    *input_and_output(model),
-                    f"calibration: {calibration(learner)}",
+                    *describe_input_and_output(model),
+                    f"calibration: {describe_calibration(learner)}",
                 ]
             ),
-            "How to use": learner_usage(model),
-            "Classes": bullets(counts),
+            "How to use": write_learner_usage(model),
+            "Classes": format_bullets(counts),
             "Evaluation": "Not evaluated on these classes.",
-            "Limitations": bullets(
+            "Limitations": format_bullets(
                 [
                     UNLIKE,
                     "Every answer is one of the classes above, whatever the image shows: these files do not tell the "
@@ -94,21 +94,21 @@ def of_learner(learner: AdaptedLearner, model: dict[str, Any]) -> str:
     )
 
 
-def page(front: dict[str, Any], title: str, summary: str, sections: Mapping[str, str]) -> str:
+def render_card(front: dict[str, Any], title: str, summary: str, sections: Mapping[str, str]) -> str:
     """Return a card: front matter for the hub, then text for people."""
     licence = "To be filled in: it follows from the licences of the images it was made from."
     body = "\n\n".join(f"## {name}\n\n{text}" for name, text in {**sections, "Licence": licence}.items())
     return f"---\n{dump_yaml(front)}---\n\n# {title}\n\n{summary}\n\n{body}\n"
 
 
-def run_front(run: Run, model: dict[str, Any], result: Result | None) -> dict[str, Any]:
+def build_front_matter(run: Run, model: dict[str, Any], result: Result | None) -> dict[str, Any]:
     """Return what the hub reads: how to search for the model, and its accuracies as a `model-index`."""
     names = [model["learner"]["name"], model["network"]["name"]]
     front: dict[str, Any] = {
         "license": "unknown",
         "library_name": "umeta",
         "pipeline_tag": "image-feature-extraction",
-        "tags": ["few-shot-learning", "meta-learning", learnt_from(run.true_labels), *names],
+        "tags": ["few-shot-learning", "meta-learning", name_supervision(run.true_labels), *names],
     }
     if result is None:
         return front
@@ -125,11 +125,11 @@ def run_front(run: Run, model: dict[str, Any], result: Result | None) -> dict[st
     return {**front, "metrics": ["accuracy"], "model-index": [{"name": model["name"], "results": results}]}
 
 
-def learnt_from(true_labels: bool) -> str:
+def name_supervision(true_labels: bool) -> str:
     return "supervised" if true_labels else "unsupervised"
 
 
-def input_and_output(model: dict[str, Any]) -> list[str]:
+def describe_input_and_output(model: dict[str, Any]) -> list[str]:
     taken, given = model["input"], model["output"]
     unit = ", of unit length" if given.get("unit_length") else ""
     return [
@@ -140,7 +140,7 @@ def input_and_output(model: dict[str, Any]) -> list[str]:
     ]
 
 
-def run_usage(run: Run, model: dict[str, Any]) -> str:
+def write_run_usage(run: Run, model: dict[str, Any]) -> str:
     """Code for torch alone, which classifies by prototypes, and for umeta, which adapts as the learner does."""
     size = ", ".join(map(str, model["input"]["shape"][1:]))
     if model["output"]["unit_length"]:
@@ -169,10 +169,11 @@ def run_usage(run: Run, model: dict[str, Any]) -> str:
         "task = umeta.Batch(support.flatten(0, 1)[None], y, torch.ones_like(y, dtype=torch.bool), len(support))",
         f"logits = learner.predict(theta, learner.adapt(theta, task{steps}), query[None])[0]",
     ]
-    return f"With torch alone:\n\n{python(alone)}\n\nWith umeta, adapting as the learner does:\n\n{python(adapting)}"
+    by_umeta = f"With umeta, adapting as the learner does:\n\n{format_code(adapting)}"
+    return f"With torch alone:\n\n{format_code(alone)}\n\n{by_umeta}"
 
 
-def calibration(learner: AdaptedLearner) -> str:
+def describe_calibration(learner: AdaptedLearner) -> str:
     found = learner.calibration
     if found is None:
         return "none, the probabilities are a plain softmax"
@@ -180,10 +181,10 @@ def calibration(learner: AdaptedLearner) -> str:
     return f"logits divided by the temperature {found.temperature:.3g}, fitted on {fitted}"
 
 
-def learner_usage(model: dict[str, Any]) -> str:
+def write_learner_usage(model: dict[str, Any]) -> str:
     """Code for torch alone."""
     size = ", ".join(map(str, model["input"]["shape"][1:]))
-    return python(
+    return format_code(
         [
             "import json",
             "import torch",
@@ -196,15 +197,15 @@ def learner_usage(model: dict[str, Any]) -> str:
     )
 
 
-def training_data(run: Run, model: dict[str, Any]) -> str:
+def describe_data(run: Run, model: dict[str, Any]) -> str:
     """Which images it saw, but not where they lie, which is nobody else's business."""
     tasks = artifacts.read_json(run.folder / "tasks.json")["manifest"]
-    kept = without_places({key: value for key, value in run.config.plain["data"].items() if key != "name"})
+    kept = drop_places({key: value for key, value in run.config.plain["data"].items() if key != "name"})
     named = ", ".join(f"{key} {value}" for key, value in kept.items())
     size = "x".join(map(str, model["input"]["shape"][1:]))
-    return bullets(
+    return format_bullets(
         [
-            f"source: {cited('data', run.config.data)}" + (f" Options: {named}." if named else ""),
+            f"source: {cite('data', run.config.data)}" + (f" Options: {named}." if named else ""),
             f"images: {tasks.get('images', 'number not recorded')}, {size} each, labels "
             + ("used" if run.true_labels else "not read"),
             f"fingerprint of the images: `{tasks['fingerprint']}`",
@@ -212,11 +213,11 @@ def training_data(run: Run, model: dict[str, Any]) -> str:
     )
 
 
-def training(run: Run, result: Result | None) -> str:
+def describe_training(run: Run, result: Result | None) -> str:
     """Return the parts with their papers, what was proposed, time and hardware, and the configuration."""
     config = run.config
     kinds = ("embedding", "proposer", "metalearner")
-    parts = [line for kind in kinds for line in cites(kind, getattr(config, kind))]
+    parts = [line for kind in kinds for line in list_citations(kind, getattr(config, kind))]
     minutes = result["minutes"] if result else run.minutes()
     facts = [
         f"meta-steps: {config.train.steps}, each of {config.train.meta_batch} tasks, {config.train.episode}",
@@ -225,14 +226,20 @@ def training(run: Run, result: Result | None) -> str:
         f"hardware: {result['hardware'] + ' (of the evaluation)' if result else 'not recorded'}",
     ]
     shown = {key: config.plain[key] for key in (*kinds, "train", "seed") if config.plain.get(key) is not None}
-    settings = f"```yaml\n{dump_yaml(without_places(shown)).strip()}\n```"
-    proposing = f"Proposed tasks:\n\n{bullets(proposed(run))}"
+    settings = f"```yaml\n{dump_yaml(drop_places(shown)).strip()}\n```"
+    proposing = f"Proposed tasks:\n\n{format_bullets(list_proposed(run))}"
     return "\n\n".join(
-        [bullets([*parts, *cites("outer", config.train.outer)]), proposing, "Run:", bullets(facts), settings]
+        [
+            format_bullets([*parts, *list_citations("outer", config.train.outer)]),
+            proposing,
+            "Run:",
+            format_bullets(facts),
+            settings,
+        ]
     )
 
 
-def proposed(run: Run) -> list[str]:
+def list_proposed(run: Run) -> list[str]:
     """Return what was proposed, in numbers, while the tasks that the run was trained on are still there."""
     folder = run.config.tasks_folder
     try:
@@ -245,14 +252,16 @@ def proposed(run: Run) -> list[str]:
     return ["numbers not known: the folder of the tasks is gone or was changed"]
 
 
-def evaluation(result: Result | None) -> str:
+def describe_evaluation(result: Result | None) -> str:
     if result is None:
         return "Not evaluated."
     about = "Accuracy in percent, mean and 95 % interval over tasks."
-    return "\n\n".join([about, write.format_markdown(write.tabulate([result])), bullets(write.list_facts(result))])
+    return "\n\n".join(
+        [about, write.format_markdown(write.tabulate([result])), format_bullets(write.list_facts(result))]
+    )
 
 
-def run_limits(run: Run, result: Result | None) -> Iterator[str]:
+def list_limits(run: Run, result: Result | None) -> Iterator[str]:
     """Plain sentences on what the features cannot be trusted with."""
     learner: Any = run.learner
     if run.true_labels:
@@ -289,40 +298,40 @@ def run_limits(run: Run, result: Result | None) -> Iterator[str]:
         )
 
 
-def cites(kind: str, part: Any) -> Iterator[str]:
+def list_citations(kind: str, part: Any) -> Iterator[str]:
     """Return a line for a part, and for every part it is built from."""
     if part is None:
         return
-    yield f"{kind} {cited(kind, part)}"
+    yield f"{kind} {cite(kind, part)}"
     for f in dataclasses.fields(part):
         if f.name in registry.KINDS:
-            yield from cites(f.name, getattr(part, f.name))
+            yield from list_citations(f.name, getattr(part, f.name))
         elif f.name.removesuffix("s") in registry.KINDS:
             for one in getattr(part, f.name):
-                yield from cites(f.name.removesuffix("s"), one)
+                yield from list_citations(f.name.removesuffix("s"), one)
 
 
-def cited(kind: str, part: Any) -> str:
+def cite(kind: str, part: Any) -> str:
     """Return a part's name and the first paragraph of its docstring, which names the method and its paper."""
     first = (inspect.getdoc(type(part)) or "not documented").partition("\n\n")[0]
     return f"`{registry.name_of(kind, part)}`: {' '.join(first.split())}"
 
 
-def without_places(value: Any) -> Any:
+def drop_places(value: Any) -> Any:
     """Plain options, but for those that say where files lie."""
     if isinstance(value, dict):
-        return {key: without_places(one) for key, one in value.items() if key not in PLACES}
-    return [without_places(one) for one in value] if isinstance(value, list) else value
+        return {key: drop_places(one) for key, one in value.items() if key not in PLACES}
+    return [drop_places(one) for one in value] if isinstance(value, list) else value
 
 
-def listed(options: Mapping[str, Any]) -> str:
+def format_options(options: Mapping[str, Any]) -> str:
     named = ", ".join(f"{name} {value}" for name, value in options.items() if name != "name" and value is not None)
     return f"`{options['name']}`" + (f" ({named})" if named else "")
 
 
-def python(lines: Iterable[str]) -> str:
+def format_code(lines: Iterable[str]) -> str:
     return "\n".join(["```python", *lines, "```"])
 
 
-def bullets(lines: Iterable[str]) -> str:
+def format_bullets(lines: Iterable[str]) -> str:
     return "\n".join(f"- {line}" for line in lines)

@@ -145,22 +145,22 @@ class Chapter:
     """PNG and GIF files of those in PICTURES, by name"""
 
 
-def page(title: str, table: Sequence[Sequence[str]], own: Collection[str], chapters: Sequence[Chapter]) -> str:
+def render_page(title: str, table: Sequence[Sequence[str]], own: Collection[str], chapters: Sequence[Chapter]) -> str:
     """Return the report of one run, or of several in one table.
 
     table: a header and a row per method, as text.
     own: the names of the rows that are not baselines; they stand out.
     """
     results = [chapter.result for chapter in chapters]
-    body = [element("h1", title), results_table(table, own, dict.fromkeys(NUMBERS[domain(r)] for r in results))]
+    body = [element("h1", title), build_table(table, own, dict.fromkeys(NUMBERS[name_domain(r)] for r in results))]
     if better := [f"{r['title']}, {text}" for r in results for text in list_better_baselines(r)]:
-        body.append(bullets(better))
+        body.append(list_items(better))
     for i, chapter in enumerate(chapters):
         if len(chapters) > 1:
             body.append(element("h2", chapter.result["title"], id=f"run{i}"))
-        for heading, content in sections(chapter):
+        for heading, content in build_sections(chapter):
             body += [element("h2" if len(chapters) == 1 else "h3", heading), *content]
-    body += [element("h2", "What these numbers do not say"), bullets(limits(results))]
+    body += [element("h2", "What these numbers do not say"), list_items(list_limits(results))]
     if len(chapters) > 1:
         links = [element("li", element("a", r["title"], href=f"#run{i}")) for i, r in enumerate(results)]
         body.insert(2, element("ul", *links))
@@ -176,7 +176,7 @@ def page(title: str, table: Sequence[Sequence[str]], own: Collection[str], chapt
     return f"<!doctype html>\n{document}\n"
 
 
-def domain(result: Result) -> str:
+def name_domain(result: Result) -> str:
     """Which of `image`, `env` and `regression` a result is of."""
     return result.get("domain", "image")
 
@@ -190,11 +190,11 @@ def element(tag: str, *children: str, **attributes: object) -> Markup:
     return Markup(f"<{tag}{given}>{inside}</{tag}>")
 
 
-def bullets(lines: Sequence[str]) -> Markup:
+def list_items(lines: Sequence[str]) -> Markup:
     return element("ul", *(element("li", line) for line in lines))
 
 
-def results_table(table: Sequence[Sequence[str]], own: Collection[str], numbers: Iterable[str]) -> Markup:
+def build_table(table: Sequence[Sequence[str]], own: Collection[str], numbers: Iterable[str]) -> Markup:
     """Return the methods' results, in a box that scrolls by itself where it is too wide, and what the numbers are."""
     header, *rows = table
     body = [
@@ -208,28 +208,32 @@ def results_table(table: Sequence[Sequence[str]], own: Collection[str], numbers:
     return element("figure", caption, element("div", shown, class_="scroll", tabindex=0))
 
 
-def sections(chapter: Chapter) -> list[tuple[str, list[Markup]]]:
+def build_sections(chapter: Chapter) -> list[tuple[str, list[Markup]]]:
     """Return the headed parts of a run, of those that there is something to say about."""
     result = chapter.result
-    shown = {heading: pictured(files, chapter.pictures) for heading, files in PICTURES[domain(result)].items()}
-    parts: dict[str, list[Markup]] = {"How it was measured": [facts(result)]}
+    shown = {
+        heading: embed_pictures(files, chapter.pictures) for heading, files in PICTURES[name_domain(result)].items()
+    }
+    parts: dict[str, list[Markup]] = {"How it was measured": [describe_protocol(result)]}
     if curves := result.get("adaptation"):
-        parts["Adaptation"] = compared(MEASURES[domain(result)], "steps of adaptation", curves, result["title"])
+        parts["Adaptation"] = draw_comparison(
+            MEASURES[name_domain(result)], "steps of adaptation", curves, result["title"]
+        )
     for heading in ("Before and after adaptation", "Extrapolation"):
         parts[heading] = shown.get(heading, [])
-    words = [in_words(chapter.answers)] if chapter.answers else []
+    words = [describe_answers(chapter.answers)] if chapter.answers else []
     parts["Right and wrong predictions"] = shown.get("Right and wrong predictions", []) + words
     if plots := [
-        plot(name, curve["label"], curve["x"], curve["mean"], interval=curve["interval"])
+        draw_plot(name, curve["label"], curve["x"], curve["mean"], interval=curve["interval"])
         for name, curve in {**result.get("curves", {}), **result.get("step_curves", {})}.items()
     ]:
         parts["Learning curves"] = [element("div", *plots, class_="plots")]
     if calibration := result.get("calibration"):
-        parts["Calibration"] = calibrated(calibration)
-    numbers = [bullets(chapter.proposed)] if chapter.proposed else []
+        parts["Calibration"] = draw_calibration(calibration)
+    numbers = [list_items(chapter.proposed)] if chapter.proposed else []
     parts["What was proposed"] = numbers + shown["What was proposed"]
     if plots := [
-        plot(f"{loop}: {metric}", "step", steps, values, smooth=True)
+        draw_plot(f"{loop}: {metric}", "step", steps, values, smooth=True)
         for loop, lines in chapter.loops.items()
         for metric in dict.fromkeys(name for line in lines for name in line if name != "step")
         for steps, values in [zip(*((line["step"], line[metric]) for line in lines if metric in line), strict=True)]
@@ -244,11 +248,11 @@ def sections(chapter: Chapter) -> list[tuple[str, list[Markup]]]:
     return [(heading, content) for heading, content in parts.items() if content]
 
 
-def facts(result: Result) -> Markup:
+def describe_protocol(result: Result) -> Markup:
     """Return what a reader must know to compare the numbers with others."""
     version = f"umeta {result['umeta']}" + (f", commit {result['commit']}" if result["commit"] else "")
     if "facts" in result:
-        return bullets([*result["facts"], *result.get("notes", []), version])
+        return list_items([*result["facts"], *result.get("notes", []), version])
     p, minutes = result["protocol"], result["minutes"]
     counts = {name: next(iter(cells.values()))["tasks"] for name, cells in result["rows"].items()}
     fewer = "".join(f", {name}: {count}" for name, count in counts.items() if count != p["tasks"])
@@ -273,16 +277,16 @@ def facts(result: Result) -> Markup:
     return element("dl", *(part for k, v in pairs.items() for part in (element("dt", k), element("dd", str(v)))))
 
 
-def in_words(answers: Sequence[Mapping[str, Any]]) -> Markup:
+def describe_answers(answers: Sequence[Mapping[str, Any]]) -> Markup:
     """Return the pictured tasks for those who do not see the picture, or the difference between green and red."""
     lines = []
     for i, task in enumerate(answers, 1):
         wrong = "".join(f"; {m['true']} taken for {m['answer']}: {m['count']}" for m in task["mistakes"])
         lines.append(f"Task {i} ({', '.join(task['classes'])}): {task['right']} of {task['queries']} right{wrong}.")
-    return element("details", element("summary", "all queries of these tasks in words"), bullets(lines))
+    return element("details", element("summary", "all queries of these tasks in words"), list_items(lines))
 
 
-def calibrated(calibration: Mapping[str, Any]) -> list[Markup]:
+def draw_calibration(calibration: Mapping[str, Any]) -> list[Markup]:
     """Return the expected calibration error `ece`, and accuracy against confidence.
 
     Every bin has a mean `confidence`, an `accuracy` and a `count`; all but counts are shares in [0, 1].
@@ -293,17 +297,17 @@ def calibrated(calibration: Mapping[str, Any]) -> list[Markup]:
     )
     bins = [one for one in calibration["bins"] if one["count"]]
     x, y = ([100 * one[key] for one in bins] for key in ("confidence", "accuracy"))
-    shown = plot("accuracy by confidence, in percent", "confidence", x, y, ideal=True)
+    shown = draw_plot("accuracy by confidence, in percent", "confidence", x, y, ideal=True)
     return [element("p", text), element("div", shown, class_="plots")]
 
 
-def limits(results: Sequence[Result]) -> list[str]:
+def list_limits(results: Sequence[Result]) -> list[str]:
     """Return what a reader may be tempted to conclude and cannot."""
     sentences = [
         "The interval says how well the mean over test tasks is known. It does not say how much the number would "
         "change if the learner were trained again from another seed.",
     ]
-    domains = {domain(result) for result in results}
+    domains = {name_domain(result) for result in results}
     if "image" in domains:
         sentences.append(
             "Every test task has equally many labelled examples of each class, and every query belongs to one of its "
@@ -329,14 +333,14 @@ def limits(results: Sequence[Result]) -> list[str]:
     return sentences
 
 
-def pictured(texts: Mapping[str, str], pictures: Mapping[str, bytes]) -> list[Markup]:
+def embed_pictures(texts: Mapping[str, str], pictures: Mapping[str, bytes]) -> list[Markup]:
     """Those of the pictures that are there, each over what it shows; moving ones side by side."""
-    shown = {name: picture(pictures[name], name, text) for name, text in texts.items() if name in pictures}
+    shown = {name: embed_picture(pictures[name], name, text) for name, text in texts.items() if name in pictures}
     moving = [shown.pop(name) for name in list(shown) if name.endswith(".gif")]
     return [*shown.values(), *([element("div", *moving, class_="plots")] if moving else [])]
 
 
-def picture(content: bytes, name: str, caption: str) -> Markup:
+def embed_picture(content: bytes, name: str, caption: str) -> Markup:
     """Return a PNG or GIF inside the page, which scrolls on a phone where it is wide."""
     stem, _, kind = name.partition(".")
     source = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
@@ -344,7 +348,7 @@ def picture(content: bytes, name: str, caption: str) -> Markup:
     return element("figure", element("div", shown, class_="scroll", tabindex=0), element("figcaption", caption))
 
 
-def plot(
+def draw_plot(
     title: str,
     xlabel: str,
     at: Sequence[float],
@@ -363,29 +367,29 @@ def plot(
     x, y = np.asarray(at, float), np.asarray(values, float)
     half = np.zeros(len(y)) if interval is None else np.asarray(interval, float)
     reach = (0, 100) if ideal else ()
-    drawn, xs, ys = grid([*x, *reach], [*(y - half), *(y + half), *reach], xlabel, 360, 196)
+    drawn, xs, ys = draw_grid([*x, *reach], [*(y - half), *(y + half), *reach], xlabel, 360, 196)
     if ideal:
         drawn.append(element("line", x1=xs(0), y1=ys(0), x2=xs(100), y2=ys(100), class_="ideal"))
     if interval is not None:
-        drawn.append(band(xs(x), ys(y - half), ys(y + half)))
+        drawn.append(draw_band(xs(x), ys(y - half), ys(y + half)))
     if smooth:
         window = max(1, len(y) // 20)
-        drawn.append(line(xs(x), ys(y), class_="faint"))
+        drawn.append(draw_line(xs(x), ys(y), class_="faint"))
         x, y = x[window - 1 :], np.convolve(y, np.ones(window) / window, mode="valid")
-    drawn.append(line(xs(x), ys(y), class_="line"))
+    drawn.append(draw_line(xs(x), ys(y), class_="line"))
     label = f"{title}, from {y[0]:.4g} at {x[0]:g} to {y[-1]:.4g} at {x[-1]:g}"
     figure = element("svg", *drawn, viewBox="0 0 360 196", role="img", aria_label=label)
     return element("figure", element("figcaption", title), figure)
 
 
-def compared(what: str, xlabel: str, curves: Mapping[str, Curve], first: str) -> list[Markup]:
+def draw_comparison(what: str, xlabel: str, curves: Mapping[str, Curve], first: str) -> list[Markup]:
     """Several lines with bands in one plot, told apart by colour and dashes, the one named `first` the boldest.
 
     curves: `x`, `mean` and the half width `interval` of each by name. The legend has them in the order of their ends.
     """
     arrays = {name: [np.asarray(curve[k], float) for k in ("x", "mean", "interval")] for name, curve in curves.items()}
     every = [np.concatenate(values) for values in zip(*arrays.values(), strict=True)]
-    drawn, xs, ys = grid(every[0], [*(every[1] - every[2]), *(every[1] + every[2])], xlabel, 720, 340)
+    drawn, xs, ys = draw_grid(every[0], [*(every[1] - every[2]), *(every[1] + every[2])], xlabel, 720, 340)
     others = [name for name in arrays if name != first]
     ends = []
     for name, (x, mean, half) in arrays.items():
@@ -395,12 +399,14 @@ def compared(what: str, xlabel: str, curves: Mapping[str, Curve], first: str) ->
         drawn.append(
             element(
                 "g",
-                band(xs(x), ys(mean - half), ys(mean + half)),
-                line(xs(x), ys(mean), class_="line", **dashes),
+                draw_band(xs(x), ys(mean - half), ys(mean + half)),
+                draw_line(xs(x), ys(mean), class_="line", **dashes),
                 **tone,
             )
         )
-        stroke = element("svg", line([0, 40], [6, 6], class_="line", **dashes), viewBox="0 0 40 12", aria_hidden="true")
+        stroke = element(
+            "svg", draw_line([0, 40], [6, 6], class_="line", **dashes), viewBox="0 0 40 12", aria_hidden="true"
+        )
         ends.append((-mean[-1], element("li", stroke, element("span", name), **tone)))
     told = "; ".join(
         f"{name}: {y[0]:.4g} at {x[0]:g} to {y[-1]:.4g} at {x[-1]:g}" for name, (x, y, _) in arrays.items()
@@ -410,13 +416,13 @@ def compared(what: str, xlabel: str, curves: Mapping[str, Curve], first: str) ->
     return [element("figure", element("div", figure, class_="scroll large", tabindex=0), legend)]
 
 
-def grid(
+def draw_grid(
     x: Iterable[float], y: Iterable[float], xlabel: str, width: int, height: int
 ) -> tuple[list[Markup], Place, Place]:
     """Return a plot without its lines, large enough for these values, and the places of values in it."""
     left, right, top, bottom = 44, width - 8, 8, height - 36
-    xticks, xs = axis(x, left, right)
-    yticks, ys = axis(y, bottom, top)
+    xticks, xs = place_ticks(x, left, right)
+    yticks, ys = place_ticks(y, bottom, top)
     drawn = []
     for value in yticks:
         at = f"{ys(value):.1f}"
@@ -427,23 +433,23 @@ def grid(
     return drawn, xs, ys
 
 
-def line(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray, **attributes: object) -> Markup:
+def draw_line(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray, **attributes: object) -> Markup:
     """Return a line through these places, thinned to POINTS."""
     some = slice(None, None, math.ceil(len(x) / POINTS))
-    return element("polyline", points=places(x[some], y[some]), **attributes)
+    return element("polyline", points=format_points(x[some], y[some]), **attributes)
 
 
-def band(x: np.ndarray, low: np.ndarray, high: np.ndarray) -> Markup:
+def draw_band(x: np.ndarray, low: np.ndarray, high: np.ndarray) -> Markup:
     """Return the area between two lines."""
-    points = places(np.concatenate([x, x[::-1]]), np.concatenate([low, high[::-1]]))
+    points = format_points(np.concatenate([x, x[::-1]]), np.concatenate([low, high[::-1]]))
     return element("polygon", points=points, class_="band")
 
 
-def places(x: Iterable[float], y: Iterable[float]) -> str:
+def format_points(x: Iterable[float], y: Iterable[float]) -> str:
     return " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
 
 
-def axis(values: Iterable[float], start: float, end: float) -> tuple[list[float], Place]:
+def place_ticks(values: Iterable[float], start: float, end: float) -> tuple[list[float], Place]:
     """Round numbers to mark on an axis, and the function from a value to its place between `start` and `end`."""
     values = list(values)
     low, high = min(values), max(values)

@@ -36,7 +36,7 @@ FACTS = ("file", "protocol", "seed", "inference", "commit")
 MARKER = re.compile(r"(<!-- results: (?P<files>[^>;]*?)(?P<rows>;[^>]*?)? -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def table(files: dict[str, Path], wanted: list[str] | None = None, change: str = "") -> str:
+def make_table(files: dict[str, Path], wanted: list[str] | None = None, change: str = "") -> str:
     """Make one Markdown table of the rows, all or those wanted, in that order, with a caption that says their origin.
 
     `files` are by the links to them. A row of ours ends with the minutes that learning took.
@@ -52,7 +52,7 @@ def table(files: dict[str, Path], wanted: list[str] | None = None, change: str =
             for name, cells in (result.get("extrapolation", {}).get(change, {}) if change else result["rows"]).items():
                 own = name == result["title"]
                 if own or name not in rows:
-                    rows[name] = Row(cells, minutes(result) if own else "", origin(result, link))
+                    rows[name] = Row(cells, sum_minutes(result) if own else "", describe_origin(result, link))
     columns = list(dict.fromkeys(column for row in rows.values() for column in row.cells))
     if wanted is not None:
         rows = {name: rows[name] for name in wanted}
@@ -62,7 +62,7 @@ def table(files: dict[str, Path], wanted: list[str] | None = None, change: str =
     ]
     timed = any(row.minutes for row in rows.values())
     lines = [["", *columns, "minutes"], *body]
-    return f"{format_markdown(lines if timed else [line[:-1] for line in lines])}\n\n{caption(rows)}"
+    return f"{format_markdown(lines if timed else [line[:-1] for line in lines])}\n\n{write_caption(rows)}"
 
 
 @dataclass(frozen=True)
@@ -74,13 +74,13 @@ class Row:
     origin: dict[str, str]
 
 
-def minutes(result: Result) -> str:
+def sum_minutes(result: Result) -> str:
     """Add up the minutes of all stages but the evaluation."""
     stages = [value for stage, value in result.get("minutes", {}).items() if stage != "evaluate"]
     return f"{sum(stages):.1f}" if stages else ""
 
 
-def origin(result: Result, link: str) -> dict[str, str]:
+def describe_origin(result: Result, link: str) -> dict[str, str]:
     """Say where a result comes from: a citation, or the results file, protocol, tasks, seed, inference and commit."""
     if "source" in result:
         return {"published": result["source"]}
@@ -100,7 +100,7 @@ def origin(result: Result, link: str) -> dict[str, str]:
     return {name: fact for name, fact in facts.items() if fact}
 
 
-def caption(rows: Mapping[str, Row]) -> str:
+def write_caption(rows: Mapping[str, Row]) -> str:
     """Say where the rows of a table come from: what they share once, and which of them had fewer tasks.
 
     The results files tell which row is of which commit, and the rows themselves tell their seeds.
@@ -108,7 +108,7 @@ def caption(rows: Mapping[str, Row]) -> str:
     own = {name: row.origin for name, row in rows.items() if "published" not in row.origin and name != "chance"}
     found = {fact: list(dict.fromkeys(o[fact] for o in own.values() if fact in o)) for fact in FACTS}
     found["seed"] = sorted({seed for seeds in found["seed"] for seed in seeds.split(", ")}, key=int)
-    facts = [", ".join(found["file"]), *found["protocol"], tasks(own)]
+    facts = [", ".join(found["file"]), *found["protocol"], count_tasks(own)]
     facts += [f"{name}{'s' * (len(found[name]) > 1)} {', '.join(found[name])}" for name in ("seed", "commit")]
     varied = any(name.endswith(", transductive") for name in own)
     facts[-1:-1] = [f"{one} unless a row says transductive" if varied else one for one in found["inference"]]
@@ -122,7 +122,7 @@ def caption(rows: Mapping[str, Row]) -> str:
     return f"*{' '.join(sentences)}*"
 
 
-def tasks(own: Mapping[str, Mapping[str, str]]) -> str:
+def count_tasks(own: Mapping[str, Mapping[str, str]]) -> str:
     """Say how many test tasks the rows had, and name those that had another number than most."""
     holders: dict[str, list[str]] = {}
     for name, origin in own.items():
@@ -155,10 +155,10 @@ def draw(path: Path, picture: Path, key: str = "curves") -> None:
     results = artifacts.read_json(path)
     if "adaptation" in results[0]:
         curves = {name: curve for result in results for name, curve in result["adaptation"].items()}
-        return plot_adaptation(picture, curves, page.MEASURES[page.domain(results[0])], "steps of adaptation")
+        return plot_adaptation(picture, curves, page.MEASURES[page.name_domain(results[0])], "steps of adaptation")
     figure, axes = plt.subplots(figsize=(7, 3.5), layout="constrained")
     configured = "." in key
-    for name, curve in (series(results, key) if configured else results[0][key]).items():
+    for name, curve in (collect_series(results, key) if configured else results[0][key]).items():
         axes.errorbar(curve["x"], curve["mean"], curve["interval"], marker="o", markersize=3, capsize=2, label=name)
         axes.set_xlabel(curve["label"])
     if configured:
@@ -173,7 +173,7 @@ def draw(path: Path, picture: Path, key: str = "curves") -> None:
     plt.close(figure)
 
 
-def series(results: list[Result], key: str) -> dict[str, Curve]:
+def collect_series(results: list[Result], key: str) -> dict[str, Curve]:
     """By episode, each result's accuracy over the value its config has under the key."""
     found: dict[str, Curve] = {}
     for result in results:
@@ -194,7 +194,7 @@ def rewrite(text: str, root: Path) -> str:
         names, _, change = m["files"].partition("|")
         files = {link: root / link for link in names.split()}
         wanted = [row.strip() for row in m["rows"].split(";")[1:]] if m["rows"] else None
-        return f"{m[1]}{table(files, wanted, change.strip())}\n{m[4]}"
+        return f"{m[1]}{make_table(files, wanted, change.strip())}\n{m[4]}"
 
     return MARKER.sub(made, text)
 

@@ -41,7 +41,7 @@ def write(run: Run, test: LabelledImages, result: Result, episode: EpisodeSpec, 
 
 def write_adaptation(run: Run, result: Result, sinks: Sequence[Sink] = ()) -> None:
     """Write `report.{html,md,json}`, `adaptation.png` and `training.png` into the run's folder."""
-    measure = web.MEASURES[web.domain(result)]
+    measure = web.MEASURES[web.name_domain(result)]
     curves.plot_adaptation(run.folder / "adaptation.png", result["adaptation"], measure, "steps of adaptation")
     write_files(run, result)
     track_result(result, sinks, measure, result["adaptation"])
@@ -55,12 +55,12 @@ def write_files(run: Run, result: Result) -> None:
         values = {name: [line.get(name, math.nan) for line in lines] for name in names}
         curves.plot_training(run.folder / "training.png", [line["step"] for line in lines], values, "meta-step")
     if farther := result.get("extrapolation"):
-        curves.plot_extrapolation(run.folder / "extrapolation.png", farther, web.MEASURES[web.domain(result)])
+        curves.plot_extrapolation(run.folder / "extrapolation.png", farther, web.MEASURES[web.name_domain(result)])
     artifacts.write_sealed(run.folder / "report.json", result)
     artifacts.write_text(run.folder / "report.md", render_markdown(run, result))
     shown = collect_chapter(result, run.folder, run.config.tasks_folder)
     artifacts.write_text(
-        run.folder / "report.html", web.page(result["title"], tabulate([result]), own_rows([result]), [shown])
+        run.folder / "report.html", web.render_page(result["title"], tabulate([result]), own_rows([result]), [shown])
     )
 
 
@@ -90,7 +90,7 @@ def collect_chapter(result: Result, folder: Path, tasks: Path) -> web.Chapter:
         artifacts.read_json(words) if words.exists() else [],
         {
             path.name: path.read_bytes()
-            for files in web.PICTURES[web.domain(result)].values()
+            for files in web.PICTURES[web.name_domain(result)].values()
             for path in find_files(files, *reversed(places))
         },
     )
@@ -127,9 +127,9 @@ def list_pictures(
     result: Result, folder: Path, tasks: Path, place: Path, level: str, more: dict[str, dict[str, str]]
 ) -> list[str]:
     """Markdown, to stand in `place`, of the pictures of a run and its tasks, under headings of a level."""
-    curves = {"Adaptation": {"adaptation.png": web.NUMBERS[web.domain(result)]}} if "adaptation" in result else {}
+    curves = {"Adaptation": {"adaptation.png": web.NUMBERS[web.name_domain(result)]}} if "adaptation" in result else {}
     lines = []
-    for heading, files in {**curves, **web.PICTURES[web.domain(result)], **more}.items():
+    for heading, files in {**curves, **web.PICTURES[web.name_domain(result)], **more}.items():
         paths = find_files(files, folder, tasks)
         lines += [f"{level} {heading}", ""] if paths else []
         for path in paths:
@@ -276,7 +276,7 @@ def write_combined(results: Sequence[Result], folder: Path, means: Sequence[Resu
     artifacts.write_text(folder / "report.md", "\n".join(parts))
     chapters = [collect_chapter(result, Path(result["folder"]), Path(result["tasks"])) for result in results]
     own = own_rows([*results, *means])
-    artifacts.write_text(folder / "report.html", web.page("Results", rows, own, chapters))
+    artifacts.write_text(folder / "report.html", web.render_page("Results", rows, own, chapters))
     return folder / "report.md"
 
 
