@@ -77,8 +77,9 @@ def metatrain(
         # rounding depends on the memory layout: here it is that of weights read from a file
         initial = given.get(name, value).detach().clone(memory_format=torch.contiguous_format)
         params[name] = initial.to(ctx.device).requires_grad_()
-    outer.start(params)
-    running: Stats = dict(start.running or {}) if start else {}
+    outer.start({name: value for name, value in params.items() if name not in learner.fixed})
+    running: Stats = {n: v.to(ctx.device) for n, v in (first.running or {}).items()}
+    running |= dict(start.running or {}) if start else {}
 
     def step(i: int) -> dict[str, float]:
         nonlocal running
@@ -159,6 +160,7 @@ class BatchProblem:
             supports, query = [], learner.trial([*supports, query])
         self.learner, self.spec, self.supports, self.query = learner, spec, supports, query
         self.theta = replace(theta, running=None)  # normalise by the batch at hand
+        self.params = {name: value for name, value in theta.params.items() if name not in learner.fixed}
         self.chunk, self.share = chunk, share
         self.loss, self.measures = OBJECTIVES[spec.objective], MEASURES[spec.objective]
         self.stats: Stats = {}  # the supports' normalisation statistics, averaged over the tasks
@@ -170,7 +172,7 @@ class BatchProblem:
         if clip is not None:
             self.check_policies()
         metrics = dict.fromkeys(["loss", *self.measures], 0.0)
-        sums = {f"gradient.{name}": torch.zeros_like(value) for name, value in self.theta.params.items()}
+        sums = {f"gradient.{name}": torch.zeros_like(value) for name, value in self.params.items()}
         for supports, query, share in self.chunks():
             loss, grads, adapted, output = self.differentiate(supports, query, share, clip)
             metrics["loss"] += loss.item()
@@ -207,7 +209,7 @@ class BatchProblem:
         left out. Neither the parameters nor `share` may change between calls: J is kept, of all chunks.
         """
         self.check_policies()
-        leaves = list(self.theta.params.values())
+        leaves = list(self.params.values())
         found = [torch.zeros_like(leaf) for leaf in leaves]
         every = 1 if isinstance(self.learner, RecurrentLearner) else max(1, round(1 / share))
         for i, (supports, query, weight) in enumerate(self.chunks()):
@@ -225,13 +227,13 @@ class BatchProblem:
             products = torch.autograd.grad(output, leaves, curved, retain_graph=True, materialize_grads=True)
             for total, product in zip(found, products, strict=True):
                 total += product
-        return distributed.sum_tensors(dict(zip(self.theta.params, found, strict=True)))
+        return distributed.sum_tensors(dict(zip(self.params, found, strict=True)))
 
     def differentiate(
         self, supports: Sequence[Batch], query: Batch, share: float, clip: float | None
     ) -> tuple[Tensor, dict[str, Tensor], Adapted, Tensor]:
         """Give a chunk's part of the loss and what the outer step descends for it, the adapted learner, its output."""
-        params = self.theta.params
+        params = self.params
         if isinstance(self.learner, OwnMetaGradient):
             adapted, own = self.learner.meta_gradient(self.theta, supports[-1], query)
             with torch.no_grad():
