@@ -23,6 +23,7 @@ from umeta.models.functional import Pure
 from umeta.parts import Model
 from umeta.types import Stats
 
+MIXES = "what it makes of an item depends on the items beside it"
 SKIPPED = {"torch", "importlib"}  # whose lines are not where a person finds the error
 Program = Callable[[dict[str, Tensor], Tensor, Stats | None], tuple[Tensor, Stats]]
 
@@ -80,7 +81,7 @@ def choose_program(network: Pure, item_shape: tuple[int, ...]) -> int:
         UserError: the module itself cannot take such items.
     """
     if torch.empty(0).is_meta:  # tensors without content: there is nothing to compare
-        return count_features(network, item_shape)
+        return network.features(item_shape)
     trial = Trial(network, item_shape)
     if len(item_shape) not in (1, 3):
         network.refuse_batched(f"items have shape {item_shape}")
@@ -94,23 +95,11 @@ def choose_program(network: Pure, item_shape: tuple[int, ...]) -> int:
     remarks = {
         "its dropout is off": dropout,
         "it draws random numbers": trial.random,
-        "what it makes of an item depends on the items beside it": trial.mixes and not trial.random,
+        MIXES: trial.mixes and not trial.random,
         f"{len(network.fixed)} of its {len(network.names)} parameters stay as they are": bool(network.fixed),
     }
     network.remarks = [remark for remark, holds in remarks.items() if holds]
     return trial.expected.features.shape[2]
-
-
-def count_features(network: Pure, item_shape: tuple[int, ...]) -> int:
-    """Length of the feature vector of a network without content, which gets some where its forward reads it."""
-    try:
-        return network.features(item_shape)
-    except Exception:  # code of the user's may raise anything
-        module = network.module.to_empty(device="cpu")
-        with torch.no_grad(), torch.device("cpu"):
-            for value in [*module.parameters(), *module.buffers()]:
-                value.zero_()
-            return network.features(item_shape)
 
 
 @dataclass(frozen=True)
@@ -174,7 +163,7 @@ class Trial:
             found = self.run(program)
         except Exception as error:  # torch's own, or the user's
             return f"raises {describe(error)}"
-        largest = max((float(g.abs().max()) for g in self.expected.gradients if g.numel()), default=0.0)
+        largest = max((scale(gradient) for gradient in self.expected.gradients), default=0.0)
         off = len(found.gradients) != len(self.expected.gradients) or any(
             self.far(a, b, 100, largest / 100) for a, b in zip(found.gradients, self.expected.gradients, strict=True)
         )
@@ -205,8 +194,14 @@ class Trial:
         """Whether two results are further apart than rounding takes them."""
         if a.shape != b.shape or a.dtype != b.dtype:
             return True
-        size = max(float(b.abs().max()), least) if b.numel() else 0.0
-        return not torch.allclose(a, b, rtol=0, atol=self.near * times * size + 1e-12, equal_nan=True)
+        near = self.near * times * max(scale(b), least) + 1e-12
+        return not torch.allclose(a, b, rtol=0, atol=near, equal_nan=True)
+
+
+def scale(x: Tensor) -> float:
+    """Give the largest size of a number in x."""
+    finite = x[x.isfinite()]
+    return float(finite.abs().max()) if len(finite) else 0.0
 
 
 def weigh(out: Tensor) -> Tensor:

@@ -44,6 +44,8 @@ class Domain:
     """(tasks, episode): draw proposed tasks, [H, W, 3] uint8"""
     spec: Callable[[Any, Mapping[str, Any]], TaskSpec]
     """(config, manifest of a run): what all of the run's tasks have in common"""
+    ahead: Callable[[Any, Any], TaskSpec | None]
+    """(config, source): what all tasks will have in common, where that is known before they are proposed"""
     other: str
     """what tasks were proposed on when that was not the source of the config, for a message"""
     kept: tuple[str, ...] = ("proposer",)
@@ -110,6 +112,7 @@ IMAGES = Domain(
     fingerprint=lambda config, images: images.fingerprint,
     draw=images.draw_tasks,
     spec=lambda config, manifest: TaskSpec(tuple(manifest["item_shape"])),
+    ahead=lambda config, images: TaskSpec(images.item_shape),
     other="other images than those of data",
     kept=("embedding", "proposer"),
     options=image_options,
@@ -127,6 +130,7 @@ ENVIRONMENTS = Domain(
     fingerprint=lambda config, env: artifacts.hash_value([config.plain["env"], env.observation, env.action]),
     draw=environments.draw_tasks,
     spec=lambda config, manifest: policy_spec(config.env),
+    ahead=lambda config, env: policy_spec(env),
     other="another environment than env",
     options=env_options,
     facts=env_options,
@@ -141,6 +145,7 @@ REGRESSION = Domain(
     fingerprint=lambda config, source: "no source",
     draw=regression.draw_tasks,
     spec=lambda config, manifest: TaskSpec(tuple(manifest["item_shape"]), "regression", manifest["outputs"]),
+    ahead=lambda config, source: None,
     other="other functions than those of proposer",
 )
 DOMAINS: dict[type[RunConfig], Domain] = {domain.config: domain for domain in (IMAGES, ENVIRONMENTS, REGRESSION)}
