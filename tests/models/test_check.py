@@ -142,7 +142,7 @@ def test_what_torch_differentiates_once_is_for_first_order() -> None:
     model = Built(lambda: Net(lambda m, x: m.body(Twice.apply(m.first(x)).sin()), first=conv(), body=block()[1:]))
     for learner in (MAML(model), IMAML(model)):
         with pytest.raises(
-            UserError, match=r"metalearner.model: torch cannot differentiate Net twice .*not implemented.*first_order"
+            UserError, match=r"metalearner.model: torch cannot .* Net twice .*not implemented.*first_order"
         ):
             learner.build(SPEC, EPISODE)
     for learner in (MAML(model, first_order=True), Reptile(model), ProtoNet(model)):
