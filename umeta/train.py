@@ -62,7 +62,7 @@ def metatrain(
 
     Raises:
         UserError: the tasks cannot give such episodes, `start` does not fit the learner, the loss stops being finite,
-            or there are more processes than tasks in a meta-batch.
+            there is nothing to learn, or there are more processes than tasks in a meta-batch.
     """
     ctx = ctx or RunContext()
     check_share(config)
@@ -77,6 +77,8 @@ def metatrain(
         # rounding depends on the memory layout: here it is that of weights read from a file
         initial = given.get(name, value).detach().clone(memory_format=torch.contiguous_format)
         params[name] = initial.to(ctx.device).requires_grad_()
+    if not params.keys() - learner.fixed:
+        raise UserError("metalearner.model: it has no parameter that meta-training may move; leave some to be trained")
     outer.start({name: value for name, value in params.items() if name not in learner.fixed})
     running: Stats = {n: v.to(ctx.device) for n, v in (first.running or {}).items()}
     running |= dict(start.running or {}) if start else {}

@@ -192,6 +192,7 @@ ZOO: dict[str, Callable[[], nn.Module]] = {
     "aliased layer": aliased,
     "weight norm": weight_normed,
     "parametrized weight norm": lambda: nn.Sequential(parametrizations.weight_norm(conv()), nn.ReLU(), nn.Flatten()),
+    "spectral norm by hook": lambda: nn.Sequential(nn.utils.spectral_norm(conv()), nn.ReLU(), nn.Flatten()),
     "spectral norm": lambda: nn.Sequential(parametrizations.spectral_norm(conv()), nn.ReLU(), nn.Flatten()),
     "orthogonal": lambda: nn.Sequential(nn.Flatten(), parametrizations.orthogonal(nn.Linear(72, 5))),
     "hook": hooked,

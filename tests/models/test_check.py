@@ -10,8 +10,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from tests.helpers.zoo import SHAPE, ZOO, Animal, Net, block, conv, preset_norm, sequence
+from umeta.config.images import TrainConfig
 from umeta.errors import UserError
 from umeta.metalearners.imaml import IMAML
 from umeta.metalearners.maml import MAML
@@ -22,8 +24,9 @@ from umeta.models import check
 from umeta.models.check import choose_program
 from umeta.models.functional import Pure
 from umeta.models.kernels import TaskBatched
-from umeta.testing import check_model
-from umeta.train import check_fits
+from umeta.outer.adam import Adam
+from umeta.testing import check_model, toy_tasks
+from umeta.train import check_fits, metatrain
 from umeta.types import EpisodeSpec, TaskSpec, Theta
 
 SPEC, EPISODE = TaskSpec(SHAPE), EpisodeSpec(2, 2, 2)
@@ -153,6 +156,16 @@ def scripted() -> nn.Module:
     return torch.jit.trace(block().eval(), torch.rand(2, *SHAPE))
 
 
+def hooked_weight() -> nn.Module:
+    net = block()
+    net[0].weight.register_hook(lambda gradient: 0 * gradient)
+    return net
+
+
+def checkpointed(reentrant: bool) -> nn.Module:
+    return Net(lambda m, x: checkpoint(m.body, m.first(x), use_reentrant=reentrant), first=conv(), body=block()[2:])
+
+
 def raising(m: nn.Module, x: Tensor) -> Tensor:
     raise LookupError("no such row\nand more")
 
@@ -167,6 +180,10 @@ REFUSED = {
     "scripted within": (lambda: nn.Sequential(scripted()), r"its '0' is TorchScript"),
     "half": (lambda: block().half(), r"'0.weight' is float16, expected float32"),
     "double": (lambda: block().double(), r"'0.weight' is float64, expected float32"),
+    "compiled": (lambda: torch.compile(block()), r"it is compiled, whose weights cannot be exchanged"),
+    "hook on a gradient": (hooked_weight, r"'0.weight' has a hook on its gradient"),
+    "checkpoint": (lambda: checkpointed(False), r"RuntimeError: leave torch.utils.checkpoint out of it"),
+    "reentrant checkpoint": (lambda: checkpointed(True), r"RuntimeError: .*[Cc]heckpoint"),
     "parallel": (lambda: nn.DataParallel(block()), r"gives a DataParallel; return the module in it"),
     "function": (lambda: F.relu, r"gives a builtin_function_or_method|gives a function, expected a torch.nn.Module"),
     "nothing": (lambda: None, r"gives a NoneType, expected a torch.nn.Module"),
@@ -264,6 +281,41 @@ def test_a_shared_head_has_to_be_adapted(adapts: list[str]) -> None:
     MAML(Animal("plain"), adapts=adapts).build(TaskSpec(SHAPE, "regression", 1), EPISODE)  # no classes to tell apart
     with pytest.raises(UserError, match=r"metalearner.adapts: the model says that '0.weight' needs no gradient"):
         MAML(Animal("half frozen"), adapts=["0.weight", "head.weight"]).build(SPEC, EPISODE)
+
+
+class Remembering(nn.Module):
+    """Keeps what it saw, and counts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.calls, self.last = nn.Sequential(nn.Flatten(), nn.Linear(72, 3), nn.Softsign()), 1, None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.last = self.body(x) * self.calls
+        self.calls += 1
+        return self.last
+
+
+def test_what_a_forward_keeps_is_of_one_call() -> None:
+    model = Built(Remembering)
+    learner = MAML(model).build(SPEC, EPISODE)
+    params = {n: p.expand(2, *p.shape) for n, p in learner.built.network.params().items()}
+    x = torch.rand(2, 3, *SHAPE)
+    network = copy.deepcopy(learner).built.network
+    for _ in range(2):
+        expected = torch.stack([network.module.body(items) for items in x])
+        torch.testing.assert_close(network.per_task(params, x)[0], expected)
+    assert network.module.last is None
+
+
+def test_there_has_to_be_something_to_learn() -> None:
+    tasks = toy_tasks()
+    config = TrainConfig(Adam(), steps=1, way=2, shot=1, query=1, meta_batch=1)
+    fixed = Built(lambda: nn.Sequential(nn.Flatten(), nn.Linear(256, 3)).requires_grad_(False))
+    for model in (fixed, Built(nn.Flatten)):
+        with pytest.raises(UserError, match=r"metalearner.model: it has no parameter that meta-training may move"):
+            metatrain(ProtoNet(model).build(tasks.spec, config.episode), tasks, config)
+        metatrain(MAML(model).build(tasks.spec, config.episode), tasks, config)  # its head
 
 
 def test_the_librarys_own_networks_are_not_compared_again(monkeypatch: pytest.MonkeyPatch) -> None:

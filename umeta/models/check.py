@@ -24,6 +24,7 @@ from umeta.parts import Model
 from umeta.types import Stats
 
 MIXES = "what it makes of an item depends on the items beside it"
+CHECKPOINTS = "leave torch.utils.checkpoint out of it; MAML takes less memory with metalearner.recompute: true"
 SKIPPED = {"torch", "importlib"}  # whose lines are not where a person finds the error
 Program = Callable[[dict[str, Tensor], Tensor, Stats | None], tuple[Tensor, Stats]]
 
@@ -51,11 +52,12 @@ def build_module(model: Model, item_shape: tuple[int, ...], option: str = "metal
             "shares tasks out itself (docs/scaling.md)"
         )
     for place, layer in module.named_modules():
-        if isinstance(layer, torch.jit.ScriptModule):
+        compiled = type(layer).__name__ == "OptimizedModule"
+        if compiled or isinstance(layer, torch.jit.ScriptModule):
             shown = f"its '{place}' is" if place else "it is"
+            shown += " compiled" if compiled else " TorchScript"
             raise UserError(
-                f"{option}: {name}: {shown} TorchScript, whose weights cannot be exchanged; return the plain "
-                "torch.nn.Module"
+                f"{option}: {name}: {shown}, whose weights cannot be exchanged; return the plain torch.nn.Module"
             )
     for place, value in [*module.named_parameters(), *module.named_buffers()]:
         if is_lazy(value):
@@ -68,6 +70,11 @@ def build_module(model: Model, item_shape: tuple[int, ...], option: str = "metal
             raise UserError(
                 f"{option}: {name}: '{place}' is {str(value.dtype).removeprefix('torch.')}, expected float32; leave "
                 ".half(), .double() and the like out, and set the learner's `precision` for a faster pass"
+            )
+        if value._backward_hooks:
+            raise UserError(
+                f"{option}: {name}: '{place}' has a hook on its gradient, which the weights of a task would not have; "
+                "change the gradient in forward, or fix the parameter with requires_grad_(False)"
             )
     return module
 
@@ -146,7 +153,9 @@ class Trial:
     def run(self, program: Program, seed: int = 0) -> Outcome:
         """Run a program, forwards and backwards."""
         params, leaves = self.leaves()
-        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        # checkpoints would compute again when the module has its own weights back
+        apart = torch.autograd.graph.disable_saved_tensors_hooks(CHECKPOINTS)
+        with torch.random.fork_rng(devices=[]), torch.enable_grad(), apart:
             torch.manual_seed(seed)
             out, stats = program(params, self.x, None)
             grads = torch.autograd.grad(weigh(out), leaves, materialize_grads=True) if out.requires_grad else []

@@ -223,6 +223,7 @@ class Pure:
         self, params: dict[str, Tensor], x: Tensor, stats: Stats | None, written_out: bool
     ) -> tuple[Tensor, Stats]:
         statistics = Statistics(stats, written_out)
+        kept = [(vars(part), dict(vars(part))) for part in self.module.modules()]
         try:
             for name, layer in self.layers.items():
                 layer.evaluation = name, statistics
@@ -232,8 +233,9 @@ class Pure:
             with differentiable_kernels(self.recurrent):
                 out = functional_call(self.module, {**weights, **buffers}, (x.clone(),), tie_weights=False)
         finally:
-            for layer in self.layers.values():
-                layer.evaluation = None
+            for now, before in kept:  # what a forward has put there belongs to this call
+                now.clear()
+                now.update(before)
         if not isinstance(out, Tensor) or out.shape[:1] != x.shape[:1]:
             shown = f"a tensor {list(out.shape)}" if isinstance(out, Tensor) else f"a {type(out).__name__}"
             raise UserError(

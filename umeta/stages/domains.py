@@ -44,10 +44,10 @@ class Domain:
     """(tasks, episode): draw proposed tasks, [H, W, 3] uint8"""
     spec: Callable[[Any, Mapping[str, Any]], TaskSpec]
     """(config, manifest of a run): what all of the run's tasks have in common"""
-    ahead: Callable[[Any, Any], TaskSpec | None]
-    """(config, source): what all tasks will have in common, where that is known before they are proposed"""
     other: str
     """what tasks were proposed on when that was not the source of the config, for a message"""
+    ahead: Callable[[Any, Any], TaskSpec | None] = lambda config, source: None
+    """(config, source): what all tasks will have in common, where that is known before they are proposed"""
     kept: tuple[str, ...] = ("proposer",)
     """parts of the config that make the proposed tasks what they are; a run keeps those of its tasks"""
     options: Callable[[Any], dict[str, Any]] = lambda config: {}
@@ -145,7 +145,6 @@ REGRESSION = Domain(
     fingerprint=lambda config, source: "no source",
     draw=regression.draw_tasks,
     spec=lambda config, manifest: TaskSpec(tuple(manifest["item_shape"]), "regression", manifest["outputs"]),
-    ahead=lambda config, source: None,
     other="other functions than those of proposer",
 )
 DOMAINS: dict[type[RunConfig], Domain] = {domain.config: domain for domain in (IMAGES, ENVIRONMENTS, REGRESSION)}
