@@ -162,12 +162,16 @@ class BatchProblem:
             supports, query = [], learner.trial([*supports, query])
         self.learner, self.spec, self.supports, self.query = learner, spec, supports, query
         self.theta = replace(theta, running=None)  # normalise by the batch at hand
-        self.params = {name: value for name, value in theta.params.items() if name not in learner.fixed}
         self.chunk, self.share = chunk, share
         self.loss, self.measures = OBJECTIVES[spec.objective], MEASURES[spec.objective]
         self.stats: Stats = {}  # the supports' normalisation statistics, averaged over the tasks
         self.before: list[Tensor] = []  # what the adapted policies put out at the first call of `loss_and_kl`
         self.graphs: dict[int, Any] = {}  # what `fisher_vector` differentiates again and again, by chunk
+
+    @property
+    def params(self) -> dict[str, Tensor]:
+        """What there is to learn."""
+        return {name: value for name, value in self.theta.params.items() if name not in self.learner.fixed}
 
     def loss_and_grad(self, clip: float | None = None) -> tuple[dict[str, float], dict[str, Tensor]]:
         """Give query loss and what is measured beside it (means over tasks), and the meta-gradient by name."""
