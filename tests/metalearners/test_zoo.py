@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from tests.helpers.zoo import SHAPE, ZOO, Animal, train_norms
+from tests.helpers.zoo import SHAPE, ZOO, Animal, conv, train_norms
 from umeta import seeds
 from umeta.config.images import TrainConfig
 from umeta.metalearners.anil import ANIL
@@ -22,7 +24,7 @@ from umeta.models.check import choose_program
 from umeta.models.functional import Pure, draw
 from umeta.outer.adam import Adam
 from umeta.tasks.partition import PartitionTasks
-from umeta.train import check_fits, metatrain
+from umeta.train import BatchProblem, check_fits, metatrain
 from umeta.types import Adapted, Batch, EpisodeSpec, MetaLearner, TaskSpec, Theta
 
 EPISODE = EpisodeSpec(2, 2, 2)
@@ -127,6 +129,49 @@ def test_given_statistics_are_those_of_each_call(name: str, normalisation: str) 
             theta.params, dict(list(theta.running.items())[:-1]) | {list(used)[-1]: list(used.values())[-1] + 3}
         )
         assert not torch.allclose(learner.features(other, images), z)
+
+
+class FixedFirst(nn.Module):
+    """A first layer that stays as it is, as a parameter without a gradient or as a buffer."""
+
+    def __init__(self, parameter: bool) -> None:
+        super().__init__()
+        weight = torch.randn(4, 2, 3, 3)
+        if parameter:
+            self.weight = nn.Parameter(weight, requires_grad=False)
+        else:
+            self.register_buffer("weight", weight)
+        self.body = nn.Sequential(nn.Tanh(), conv(4, 3), nn.Flatten())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(F.conv2d(x, self.weight))
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """A model of it."""
+
+    parameter: bool
+
+    def build(self, item_shape: tuple[int, ...]) -> nn.Module:
+        return FixedFirst(self.parameter)
+
+
+@pytest.mark.parametrize("kind", LEARNERS)
+def test_what_needs_no_gradient_is_to_a_learner_as_a_buffer(kind: str) -> None:
+    """Also in what is solved for or curved over all weights."""
+    found = []
+    for parameter in (True, False):
+        learner = LEARNERS[kind](model=Fixed(parameter)).build(TaskSpec(SHAPE), EPISODE)
+        params = {n: p.double().requires_grad_() for n, p in learner.init(0).params.items()}
+        y = torch.arange(4).remainder(2).expand(2, -1)
+        support, query = (Batch(pictures(2, 4, seed=i).double(), y, torch.ones_like(y).bool(), 2) for i in (1, 2))
+        found.append(BatchProblem(learner, Theta(params), TaskSpec(SHAPE), [support], query, 2).loss_and_grad())
+    (metrics, ours), (expected, theirs) = found
+    assert metrics["loss"] == pytest.approx(expected["loss"], rel=1e-9)
+    assert ours.keys() == theirs.keys()
+    for name, gradient in ours.items():
+        torch.testing.assert_close(gradient, theirs[name], rtol=1e-7, atol=1e-12)
 
 
 def answers(learner: MetaLearner, module: nn.Module, theta: Theta, adapted: Adapted, support: Batch) -> Tensor:
