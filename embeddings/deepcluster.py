@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from umeta import seeds
 from umeta.augment.suited import suited
 from umeta.errors import UserError
+from umeta.models.check import build_module
 from umeta.models.embedder import BATCH, ViewEmbedder, features, make_resumable
 from umeta.models.kernels import channels_last
 from umeta.models.precision import autocast
@@ -99,7 +100,7 @@ class DeepCluster(ViewEmbedder):
         return F.normalize(self._nets["whiten"](self._nets["network"](channels_last(x))), dim=1)
 
     def networks(self, item_shape: tuple[int, ...]) -> nn.ModuleDict:
-        network = self.model.build(item_shape)
+        network = build_module(self.model, item_shape, "embedding.model")
         return nn.ModuleDict({"network": network, "whiten": nn.Linear(features(network, item_shape), self.dimensions)})
 
 

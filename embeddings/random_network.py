@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from umeta import seeds
+from umeta.models.check import build_module
 from umeta.models.conv4 import Conv4
 from umeta.models.embedder import BATCH, NetworkEmbedder
 from umeta.parts import Context, Images, Model
@@ -32,7 +33,7 @@ class RandomNetwork(NetworkEmbedder):
         return self._nets(x)
 
     def networks(self, item_shape: tuple[int, ...]) -> nn.Module:
-        net = self.model.build(item_shape)
+        net = build_module(self.model, item_shape, "embedding.model")
         for layer in net.modules():
             if isinstance(layer, nn.modules.batchnorm._BatchNorm):
                 layer.momentum = None  # plain average over what it has seen, which is one batch

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from umeta import seeds
 from umeta.augment.suited import suited
 from umeta.errors import UserError
+from umeta.models.check import build_module
 from umeta.models.embedder import ViewEmbedder, features, make_resumable
 from umeta.models.kernels import channels_last
 from umeta.models.precision import autocast
@@ -71,7 +72,7 @@ class SimCLR(ViewEmbedder):
         return F.normalize(self._nets[0](channels_last(x)), dim=1)
 
     def networks(self, item_shape: tuple[int, ...]) -> nn.Sequential:
-        encoder = self.model.build(item_shape)
+        encoder = build_module(self.model, item_shape, "embedding.model")
         width = features(encoder, item_shape)
         head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, self.projection))
         return nn.Sequential(encoder, head)

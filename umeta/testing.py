@@ -1,4 +1,4 @@
-"""Contract checks for methods of your own: what every embedding, proposer and meta-learner promises.
+"""Contract checks for parts of your own: what every embedding, proposer, model and meta-learner promises.
 
     from umeta.testing import check_metalearner
 
@@ -17,17 +17,19 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from umeta.config.images import TrainConfig
 from umeta.data.images import UnlabelledImages
 from umeta.errors import UserError
+from umeta.models.check import MIXES, build_module, choose_program
+from umeta.models.functional import Normalisation, Pure, draw
 from umeta.outer.adam import Adam
-from umeta.parts import Context, Embedder, Images, Proposer, TaskTraits
+from umeta.parts import Context, Embedder, Images, Model, Proposer, TaskTraits
 from umeta.runtime import artifacts
 from umeta.runtime.loop import RunContext
 from umeta.tasks.partition import PartitionTasks
@@ -178,6 +180,46 @@ def _check_clusters(partitions: np.ndarray, images: UnlabelledImages, support: B
         require(bool((whole & apart).any()), "the items of a class are all of one cluster, those of others of others")
         ascending += bool((np.diff(numbers[whole & apart][0]) > 0).all())
     require(way < 2 or ascending < len(items), "label ids are permuted in each task, not in the order of the clusters")
+
+
+def check_model(model: Model, item_shape: tuple[int, ...] = (1, 16, 16), seed: int = 0) -> None:
+    """Check a model: built of a seed, and a function of weights and items, the same for one task and for several.
+
+    What a learner does with the module is looked at under each kind of normalisation. The same is done, but for what
+    takes time, wherever a learner is built, so that a run begins nothing long with a model that cannot be used.
+
+    Raises:
+        UserError: it gives no module that can be run at weights of one's own, or one that cannot take such items.
+        AssertionError: names the promise that is broken.
+    """
+
+    def built() -> nn.Module:
+        return draw(lambda: build_module(model, item_shape), seed)
+
+    with unchanged_randomness("build or forward"):
+        module = built()
+        require(same(dict(module.state_dict()), dict(built().state_dict())), "build with the same seed gives the same")
+        for normalisation in get_args(Normalisation):
+            network = Pure(module, normalisation)
+            features = choose_program(network, item_shape)
+            require(MIXES not in network.remarks, "what it makes of an item depends on no other item")
+            for tasks in (1, 3):
+                _check_tasks_apart(network, (tasks, 4, *item_shape), features)
+
+
+def _check_tasks_apart(network: Pure, shape: tuple[int, ...], features: int) -> None:
+    """Check that several tasks at weights of their own get what each gets alone."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(shape, generator=generator)
+    before = x.clone()
+    params = {n: p + 0.02 * torch.randn(len(x), *p.shape, generator=generator) for n, p in network.params().items()}
+    with torch.no_grad():
+        together = draw(lambda: network.per_task(params, x)[0], seed=0)
+        alone = [network.shared({n: p[t] for n, p in params.items()}, items)[0] for t, items in enumerate(x)]
+    require(bool(together.isfinite().all()), "features are finite numbers")
+    require(together.shape == (*shape[:2], features), f"an item has {features} features, however many there are")
+    require(torch.equal(x, before), "forward leaves the items as they are")
+    require(close(together, torch.stack(alone)), "a task's features are the same alone and beside other tasks")
 
 
 def check_metalearner(

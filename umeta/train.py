@@ -62,7 +62,7 @@ def metatrain(
 
     Raises:
         UserError: the tasks cannot give such episodes, `start` does not fit the learner, the loss stops being finite,
-            or there are more processes than tasks in a meta-batch.
+            there is nothing to learn, or there are more processes than tasks in a meta-batch.
     """
     ctx = ctx or RunContext()
     check_share(config)
@@ -77,8 +77,11 @@ def metatrain(
         # rounding depends on the memory layout: here it is that of weights read from a file
         initial = given.get(name, value).detach().clone(memory_format=torch.contiguous_format)
         params[name] = initial.to(ctx.device).requires_grad_()
-    outer.start(params)
-    running: Stats = dict(start.running or {}) if start else {}
+    if not params.keys() - learner.fixed:
+        raise UserError("metalearner.model: it has no parameter that meta-training may move; leave some to be trained")
+    outer.start({name: value for name, value in params.items() if name not in learner.fixed})
+    running: Stats = {n: v.to(ctx.device) for n, v in (first.running or {}).items()}
+    running |= dict(start.running or {}) if start else {}
 
     def step(i: int) -> dict[str, float]:
         nonlocal running
@@ -165,12 +168,17 @@ class BatchProblem:
         self.before: list[Tensor] = []  # what the adapted policies put out at the first call of `loss_and_kl`
         self.graphs: dict[int, Any] = {}  # what `fisher_vector` differentiates again and again, by chunk
 
+    @property
+    def params(self) -> dict[str, Tensor]:
+        """What there is to learn."""
+        return {name: value for name, value in self.theta.params.items() if name not in self.learner.fixed}
+
     def loss_and_grad(self, clip: float | None = None) -> tuple[dict[str, float], dict[str, Tensor]]:
         """Give query loss and what is measured beside it (means over tasks), and the meta-gradient by name."""
         if clip is not None:
             self.check_policies()
         metrics = dict.fromkeys(["loss", *self.measures], 0.0)
-        sums = {f"gradient.{name}": torch.zeros_like(value) for name, value in self.theta.params.items()}
+        sums = {f"gradient.{name}": torch.zeros_like(value) for name, value in self.params.items()}
         for supports, query, share in self.chunks():
             loss, grads, adapted, output = self.differentiate(supports, query, share, clip)
             metrics["loss"] += loss.item()
@@ -207,7 +215,7 @@ class BatchProblem:
         left out. Neither the parameters nor `share` may change between calls: J is kept, of all chunks.
         """
         self.check_policies()
-        leaves = list(self.theta.params.values())
+        leaves = list(self.params.values())
         found = [torch.zeros_like(leaf) for leaf in leaves]
         every = 1 if isinstance(self.learner, RecurrentLearner) else max(1, round(1 / share))
         for i, (supports, query, weight) in enumerate(self.chunks()):
@@ -225,13 +233,13 @@ class BatchProblem:
             products = torch.autograd.grad(output, leaves, curved, retain_graph=True, materialize_grads=True)
             for total, product in zip(found, products, strict=True):
                 total += product
-        return distributed.sum_tensors(dict(zip(self.theta.params, found, strict=True)))
+        return distributed.sum_tensors(dict(zip(self.params, found, strict=True)))
 
     def differentiate(
         self, supports: Sequence[Batch], query: Batch, share: float, clip: float | None
     ) -> tuple[Tensor, dict[str, Tensor], Adapted, Tensor]:
         """Give a chunk's part of the loss and what the outer step descends for it, the adapted learner, its output."""
-        params = self.theta.params
+        params = self.params
         if isinstance(self.learner, OwnMetaGradient):
             adapted, own = self.learner.meta_gradient(self.theta, supports[-1], query)
             with torch.no_grad():
@@ -307,7 +315,10 @@ def check_fits(
     shape = spec.item_shape
     if not all(isinstance(n, int) and n > 0 for n in shape) or not 0 < math.prod(shape) <= LARGEST_ITEM:
         raise UserError(f"{place}: items of shape {shape}, expected 1 to {LARGEST_ITEM:,} numbers")
-    with torch.device("meta"):
+    try:
+        with torch.device("meta"):
+            expected = learner.build(spec, episode).init(seed=0).params
+    except Exception:  # a network that reads what it computes needs content
         expected = learner.build(spec, episode).init(seed=0).params
     for name, value in expected.items():
         if name not in params or (params[name].shape, params[name].dtype) != (value.shape, value.dtype):

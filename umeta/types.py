@@ -164,6 +164,8 @@ class MetaLearner(ABC):
     """what its network's normalisation layers normalise by, for reports"""
     program: str = ""
     """how its network runs, for the log"""
+    fixed: frozenset[str] = frozenset()
+    """parameters that meta-training leaves as they are"""
 
     @property
     def transductive(self) -> bool:

@@ -25,7 +25,8 @@ from umeta.deploy.adapted import AdaptedLearner, refuse_transductive
 from umeta.errors import UserError
 from umeta.metalearners._gradient import GradientLearner
 from umeta.metalearners.protonet import ProtoNet
-from umeta.models.functional import GroupNorm, exchanged
+from umeta.models.check import build_module
+from umeta.models.functional import GroupNorm, exchange
 from umeta.report import card
 from umeta.runtime import artifacts
 from umeta.stages.runs import Run, load_run
@@ -270,12 +271,13 @@ def build_network(
 ) -> Features:
     """Return the learner's model with these parameters and statistics of batch normalisation, for inference."""
     with torch.random.fork_rng(devices=[]):
-        module = learner.model.build(item_shape).eval().requires_grad_(False)
+        module = build_module(learner.model, item_shape).eval()
     if learner.normalisation == "group":
-        module = exchanged(module, GroupNorm)
+        module = exchange(module, GroupNorm)
+    module.requires_grad_(False)
     values = {name: params[name] for name, _ in module.named_parameters()}
     for name, layer in module.named_modules():
-        if isinstance(layer, _BatchNorm):
+        if isinstance(layer, _BatchNorm) and f"{name}.mean" in stats:
             values[f"{name}.running_mean"], values[f"{name}.running_var"] = stats[f"{name}.mean"], stats[f"{name}.var"]
     module.load_state_dict(values, strict=False)
     return Features(module, unit=learner.distance == "cosine")

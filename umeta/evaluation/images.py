@@ -169,7 +169,7 @@ def check(config: Config, record: Path | None = None) -> LabelledImages:
 
     Raises:
         UserError: an unknown protocol or baseline, no labelled data, data that cannot give the episodes, a learner that
-            cannot do their way, or a results file that is not one.
+            cannot do their way, a network that cannot be used, or a results file that is not one.
     """
     settings = config.evaluate
     episodes, _ = resolve_episodes(settings)
@@ -184,6 +184,7 @@ def check(config: Config, record: Path | None = None) -> LabelledImages:
             name = config.plain["metalearner"]["name"]
             asked = "with its options it answers the way of its meta-training alone"
             raise UserError(f"{name}: {asked}, {config.train.way}; evaluate.episodes asks for {episode.way}")
+    config.metalearner.build(tasks.spec, config.train.episode)
     if record is not None:
         read_results(record)
     return test

@@ -266,7 +266,8 @@ def check(config: Config, record: Path | None = None) -> None:
     """Find what would stop an evaluation, before anything long begins.
 
     Raises:
-        UserError: an unknown baseline, ranges that the proposer does not have, or a results file that is not one.
+        UserError: an unknown baseline, ranges that the proposer does not have, a network that cannot be used, or a
+            results file that is not one.
     """
     settings = config.evaluate
     if unknown := [name for name in settings.baselines if name not in BASELINES]:
@@ -276,5 +277,6 @@ def check(config: Config, record: Path | None = None) -> None:
     for option, ranges in settings.ranges.items():
         for between in ranges:
             propose_tasks(config, option, between)
+    config.metalearner.build(propose_tasks(config).spec, config.train.episode)
     if record is not None:
         read_results(record)

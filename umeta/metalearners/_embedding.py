@@ -27,6 +27,11 @@ class EmbeddingLearner(NetworkLearner):
     normalisation: Normalisation = "running"
     """what batch normalisation normalises by (umeta/models/functional.py); `batch` is transductive"""
 
+    @property
+    def task_by_task(self) -> bool:
+        """Whether each task has weights or statistics of its own in the network."""
+        return self.normalisation in ("batch", "support")
+
     def embed(self, theta: Theta, x: Tensor, stats: Stats | None = None) -> tuple[Tensor, Stats]:
         """Give embeddings [T, N, features] of x [T, N, ...] and the statistics they were normalised by."""
         with autocast(x.device, self.precision):
@@ -44,7 +49,7 @@ class EmbeddingLearner(NetworkLearner):
     def _forward(self, theta: Theta, x: Tensor, stats: Stats | None) -> tuple[Tensor, Stats]:
         # Statistics are each task's own, so that what a task gives does not depend on the tasks beside it.
         network = self.built.network
-        if self.normalisation in ("batch", "support"):
+        if self.task_by_task:
             params = {name: value.expand(x.shape[0], *value.shape) for name, value in theta.params.items()}
             return network.per_task(params, x, stats)
         if self.normalisation == "running" and theta.running is None:

@@ -63,8 +63,24 @@ class GradientLearner(NetworkLearner):
             UserError: the model cannot take such items.
         """
         learner = super().build(spec, episode)
-        learner.program = f"the network runs {learner.built.network.program}"
+        network = learner.built.network
+        if self.twice and network.once:
+            name = type(network.module).__name__
+            raise UserError(
+                f"metalearner.model: torch cannot differentiate {name} twice ({network.once}); set "
+                "metalearner.first_order: true where the learner has it, or take metalearner: reptile or protonet"
+            )
         return learner
+
+    @property
+    def task_by_task(self) -> bool:
+        """Whether each task has weights or statistics of its own in the network."""
+        return True
+
+    @property
+    def twice(self) -> bool:
+        """Whether meta-training takes second derivatives of the network."""
+        return False
 
     @property
     def one_way(self) -> bool:
@@ -116,7 +132,8 @@ class GradientLearner(NetworkLearner):
         weight = torch.empty(rows, width).uniform_(-1, 1, generator=torch.Generator().manual_seed(seed)) / width**0.5
         head = {"head.weight": weight, "head.bias": torch.zeros(rows), "head.free": torch.zeros(spec.free)}
         head = {name: value for name, value in head.items() if len(value)}
-        inner = self._make_inner({**weights, **head})
+        moved = {name: value for name, value in weights.items() if name not in self.fixed}
+        inner = self._make_inner({**moved, **head})
         if self._from_prototypes:
             head = {"scale": torch.tensor(10.0)} if self.distance == "cosine" else {}
         return {**head, **inner}
@@ -157,6 +174,11 @@ class UnrolledLearner(GradientLearner, PolicyLearner):
     first_order: bool = False
     """leave out second derivatives"""
 
+    @property
+    def twice(self) -> bool:
+        """Whether meta-training takes second derivatives of the network."""
+        return not self.first_order
+
     def unadapted(self, theta: Theta, tasks: int) -> Adapted:
         """Give the initialisation itself, for so many tasks: what acts before anything is known of them."""
         return Adapted(self._expand(theta, tasks, 1))
@@ -173,7 +195,7 @@ class InnerLoop:
         self.begun = learner.begin(theta, support)  # the weights that theta has them begin with
         self.start = start.params if start else self.begun  # those that they do begin with
         self.taken = start.steps if start else 0
-        self.moving = [name for name in self.start if learner.adapts_weight(name)]
+        self.moving = [n for n in self.start if learner.adapts_weight(n) and n not in learner.fixed]
         self.stats = learner.frozen(theta)
         self.differentiable = torch.is_grad_enabled() and any(value.requires_grad for value in self.start.values())
         self.second_order = self.differentiable and not learner.first_order

@@ -13,7 +13,8 @@ from torch.func import functional_call
 
 from umeta import seeds
 from umeta.errors import UserError
-from umeta.models.functional import Normalisation, Pure, draw
+from umeta.models.check import build_module, choose_program
+from umeta.models.functional import Normalisation, Pure, draw, preset_statistics
 from umeta.models.precision import Precision, autocast
 from umeta.types import EpisodeSpec, FeatureLearner, TaskSpec, Theta
 
@@ -45,9 +46,15 @@ class NetworkLearner(FeatureLearner):
         Raises:
             UserError: the model cannot take such items.
         """
-        network = Pure(draw(lambda: self.model.build(spec.item_shape), seed=0), self.normalisation)
-        features = network.features(spec.item_shape)
+        network = draw(lambda: Pure(build_module(self.model, spec.item_shape), self.normalisation), seed=0)
+        # the library's own networks are held against plain loops by its tests, which need not be done again
+        known = type(self.model).__module__.startswith("umeta.models.")
+        features = network.features(spec.item_shape) if known else choose_program(network, spec.item_shape)
         learner = copy.copy(self)
+        learner.fixed = network.fixed
+        runs = [f"runs {network.program}"] if self.task_by_task else []
+        if said := [*runs, *network.remarks]:
+            learner.program = f"the network {'; '.join(said)}" if runs else f"the network: {'; '.join(said)}"
         module = draw(lambda: self._make_module(spec, episode, features), seed=0)
         learner._built = Built(spec, episode, network, features, module)
         return learner
@@ -65,6 +72,11 @@ class NetworkLearner(FeatureLearner):
         return self._built
 
     @property
+    def task_by_task(self) -> bool:
+        """Whether each task has weights or statistics of its own in the network."""
+        return False
+
+    @property
     def transductive(self) -> bool:
         """Whether the answer to one query depends on the others."""
         return self.normalisation == "batch"
@@ -76,11 +88,16 @@ class NetworkLearner(FeatureLearner):
             UserError: the model has a parameter of the name of one of the learner's own.
         """
         shape = self.built.spec.item_shape
-        weights = initial(draw(lambda: self.model.build(shape), seed))
+        module = draw(lambda: build_module(self.model, shape), seed)
+        weights = initial(module)
         own = self._make_parameters(weights, seed)
         if shared := [name for name in weights if name in own]:
             raise UserError(f"model: its parameter '{shared[0]}' has the name of one of the learner's own; rename it")
-        return Theta({**weights, **own})
+        # a running average that the model comes with is where that of meta-training begins
+        known = preset_statistics(module) if self.normalisation in ("running", "support") else {}
+        layers = self.built.network.layers
+        kept = {name: value for name, value in known.items() if name.rpartition(".")[0] in layers}
+        return Theta({**weights, **own}, kept or None)
 
     def features(self, theta: Theta, x: Tensor) -> Tensor:
         """Give the features [n, features] of x [n, ...], not adapted, by the running statistics."""

@@ -33,6 +33,11 @@ class IMAML(GradientLearner, OwnMetaGradient):
     iterations: Annotated[int, Gt(0)] = 5
     """of conjugate gradients; many of them are no better where the loss curves down by about lambda"""
 
+    @property
+    def twice(self) -> bool:
+        """Whether meta-training takes second derivatives of the network."""
+        return True
+
     def adapt(self, theta: Theta, support: Batch, *, start: Adapted | None = None, steps: int | None = None) -> Adapted:
         """Adapt each task's weights [T, ...] by gradient descent on the inner problem."""
         loop = InnerLoop(self, theta, support, start)

@@ -61,6 +61,13 @@ class MAML(UnrolledLearner):
         known = [*learner.built.network.names, *HEAD, *(["head.free"] if spec.free else [])]
         if self.adapts is not None and (not self.adapts or set(self.adapts) - set(known)):
             raise UserError(f"metalearner.adapts: expected names among {', '.join(known)}, got {self.adapts}")
+        if self.adapts is not None and (still := learner.fixed.intersection(self.adapts)):
+            raise UserError(f"metalearner.adapts: the model says that '{min(still)}' needs no gradient; leave it out")
+        if self.adapts is not None and self.head == "shared" and not spec.outputs and HEAD[0] not in self.adapts:
+            raise UserError(
+                f"metalearner.adapts: with head: shared all classes begin as the same row, and only steps of {HEAD[0]} "
+                f"tell them apart; add {HEAD[0]}, or set metalearner.head to fixed or prototypes"
+            )
         return learner
 
     def adapts_weight(self, name: str) -> bool:

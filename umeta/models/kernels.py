@@ -43,7 +43,9 @@ tests/test_batched.py holds all of it against a plain loop in float64.
 
 from __future__ import annotations
 
+import copy
 import operator
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -55,6 +57,7 @@ from torch.autograd.function import once_differentiable
 aten = torch.ops.aten
 ELEMENTWISE = (nn.ReLU, nn.LeakyReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.ELU, nn.Identity, nn.Dropout)
 FUNCTIONS = (F.relu, F.leaky_relu, F.gelu, F.silu, torch.relu, torch.tanh, torch.sigmoid, operator.add, operator.mul)
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 Geometry = tuple[list[int], ...]  # of windows: height and width, stride, padding, dilation
 CACHED = 2**21  # bytes that stay in a processor's cache
 OVER = (0, 2, 3)  # what a channel's statistics are taken over
@@ -71,12 +74,17 @@ class TaskBatched:
         """Trace the module.
 
         own: classes of normalisation layers that stand in for `BatchNorm`: with `weight`, `bias`, `eps`; those with
-        `groups` are group normalisation.
+        `groups` are group normalisation, and those that are `kept` go by statistics of their own.
 
         Raises:
             Refused: a part of the module cannot run so; the message names it.
         """
+        for layer in module.modules():
+            if any(getattr(layer, hooks) for hooks in HOOKS) or "forward" in vars(layer):
+                raise Refused(f"its {type(layer).__name__} has hooks, or another forward than its class")
         try:
+            # a copy but for the parameters, as a forward may write to what the module holds
+            module = copy.deepcopy(module, {id(value): value for value in module.parameters()})
             graph = Tracer(own).trace(module)
         except Exception as error:  # tracing runs code of the user's, which may do anything
             raise Refused(f"its forward cannot be traced ({type(error).__name__})") from error
@@ -84,8 +92,14 @@ class TaskBatched:
         self.nodes = list(graph.nodes)
         self.names = {id(value): name for name, value in module.named_parameters()}
         self.layers = dict(module.named_modules(remove_duplicate=False))
+        calls: Counter[str] = Counter()
+        self.calls: dict[fx.Node, str] = {}  # names of the nodes that are normalisations
         for node in self.nodes:
             self.check(node)
+            if isinstance(self.layer(node), own):
+                calls[str(node.target)] += 1
+                self.calls[node] = name_call(str(node.target), calls[str(node.target)])
+        self.inplace = any(getattr(self.layer(node), "inplace", False) for node in self.nodes)
         pools = {node: pool for node in self.nodes if (pool := self.pool_after(node))}
         self.pooled = {node: windows(self.layer(pool)) for node, pool in pools.items()}
         self.passed = set(pools.values())  # done with the normalisation before them
@@ -109,6 +123,9 @@ class TaskBatched:
             raise Refused(
                 f"it has {type(layer).__name__ if layer else node.target}, for which there is no batched rule"
             )
+        for value in (getattr(layer, name, None) for name in ("weight", "bias")):
+            if isinstance(value, Tensor) and id(value) not in self.names:
+                raise Refused(f"its {type(layer).__name__} has weights that are no parameters")
 
     def pool_after(self, node: fx.Node) -> fx.Node | None:
         """Return the max-pooling that can be done with this normalisation: right after it, or after ReLU.
@@ -132,9 +149,9 @@ class TaskBatched:
     def __call__(
         self, params: Mapping[str, Tensor], x: Tensor, given: Mapping[str, tuple[Tensor, Tensor]]
     ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
-        """Return the output [T, N, features] for params [T, ...] and x [T, N, ...], and by layer the statistics used.
+        """Return the output [T, N, features] for params [T, ...] and x [T, N, ...], and by call the statistics used.
 
-        given: by layer, mean and variance [T, channels] or [channels] to normalise by. It computes in the type of x;
+        given: by call, mean and variance [T, channels] or [channels] to normalise by. It computes in the type of x;
         where that is bfloat16, parameters, their gradients and statistics are still float32.
         """
         values: dict[fx.Node, Any] = {}
@@ -142,7 +159,8 @@ class TaskBatched:
         tasks = len(x)
         for node in self.nodes:
             if node.op == "placeholder":
-                values[node] = maps(x) if x.dim() == 5 else x
+                items = maps(x) if x.dim() == 5 else x
+                values[node] = items.clone() if self.inplace else items
                 continue
             inputs = fx.node.map_arg(node.args, values.__getitem__)
             if node.op == "output":
@@ -155,9 +173,10 @@ class TaskBatched:
             layer = self.layers[name]
             if isinstance(layer, self.own):
                 pool = self.pooled.get(node)
-                values[node], stats = self.normalised(layer, pool, params, inputs[0], tasks, given.get(name))
+                call = self.calls[node]
+                values[node], stats = self.normalised(layer, pool, params, inputs[0], tasks, given.get(call))
                 if stats is not None:
-                    used[name] = stats
+                    used[call] = stats
             elif node in self.passed:
                 values[node] = inputs[0]
             else:
@@ -214,6 +233,9 @@ class TaskBatched:
         else:
             # Whether pooling may go first, see the top. A GPU would have to wait for the answer; tensors without
             # content (umeta/quickstart/memory.py) stand for a CPU's.
+            kept = getattr(layer, "kept", False)
+            if kept:
+                given = layer.running_mean.to(a), layer.running_var.to(a)
             first = pool is not None and (a.is_meta or (a.is_cpu and bool((a > 0).all())))
             if given is None:
                 z, mean, var = BatchNorm.apply(z, a, b, layer.eps, pool if first else None)
@@ -224,7 +246,7 @@ class TaskBatched:
                 # rounded once: coefficients in bfloat16 would put the same error on all of a channel
                 z = torch.addcmul((b - mean * scale)[:, None, None], z, scale[:, None, None]).to(z.dtype)
             pool = None if first else pool
-            stats = mean.view(tasks, -1), var.view(tasks, -1)
+            stats = None if kept else (mean.view(tasks, -1), var.view(tasks, -1))
         z = z if pool is None else MaxPool.apply(z, pool)
         return z.view(len(z), tasks, -1).transpose(0, 1) if flat else z, stats
 
@@ -237,7 +259,12 @@ class Tracer(fx.Tracer):
         self.own = own
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, self.own) or super().is_leaf_module(m, module_qualified_name)
+        return type(m) in self.own or super().is_leaf_module(m, module_qualified_name)
+
+
+def name_call(layer: str, number: int) -> str:
+    """Name the first, second, ... call of a layer, as statistics are named."""
+    return layer if number == 1 else f"{layer}[{number}]"
 
 
 def maps(x: Tensor) -> Tensor:

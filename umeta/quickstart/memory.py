@@ -113,7 +113,7 @@ def simulate_metatraining(
         supports = [batch(spec, tasks, episode.way, episode.way * episode.shot * horizon) for _ in range(config.rounds)]
         query = batch(spec, tasks, episode.way, episode.way * episode.query * horizon)
         problem = BatchProblem(built, theta, spec, supports, query, config.task_chunk)
-        outer.start(theta.params)
+        outer.start(problem.params)
         outer.step(problem, 0.0)
 
     return simulate(work)

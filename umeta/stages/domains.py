@@ -46,6 +46,8 @@ class Domain:
     """(config, manifest of a run): what all of the run's tasks have in common"""
     other: str
     """what tasks were proposed on when that was not the source of the config, for a message"""
+    ahead: Callable[[Any, Any], TaskSpec | None] = lambda config, source: None
+    """(config, source): what all tasks will have in common, where that is known before they are proposed"""
     kept: tuple[str, ...] = ("proposer",)
     """parts of the config that make the proposed tasks what they are; a run keeps those of its tasks"""
     options: Callable[[Any], dict[str, Any]] = lambda config: {}
@@ -110,6 +112,7 @@ IMAGES = Domain(
     fingerprint=lambda config, images: images.fingerprint,
     draw=images.draw_tasks,
     spec=lambda config, manifest: TaskSpec(tuple(manifest["item_shape"])),
+    ahead=lambda config, images: TaskSpec(images.item_shape),
     other="other images than those of data",
     kept=("embedding", "proposer"),
     options=image_options,
@@ -127,6 +130,7 @@ ENVIRONMENTS = Domain(
     fingerprint=lambda config, env: artifacts.hash_value([config.plain["env"], env.observation, env.action]),
     draw=environments.draw_tasks,
     spec=lambda config, manifest: policy_spec(config.env),
+    ahead=lambda config, env: policy_spec(env),
     other="another environment than env",
     options=env_options,
     facts=env_options,

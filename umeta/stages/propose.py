@@ -96,6 +96,8 @@ def propose(config: RunConfig, *, device: str = "auto", resume: bool = False, si
     asked |= {"seed": config.seed, "files": hash_files([asked["embedding"], asked["proposer"]])}
     oracle = config.proposer.sees_labels
     source = domain.read(config)
+    if spec := domain.ahead(config, source):
+        config.metalearner.build(spec, config.train.episode)  # a network that cannot be used is found before long work
     seen = domain.label(config, source) if oracle else source
     fingerprint = domain.fingerprint(config, source)
     asked |= {**domain.options(config), "data fingerprint": fingerprint}  # as the source may change before a resume
