@@ -302,7 +302,7 @@ def test_ctrl_c_in_an_evaluation_keeps_finished_rows_and_a_resume_gives_the_rest
     begin(tmp_path / "a", name)
     assert forks(tmp_path / "a", "run", f"{name}.yaml", prepare=PREPARE).code == 0
     expected = content(tmp_path / "a")
-    where = "images, 'scratch'" if name == "acai" else "environments.Trial, 'scratch'"
+    where = "images, 'train_from_scratch'" if name == "acai" else "environments.Trial, 'scratch'"
     pressing = f"""
 import os, signal
 from umeta.evaluation import environments, images

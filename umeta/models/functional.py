@@ -21,7 +21,7 @@ import copy
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -276,14 +276,14 @@ def exchange(module: nn.Module, kind: type[StatNorm] | type[GroupNorm]) -> nn.Mo
     for layer in module.modules():
         if not isinstance(layer, _BatchNorm):
             continue
-        own = list(layer.parameters())
+        own, norm = list(layer.parameters()), cast(Any, layer)
         if own and not any(p.requires_grad for p in own) and preset(layer):
-            layer.__class__ = mixed(layer, StatNorm)
-            layer.kept = True
+            norm.__class__ = mixed(layer, StatNorm)
+            norm.kept = True
         else:
-            layer.__class__ = mixed(layer, kind)
+            norm.__class__ = mixed(layer, kind)
             if kind is GroupNorm:
-                layer.running_mean = layer.running_var = layer.num_batches_tracked = None
+                norm.running_mean = norm.running_var = norm.num_batches_tracked = None
     return module
 
 
@@ -302,7 +302,8 @@ def preset(layer: _BatchNorm) -> bool:
 def preset_statistics(module: nn.Module) -> Stats:
     """Give the running averages that a module comes with, by layer."""
     norms = {name: layer for name, layer in module.named_modules() if isinstance(layer, _BatchNorm) and preset(layer)}
-    return named({name: (layer.running_mean.clone(), layer.running_var.clone()) for name, layer in norms.items()})
+    averages = {name: cast(tuple[Tensor, Tensor], (n.running_mean, n.running_var)) for name, n in norms.items()}
+    return named({name: (mean.clone(), var.clone()) for name, (mean, var) in averages.items()})
 
 
 def copied(module: nn.Module) -> nn.Module:
