@@ -197,6 +197,8 @@ class EnvironmentTraits(Traits):
 
     axes: tuple[str, str] = ("x (m)", "y (m)")
     """names of the two numbers that `Simulation.positions` gives, for pictures"""
+    lam: float = 1.0
+    """lambda of generalised advantage estimation: how far an advantage looks past the baseline's estimates"""
 
 
 class Simulation(Protocol):

@@ -98,7 +98,8 @@ def metatrain(
         running = average(running, problem.stats)
         before = supports[0].score
         if before is not None:
-            metrics |= distributed.sum_numbers({"return before": before.mean().item() * share})
+            told = distributed.sum_numbers({"return before": before.mean().item() * share})
+            metrics |= told | {"gain": metrics["return"] - told["return before"]}
         return metrics
 
     def save() -> State:
@@ -211,8 +212,9 @@ class BatchProblem:
         """Give the Gauss-Newton product `J' F J v` (Martens 2020), by parameter name.
 
         J is the query outputs' Jacobian through the adaptation, F the Fisher information of each output; on every
-        `1 / share`-th state of the supports and the query, or on all where the learner is recurrent and steps cannot be
-        left out. Neither the parameters nor `share` may change between calls: J is kept, of all chunks.
+        `1 / share`-th state of the query, or on all where the learner is recurrent and steps cannot be left out. The
+        supports stay whole: fewer would make other adapted policies. Neither the parameters nor `share` may change
+        between calls: J is kept, of all chunks.
         """
         self.check_policies()
         leaves = list(self.params.values())
@@ -220,12 +222,12 @@ class BatchProblem:
         every = 1 if isinstance(self.learner, RecurrentLearner) else max(1, round(1 / share))
         for i, (supports, query, weight) in enumerate(self.chunks()):
             if i not in self.graphs:
-                some = [batch.subsample(every) for batch in (*supports, query)]
-                output = self.answer(some[:-1], some[-1])[1]
+                states = query.subsample(every)
+                output = self.answer(supports, states)[1]
                 # J' u is linear in u, so that its derivative in direction v is J v
                 u = torch.zeros_like(output, requires_grad=True)
                 pulled = torch.autograd.grad(output, leaves, u, create_graph=True, materialize_grads=True)
-                self.graphs[i] = (output, u, pulled, some[-1])
+                self.graphs[i] = (output, u, pulled, states)
             output, u, pulled, states = self.graphs[i]
             pushed = torch.autograd.grad(pulled, u, list(vector.values()), retain_graph=True)[0]
             weights = (states.mask / states.mask.sum(1, keepdim=True).to(output))[..., None] * (weight / len(states))

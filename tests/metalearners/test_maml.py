@@ -10,18 +10,20 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributions import Normal, kl_divergence
 
 from umeta.config.images import TrainConfig
 from umeta.errors import UserError
 from umeta.metalearners.maml import MAML
 from umeta.models.conv4 import Conv4
+from umeta.models.mlp import MLP
 from umeta.objectives import accuracy
 from umeta.outer.adam import Adam
 from umeta.runtime.loop import RunContext
 from umeta.tasks.partition import PartitionTasks
 from umeta.testing import toy_images, toy_tasks
 from umeta.train import BatchProblem, metatrain
-from umeta.types import Batch, EpisodeSpec, MetaLearner, TaskSpec, Theta
+from umeta.types import Adapted, Batch, EpisodeSpec, MetaLearner, TaskSpec, Theta
 
 WAY, SIDE = 3, 16
 SPEC = TaskSpec((1, SIDE, SIDE))
@@ -470,3 +472,68 @@ def test_the_log_says_how_the_network_runs(capsys: pytest.CaptureFixture[str]) -
 class Prelu:
     def build(self, item_shape: tuple[int, ...]) -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.PReLU())
+
+
+# Steps of so many nats
+
+POLICY = TaskSpec((4,), "policy", 2, 2)
+
+
+def policy_batch(tasks: int = 3, items: int = 60) -> Batch:
+    """What a policy of standard deviation 1 did; a fifth of the steps is masked."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(tasks, items, n, generator=generator, dtype=torch.float64) for n in (4, 2))
+    w = torch.randn(tasks, items, generator=generator, dtype=torch.float64)
+    logp = torch.distributions.Normal(0.0, 1.0).log_prob(y).sum(-1)
+    mask = torch.rand(tasks, items, generator=generator) < 0.8
+    return Batch(x, y, mask, 1, w, logp, score=torch.zeros(tasks))
+
+
+def moved(learner: MAML, theta: Theta, before: Adapted, after: Adapted, support: Batch) -> list[float]:
+    """Each task's mean KL divergence over its unmasked steps, by torch's own."""
+    found = []
+    outputs = [learner.predict(theta, one, support.x) for one in (before, after)]
+    for mask, *two in zip(support.mask, *outputs, strict=True):
+        normals = [Normal(*(part.detach() for part in (out[:, :2], out[:, 2:].exp()))) for out in two]
+        found.append(kl_divergence(*normals).sum(-1)[mask].mean().item())
+    return found
+
+
+@pytest.mark.parametrize("nats", [0.01, 0.3, 1.0, 3.0])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_a_step_of_so_many_nats_has_them_whatever_the_gradients_size(nats: float, scale: float) -> None:
+    learner = MAML(MLP([8]), inner_kl=nats, steps=1, schedule="harmonic").build(POLICY, EpisodeSpec(1, 2, 2))
+    theta, support = begun(learner), policy_batch()
+    support = replace(support, w=scale * support.w)
+    policies = [learner.unadapted(theta, 3)]
+    for number in (1, 2, 3):
+        policies.append(learner.adapt(theta, support, start=policies[-1], steps=1))
+        assert moved(learner, theta, *policies[-2:], support) == pytest.approx([nats / number] * 3, rel=0.2)
+
+
+def test_a_step_of_so_many_nats_goes_down_the_gradient_and_is_differentiated() -> None:
+    """Its size is a constant to the meta-gradient: that of plain MAML with this very rate."""
+    by_nats = MAML(MLP([8]), inner_kl=0.3, steps=1).build(POLICY, EpisodeSpec(1, 2, 2))
+    theta, support = begun(by_nats), policy_batch(tasks=1)
+    unit = replace(by_nats, inner_kl=None, inner_lr=1.0).build(POLICY, EpisodeSpec(1, 2, 2))
+    start, far, along = by_nats.unadapted(theta, 1), by_nats.adapt(theta, support), unit.adapt(theta, support)
+    steps = [torch.cat([(one.params[n] - start.params[n]).flatten() for n in start.params]) for one in (far, along)]
+    rate = (steps[0].norm() / steps[1].norm()).item()
+    torch.testing.assert_close(steps[0], rate * steps[1])
+    plain = replace(unit, inner_lr=rate).build(POLICY, EpisodeSpec(1, 2, 2))
+    grads = [BatchProblem(one, theta, POLICY, [support], support, 1).loss_and_grad()[1] for one in (by_nats, plain)]
+    for name, grad in grads[0].items():
+        torch.testing.assert_close(grad, grads[1][name])
+
+
+def test_without_a_gradient_a_step_of_so_many_nats_moves_nothing() -> None:
+    learner = MAML(MLP([8]), inner_kl=1.0, steps=2).build(POLICY, EpisodeSpec(1, 2, 2))
+    theta, support = begun(learner), policy_batch()
+    adapted = learner.adapt(theta, replace(support, w=torch.zeros_like(support.w)))
+    for name, value in adapted.params.items():
+        assert torch.equal(value, theta.params[name].expand_as(value))
+
+
+def test_nats_are_of_policies_alone() -> None:
+    with pytest.raises(UserError, match=r"metalearner\.inner_kl: is for policies"):
+        MAML(Conv4(filters=4), inner_kl=0.3).build(SPEC, EPISODE)

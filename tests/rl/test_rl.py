@@ -360,10 +360,22 @@ def test_the_fisher_information_of_a_parameter_that_does_nothing_is_zero() -> No
 
 
 def test_the_fisher_information_on_a_share_of_the_states() -> None:
-    """Every second item of supports and query."""
+    """Every second item of the query, and all of the supports, which make the policies."""
     at, v = problem(), {name: drawn(*p.shape) for name, p in begun(LEARNER).params.items()}
-    thin = BatchProblem(LEARNER, at.theta, SPEC, [s.subsample(2) for s in at.supports], at.query.subsample(2), TASKS)
+    thin = BatchProblem(LEARNER, at.theta, SPEC, at.supports, at.query.subsample(2), TASKS)
     assert torch.equal(vector(at.fisher_vector(v, share=0.5)), vector(thin.fisher_vector(v)))
+
+
+def test_a_tenth_of_the_states_tells_the_fisher_information_of_the_same_policies() -> None:
+    """In the direction of the meta-gradient, after an inner step that moves the policies far."""
+    tasks = RewardTasks(Nav2D(horizon=20), Corners())
+    learner = MAML(MLP([16]), inner_kl=1.0, steps=1).build(tasks.spec, EpisodeSpec(1, 10, 10))
+    theta = Theta({name: value.requires_grad_() for name, value in learner.init(0).params.items()})
+    supports, query = roll_out(learner, theta, tasks.sample(np.arange(8), episode=EpisodeSpec(1, 10, 10), seed=0), 8, 1)
+    problems = [BatchProblem(learner, theta, tasks.spec, supports, query, 8) for _ in range(2)]
+    _, grads = problems[0].loss_and_grad()
+    full, some = (vector(at.fisher_vector(grads, share)) for at, share in zip(problems, (1.0, 0.1), strict=True))
+    assert torch.cosine_similarity(full, some, 0) > 0.95
 
 
 @pytest.mark.parametrize("chunk", [1, TASKS])

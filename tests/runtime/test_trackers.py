@@ -66,11 +66,12 @@ def place(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def test_a_loop_passes_on_every_tenth_step_and_the_last_with_or_without_files(tmp_path):
+@pytest.mark.parametrize(("steps", "passed"), [(25, range(25)), (1003, [*range(0, 1001, 10), 1002])])
+def test_a_loop_passes_on_each_step_or_every_tenth_and_the_last_with_or_without_files(tmp_path, steps, passed):
     for folder in (None, tmp_path):
         sink = Recorder()
-        loop(RunContext(sinks=[sink], label="0-", folder=folder), 25)
-        assert sink.calls == [("0-work", i, {"loss": i / 10}) for i in (0, 10, 20, 24)]
+        loop(RunContext(sinks=[sink], label="0-", folder=folder), steps)
+        assert sink.calls == [("0-work", i, {"loss": i / 10}) for i in passed]
 
 
 def test_sinks_are_closed_however_a_stage_ends(tmp_path):
@@ -93,7 +94,7 @@ def test_tensorboard_files_hold_what_was_passed_on(tmp_path):
         loop(RunContext(sinks=[sink]), 15)
         loop(RunContext(sinks=[sink]), 2, "other")
         sink.picture("classes", pixels)
-    assert points(tmp_path / "tensorboard/work", "work/loss") == [(0, 0.0), (10, 1.0), (14, 1.4)]
+    assert points(tmp_path / "tensorboard/work", "work/loss") == [(i, i / 10) for i in range(15)]
     assert points(tmp_path / "tensorboard/other", "other/loss") == [(0, 0.0), (1, 0.1)]
     found = EventAccumulator(str(tmp_path / "tensorboard/classes"))
     found.Reload()
@@ -102,23 +103,23 @@ def test_tensorboard_files_hold_what_was_passed_on(tmp_path):
 
 
 def test_a_resume_neither_loses_nor_repeats_steps(tmp_path):
-    """Killed at step 25 with a checkpoint of step 15: step 20 was logged before and is again, once to be seen."""
+    """Killed at step 25: steps since the checkpoint were logged before, and are again, once each to be seen."""
     sink = TensorBoard()
     ctx = RunContext(folder=tmp_path, sinks=[sink], checkpoint_seconds=-1)
 
     def killed(i: int) -> dict[str, float]:
-        if i == 15:
-            ctx.checkpoint_seconds = 1e9
         if i == 25:
             raise KeyboardInterrupt
         return {"loss": 1.0}
 
     with pytest.raises(KeyboardInterrupt), start_trackers([sink], tmp_path):
         ctx.loop("work", 40, killed, dict, lambda state: None)
-    assert [step for step, _ in points(tmp_path / "tensorboard/work", "work/loss")] == [0, 10, 20]
+    assert [step for step, _ in points(tmp_path / "tensorboard/work", "work/loss")] == list(range(25))
     with start_trackers([sink], tmp_path):
         loop(RunContext(folder=tmp_path, sinks=[sink], resume=True), 40)
-    assert points(tmp_path / "tensorboard/work", "work/loss") == [(0, 1), (10, 1), (20, 2), (30, 3), (39, 3.9)]
+    found = points(tmp_path / "tensorboard/work", "work/loss")
+    assert [step for step, _ in found] == list(range(40))
+    assert found[25:] == [(i, i / 10) for i in range(25, 40)]
 
 
 def test_every_stage_of_the_command_line_logs(place):
@@ -126,7 +127,9 @@ def test_every_stage_of_the_command_line_logs(place):
     logs = {str(path.parent.relative_to(place)) for path in place.rglob("events.out.tfevents.*")}
     proposed = {f"tasks/tiny/tensorboard/{name}" for name in ("acai", "kmeans", "proposed tasks")}
     assert logs == proposed | {f"runs/tiny/tensorboard/{name}" for name in ("metatrain", "evaluate", "test tasks")}
-    assert [step for step, _ in points(place / "runs/tiny/tensorboard/metatrain", "metatrain/accuracy")] == [0, 10, 11]
+    assert [step for step, _ in points(place / "runs/tiny/tensorboard/metatrain", "metatrain/accuracy")] == list(
+        range(12)
+    )
 
 
 def test_the_tracker_in_the_documentation_works(place):
@@ -137,7 +140,8 @@ def test_the_tracker_in_the_documentation_works(place):
     assert main(["run", "tiny.yaml", "--device", "cpu", "--log", "my_tracker.py"]) == 0
     assert {line.split()[0] for line in (place / "tasks/tiny/tracked.txt").open()} == {"acai", "kmeans"}
     lines = (place / "runs/tiny/tracked.txt").read_text().splitlines()
-    assert [line.split()[:2] for line in lines] == [["metatrain", s] for s in ("0", "10", "11")] + [["evaluate", "0"]]
+    told = [line.split()[:2] for line in lines]
+    assert told == [*(["metatrain", str(i)] for i in range(12)), ["evaluate", "0"]]
     assert "'tiny, 3-way 1-shot': " in lines[-1]
 
 

@@ -91,10 +91,15 @@ def test_same_seed_same_run(whole: tuple[Theta, bytes]) -> None:
     assert theta.running
 
 
-def test_metrics_of_every_tenth_step_and_the_last_are_kept(whole: tuple[Theta, bytes]) -> None:
+def test_metrics_of_every_step_are_kept_and_of_a_long_loop_every_tenth_and_the_last(
+    tmp_path: Path, whole: tuple[Theta, bytes]
+) -> None:
     lines = [json.loads(line) for line in whole[1].splitlines()]
-    assert [line["step"] for line in lines] == [0, 10, 12]
+    assert [line["step"] for line in lines] == list(range(13))
     assert all({"loss", "accuracy"} < set(line) for line in lines)
+    RunContext(folder=tmp_path).loop("long", 1003, lambda i: {"loss": float(i)}, dict, lambda state: None)
+    lines = [json.loads(line) for line in (tmp_path / "long.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [*range(0, 1001, 10), 1002]
 
 
 @pytest.mark.parametrize("step", [0, 4, 11])

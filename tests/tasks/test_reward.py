@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from umeta.envs.nav2d import Nav2D
+from umeta.parts import EnvironmentTraits
+from umeta.rl.advantage import crossfit, features, normalise, returns
 from umeta.rl.rollout import Paths
 from umeta.tasks.reward import RewardTasks
 from umeta.types import EpisodeSpec
@@ -82,6 +84,26 @@ def test_episodes_are_apart_by_round_by_purpose_and_by_task_alone() -> None:
     assert len({tuple(actions.flatten().tolist()) for actions in drawn}) == len(drawn)
     for alone, together in zip(first([3]), first([0, 3]), strict=True):
         assert torch.equal(alone, together)
+
+
+def test_lambda_is_an_option_of_the_environment_and_1_where_it_has_none() -> None:
+    """Ends of `gae`: at 1 what came after a step, at 0 the step's own reward and the baseline's difference."""
+
+    def told(**options: float) -> Tensor:
+        env = Nav2D(horizon=STEPS, discount=0.9, **options)
+        tasks = RewardTasks(env, Numbers()).sample(np.arange(TASKS), episode=EpisodeSpec(1, 6, 1), seed=0)
+        w, paths = tasks.support(still).w, tasks.paths(still, 6, "support 0")
+        assert w is not None
+        rewards = Numbers()(paths, tasks.which)
+        values = crossfit(features(paths.observations[:, :, :-1]), returns(rewards, paths.mask, 0.9), paths.mask)
+        following = torch.cat([values[..., 1:], torch.zeros(TASKS, 6, 1)], -1)
+        ends = {1.0: returns(rewards, paths.mask, 0.9) - values, 0.0: rewards + 0.9 * following - values}
+        torch.testing.assert_close(w, normalise(ends[options.get("lam", 1.0)], paths.mask).flatten(1))
+        return w
+
+    assert torch.equal(told(), told(lam=1.0))
+    assert not torch.allclose(told(), told(lam=0.0), atol=0.1)
+    assert EnvironmentTraits.of(object()).lam == 1
 
 
 def test_rewards_are_described() -> None:

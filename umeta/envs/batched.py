@@ -33,6 +33,9 @@ class Driven:
     """steps of an episode"""
     discount: Annotated[float, Ge(0), Le(1)] = 0.99
     """of later rewards"""
+    lam: Annotated[float, Ge(0), Le(1)] = 1.0
+    """lambda of generalised advantage estimation: at 1 an advantage counts all that came after the step, below 1 the
+    sooner the more, and leaves the rest to the baseline: less noise, some bias"""
     unit: Annotated[float, Gt(0)] = 0.7
     """torque of an action of 1, where 1 is the most; a policy's standard deviation starts there"""
     positions: bool = False

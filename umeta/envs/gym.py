@@ -38,6 +38,9 @@ class Gym:
     """steps of an episode"""
     discount: Annotated[float, Ge(0), Le(1)] = 0.99
     """of later rewards"""
+    lam: Annotated[float, Ge(0), Le(1)] = 1.0
+    """lambda of generalised advantage estimation: at 1 an advantage counts all that came after the step, below 1 the
+    sooner the more, and leaves the rest to the baseline: less noise, some bias"""
     unit: Annotated[float, Gt(0)] = 0.7
     """how far an action of 1 goes from the middle of its bounds, where 1 is to either bound, or in the environment's
     own numbers where it has no bounds; a policy's standard deviation starts there"""

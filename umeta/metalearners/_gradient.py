@@ -17,12 +17,13 @@ from umeta.metalearners._network import NetworkLearner, for_distance
 from umeta.models.functional import Normalisation
 from umeta.models.kernels import channels_last
 from umeta.models.precision import autocast
-from umeta.objectives import OBJECTIVES
+from umeta.objectives import OBJECTIVES, kl
 from umeta.parts import Model
 from umeta.types import Adapted, Batch, EpisodeSpec, PolicyLearner, Stats, TaskSpec, Theta
 
 Weights = dict[str, Tensor]  # by name, [T, ...]: those of each task
 HEAD = ("head.weight", "head.bias")
+TRIES = 8  # sizes of a step on the way to the one that moves a policy by so many nats
 
 
 @dataclass
@@ -219,6 +220,30 @@ class InnerLoop:
             grads = self._differentiate(phi, self.second_order)
         return dict(zip(self.moving, grads, strict=True))
 
+    def move(self, phi: Weights, gradient: Weights, size: Tensor | float) -> Weights:
+        """Step down the gradient; size: a number, or one for each task [T]."""
+        return phi | {
+            name: phi[name] - (size.view(-1, *[1] * (g.dim() - 1)) if isinstance(size, Tensor) else size) * g
+            for name, g in gradient.items()
+        }
+
+    def move_by(self, phi: Weights, gradient: Weights, nats: float) -> Weights:
+        """Step down the gradient until the policy's mean KL divergence on the support is `nats`, in each task.
+
+        The divergence grows about as the square of the size. A gradient of zero moves nothing.
+        """
+        with torch.no_grad():
+            before = self.answer(phi)
+            size = torch.ones(len(before), dtype=before.dtype, device=before.device)
+            for _ in range(TRIES):
+                apart = kl(before, self.answer(self.move(phi, gradient, size)), self.support)
+                size = size * (nats / apart).sqrt().clamp(0.1, 10)
+        return self.move(phi, gradient, size)
+
+    def answer(self, phi: Weights) -> Tensor:
+        """Give the output for the support."""
+        return self.learner._answer(phi, self._see(phi)[0])
+
     def finish(self, phi: Weights) -> Adapted:
         """Give what the tasks end in: the weights phi, and the support's statistics at them."""
         if not self.differentiable:
@@ -229,7 +254,7 @@ class InnerLoop:
 
     def _differentiate(self, phi: Weights, keep: bool) -> tuple[Tensor, ...]:
         with torch.enable_grad():
-            answer = self.learner._answer(phi, self._see(phi)[0])
+            answer = self.answer(phi)
             # tasks do not interact, so each gets its own gradient
             loss = OBJECTIVES[self.learner.built.spec.objective](answer, self.support).sum()
             leaves = [phi[name] for name in self.moving]

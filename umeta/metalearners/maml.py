@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Annotated, Self
+
+from annotated_types import Gt
 
 from umeta.errors import UserError
 from umeta.metalearners._gradient import HEAD, InnerLoop, UnrolledLearner
@@ -32,6 +34,10 @@ class MAML(UnrolledLearner):
     """of the network's pass over the queries; `auto` is bfloat16 where the hardware computes with it, which is faster.
     The inner loop stays in float32: the meta-gradient through it is made of differences between nearby weights, which
     bfloat16 rounds away"""
+    inner_kl: Annotated[float, Gt(0)] | None = None
+    """of a policy: nats that an inner step moves it on the support's states (mean KL divergence), in place of
+    `inner_lr`, whose unit depends on environment and network; `harmonic` divides the nats by the number of the step.
+    The meta-gradient takes the step's size for a constant"""
     adapts: list[str] | None = None
     """names of the weights that the inner loop moves, by default all. The first layer's bias alone, `[1.bias]` of an
     `mlp`, is what a context fed to that layer adds (CAVIA, Zintgraf et al. 2019, section 3.1), as skills are told to
@@ -46,17 +52,20 @@ class MAML(UnrolledLearner):
         alpha = self.inner_lr * (support.way if self.scale_by_way else 1)
         loop = InnerLoop(self, theta, support, start)
         phi = loop.start  # theta, once for each task
-        for size in loop.sizes(alpha, steps):  # alpha each time, unless a schedule says otherwise
+        for size in loop.sizes(self.inner_kl or alpha, steps):  # alpha each time, unless a schedule says otherwise
             gradient = loop.gradient(phi)  # line 6: of the loss on D, at phi
-            phi = phi | {name: phi[name] - size * gradient[name] for name in gradient}  # line 7
+            phi = loop.move_by(phi, gradient, size) if self.inner_kl else loop.move(phi, gradient, size)  # line 7
         return loop.finish(phi)
 
     def build(self, spec: TaskSpec, episode: EpisodeSpec) -> Self:
         """Return a copy with the network for such tasks.
 
         Raises:
-            UserError: the model cannot take such items, or `adapts` names what is no weight.
+            UserError: the model cannot take such items, `adapts` names what is no weight, or `inner_kl` is given
+                where there is no policy.
         """
+        if self.inner_kl and not spec.interactive:
+            raise UserError("metalearner.inner_kl: is for policies on an environment; elsewhere set inner_lr")
         learner = super().build(spec, episode)
         known = [*learner.built.network.names, *HEAD, *(["head.free"] if spec.free else [])]
         if self.adapts is not None and (not self.adapts or set(self.adapts) - set(known)):

@@ -25,7 +25,8 @@ from umeta.runtime.checkpoints import read_step
 from umeta.stages.runs import Run
 from umeta.types import EpisodeSpec
 
-TRAINING = "loss", "accuracy", "return before", "return"  # of what meta-training logs, the numbers in `training.png`
+# of what meta-training logs, the numbers in `training.png`
+TRAINING = "loss", "accuracy", "return before", "return", "gain"
 
 
 def write(run: Run, test: LabelledImages, result: Result, episode: EpisodeSpec, sinks: Sequence[Sink] = ()) -> None:

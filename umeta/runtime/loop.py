@@ -19,6 +19,7 @@ from umeta.runtime import artifacts, distributed
 from umeta.runtime.checkpoints import Checkpoints, State, copy_state
 from umeta.runtime.progress import Progress, note, postpone_interrupt
 
+LONG = 1000  # steps, beyond which every 10th is logged
 SKIPPED = 10  # steps in a row that are too many to leave out
 
 
@@ -65,8 +66,9 @@ class RunContext:
     ) -> None:
         """Run `step(0) ... step(steps - 1)`.
 
-        `step` returns metrics; every 10th step's go to `<name>.jsonl` and to the sinks. `save` and `load` move the
-        whole state, as tensors, to and from a checkpoint: randomness must come from the step number (`umeta.seeds`).
+        `step` returns metrics; each step's, of a long loop every 10th's, go to `<name>.jsonl` and to the sinks. `save`
+        and `load` move the whole state, as tensors, to and from a checkpoint: randomness must come from the step number
+        (`umeta.seeds`).
 
         `snapshots` states are kept for good, at even steps, under `snapshots/<name>`. With `skip` a step of which a
         metric is not a number is undone, and the next one taken.
@@ -122,7 +124,7 @@ class RunContext:
                 bar.update(i + 1, metrics)
                 now = time.monotonic()
                 last = i == steps - 1
-                if (i % 10 == 0 or last or skipped) and distributed.is_first():
+                if (i % 10 == 0 or steps <= LONG or last or skipped) and distributed.is_first():
                     if log:
                         log.append(i, metrics)
                     for sink in self.sinks:

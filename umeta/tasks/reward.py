@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from umeta import seeds
-from umeta.parts import Environment, Simulation
+from umeta.parts import Environment, EnvironmentTraits, Simulation
 from umeta.rl.advantage import advantages
 from umeta.rl.discriminator import Discriminator, SkillRewards
 from umeta.rl.explore import reached
@@ -149,8 +149,8 @@ class RewardBatch:
 
     def batch(self, paths: Paths) -> Batch:
         """Return the steps of each task as items, scored by its reward."""
-        rewards = self.tasks.rewards(paths, self.which)
-        w = advantages(paths, rewards, self.tasks.env.discount)
+        env, rewards = self.tasks.env, self.tasks.rewards(paths, self.which)
+        w = advantages(paths, rewards, env.discount, EnvironmentTraits.of(env).lam)
         first = torch.zeros_like(paths.mask)
         first[:, :, 0] = True
         items = Batch(
