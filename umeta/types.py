@@ -81,9 +81,13 @@ class Batch:
 
     def map_tensors(self, change: Callable[[Tensor], Tensor]) -> Batch:
         """Change every tensor."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        new: dict[str, Any] = {name: change(value) for name, value in values.items() if isinstance(value, Tensor)}
+        new: dict[str, Any] = {name: change(value) for name, value in self.tensors().items()}
         return replace(self, **new)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Give the tensors that there are, by name."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
 
 Act = Callable[[Tensor], Tensor]  # what a policy answers to observations [T, E, ...]: [T, E, outputs + free]

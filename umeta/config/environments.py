@@ -41,7 +41,7 @@ class EvaluateConfig:
     goals: Annotated[int, Gt(1)] = 20
     """tasks to test on"""
     validation: Count = 10
-    """other tasks, on which the step sizes of the baselines are chosen"""
+    """other tasks, on which each row's step size is chosen"""
     episodes: Annotated[int, Gt(1)] = 20
     """per goal and step"""
     steps: Count = 10

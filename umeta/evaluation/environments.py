@@ -22,6 +22,7 @@ from umeta.evaluation.result import Cell, Result, summarize, trace
 from umeta.evaluation.rows import Kept, describe_provenance, describe_question, read_results, record_result
 from umeta.metalearners.maml import MAML
 from umeta.models.mlp import MLP
+from umeta.objectives import log_probability
 from umeta.parts import Environment, Sink
 from umeta.report import write
 from umeta.runtime import artifacts
@@ -35,8 +36,12 @@ from umeta.types import Adapted, Batch, EpisodeSpec, PolicyLearner, RecurrentLea
 
 BASELINES = ("scratch", "finetune")
 SHOWN = (0, 1, 2, 3, 5, 10)  # steps in a table
-SGD = {"constant": (0.1, 0.3, 1.0), "harmonic": (0.3, 1.0, 3.0)}  # step sizes tried for the baselines
+SGD = {"constant": (0.1, 0.3, 1.0), "harmonic": (0.3, 1.0, 3.0)}  # step sizes tried for every row
+NATS = (0.1, 0.3, 1.0)  # KL divergences of a first step
 ADAM = (0.003, 0.01, 0.03)
+PPO = (0.001, 0.003, 0.01)
+EPOCHS, CLIP = 10, 0.2  # of PPO
+OWN = "its own step"
 PICTURED = 6  # goals
 TRIED = 4  # episodes of each skill, to choose the best
 
@@ -81,7 +86,7 @@ def adam_step(learner: MAML, env: Environment, theta: Theta, lr: float) -> Step:
     """Adam (Kingma and Ba 2015) on each task's policy, which keeps its moments from step to step."""
     unit = change_learner(learner, env, inner_lr=1.0, schedule="constant")
     params: dict[str, Tensor] = {}
-    adam: list[torch.optim.Adam] = []  # made at the first step, of the policies it begins with
+    adam: list[torch.optim.Adam] = []  # made at the first step
 
     def step(adapted: Adapted, batch: Batch) -> Adapted:
         if not adam:
@@ -89,9 +94,26 @@ def adam_step(learner: MAML, env: Environment, theta: Theta, lr: float) -> Step:
             adam.append(torch.optim.Adam(params.values(), lr=lr))
         after = unit.adapt(theta, batch, start=adapted, steps=1)
         for name, value in params.items():
+            value.copy_(adapted.params[name])  # a guard may have gone back
             value.grad = adapted.params[name] - after.params[name]  # a step of size 1
         adam[0].step()
         return replace(after, params={name: value.clone() for name, value in params.items()})
+
+    return step
+
+
+def ppo_step(learner: MAML, env: Environment, theta: Theta, lr: float) -> Step:
+    """`EPOCHS` steps of Adam on the clipped objective (PPO, Schulman et al. 2017, equation 7) of the same episodes."""
+    adam = adam_step(learner, env, theta, lr)
+
+    def step(adapted: Adapted, batch: Batch) -> Adapted:
+        assert batch.w is not None
+        assert batch.logp is not None
+        for _ in range(EPOCHS):
+            ratio = (log_probability(learner.predict(theta, adapted, batch.x), batch.y) - batch.logp).exp()
+            clipped = torch.where(batch.w > 0, ratio > 1 + CLIP, ratio < 1 - CLIP)  # where it has no gradient
+            adapted = adam(adapted, replace(batch, w=batch.w.masked_fill(clipped, 0)))
+        return adapted
 
     return step
 
@@ -103,9 +125,68 @@ def list_candidates(learner: MAML, env: Environment, theta: Theta) -> dict[str, 
         for lr in rates:
             plain = change_learner(learner, env, inner_lr=lr, schedule=schedule)
             found[f"SGD {lr:g}{'/k' if schedule == 'harmonic' else ''}"] = partial(own_step, plain, theta)
+    for nats in NATS:
+        sized = change_learner(learner, env, inner_kl=nats, schedule="harmonic")
+        found[f"{nats:g}/k nats"] = partial(own_step, sized, theta)
     for lr in ADAM:
         found[f"Adam {lr:g}"] = partial(adam_step, learner, env, theta, lr)
+    for lr in PPO:
+        found[f"PPO {lr:g}"] = partial(ppo_step, learner, env, theta, lr)
     return found
+
+
+def follow(first: Callable[[], Step], rest: Callable[[], Step]) -> Step:
+    """Return a step that is `first`'s for a policy that has taken none, and `rest`'s from then on."""
+    begin, go_on = first(), rest()
+    return lambda adapted, batch: (go_on if adapted.steps else begin)(adapted, batch)
+
+
+def guard(step: Step) -> Step:
+    """Return a step that goes back where the one before did harm, and takes half of it from there.
+
+    Harm is a mean return lower by more than two standard errors, over the episodes before and after.
+    """
+    kept: tuple[Adapted, Batch] | None = None
+    share = torch.ones(())
+
+    def guarded(adapted: Adapted, batch: Batch) -> Adapted:
+        nonlocal kept, share
+        if kept is not None:
+            harm = harmed(*(totals(one) for one in (kept[1], batch)))
+            share = torch.where(harm, share / 2, share)
+            old = kept[1].tensors()
+            adapted = replace(adapted, params=choose(harm, kept[0].params, adapted.params))
+            batch = replace(batch, **choose(harm, old, batch.tensors()))
+        kept = adapted, batch
+        after = step(adapted, batch)
+        params = {
+            name: torch.lerp(adapted.params[name], value, along(share, value)) for name, value in after.params.items()
+        }
+        return replace(after, params=params)
+
+    return guarded
+
+
+def totals(batch: Batch) -> Tensor:
+    """Return of each episode [T, E]."""
+    assert batch.reward is not None
+    return (batch.reward * batch.mask).view(len(batch), batch.sequences, -1).sum(-1)
+
+
+def harmed(before: Tensor, after: Tensor) -> Tensor:
+    """Whether the mean of returns [T, E] has become lower by more than two standard errors [T]."""
+    error = sum(one.var(1, correction=0) / one.shape[1] for one in (before, after)) ** 0.5
+    return before.mean(1) - after.mean(1) > 2 * error
+
+
+def choose(which: Tensor, yes: dict[str, Tensor], no: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Take each task's tensors from `yes` or from `no`; which: [T]."""
+    return {name: torch.where(along(which, value), yes[name], value) for name, value in no.items()}
+
+
+def along(each: Tensor, value: Tensor) -> Tensor:
+    """Shape a number for each task, or one for all, so that it broadcasts over the tasks' values [T, ...]."""
+    return each.view(-1, *[1] * (value.dim() - 1))
 
 
 @dataclass
@@ -125,10 +206,17 @@ class Trial:
     def own(self) -> tuple[Tensor, dict[str, Any]]:
         """Return the run's learner, which adapts by its own inner steps."""
         run, batch = self.run, self.batch("test")
-        assert isinstance(run.learner, PolicyLearner)
-        begin = run.learner.unadapted(run.theta, self.settings.goals)
-        step = own_step(run.learner, run.theta)
-        found, policies = measure_returns(run.learner, run.theta, begin, step, batch, self.settings.steps, "adaptation")
+        learner, theta = run.learner, run.theta
+        assert isinstance(learner, PolicyLearner)
+        own = partial(own_step, learner, theta)
+        ways: dict[str, Callable[[], Step]] = {OWN: own}
+        if not isinstance(learner, RecurrentLearner):
+            plain = list_candidates(self.policy_learner(), run.config.env, theta)
+            later = {name: way for name, way in plain.items() if not name.startswith("SGD")}
+            ways |= plain | {f"{OWN}, then {name}": partial(follow, own, way) for name, way in later.items()}
+        found, policies, facts = self.best(
+            learner, theta, lambda batch: learner.unadapted(theta, len(batch.which)), ways
+        )
         ends = {"before": policies[0], "after": policies[-1]}
         notes = [self.filmed(name, policy, batch) for name, policy in ends.items()]
         few = replace(batch, which=batch.which[:PICTURED], indices=batch.indices[:PICTURED])
@@ -139,7 +227,7 @@ class Trial:
         places = getattr(batch.tasks.rewards, "places", None)
         marked = None if places is None else places[few.which]
         environments.draw_behaviour(run.folder / "behaviour.png", paths, run.config.env, marked)
-        return found, {"notes": [note for note in dict.fromkeys(notes) if note]}
+        return found, {**facts, "notes": [note for note in dict.fromkeys(notes) if note]}
 
     def filmed(self, name: str, policy: Adapted, batch: RewardBatch) -> str | None:
         """Film the first goal's policy; return a sentence where that is impossible."""
@@ -154,7 +242,9 @@ class Trial:
         """Return a policy with random weights, trained for each goal by itself."""
         learner = self.policy_learner()
         theta = learner.init(self.settings.seed)
-        return self.best(learner, theta, lambda batch: learner.unadapted(theta, len(batch.which)))
+        ways = list_candidates(learner, self.run.config.env, theta)
+        found, _, facts = self.best(learner, theta, lambda batch: learner.unadapted(theta, len(batch.which)), ways)
+        return found, facts
 
     def finetune(self) -> tuple[Tensor, dict[str, Any]]:
         """Train the proposer's best skill for each goal on. The episodes that choosing took count as steps."""
@@ -173,26 +263,36 @@ class Trial:
             best = torch.stack(totals).argmax(1)
             return Adapted({name: value[best] for name, value in skills.items()})
 
-        found, facts = self.best(learner, Theta({}), begin)
+        found, _, facts = self.best(learner, Theta({}), begin, list_candidates(learner, env, Theta({})))
         return found, {**facts, "offset": count * TRIED / self.settings.episodes}
 
     def best(
-        self, learner: MAML, theta: Theta, begin: Callable[[RewardBatch], Adapted]
-    ) -> tuple[Tensor, dict[str, Any]]:
-        """Return the candidate that earns most over all steps on the validation goals, on the test goals."""
+        self,
+        learner: PolicyLearner,
+        theta: Theta,
+        begin: Callable[[RewardBatch], Adapted],
+        ways: dict[str, Callable[[], Step]],
+    ) -> tuple[Tensor, list[Adapted], dict[str, Any]]:
+        """Return what the way that earns most over all steps on the validation goals earns on the test goals.
+
+        The best of the ways is tried once more with a guard. Where there is but one way there is nothing to choose.
+        """
         val, test, steps = self.batch("val"), self.batch("test"), self.settings.steps
-        ways = list_candidates(learner, self.run.config.env, theta)
-        earned = {}
-        for name, step in ways.items():
-            after = (
-                measure_returns(learner, theta, begin(val), step(), val, steps, f"validation, {name}")[0][:, 1:]
-                .mean()
-                .item()
-            )
-            earned[name] = after if math.isfinite(after) else -math.inf
-        chosen = max(earned, key=lambda name: earned[name])
-        found, _ = measure_returns(learner, theta, begin(test), ways[chosen](), test, steps, chosen)
-        return found, {"chosen": chosen}
+
+        def earn(name: str) -> float:
+            found, _ = measure_returns(learner, theta, begin(val), ways[name](), val, steps, f"validation, {name}")
+            after = found[:, 1:].mean().item()
+            return after if math.isfinite(after) else -math.inf
+
+        chosen = next(iter(ways))
+        if len(ways) > 1:
+            earned = {name: earn(name) for name in ways}
+            best = max(earned, key=lambda name: earned[name])
+            guarded = f"{best}, guarded"
+            ways = ways | {guarded: lambda: guard(ways[best]())}
+            chosen = guarded if earn(guarded) > earned[best] else best
+        found, policies = measure_returns(learner, theta, begin(test), ways[chosen](), test, steps, chosen)
+        return found, policies, {"chosen": chosen}
 
     def policy_learner(self) -> MAML:
         """MAML with the run's network, whatever its learner."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Gt, Lt
 from torch import Tensor
@@ -22,6 +22,8 @@ class ProMP:
 
     lr: Annotated[float, Gt(0)] = 1e-3
     """step size of Adam"""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """`cosine` lets the step size fall to zero over the run"""
     epochs: Annotated[int, Gt(0)] = 5
     """steps on each meta-batch"""
     clip: Annotated[float, Gt(0), Lt(1)] = 0.3
@@ -32,7 +34,7 @@ class ProMP:
 
     def start(self, params: dict[str, Tensor]) -> None:
         """Begins with these parameters, which `step` changes in place."""
-        self._adam = Adam(self.lr)
+        self._adam = Adam(self.lr, self.schedule)
         self._adam.start(params)
 
     def step(self, problem: Problem, progress: float) -> dict[str, float]:
