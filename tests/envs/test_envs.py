@@ -140,6 +140,9 @@ def test_an_ant_ends_where_gymnasiums_does_and_only_when_asked_to() -> None:
     assert 5 < sum(ends) < 36
     assert ending.step(torch.zeros(len(heights), 8))[1].tolist() == ends
     assert not living.step(torch.zeros(len(heights), 8))[1].any()
+    still = ending.qpos[ends].copy()
+    assert ending.step(torch.ones(len(heights), 8))[1][ends].all()
+    np.testing.assert_array_equal(ending.qpos[ends], still)  # what has ended is simulated no more
     ending.qpos[:] = np.nan
     assert ending.step(torch.zeros(len(heights), 8))[1].all()
 
@@ -166,7 +169,7 @@ def test_an_error_of_the_stepper_is_not_a_number(monkeypatch: pytest.MonkeyPatch
     bodies = HalfCheetah().simulate(3)
     bodies.reset(uniform(3, 18))
 
-    def fail(nstep: int) -> None:
+    def fail(ids: np.ndarray, nstep: int) -> None:
         raise SimulationError(np.array([1]), "out of memory")
 
     monkeypatch.setattr(bodies.batch, "step", fail)
@@ -292,7 +295,7 @@ def counting(id: str = "Counting-v0", last: int = 3, **options: Any) -> Gym:
     [(counting(), 3), (counting("Hurried-v0", last=9, horizon=5), 5), (counting("Hurried-v0", last=4, horizon=5), 4)],
     ids=["terminated", "truncated", "its own limit is not taken"],
 )
-def test_an_end_stays_and_the_next_episode_is_not_seen(env: Gym, last: int) -> None:
+def test_an_end_stays_and_nothing_is_stepped_after_it(env: Gym, last: int) -> None:
     copies = env.simulate(2)
     for _ in range(2):
         start = copies.reset(torch.tensor([[0.1], [0.7]]))
@@ -302,6 +305,7 @@ def test_an_end_stays_and_the_next_episode_is_not_seen(env: Gym, last: int) -> N
             assert torch.equal(observation[:, 0], start[:, 0])
             assert ended.tolist() == [t >= last] * 2
             assert torch.equal(copies.positions(), observation[:, :2])
+            assert [one.unwrapped.count for one in copies.copies] == [min(t, last)] * 2  # nor is it simulated
 
 
 @pytest.mark.parametrize(
@@ -424,7 +428,7 @@ def test_gymnasiums_own_physics_are_made_silently(
     copies, bodies = env.simulate(2), HalfCheetah(unit=0.5).simulate(2)
     copies.reset(uniform(2, 1))
     bodies.reset(uniform(2, 18))
-    for one, qpos, qvel in zip(copies.vector.envs, bodies.qpos, bodies.qvel, strict=True):
+    for one, qpos, qvel in zip(copies.copies, bodies.qpos, bodies.qvel, strict=True):
         one.unwrapped.set_state(qpos.copy(), qvel.copy())
     for action in normal(10, 2, 6):
         assert torch.equal(copies.step(action)[0], bodies.step(action)[0])

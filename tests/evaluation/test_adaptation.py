@@ -17,19 +17,27 @@ from umeta.envs.nav2d import Nav2D
 from umeta.evaluation import environments
 from umeta.evaluation.environments import (
     ADAM,
+    CLIP,
+    EPOCHS,
+    NATS,
+    PPO,
     SGD,
     Trial,
     change_learner,
+    follow,
+    guard,
+    harmed,
     list_candidates,
     measure_returns,
     own_step,
     tabulate_returns,
+    totals,
     trace_returns,
 )
 from umeta.evaluation.result import summarize
 from umeta.metalearners.maml import MAML
 from umeta.models.mlp import MLP
-from umeta.objectives import gaussian, policy
+from umeta.objectives import gaussian, kl, policy
 from umeta.rl.rollout import Paths
 from umeta.runtime.loop import RunContext
 from umeta.stages import metatrain, propose, runs
@@ -123,13 +131,13 @@ def prepared() -> tuple[MAML, Theta, list[Batch]]:
     return learner, theta, batches
 
 
-def gradients(learner: MAML, params: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+def gradients(learner: MAML, params: dict[str, Tensor], batch: Batch, clip: float | None = None) -> dict[str, Tensor]:
     """Of each task's own loss [T, ...], written out."""
     leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
     h = torch.tanh(batch.x @ leaves["1.weight"].mT + leaves["1.bias"][:, None])
     mean = h @ leaves["head.weight"].mT + leaves["head.bias"][:, None]
     output = torch.cat([mean, leaves["head.free"][:, None].expand_as(mean)], -1)
-    return dict(zip(leaves, torch.autograd.grad(policy(output, batch).sum(), list(leaves.values())), strict=True))
+    return dict(zip(leaves, torch.autograd.grad(policy(output, batch, clip).sum(), list(leaves.values())), strict=True))
 
 
 @pytest.mark.parametrize(
@@ -149,6 +157,53 @@ def test_a_candidate_of_sgd_is_plain_gradient_descent(name: str) -> None:
             torch.testing.assert_close(adapted.params[n], params[n])
 
 
+@pytest.mark.parametrize("nats", NATS)
+def test_a_candidate_of_nats_moves_the_policy_by_them_and_later_by_less(nats: float) -> None:
+    learner, theta, batches = prepared()
+    step, adapted = list_candidates(learner, ENV, theta)[f"{nats:g}/k nats"](), learner.unadapted(theta, 3)
+    for k, batch in enumerate(batches):
+        after = step(adapted, batch)
+        outputs = [learner.predict(theta, one, batch.x) for one in (adapted, after)]
+        assert kl(*outputs, batch).tolist() == pytest.approx([nats / (k + 1)] * 3, rel=0.2)
+        adapted = after
+
+
+def test_one_way_follows_another_from_the_second_step_on() -> None:
+    ways = [lambda adapted, batch, way=way: replace(adapted, steps=adapted.steps + way) for way in (1, 10)]
+    step, adapted, seen = follow(*(lambda way=way: way for way in ways)), Adapted({}), []
+    for _ in range(3):
+        adapted = step(adapted, None)  # type: ignore[arg-type]
+        seen.append(adapted.steps)
+    assert seen == [1, 11, 21]
+
+
+def earning(*means: float) -> Batch:
+    """Two episodes of two steps in each task, of these mean returns, 0.2 apart."""
+    reward = torch.tensor([[mean / 2 - 0.05, mean / 2 - 0.05, mean / 2 + 0.05, mean / 2 + 0.05] for mean in means])
+    mask = torch.ones(reward.shape, dtype=torch.bool)
+    return Batch(reward[..., None], reward[..., None], mask, 1, reward=reward, sequences=2)
+
+
+def test_a_guard_goes_back_to_where_harm_was_done_and_halves_the_step() -> None:
+    """Each step adds the mean return of the episodes it sees. The first task is harmed once, the second never.
+
+    Two standard errors of the difference are 2 sqrt(2 * 0.01 / 2) = 0.2.
+    """
+
+    def step(adapted: Adapted, batch: Batch) -> Adapted:
+        return Adapted({"w": adapted.params["w"] + totals(batch).mean(1)[:, None]}, steps=adapted.steps + 1)
+
+    guarded, adapted = guard(step), Adapted({"w": torch.zeros(2, 1)})
+    seen = []
+    for batch in (earning(4, 4), earning(1, 3.9), earning(5, 5), earning(6, 6)):
+        adapted = guarded(adapted, batch)
+        seen.append(adapted.params["w"].flatten().tolist())
+    expected = [[4, 4], [0 + 4 / 2, 4 + 3.9], [2 + 5 / 2, 7.9 + 5], [4.5 + 6 / 2, 12.9 + 6]]
+    assert seen == [pytest.approx(pair) for pair in expected]
+    assert adapted.steps == 4
+    assert harmed(totals(earning(4, 4)), totals(earning(3.81, 3.79))).tolist() == [False, True]
+
+
 @pytest.mark.parametrize("lr", ADAM)
 def test_a_candidate_of_adam_is_torchs_for_each_task(lr: float) -> None:
     learner, theta, batches = prepared()
@@ -164,6 +219,22 @@ def test_a_candidate_of_adam_is_torchs_for_each_task(lr: float) -> None:
             adapted = step(adapted, batch)
             for name, value in params.items():
                 torch.testing.assert_close(adapted.params[name], value.detach(), atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("lr", PPO)
+def test_a_candidate_of_ppo_is_torchs_adam_on_the_clipped_objective(lr: float) -> None:
+    learner, theta, batches = prepared()
+    step, adapted = list_candidates(learner, ENV, theta)[f"PPO {lr:g}"](), learner.unadapted(theta, 3)
+    params = {name: value.repeat(3, *[1] * value.dim()) for name, value in theta.params.items()}
+    torchs = torch.optim.Adam(params.values(), lr=lr)
+    for batch in batches:
+        for _ in range(EPOCHS):
+            for name, grad in gradients(learner, params, batch, clip=CLIP).items():
+                params[name].grad = grad
+            torchs.step()
+        adapted = step(adapted, batch)
+        for name, value in params.items():
+            torch.testing.assert_close(adapted.params[name], value.detach(), atol=1e-7, rtol=0)
 
 
 def test_changed_leaves_the_learner_itself_alone() -> None:
@@ -200,12 +271,14 @@ def test_goals_of_the_three_splits_are_apart(trial: Trial) -> None:
     assert trial.batch("test").which.sort().values.tolist() == list(range(5))  # each goal once
 
 
+@pytest.mark.parametrize(("with_guard", "chosen"), [(2.6, "SGD 0.3/k, guarded"), (2.5, "SGD 0.3/k")])
 def test_the_step_is_chosen_on_validation_goals_and_only_that_is_tested(
-    trial: Trial, monkeypatch: pytest.MonkeyPatch
+    trial: Trial, monkeypatch: pytest.MonkeyPatch, with_guard: float, chosen: str
 ) -> None:
-    """The first return, before any step, does not count; what is not a number never wins."""
+    """The first return, before any step, does not count; what is not a number never wins. A guard has to pay."""
     asked: list[tuple[int, str]] = []
     on_validation = {"SGD 1": [9.0, 1.0, 1.0], "SGD 0.3/k": [0.0, 2.0, 3.0], "Adam 0.01": [0.0, math.nan, 9.0]}
+    on_validation["SGD 0.3/k, guarded"] = [0.0, with_guard, with_guard]
     begun: list[Any] = []
 
     def begin(batch: RewardBatch) -> Any:
@@ -220,22 +293,44 @@ def test_the_step_is_chosen_on_validation_goals_and_only_that_is_tested(
 
     monkeypatch.setattr(environments, "measure_returns", pretended)
     learner = trial.policy_learner()
-    found, facts = trial.best(learner, Theta({}), begin)
-    assert facts == {"chosen": "SGD 0.3/k"}
-    assert [name for count, name in asked if count == 4] == list(list_candidates(learner, ENV, Theta({})))
-    assert asked[-1] == (5, "SGD 0.3/k")
-    assert len(asked) == 1 + len(list_candidates(learner, ENV, Theta({})))
+    found, _, facts = trial.best(learner, Theta({}), begin, list_candidates(learner, ENV, Theta({})))
+    assert facts == {"chosen": chosen}
+    every = list(list_candidates(learner, ENV, Theta({})))
+    assert [name for count, name in asked if count == 4] == [*every, "SGD 0.3/k, guarded"]
+    assert asked[-1] == (5, chosen)
+    assert len(asked) == 2 + len(every)
     assert found.shape == (5, 3)
     assert [len(rewards.goals) for rewards in begun] == [4] * (len(asked) - 1) + [5]
+
+
+def test_the_runs_own_learner_chooses_among_the_same_steps_and_its_own(
+    trial: Trial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels: list[str] = []
+
+    def pretended(learner: Any, theta: Theta, begin: Adapted, step: Any, batch: RewardBatch, steps: int, label: str):
+        labels.append(label.removeprefix("validation, "))
+        weights = {name: value.expand(len(batch.which), *value.shape) for name, value in trial.run.theta.params.items()}
+        assert all(torch.equal(begin.params[name], value) for name, value in weights.items())
+        last = 3.0 if labels[-1] == "its own step, then Adam 0.01" else 1.0
+        return torch.tensor([[0.0, last, last]] * len(batch.which)), [begin]
+
+    monkeypatch.setattr(environments, "measure_returns", pretended)
+    monkeypatch.setattr(environments.environments, "draw_behaviour", lambda *_: None)
+    monkeypatch.setattr(Trial, "filmed", lambda *_: None)
+    found, facts = trial.own()
+    assert facts == {"chosen": "its own step, then Adam 0.01", "notes": []}
+    assert {"its own step", *list_candidates(trial.policy_learner(), ENV, Theta({}))} < set(labels)
+    assert found.mean() == 2
 
 
 def test_from_scratch_begins_at_random_and_not_where_the_run_ended(
     trial: Trial, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: list[Any] = []
-    monkeypatch.setattr(Trial, "best", lambda self, *arguments: given.append(arguments) or (torch.zeros(5, 3), {}))
+    monkeypatch.setattr(Trial, "best", lambda self, *arguments: given.append(arguments) or (torch.zeros(5, 3), [], {}))
     trial.scratch()
-    learner, theta, begin = given[0]
+    learner, theta, begin, _ = given[0]
     shapes = {name: value.shape for name, value in trial.run.theta.params.items()}
     assert {name: value.shape for name, value in theta.params.items()} == shapes
     assert not torch.equal(theta.params["1.weight"], trial.run.theta.params["1.weight"])
@@ -256,10 +351,10 @@ def test_finetuning_begins_with_the_skill_that_earns_most_for_each_goal(
     skills |= {"head.bias": directions, "head.free": torch.full((4, 2), -9.0)}
     monkeypatch.setattr(environments, "load_tasks", lambda _: (replace(loaded, skills=skills), manifest))
     given: list[Any] = []
-    monkeypatch.setattr(Trial, "best", lambda self, *arguments: given.append(arguments) or (torch.zeros(5, 3), {}))
+    monkeypatch.setattr(Trial, "best", lambda self, *arguments: given.append(arguments) or (torch.zeros(5, 3), [], {}))
     _, facts = trial.finetune()
     assert facts["offset"] == 4 * environments.TRIED / 2  # episodes of all skills, in units of a step's
-    learner, theta, begin = given[0]
+    learner, theta, begin, _ = given[0]
     for split in ("val", "test"):
         batch = trial.batch(split)  # type: ignore[arg-type]
         adapted = begin(batch)

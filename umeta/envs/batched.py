@@ -74,6 +74,7 @@ class Bodies:
         self.torque, self.plane, self.hidden, self.ended = torque, plane, hidden, ended
         self.batch = Batch(loaded, n, min(n, torch.get_num_threads()))
         self.qpos, self.qvel, self.ctrl = (self.batch.bind(name) for name in ("qpos", "qvel", "ctrl"))  # live views
+        self.over = np.zeros(n, dtype=bool)
 
     def reset(self, u: Tensor) -> Tensor:
         """Uniform noise on the coordinates, normal noise on the velocities, as gymnasium's."""
@@ -85,20 +86,23 @@ class Bodies:
         self.qpos += (NOISE * (2 * coordinates - 1)).numpy()
         self.qvel += (NOISE * torch.special.ndtri(velocities)).numpy()
         self.batch.forward()
+        self.over[:] = False
         return self.observation()
 
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """Observations are NaN from when the physics of a copy become unstable."""
+        """Step the copies that go on. Observations are NaN from when the physics of a copy become unstable."""
         from mujoco.batch import SimulationError
 
         self.ctrl[:] = self.torque(actions).numpy()
+        living = np.flatnonzero(~self.over)
         with quiet():
             try:
-                self.batch.step(nstep=FRAMES)
+                self.batch.step(living, nstep=FRAMES)
             except SimulationError as error:
                 self.qpos[error.ids] = np.nan
-        over = np.zeros(len(self.qpos), dtype=bool) if self.ended is None else self.ended(self.qpos)
-        return self.observation(), torch.from_numpy(over)
+        if self.ended is not None:
+            self.over[living] = self.ended(self.qpos[living])
+        return self.observation(), torch.from_numpy(self.over.copy())
 
     def observation(self) -> Tensor:
         seen = np.concatenate([self.qpos[:, self.hidden :], self.qvel], 1, dtype=np.float32)

@@ -25,7 +25,7 @@ ENDLESS = 1e30  # bounds of actions beyond it are a way to say that there are no
 class Gym:
     """Any environment of gymnasium's whose observations and actions are vectors (Towers et al. 2024).
 
-    A copy that ends stays ended: gymnasium's vector environments start another episode in it, of which nothing is seen.
+    A copy that ends stays ended, and is stepped no more.
     `horizon` takes the place of the environment's own time limit. The environment's reward is dropped. Where a copy is
     in the plane, for people to look at: the first two numbers of its observation.
     """
@@ -104,8 +104,6 @@ class Copies:
     """n copies of a gymnasium environment, side by side."""
 
     def __init__(self, env: Gym, n: int, rewarded: bool) -> None:
-        from gymnasium.vector import AutoresetMode, SyncVectorEnv
-
         self.env = env
         space = env.one.action_space
         self.low, self.high = torch.from_numpy(space.low), torch.from_numpy(space.high)
@@ -114,7 +112,7 @@ class Copies:
         self.middle, self.reach = (low + high) / 2, (high - low) / 2
         drawn = {"render_mode": "rgb_array"} if self.drawable and "render_mode" not in env.options else {}
         with self.theirs("made"):
-            self.vector = SyncVectorEnv([lambda: env.made(**drawn)] * n, autoreset_mode=AutoresetMode.NEXT_STEP)
+            self.copies = [env.made(**drawn) for _ in range(n)]
         self.ended = torch.zeros(n, dtype=torch.bool)
         self.seen = torch.zeros(n, env.observation)
         self.last_reward = torch.zeros(n) if rewarded else None  # 0 after the end
@@ -125,26 +123,34 @@ class Copies:
 
     def reset(self, u: Tensor) -> Tensor:
         with self.theirs("reset"):
-            seen, _ = self.vector.reset(seed=[int(number * 2**31) for number in u[:, 0].tolist()])
+            for i, (copy, number) in enumerate(zip(self.copies, u[:, 0].tolist(), strict=True)):
+                seen, _ = copy.reset(seed=int(number * 2**31))
+                self.see(i, seen)
         self.ended = torch.zeros_like(self.ended)
-        self.seen = torch.from_numpy(seen).float()
         self.check("the observation it begins with", self.seen)
-        return self.seen
+        return self.seen.clone()
 
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """Step the copies. Those that have ended show their last observation for ever."""
+        """Step the copies that go on. Those that have ended show their last observation for ever."""
         wanted = self.middle + self.reach * self.env.unit * actions
-        clipped = wanted.clamp(self.low, self.high).numpy().astype(self.vector.action_space.dtype)
+        clipped = wanted.clamp(self.low, self.high).numpy().astype(self.env.one.action_space.dtype)
         self.check("an action", wanted, CALMER)
+        earned, ended = torch.zeros(len(self.copies)), self.ended.clone()
         with self.theirs("stepped"):
-            seen, reward, terminated, truncated, _ = self.vector.step(clipped)
+            for i in (~self.ended).nonzero()[:, 0].tolist():
+                seen, earned[i], terminated, truncated, _ = self.copies[i].step(clipped[i])
+                ended[i] = bool(terminated or truncated)
+                self.see(i, seen)
         if self.last_reward is not None:
-            self.last_reward = torch.from_numpy(reward).float().masked_fill(self.ended, 0)
-            self.check("a reward", self.last_reward)
-        self.seen = torch.where(self.ended[:, None], self.seen, torch.from_numpy(seen).float())
+            self.last_reward = earned
+            self.check("a reward", earned)
         self.check("an observation", self.seen, CALMER)
-        self.ended = self.ended | torch.from_numpy(terminated | truncated)
-        return self.seen, self.ended
+        self.ended = ended
+        return self.seen.clone(), ended
+
+    def see(self, i: int, seen: Any) -> None:
+        """Take what a copy shows."""
+        self.seen[i] = torch.from_numpy(np.asarray(seen, np.float32).reshape(self.env.observation))
 
     def check(self, what: str, values: Tensor, hint: str = "") -> None:
         """Raise UserError when they are not numbers."""
@@ -179,6 +185,6 @@ class Copies:
         if not self.drawable:
             raise UserError(f"env: '{self.env.id}' cannot draw itself: it has no render mode 'rgb_array'")
         try:
-            return np.asarray(self.vector.envs[copy].render(), dtype=np.uint8)
+            return np.asarray(self.copies[copy].render(), dtype=np.uint8)
         except Exception as error:  # of as many kinds as there are graphics libraries
             raise UserError(f"env: '{self.env.id}' cannot be drawn here: {error}") from error
