@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from umeta.objectives import policy
+from umeta.objectives import kl, policy
 from umeta.outer.adam import Adam
 from umeta.outer.promp import ProMP
 from umeta.types import Batch
@@ -37,6 +37,7 @@ class Linear:
     def __init__(self, params: dict[str, Tensor], batch: Batch) -> None:
         self.params, self.batch = params, batch
         self.grads: list[dict[str, Tensor]] = []
+        self.before: Tensor | None = None
 
     def output(self) -> Tensor:
         mean = self.batch.x @ self.params["weight"].T
@@ -49,7 +50,9 @@ class Linear:
         return {"loss": loss.item()}, self.grads[-1]
 
     def loss_and_kl(self) -> tuple[float, float]:
-        raise NotImplementedError
+        output = self.output().detach()
+        self.before = output if self.before is None else self.before
+        return policy(output, self.batch).mean().item(), kl(self.before, output, self.batch).mean().item()
 
     def fisher_vector(self, vector: dict[str, Tensor], share: float = 1.0) -> dict[str, Tensor]:
         raise NotImplementedError
@@ -111,6 +114,25 @@ def test_each_epoch_is_a_step_of_adam_at_the_parameters_of_then() -> None:
         "loss": pytest.approx(policy(Linear(params(), episodes(0)).output(), episodes(0), 0.2).mean().item()),
         "gradient": pytest.approx(first),
     }
+
+
+@pytest.mark.parametrize("most", [1e-3, 0.01, 10.0])
+def test_a_move_that_goes_too_far_is_shortened(most: float) -> None:
+    problems = []
+    for limit in (None, most):
+        outer, problem = ProMP(lr=0.05, epochs=4, max_kl=limit), Linear(params(), episodes(0))
+        outer.start(problem.params)
+        problem.loss_and_kl()
+        metrics = outer.step(problem, 0.0)
+        problems.append((problem, metrics))
+    (free, _), (held, metrics) = problems
+    whole, apart = free.loss_and_kl()[1], held.loss_and_kl()[1]
+    assert whole > 0.02
+    assert metrics["kl"] == pytest.approx(whole)
+    assert apart == pytest.approx(min(most, whole), rel=0.4)  # not quite quadratic
+    for name, start in params().items():
+        far, near = (one.params[name] - start for one in (free, held))
+        torch.testing.assert_close(near, min(1, most / whole) ** 0.5 * far)
 
 
 def test_a_single_epoch_without_an_active_clip_is_adam() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
+import torch
 from annotated_types import Gt, Lt
 from torch import Tensor
 
@@ -29,18 +30,35 @@ class ProMP:
     clip: Annotated[float, Gt(0), Lt(1)] = 0.3
     """how far from 1 an adapted policy's probability ratios gain anything by moving"""
 
+    max_kl: Annotated[float, Gt(0)] | None = None
+    """how far the adapted policies may move in a meta-step: their mean KL divergence over the query's states, in nats;
+    what goes farther is shortened to about that, as the divergence grows with the square of the way"""
+
     for_policies: ClassVar[bool] = True
+    _params: dict[str, Tensor] = field(init=False, repr=False, compare=False)
     _adam: Adam = field(init=False, repr=False, compare=False)
 
     def start(self, params: dict[str, Tensor]) -> None:
         """Begins with these parameters, which `step` changes in place."""
+        self._params = params
         self._adam = Adam(self.lr, self.schedule)
         self._adam.start(params)
 
     def step(self, problem: Problem, progress: float) -> dict[str, float]:
         """`epochs` steps of Adam; the metrics are those of the first, at the parameters that acted."""
+        before = {name: param.detach().clone() for name, param in self._params.items()}
+        if self.max_kl:
+            problem.loss_and_kl()
         metrics = [self._adam.move(*problem.loss_and_grad(clip=self.clip), progress) for _ in range(self.epochs)]
-        return metrics[0]
+        if not self.max_kl:
+            return metrics[0]
+        _, kl = problem.loss_and_kl()
+        if not kl <= self.max_kl:
+            share = (self.max_kl / kl) ** 0.5
+            with torch.no_grad():
+                for name, param in self._params.items():
+                    param.copy_(torch.lerp(before[name], param, share))
+        return {**metrics[0], "kl": kl}
 
     def state_dict(self) -> dict[str, Tensor]:
         """Adam's moments and step counts, by parameter."""
