@@ -18,6 +18,7 @@ from umeta.config.environments import TrainConfig
 from umeta.envs.nav2d import Nav2D
 from umeta.errors import UserError
 from umeta.metalearners.maml import MAML
+from umeta.metalearners.metasgd import MetaSGD
 from umeta.models.mlp import MLP
 from umeta.objectives import SMALLEST_STD, fisher, gaussian, kl, log_probability, mean_return, policy, std
 from umeta.outer.adam import Adam
@@ -562,12 +563,21 @@ def test_a_policy_that_breaks_is_named() -> None:
 # Learning
 
 
-@pytest.mark.parametrize("outer", [TRPO(), ProMP(lr=1e-2), Adam(lr=3e-2)], ids=["trpo", "ppo", "adam"])
-def test_it_learns_to_reach_a_goal_in_one_step(outer: Outer) -> None:
+@pytest.mark.parametrize(
+    ("outer", "options"),
+    [
+        (TRPO(), OPTIONS),
+        (ProMP(lr=1e-2), OPTIONS),
+        (Adam(lr=3e-2), OPTIONS),
+        (ProMP(lr=1e-2), MetaSGD(MLP([4]), steps=1)),
+    ],
+    ids=["trpo", "ppo", "adam", "a rate for each weight"],
+)
+def test_it_learns_to_reach_a_goal_in_one_step(outer: Outer, options: MAML | MetaSGD) -> None:
     """Standing still scores -11.3 in 20 steps; the goal is told only by the rewards of ten episodes."""
     tasks = RewardTasks(Nav2D(horizon=20), Corners())
     config = TrainConfig(outer, steps=25, meta_batch=8, episodes=10)
-    learner = MAML(MLP([16]), inner_lr=0.5, steps=1).build(tasks.spec, config.episode)
+    learner = replace(options, model=MLP([16]), inner_lr=0.5).build(tasks.spec, config.episode)
 
     def scores(theta: Theta) -> tuple[float, float]:
         batch = tasks.sample(np.arange(8), episode=config.episode, seed=1)
