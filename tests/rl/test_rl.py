@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,6 +30,7 @@ from umeta.parts import Outer
 from umeta.rl.advantage import RIDGE, advantages, crossfit, features, gae, normalise, returns
 from umeta.rl.rollout import Paths
 from umeta.runtime.loop import RunContext
+from umeta.seeds import integer
 from umeta.tasks.reward import RewardBatch, RewardTasks
 from umeta.train import BatchProblem, metatrain, roll_out
 from umeta.types import Batch, EpisodeSpec, TaskSpec, Theta
@@ -588,3 +591,18 @@ def test_it_learns_to_reach_a_goal_in_one_step(outer: Outer, options: MAML | Met
     before, after = scores(metatrain(learner, tasks, config, RunContext()))
     assert after > before + 5
     assert after > untrained[1] + 1.5
+
+
+def test_each_meta_step_logs_what_adaptation_gains(tmp_path: Path) -> None:
+    tasks = RewardTasks(Nav2D(horizon=3), Corners())
+    config = TrainConfig(Adam(), steps=2, meta_batch=4, episodes=2)
+    learner = MAML(MLP([4]), inner_lr=5.0, steps=1).build(tasks.spec, config.episode)
+    metatrain(learner, tasks, config, RunContext(folder=tmp_path))
+    first, second = map(json.loads, (tmp_path / "metatrain.jsonl").read_text().splitlines())
+    supports, query = roll_out(
+        learner, learner.init(integer(0, "weights")), tasks.sample(np.arange(4), episode=config.episode, seed=0), 4, 1
+    )
+    gained = query.score.mean() - supports[0].score.mean()
+    assert first["gain"] == pytest.approx(gained.item(), abs=1e-5)
+    assert second["gain"] == pytest.approx(second["return"] - second["return before"])
+    assert first["gain"] != 0

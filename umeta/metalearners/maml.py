@@ -37,7 +37,7 @@ class MAML(UnrolledLearner):
     inner_kl: Annotated[float, Gt(0)] | None = None
     """of a policy: nats that an inner step moves it on the support's states (mean KL divergence), in place of
     `inner_lr`, whose unit depends on environment and network; `harmonic` divides the nats by the number of the step.
-    The meta-gradient takes the step's size for a constant: with its derivative HalfCheetah learns more slowly"""
+    The meta-gradient takes the step's size for a constant: its derivative did not pay on HalfCheetah"""
     adapts: list[str] | None = None
     """names of the weights that the inner loop moves, by default all. The first layer's bias alone, `[1.bias]` of an
     `mlp`, is what a context fed to that layer adds (CAVIA, Zintgraf et al. 2019, section 3.1), as skills are told to
