@@ -84,7 +84,19 @@ class Diayn:
         """
         learning = Learning(self, source, ctx)
         ctx.loop("diayn", self.iterations, learning.step, learning.save, learning.load)
+        if learning.accuracy is not None:  # else all iterations had been done before
+            ctx.note(tell_success(learning.accuracy, self.skills))
         return RewardTasks(source, learning.rewards, learning.policy.policies())
+
+
+def tell_success(accuracy: float, skills: int) -> str:
+    """Say how well the skills were told apart in the end, and what to do where that is hardly better than by chance."""
+    said = f"diayn: {skills} skills are told apart in {accuracy:.0%} of their states, by chance in {1 / skills:.0%}"
+    failed = (
+        ". The skills are alike, and so are their rewards: try more iterations, fewer skills, proposer.sees, or a "
+        "smaller env.unit"
+    )
+    return said + failed * (accuracy < 2 / skills)
 
 
 class Learning:
@@ -103,6 +115,7 @@ class Learning:
         self.discriminator.standardise(seen.mean(0), seen.std(0), o.inputs)
         self.optimiser = torch.optim.Adam(self.discriminator.parameters(), lr=o.lr)
         self.simulation = env.simulate(o.skills * o.episodes)
+        self.accuracy: float | None = None  # of the discriminator in the last iteration
         self.save, self.load = make_resumable(
             learner=self.learner,
             learner_adam=self.learner.optimiser,
@@ -125,11 +138,11 @@ class Learning:
         u = torch.rand(o.skills, o.episodes, self.env.randoms, generator=random)
         paths = rollout(self.simulation, act(self.policy.policies()), noise, u)
         skill = torch.arange(o.skills).view(-1, 1, 1).expand_as(paths.mask)
-        accuracy = self.tell_apart(paths, skill, random)
+        self.accuracy = self.tell_apart(paths, skill, random)
         earned = (self.rewards.at(paths.after, skill) * paths.mask).sum() / paths.mask.sum()
         self.learner.improve(paths, skill, self.rewards.at, random)
         std = gaussian(torch.cat([self.policy.log_std] * 2, -1))[1].exp().mean().item()
-        return {"accuracy": accuracy, "reward": earned.item(), "std": std}
+        return {"accuracy": self.accuracy, "reward": earned.item(), "std": std}
 
     def tell_apart(self, paths: Paths, skill: Tensor, random: torch.Generator) -> float:
         """Train the discriminator on the states of this iteration; returns its accuracy on them."""

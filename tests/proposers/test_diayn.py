@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from proposers.diayn import Diayn, Learning
+from proposers.diayn import Diayn, Learning, tell_success
 from proposers.random_discriminator import RandomDiscriminator
 from umeta import seeds
 from umeta.config import build
@@ -80,6 +80,17 @@ def test_its_skills_are_told_apart_and_spread_out() -> None:
     total = tasks.rewards(paths, torch.arange(SKILLS))
     assert total.mean() > 0.8 * math.log(SKILLS)  # log K is the most that a skill can earn in a step
     assert tasks.describe(EPISODE)[-1] == f"{SKILLS} of {SKILLS} skills are ever the most likely one"
+
+
+def test_it_says_how_well_skills_are_told_apart_and_when_they_are_not(capsys: pytest.CaptureFixture) -> None:
+    short = Diayn(skills=4, iterations=1, episodes=1, hidden=4, lr=1e-9)
+    for proposer, found in ((short, False), (Diayn(skills=4, iterations=40, hidden=32), True)):
+        proposer.propose(ENV, RunContext(progress=True))
+        (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("diayn: 4 skills are told")]
+        assert "by chance in 25%" in said
+        assert ("try more iterations" in said) != found
+    assert "try more iterations" in tell_success(0.49, 4)
+    assert "try more iterations" not in tell_success(0.51, 4)
 
 
 def test_same_seed_same_skills() -> None:
