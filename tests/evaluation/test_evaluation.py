@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from umeta.errors import UserError
 from umeta.evaluation import images
 from umeta.evaluation.images import evaluate
 from umeta.evaluation.result import list_better_baselines, summarize
-from umeta.evaluation.rows import record_result
+from umeta.evaluation.rows import find_commit, record_result
 from umeta.evaluation.run import evaluate_run
 from umeta.metalearners.protonet import ProtoNet
 from umeta.report.tables import collect_series, rewrite
@@ -187,6 +189,14 @@ def test_an_oracle_is_stamped(tmp_path):
     propose.propose(build.build(plain), device="cpu")
     result = evaluate_run(metatrain.metatrain(build.build(plain), device="cpu"), device="cpu")
     assert result["protocol"]["proposed_with"] == "true labels"
+
+
+def test_results_name_the_commit_that_they_were_made_by():
+    root = Path(__file__).parents[2]
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True).stdout.strip()
+    if not head:
+        pytest.skip("no checkout")
+    assert (find_commit() or "").rstrip("+") == head[:12]
 
 
 def test_results_are_appended_once_per_name_seed_and_protocol(tmp_path):

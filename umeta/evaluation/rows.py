@@ -119,7 +119,7 @@ def name_hardware(theta: Theta) -> str:
 
 def find_commit() -> str | None:
     """Return the commit of this checkout, `+` when it has changes; None for an installed package."""
-    here = Path(__file__).parent.parent
+    here = Path(__file__).parents[2]
     if not (here / ".git").exists():
         return None
     try:
