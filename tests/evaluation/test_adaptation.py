@@ -221,6 +221,17 @@ def test_a_candidate_of_adam_is_torchs_for_each_task(lr: float) -> None:
                 torch.testing.assert_close(adapted.params[name], value.detach(), atol=1e-9, rtol=0)
 
 
+def test_adam_goes_on_from_the_policies_it_is_given() -> None:
+    """As after a guard has gone back."""
+    learner, theta, batches = prepared()
+    step, begin = list_candidates(learner, ENV, theta)["Adam 0.01"](), learner.unadapted(theta, 3)
+    far = step(begin, batches[0])
+    for batch in batches:
+        far = step(far, batch)
+    again = step(begin, batches[1])
+    assert all((value - begin.params[name]).abs().max() < 0.02 for name, value in again.params.items())
+
+
 @pytest.mark.parametrize("lr", PPO)
 def test_a_candidate_of_ppo_is_torchs_adam_on_the_clipped_objective(lr: float) -> None:
     learner, theta, batches = prepared()
