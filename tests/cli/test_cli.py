@@ -296,7 +296,7 @@ def test_umeta_alone_says_where_to_start(umeta):
         (["propose", "tiny.yaml", "name=new", "embedding=null"], ["kmeans", "embedding"]),
         (["propose", "tiny.yaml", "name=new", "train.query=500"], ["3-way", "501 items", "cluster"]),
         (["propose", "tiny.yaml", "name=new", "train.way=6"], ["6-way", "5 of 5"]),
-        (["propose", "tiny.yaml", "name=new", "--skip-bad"], ["data", "'skip_bad'"]),
+        (["propose", "tiny.yaml", "name=new", "--strict"], ["data", "'skip_bad'"]),
         (["propose", "tiny.yaml", "name=new", "embedding.whiten=5000"], ["embedding.whiten", "5000"]),
         (["metatrain", "tiny.yaml", "name=new"], ["tasks/new", "no such tasks"]),
         (["metatrain", "tiny.yaml", "tasks=runs/tiny", "name=new"], ["runs/tiny", "'tasks'", "'run'"]),
@@ -392,13 +392,14 @@ def test_a_folder_of_images_runs_from_beginning_to_end(images, umeta):
 
 
 @pytest.mark.parametrize("content", [b"hello", b"\x89PNG\r\n\x1a\n", None, b""], ids=["text", "header", "cut", "empty"])
-def test_a_bad_image_is_named_and_left_out_when_asked(images, umeta, refused, content):
+def test_a_bad_image_is_left_out_and_named_or_stops(images, umeta, refused, content):
     bad = images / "dog" / "03.png"
     bad.write_bytes(bad.read_bytes()[:90] if content is None else content)
-    refused("propose", "folder.yaml", says=["images", "'dog/03.png'", "not a readable image", "--skip-bad"])
-    assert umeta("propose", "folder.yaml", "--skip-bad", "name=new")[0] == 0
+    refused("propose", "folder.yaml", "--strict", says=["'dog/03.png'", "not a readable image", "--strict"])
+    code, _, err = umeta("propose", "folder.yaml", "name=new")
+    assert (code, "images: 1 left out, not readable as an image: dog/03.png" in err) == (0, True)
     assert np.load("tasks/new/partitions.npy").shape[1] == 23
-    assert umeta("metatrain", "folder.yaml", "--skip-bad", "name=new")[0] == 0
+    assert umeta("metatrain", "folder.yaml", "name=new")[0] == 0
     assert umeta("evaluate", "runs/new")[0] == 0
 
 
@@ -407,8 +408,8 @@ def test_evaluate_can_leave_out_bad_test_images(images, umeta, refused):
     assert umeta("propose", "folder.yaml", "data.test=test")[0] == 0
     assert umeta("metatrain", "folder.yaml", "data.test=test")[0] == 0
     Path("test/cat/00.png").write_text("hello")
-    refused("evaluate", "runs/folder", says=["'cat/00.png'", "--skip-bad"])
-    assert umeta("evaluate", "runs/folder", "--skip-bad")[0] == 0
+    refused("evaluate", "runs/folder", "--strict", says=["'cat/00.png'", "--strict"])
+    assert umeta("evaluate", "runs/folder")[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -492,7 +493,7 @@ def test_a_run_that_was_moved_with_its_tasks_finds_them(place):
 
 def test_the_next_command_has_the_seed(place, umeta):
     _, out, _ = umeta("propose", "tiny.yaml", "name=other one", "--seed", "3")
-    assert "umeta metatrain tiny.yaml 'name=other one' 'tasks=tasks/other one' --seed 3" in out
+    assert "umeta metatrain tiny.yaml 'name=other one' 'tasks=tasks/other one' seed=3" in out
 
 
 def test_a_name_that_only_looks_like_the_librarys_is_a_plug_in():

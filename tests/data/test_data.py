@@ -27,7 +27,7 @@ from umeta.data.digits import Digits
 from umeta.data.folder import Folder, read_class_list
 from umeta.data.images import UnlabelledImages, to_float, to_pixels
 from umeta.data.omniglot import Omniglot
-from umeta.errors import UserError
+from umeta.errors import LeftOut, UserError
 
 PUBLISHED = Path(__file__).parents[3] / "shared" / "data"
 needs_omniglot = pytest.mark.skipif(not (PUBLISHED / "omniglot-py").is_dir(), reason="the Omniglot files are not here")
@@ -83,7 +83,8 @@ def test_a_zip_gives_the_same_items_as_the_folder(tmp_path, draw):
     folder, packed = (Folder("-", test=str(path), size=16).read("test") for path in (root, archive))
     np.testing.assert_array_equal(folder.pixels, packed.pixels)
     assert folder.labels.tolist() == packed.labels.tolist()
-    assert folder.names == packed.names == ("a", "a b", "a-b", "a/b")
+    assert folder.names == packed.names == ("a", "a b", "a-b")
+    assert np.bincount(folder.labels).tolist() == [4, 1, 3]
 
 
 def test_class_lists_choose_the_classes_of_a_split(tmp_path, draw):
@@ -94,6 +95,47 @@ def test_class_lists_choose_the_classes_of_a_split(tmp_path, draw):
     assert source.read("train").names == ("cat", "eel")
     assert np.bincount(source.read("train").labels).tolist() == [3, 4]
     assert source.read("test").names == ("dog",)
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ({"cat": 2, "dolphin": 1, "dolphin/deep": 2}, ("cat", "dolphin")),
+        ({"cat": 2, "dolphin/deep": 2, "dolphin/shore/left": 1}, ("cat", "dolphin")),
+        ({"Greek/alpha": 1, "Greek/beta": 2, "Latin/alpha": 2}, ("Greek/alpha", "Greek/beta", "Latin/alpha")),
+        ({"Greek/alpha/old": 1, "Greek/alpha": 2, "Latin/alpha": 2}, ("Greek/alpha", "Latin/alpha")),
+    ],
+)
+def test_classes_are_the_folders_of_the_uppermost_pictures(tmp_path, draw, given, names):
+    items = Folder("-", test=str(draw(tmp_path, **given)), size=16).read("test")
+    assert items.names == names
+    assert np.bincount(items.labels).sum() == sum(given.values())
+
+
+def test_a_listed_class_has_the_pictures_in_folders_below_it_but_for_those_of_listed_ones(tmp_path, draw):
+    root = draw(tmp_path / "f", **{"a": 1, "a/b": 2, "a/c": 3, "d/e": 4})
+    (tmp_path / "train.txt").write_text("a\na/b\nd/e\n")
+    items = Folder(str(root), splits=str(tmp_path), size=16).read("train")
+    assert dict(zip(items.names, np.bincount(items.labels).tolist(), strict=True)) == {"a": 4, "a/b": 2, "d/e": 4}
+
+
+@pytest.mark.parametrize("skip_bad", [True, False])
+@pytest.mark.parametrize("name", ["Thumbs.db", "desktop.ini", "notes.txt", "README", "._a.png", "clip.mp4"])
+def test_what_is_no_picture_is_passed_over_without_a_word(tmp_path, draw, recwarn, name, skip_bad):
+    root = draw(tmp_path, cat=3, dog=2)
+    before = Folder("-", test=str(root), size=16).read("test")
+    (root / name).write_text("hello")
+    if name != "README":
+        (root / "cat" / name).write_text("hello")
+    (root / "cat" / "deep").mkdir()
+    (root / "cat" / "deep" / "notes.txt").write_text("hello")
+    source = Folder(str(root), test=str(root), size=16, skip_bad=skip_bad)
+    after = source.read("test")
+    np.testing.assert_array_equal(after.pixels, before.pixels)
+    assert (after.names, after.labels.tolist()) == (before.names, before.labels.tolist())
+    if name != "README":  # which might be a picture
+        assert len(source.read("train").pixels) == 5
+    assert not [warning for warning in recwarn if issubclass(warning.category, LeftOut)]
 
 
 def test_hidden_files_are_passed_over(tmp_path, draw):
@@ -307,9 +349,11 @@ def test_a_bad_file_is_named_or_left_out(tmp_path, draw, how):
     root = draw(tmp_path, cat=3, dog=2)
     good = np.delete(Folder("-", test=str(root), size=16).read("test").pixels, 1, axis=0)
     spoil(root / "cat" / "01.png", how)
-    with pytest.raises(UserError, match=r"'cat/01.png' is not a readable image.*--skip-bad"):
-        Folder(str(root), size=16).read("train")
-    items = Folder("-", test=str(root), size=16, skip_bad=True).read("test")
+    with pytest.raises(UserError, match=r"'cat/01.png' is not a readable image.*skip_bad=true"):
+        Folder(str(root), size=16, skip_bad=False).read("train")
+    for _ in range(2):  # decoded, and from the cache
+        with pytest.warns(LeftOut, match=r"1 left out, not readable as an image: cat/01.png \(\w+"):
+            items = Folder("-", test=str(root), size=16).read("test")
     np.testing.assert_array_equal(items.pixels, good)
     assert items.labels.tolist() == [0, 0, 1, 1]
 

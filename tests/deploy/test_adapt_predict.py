@@ -109,9 +109,9 @@ def test_a_csv_names_images_beside_it_and_any_label(place, made_run, umeta):
 
 def test_folders_in_folders_and_zips_name_their_classes_too(place, made_run, umeta):
     draw(place / "other" / "größe" / "日本" / "0.png", 0, 0)
-    draw(place / "other" / "klein, eng" / "0.png", 1, 0)
+    draw(place / "other" / "größe" / "klein, eng" / "0.png", 1, 0)
     assert umeta("adapt", made_run("protonet"), "--support", "other", "--out", "learner")[0] == 0
-    assert artifacts.read_json(place / "learner" / "learner.json")["classes"] == ["größe/日本", "klein, eng"]
+    assert artifacts.read_json(place / "learner" / "learner.json")["classes"] == ["größe/klein, eng", "größe/日本"]
     with zipfile.ZipFile("other.zip", "w") as file:
         for path in sorted(Path("other").rglob("*.png")):
             file.write(path, path.relative_to("other"))
@@ -119,8 +119,8 @@ def test_folders_in_folders_and_zips_name_their_classes_too(place, made_run, ume
     assert (place / "zipped" / "support.npy").read_bytes() == (place / "learner" / "support.npy").read_bytes()
     assert umeta("predict", "zipped", "other.zip", "other")[0] == 0
     rows = table("predictions.csv")
-    assert [row["path"] for row in rows[:2]] == ["other.zip/größe/日本/0.png", "other.zip/klein, eng/0.png"]
-    assert [row["label"] for row in rows] == ["größe/日本", "klein, eng"] * 2
+    assert [row["path"] for row in rows[:2]] == [f"other.zip/größe/{name}/0.png" for name in ("klein, eng", "日本")]
+    assert [row["label"] for row in rows] == ["größe/klein, eng", "größe/日本"] * 2
 
 
 def test_arrays_are_answered_row_by_row_like_files(place, learner, umeta):
@@ -208,25 +208,28 @@ def test_options_of_the_learner_can_be_changed(place, made_run, umeta, refused):
 
 
 @pytest.mark.parametrize("content", [b"hello", b"\x89PNG\r\n\x1a\n", b""], ids=["text", "header", "empty"])
-def test_a_bad_image_is_named_and_left_out_when_asked(place, made_run, learner, umeta, refused, content):
+def test_a_bad_image_is_left_out_and_named_or_stops(place, made_run, learner, umeta, refused, content):
     (place / "images" / "1.png").write_bytes(content)
-    refused("predict", learner, "images", says=["images/1.png", "not a readable image", "--skip-bad"])
+    for name in ("notes.txt", "Thumbs.db"):
+        for folder in ("images", "support", "support/five"):
+            (place / folder / name).write_text("hello")
+    refused("predict", learner, "images", "--strict", says=["images/", "not a readable image", "--strict"])
     assert not Path("predictions.csv").exists()
-    code, out, err = umeta("predict", learner, "images", "--skip-bad", "--json")
+    code, out, err = umeta("predict", learner, "images", "--json")
     assert code == 0
-    assert "left out, not a readable image: images/1.png" in err
+    assert "1 left out, not readable as an image: images/1.png" in err
     assert json.loads(out.splitlines()[-1])["left_out"] == ["images/1.png"]
     assert len(table("predictions.csv")) == 4
     (place / "support" / "five" / "1.png").write_bytes(content)
     command = ("adapt", made_run("protonet"), "--support", "support", "--out", "learner")
-    refused(*command, says=["support/five/1.png", "not a readable image", "--skip-bad"])
+    refused(*command, "--strict", says=["support/five/1.png", "not a readable image", "--strict"])
     assert not Path("learner").exists()
-    code, out, err = umeta(*command, "--skip-bad")
+    code, out, err = umeta(*command)
     assert code == 0
-    assert "left out, not a readable image: support/five/1.png" in err
+    assert "1 left out, not readable as an image: support/five/1.png" in err
     assert "five 1" in out
     (place / "support" / "six" / "0.png").write_bytes(content)
-    refused(*command[:-1], "other", "--skip-bad", says=["class 'six' has no readable image"])
+    refused(*command[:-1], "other", says=["class 'six' has no readable image"])
 
 
 def test_images_of_other_sizes_and_modes_are_prepared(place, made_run, learner, umeta):
@@ -316,7 +319,7 @@ def spoil(place: Path) -> None:
         (["predict", "LEARNER", "words.npy"], ["words.npy", "expected"]),
         (["predict", "LEARNER", "none.npy"], ["none.npy", "holds no images"]),
         (["predict", "LEARNER", "broken.npy"], ["broken.npy: not a readable .npy"]),
-        (["predict", "LEARNER", "label.csv", "--skip-bad"], ["label.csv: holds no readable image"]),
+        (["predict", "LEARNER", "label.csv"], ["label.csv: holds no readable image"]),
         (["predict", "LEARNER", "images/0.png", "--out", "images/0.png"], ["images/0.png: is one of the images"]),
         (["predict", "LEARNER", "images", "--out", "x.csv", "--preview", "x.csv"], ["--preview x.csv", "x.png"]),
         (["predict", "LEARNER", "images", "--out", "support"], ["support: is a folder", "support/predictions.csv"]),

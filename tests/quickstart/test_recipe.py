@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -282,7 +280,7 @@ def stop(*_: Any, **__: Any) -> None:
         (["--images", "one"], ["one", "there is one image"]),
         (["--images", "alike"], ["alike", "all 3 images are the same"]),
         (["--images", "text"], ["text", "'0.txt'", "readable image"]),
-        (["--images", "mixed"], ["mixed", "'bad.png'", "--skip-bad"]),
+        (["--images", "mixed", "--strict"], ["mixed", "'bad.png'", "--strict"]),
         (["--images", "good", "tiny.yaml"], ["--images", "tiny.yaml"]),
         (["--images", "good", "--minutes", "0"], ["--minutes 0"]),
         (["--images", "good", "--minutes", "nan"], ["--minutes nan"]),
@@ -320,9 +318,14 @@ def test_a_mistake_is_named_before_anything_is_written(here, clock, umeta, argum
     assert not list(here.glob("*.yaml"))
 
 
-def test_bad_images_are_left_out_when_asked(here, clock):
-    place = folder(here / "mixed", colour, 6)
-    (place / "bad.png").write_bytes(b"no image")
-    with contextlib.redirect_stderr(io.StringIO()) as said:
-        assert written(place, "data.skip_bad=true")["data"]["skip_bad"] is True
-    assert "6 images" in said.getvalue()
+def test_bad_images_are_left_out_and_named_once_at_the_end(here, umeta):
+    place = folder(here / "mixed", colour, 30)
+    for i in range(22):
+        (place / f"z{i:02}.jpg").write_bytes(b"no image")
+    code, _, err = umeta("run", "--images", "mixed", *TINY)
+    assert code == 0
+    assert "30 images" in err
+    last = err.splitlines()[-1]
+    assert last.startswith("mixed: 22 left out, not readable as an image: z00.jpg (of no known format), z01.jpg")
+    assert last.endswith("z19.jpg (of no known format) and 2 more")
+    assert err.count("left out") == 1

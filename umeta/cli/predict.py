@@ -23,6 +23,7 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
+    from umeta.data.decode import describe_left_out
     from umeta.deploy.adapted import AdaptedLearner
     from umeta.deploy.predict import predict_images
     from umeta.runtime.allocator import keep_buffers
@@ -35,11 +36,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         options.images,
         options.out,
         unknown=options.unknown,
-        skip_bad=options.skip_bad,
+        skip_bad=options.skip_bad is not False,
         preview=options.preview,
     )
-    for name in result["left_out"]:
-        print(f"left out, not a readable image: {name}", file=sys.stderr)
+    if result["left_out"]:
+        print(describe_left_out(result["left_out"]), file=sys.stderr)
     print(*(f"{label}: {count}" for label, count in result["labels"].items()), sep="\n")
     print(f"{options.out}: {result['images']} images" + (f"; look at {options.preview}" if options.preview else ""))
     return {"predictions": str(options.out), **result}

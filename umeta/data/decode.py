@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from umeta.errors import UserError
+from umeta.errors import LeftOut, UserError
 from umeta.runtime import artifacts
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 LARGEST_FILE = 256 << 20  # bytes: no photograph is larger, a decompression bomb is
 # Of the formats that Pillow knows; not those that it hands to another program (EPS) or that hold what is no picture.
 FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+FOREIGN = (".cr2", ".dng", ".heic", ".heif", ".nef", ".psd", ".raw", ".svg")  # pictures of formats that are not read
+NAMED = 20  # files that a message names, at most
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,19 @@ def open_image(data: bytes, rule: Rule) -> np.ndarray:
     return square_pixels(Image.open(io.BytesIO(data), formats=known_formats()), rule)
 
 
+def is_picture(name: str) -> bool:
+    """Whether a file's name ends like that of a picture, or has no ending; `notes.txt` and `Thumbs.db` do not."""
+    from PIL import Image
+
+    ending = PurePosixPath(name).suffix.lower()
+    return not ending or ending in FOREIGN or Image.registered_extensions().get(ending) in FORMATS
+
+
+def is_readable(file: File) -> bool:
+    """Whether a file is an image."""
+    return isinstance(try_decode(file.read, Rule(8, 3)), np.ndarray)
+
+
 @cache
 def known_formats() -> tuple[str, ...]:
     """Those of `FORMATS` that this Pillow was built with."""
@@ -187,13 +202,21 @@ def describe_error(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def decode(found: Sequence[File], rule: Rule, *, root: Path, skip_bad: bool = False) -> tuple[np.ndarray, list[int]]:
-    """All files as uint8 [n, C, size, size], memory-mapped, and which of the files they are (all, unless skipping).
+def describe_left_out(names: Sequence[str]) -> str:
+    """Return what to tell of files that were left out: how many, and which."""
+    some = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+    return f"{len(names)} left out, not readable as an image: {some}"
 
-    The result is cached by the place, the files' names, sizes and times (checksums in a zip) and the rule.
+
+def decode(found: Sequence[File], rule: Rule, *, root: Path, skip_bad: bool = False) -> tuple[np.ndarray, list[int]]:
+    """All images as uint8 [n, C, size, size], memory-mapped, and which of the files they are.
+
+    Files that are no images and are not named like one are passed over. A damaged image is an error; with `skip_bad`
+    it is left out, and a warning `LeftOut` names it. The result is cached by the place, the files' names, sizes and
+    times (checksums in a zip) and the rule.
 
     Raises:
-        UserError: a file is not an image, which is named; or none is.
+        UserError: an image cannot be read, which is named; or there is none.
     """
     identity = {
         "root": str(root.resolve()),
@@ -206,21 +229,26 @@ def decode(found: Sequence[File], rule: Rule, *, root: Path, skip_bad: bool = Fa
     def make(folder: Path) -> list[str]:
         with strict(), ThreadPoolExecutor(os.cpu_count()) as pool:
             results = list(pool.map(lambda file: try_decode(file.read, rule), found))
-        bad = [(f.name, r) for f, r in zip(found, results, strict=True) if isinstance(r, Exception)]
+        pairs = zip(found, results, strict=True)
+        bad = [(f.name, r) for f, r in pairs if isinstance(r, Exception) and is_picture(f.name)]
         if bad and not skip_bad:
             name, error = bad[0]
             more = f", and {len(bad) - 1} more" if len(bad) > 1 else ""
             raise UserError(
-                f"{root}: '{name}' is not a readable image ({describe_error(error)}){more}; remove what is none, or "
-                "leave it out with --skip-bad"
+                f"{root}: '{name}' is not a readable image ({describe_error(error)}){more}; mend or remove "
+                "it, or have it left out: data.skip_bad=true, and no --strict"
             )
         good = [r for r in results if isinstance(r, np.ndarray)]
         if not good:
-            raise UserError(f"{root}: none of its {len(found)} files is a readable image")
+            why = f", such as '{bad[0][0]}' ({describe_error(bad[0][1])})" if bad else ""
+            raise UserError(f"{root}: none of its {len(found)} files is a readable image{why}")
         artifacts.write_array(folder / "pixels.npy", np.stack(good))
         kept = [i for i, r in enumerate(results) if isinstance(r, np.ndarray)]
         artifacts.write_text(folder / "kept.json", json.dumps(kept))
-        return ["pixels.npy", "kept.json"]
+        artifacts.write_json(folder / "bad.json", [f"{name} ({describe_error(error)})" for name, error in bad])
+        return ["pixels.npy", "kept.json", "bad.json"]
 
     artifacts.make_cached(folder, "images", make)
+    if bad := artifacts.read_json(folder / "bad.json"):
+        warnings.warn(LeftOut(f"{root}: {describe_left_out(bad)}"), stacklevel=2)
     return artifacts.read_array(folder / "pixels.npy"), artifacts.read_json(folder / "kept.json")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from umeta.data import decode
-from umeta.data.folder import class_of
+from umeta.data.folder import classify, folders_of
 from umeta.data.inputs import Format, describe_unreadable
 from umeta.deploy.adapted import AdaptedLearner, load_source, refuse_to_overwrite, refuse_transductive
 from umeta.errors import UserError
@@ -28,7 +28,7 @@ def adapt_run(
     *,
     options: Mapping[str, Any] | None = None,
     device: str = "auto",
-    skip_bad: bool = False,
+    skip_bad: bool = True,
     trusted: Collection[str] | None = (),
 ) -> tuple[AdaptedLearner, list[str]]:
     """Adapts a run to labelled images and writes the learner to `out`: (learner, what the person must be told).
@@ -37,7 +37,7 @@ def adapt_run(
 
     support: a folder with a folder of images for each class, or a CSV with the columns path and label.
     options: of the run's meta-learner, to be changed.
-    skip_bad: leave out files that are not images.
+    skip_bad: leave out images that cannot be read, and say so; else stop at the first.
     trusted: plug-ins that the run's config may name.
 
     Raises:
@@ -47,7 +47,7 @@ def adapt_run(
     source, run = load_source(folder, options, device=device, trusted=trusted)
     refuse_transductive(source)
     items, names, bad = decode_examples(find_examples(support), source.format, support, skip_bad)
-    notes = [f"left out, not a readable image: {name}" for name in bad]
+    notes = [decode.describe_left_out(bad)] if bad else []
     learner = AdaptedLearner.adapt(source, items, names, run.test_steps)
     try:
         learner = learner.calibrated(run)
@@ -65,17 +65,13 @@ def find_examples(support: Path) -> list[Example]:
     """
     if support.is_file() and support.suffix.lower() != ".zip":
         return read_csv(support)
-    found = decode.list_files(support)
-    if loose := [file.name for file in found if class_of(file) == "."]:
-        raise UserError(
-            f"{support}: '{loose[0]}' lies in no class folder; expected {support}/CLASS/IMAGE, or a CSV with the "
-            "columns path and label"
-        )
-    filled = {support / file.name for file in found}
+    classes = classify(decode.list_files(support), support)
+    filled = {support / name for file in classes if decode.is_picture(file.name) for name in folders_of(file)}
+    known = {support / name for name in classes.values()}
     for place, _ in decode.walk_folders(support):
-        if not any(place in path.parents for path in filled):
+        if place not in {support, *filled} and not known.intersection(place.parents):
             raise UserError(f"{place}: a class without images; add at least one, or remove the folder")
-    return [(str(support / file.name), class_of(file), file.read) for file in found]
+    return [(str(support / file.name), name, file.read) for file, name in classes.items()]
 
 
 def read_csv(path: Path) -> list[Example]:
@@ -120,10 +116,10 @@ def decode_examples(
         if isinstance(result, np.ndarray):
             items.append(result)
             names.append(label)
-        elif skip_bad:
-            bad.append(name)
+        elif skip_bad and not isinstance(result, FileNotFoundError):
+            bad += [name] if decode.is_picture(name) else []
         else:
-            raise UserError(f"{describe_unreadable(name, result)}; remove it, or leave it out with --skip-bad")
+            raise UserError(f"{describe_unreadable(name, result)}; remove it, or leave it out: without --strict")
     if empty := sorted({label for _, label, _ in found} - set(names)):
         raise UserError(f"{place}: class '{empty[0]}' has no readable image; add at least one")
     return np.stack(items), names, bad

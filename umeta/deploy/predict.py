@@ -37,7 +37,7 @@ def predict_images(
     out: Path,
     *,
     unknown: bool = False,
-    skip_bad: bool = False,
+    skip_bad: bool = True,
     preview: Path | None = None,
 ) -> dict[str, Any]:
     """Write a CSV with the columns path, label and, for each class, `p_CLASS`; return counts by label.
@@ -46,7 +46,7 @@ def predict_images(
 
     images: image files, folders and zips of them, and `.npy` arrays of items, whose rows are named `file.npy[17]`.
     unknown: answer `unknown` where no class is near.
-    skip_bad: leave out files that are not images.
+    skip_bad: leave out images that cannot be read; else stop at the first.
     preview: a picture of the first answers of each class, to be written there.
 
     Raises:
@@ -178,8 +178,10 @@ def decode_files(found: Iterator[File], format: Format, bad: list[str] | None) -
                 if isinstance(result, np.ndarray):
                     kept.append((name, result))
                 elif bad is None:
-                    raise UserError(f"{describe_unreadable(name, result)}; remove it, or leave it out with --skip-bad")
-                else:
+                    raise UserError(
+                        f"{describe_unreadable(name, result)}; remove it, or leave it out: without --strict"
+                    )
+                elif decode.is_picture(name):
                     bad.append(name)
             if kept:
                 yield [name for name, _ in kept], np.stack([item for _, item in kept])
