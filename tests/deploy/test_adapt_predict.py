@@ -107,6 +107,20 @@ def test_a_csv_names_images_beside_it_and_any_label(place, made_run, umeta):
     assert artifacts.read_json(place / "two" / "learner.json")["classes"] == ["a", "b"]
 
 
+def test_a_csv_of_a_spreadsheet_on_windows_and_names_that_look_like_formulas(place, made_run, umeta):
+    text = "Path;Label\r\nsupport\\five\\0.png;=1+1\r\nsupport\\six\\0.png;-2\r\n"
+    (place / "list.csv").write_text(text, encoding="utf-16")
+    assert umeta("adapt", made_run("protonet"), "--support", "list.csv", "--out", "learner")[0] == 0
+    assert artifacts.read_json(place / "learner" / "learner.json")["classes"] == ["-2", "=1+1"]
+    draw(place / "=2.png", 0, 0)
+    assert umeta("predict", "learner", "=2.png", "support/six/0.png")[0] == 0
+    rows = table("predictions.csv")
+    assert list(rows[0]) == ["path", "label", "p_-2", "p_=1+1"]
+    assert [(row["path"], row["label"]) for row in rows] == [("'=2.png", "'=1+1"), ("support/six/0.png", "-2")]
+    assert umeta("adapt", made_run("protonet"), "--support", "predictions.csv", "--out", "again")[0] == 0
+    assert artifacts.read_json(place / "again" / "learner.json")["classes"] == ["-2", "=1+1"]
+
+
 def test_folders_in_folders_and_zips_name_their_classes_too(place, made_run, umeta):
     draw(place / "other" / "größe" / "日本" / "0.png", 0, 0)
     draw(place / "other" / "größe" / "klein, eng" / "0.png", 1, 0)

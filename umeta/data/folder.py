@@ -20,7 +20,8 @@ class Folder:
     """Any folder or zip of images, flat or a folder per class.
 
     Without `splits` every image below `root` is training data, and `test` names the labelled test data, a folder per
-    class, to which pictures in folders below it belong as well. With `splits`, a directory with the class lists `train.txt`, `val.txt` and `test.txt`, `root` holds all.
+    class, to which pictures in folders below it belong as well. With `splits`, a directory with the class lists
+    `train.txt`, `val.txt` and `test.txt`, `root` holds all.
     Images become `size` x `size`: the largest centred square, resized with antialiasing.
     """
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ import numpy as np
 from umeta.data import decode
 from umeta.data.folder import classify, folders_of
 from umeta.data.inputs import Format, describe_unreadable
+from umeta.data.spreadsheet import read_table
 from umeta.deploy.adapted import AdaptedLearner, load_source, refuse_to_overwrite, refuse_transductive
 from umeta.errors import UserError
 
@@ -77,24 +77,11 @@ def find_examples(support: Path) -> list[Example]:
 def read_csv(path: Path) -> list[Example]:
     """Return the labelled images of a CSV with the columns path (relative to the CSV) and label."""
     found: list[Example] = []
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, strict=True)
-            for column in ("path", "label"):
-                if column not in (reader.fieldnames or []):
-                    has = ", ".join(reader.fieldnames or []) or "nothing"
-                    raise UserError(f"{path}: has no column '{column}'; expected the header path,label, found {has}")
-            for row in reader:
-                if not row["path"] or not (row["label"] or "").strip():
-                    missing = "label" if row["path"] else "path"
-                    raise UserError(f"{path}, line {reader.line_num}: the {missing} is missing")
-                image = path.parent / row["path"]
-                found.append((str(image), row["label"].strip(), partial(decode.read_contents, image)))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(
-            f"{path}: expected a folder with a folder per class, a zip of one, or a CSV in UTF-8 with the columns path "
-            f"and label ({error})"
-        ) from error
+    for _, row in read_table(path, ("path", "label")):
+        image = path.parent / row["path"]
+        if not os.path.exists(image):  # as Windows writes it
+            image = path.parent / row["path"].replace("\\", "/")
+        found.append((str(image), row["label"], partial(decode.read_contents, image)))
     if not found:
         raise UserError(f"{path}: lists no images")
     return found

@@ -17,6 +17,7 @@ import numpy as np
 from umeta.data import decode
 from umeta.data.arrays import load
 from umeta.data.inputs import Format, describe_unreadable
+from umeta.data.spreadsheet import guard
 from umeta.deploy.adapted import AdaptedLearner
 from umeta.draw import mosaic
 from umeta.errors import UserError
@@ -78,7 +79,7 @@ def predict_images(
                 found, probabilities = learner.answers(pixels, unknown)
                 labels = [names[i] if i >= 0 else UNKNOWN for i in found.tolist()]
                 for path, label, row in zip(paths, labels, probabilities.tolist(), strict=True):
-                    table.writerow([path, label, *(f"{p:.6g}" for p in row)])
+                    table.writerow([guard(path), guard(label), *(f"{p:.6g}" for p in row)])
                 counts.update(labels)
                 if preview is not None:
                     for label, item in zip(labels, pixels, strict=True):
