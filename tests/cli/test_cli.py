@@ -20,6 +20,7 @@ import pytest
 import torch
 import yaml
 
+from umeta import FewShotClassifier
 from umeta.cli.main import main
 from umeta.outer.adam import Adam
 from umeta.runtime import artifacts
@@ -287,8 +288,8 @@ def test_umeta_alone_says_where_to_start(umeta):
         (["propose", "tiny.yaml", "--resume", "proposer.k=6"], ["tasks/tiny", "proposer.k: 5 before, 6 now"]),
         (["metatrain", "tiny.yaml", "--resume", "train.steps=6"], ["runs/tiny", "train.steps: 2 before, 6 now"]),
         (["run", "tiny.yaml"], ["tasks/tiny exists", "name=NAME"]),
-        (["propose", "tiny.yaml", "out=tiny.yaml"], ["tiny.yaml/tasks/tiny", "cannot write"]),
-        (["propose", "tiny.yaml", "out=/dev/null"], ["/dev/null/tasks/tiny", "cannot write"]),
+        (["propose", "tiny.yaml", "out=tiny.yaml"], ["tiny.yaml: nothing can be written there"]),
+        (["propose", "tiny.yaml", "out=/dev/null"], ["/dev/null: nothing can be written there"]),
         (["propose", "tiny.yaml", "name=new", "--device", "gpu"], ["device 'gpu'"]),
         (["evaluate", "runs/tiny", "--device", "gpu"], ["device 'gpu'"]),
         (["evaluate", "runs/tiny", "--device", "meta"], ["device 'meta'", "cpu"]),
@@ -480,6 +481,54 @@ def test_run_finds_what_would_stop_its_evaluation_before_it_begins(change, says,
     assert main(["run", "digits_acai_kmeans_protonet", change, "--device", "cpu"]) == 2
     assert says in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("second", "says"),
+    [
+        ({"tasks": "tasks/none"}, "b: tasks: tasks/none: there are no such tasks"),
+        ({"start": "runs/none"}, "runs/none: no such run"),
+        ({"name": "done"}, "runs/done exists"),
+        ({"out": "a.yaml"}, "a.yaml: nothing can be written there"),
+    ],
+)
+def test_run_finds_what_would_stop_a_later_config_before_the_first_begins(second, says, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "a.yaml", CONFIG)
+    write(tmp_path / "b.yaml", {**CONFIG, **second})
+    (tmp_path / "runs" / "done").mkdir(parents=True)
+    (tmp_path / "runs" / "done" / "model.safetensors").touch()
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["run", "a.yaml", "b.yaml", "--device", "cpu"]) == 2
+    assert says in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_config_may_use_tasks_that_one_before_it_makes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "a.yaml", CONFIG)
+    write(tmp_path / "b.yaml", {**CONFIG, "tasks": "tasks/a"})
+    assert main(["run", "a.yaml", "b.yaml", "--device", "cpu"]) == 0
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["predict", "LEARNER", "a.png", "--out", "NO/x.csv"], ["adapt", "RUN", "--support", "a", "--out", "NO/x"]],
+)
+def test_a_place_that_cannot_be_written_is_named_at_once(
+    place, refused, command, made_run, monkeypatch
+):
+    monkeypatch.setattr("umeta.data.decode.open_image", None)
+    FewShotClassifier(made_run("protonet")).fit(np.zeros((2, 28, 28), np.uint8), ["a", "b"]).save("learner")
+    names = {"LEARNER": "learner", "RUN": made_run("protonet")}
+    for no in ("tiny.yaml", "/proc/none"):
+        words = [names.get(word, word.replace("NO", no)) if isinstance(word, str) else word for word in command]
+        refused(*words, says=[f"{no}: nothing can be written there"])
+
+
+def test_a_cache_that_cannot_be_written_is_named_with_the_way_out(images, monkeypatch, refused):
+    monkeypatch.setenv("UMETA_CACHE", "/proc/none")
+    refused("propose", "folder.yaml", says=["cache", "/proc/none", "UMETA_CACHE=DIR"])
 
 
 def test_a_run_that_was_moved_with_its_tasks_finds_them(place):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -218,6 +219,13 @@ def test_from_pictures_to_a_learner_and_again_from_the_file(here, umeta):
     result = json.loads(out.splitlines()[-1])
     assert (result["config"], result["run"], result["results"]) == ("photos.yaml", "runs/photos", [])
     assert "umeta adapt runs/photos --support DIR --out learner" in out
+    assert "runs/photos/report.html" in out
+    page = Path("runs/photos/report.html").read_text()
+    assert "Not tested" in page
+    assert page.count("<img") + page.count("<svg") >= 2  # what was proposed, how training went
+    again = "umeta evaluate runs/photos data.test=DIR 'evaluate.episodes=[[5,1]]'"
+    assert again in umeta("inspect", "runs/photos")[1]
+    assert again in Path("runs/photos/report.md").read_text()
     file = build.load("photos.yaml").plain
     assert {key: build.load("runs/photos/config.yaml").plain[key] for key in file} == file
 
@@ -228,8 +236,26 @@ def test_from_pictures_to_a_learner_and_again_from_the_file(here, umeta):
     assert Path("runs/again/model.safetensors").read_bytes() == model
     code, _, err = umeta("evaluate", "runs/photos", "data.test=examples")
     assert (code, "evaluate.episodes=[[5,1]]" in err) == (2, True)
-    asked = ["evaluate.episodes=[[2,1]]", "evaluate.query=1", "evaluate.tasks=4", "evaluate.baselines=[]"]
-    assert umeta("evaluate", "runs/photos", "data.test=examples", *asked)[0] == 0
+    (here / "labelled").mkdir()
+    for name in "abcde":
+        folder(here / "labelled" / name, colour, 4)
+    little = ["evaluate.query=1", "evaluate.tasks=4", "evaluate.baselines=[]"]
+    assert umeta(*shlex.split(again.replace("DIR", "labelled"))[1:], *little)[0] == 0
+    assert umeta("evaluate", "runs/photos", "data.test=examples", "evaluate.episodes=[[2,1]]", *little)[0] == 0
+
+
+def test_more_pictures_are_told_in_numbers_and_there_is_a_way_to_go_on(here, umeta):
+    images = folder(here / "photos", colour, 8)
+    command = ["run", "--images", "photos", *TINY]
+    assert umeta(*command)[0] == 0
+    for i in range(3):
+        colour(np.random.default_rng(100 + i), (32, 32)).save(images / f"new{i}.png")
+    code, _, err = umeta(*command, "--resume")
+    assert code == 2
+    assert "images: 8 before, 11 now" in err
+    assert "choose another name=NAME, and start=runs/photos" in err
+    assert umeta(*command, "name=more", "start=runs/photos")[0] == 0
+    assert build.load("runs/more/config.yaml").plain["start"] == "runs/photos"
 
 
 def test_two_rounds_and_a_test_on_labelled_pictures(here, umeta):
@@ -292,6 +318,8 @@ def stop(*_: Any, **__: Any) -> None:
         (["--images", "good", "--record", "results.json"], ["--record", "--test"]),
         (["--images", "good", "train.step=3"], ["'step'", "did you mean 'steps'"]),
         (["--images", "good", "evaluate.episodes=[[5,1]]"], ["data.test"]),
+        (["--images", "good", "out=one/000.png/x"], ["one/000.png/x: nothing can be written there"]),
+        (["--images", "good", "out=/proc/x"], ["/proc/x: nothing can be written there"]),
         (["--images", "good", "name=a/b"], ["name", "'a/b'"]),
         (["--images", "good", "name=done"], ["runs/done exists", "name=NAME"]),
         (["--test", "single", "tiny.yaml"], ["--test", "--images"]),

@@ -60,8 +60,8 @@ def read_table(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[s
             yield table.line_num, found
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(
-            f"{path}: expected a table (CSV) in UTF-8 or UTF-16 with the columns {' and '.join(columns)} ({error}); save "
-            "it as CSV UTF-8"
+            f"{path}: expected a table (CSV) in UTF-8 or UTF-16 with the columns {' and '.join(columns)} ({error}); "
+            "save it as CSV UTF-8"
         ) from error
     if not names:
         raise UserError(f"{path}: has no column '{columns[0]}'; expected the header {','.join(columns)}, found nothing")

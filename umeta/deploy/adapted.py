@@ -362,7 +362,8 @@ def refuse_transductive(source: MetaLearnt) -> None:
 
 
 def refuse_to_overwrite(folder: Path) -> None:
-    """Raise UserError when there is something in the folder already."""
+    """Raise UserError when there is something in the folder already, or it cannot be written."""
+    artifacts.check_writable(folder.parent)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists; choose another place, or move it away")
 

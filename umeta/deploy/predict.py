@@ -55,6 +55,7 @@ def predict_images(
     """
     if out.is_dir():
         raise UserError(f"{out}: is a folder; name a file to write, such as {out / 'predictions.csv'}")
+    artifacts.check_writable(out.parent)
     given = {path.resolve() for path in images}
     for written in (out, preview):
         if written is not None and written.resolve() in given:
