@@ -515,9 +515,7 @@ def test_a_config_may_use_tasks_that_one_before_it_makes(tmp_path, monkeypatch):
     "command",
     [["predict", "LEARNER", "a.png", "--out", "NO/x.csv"], ["adapt", "RUN", "--support", "a", "--out", "NO/x"]],
 )
-def test_a_place_that_cannot_be_written_is_named_at_once(
-    place, refused, command, made_run, monkeypatch
-):
+def test_a_place_that_cannot_be_written_is_named_at_once(place, refused, command, made_run, monkeypatch):
     monkeypatch.setattr("umeta.data.decode.open_image", None)
     FewShotClassifier(made_run("protonet")).fit(np.zeros((2, 28, 28), np.uint8), ["a", "b"]).save("learner")
     names = {"LEARNER": "learner", "RUN": made_run("protonet")}

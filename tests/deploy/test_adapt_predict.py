@@ -73,7 +73,7 @@ def test_from_a_folder_of_examples_to_a_table(place, made_run, umeta):
     code, out, _ = umeta("predict", "learner", "images", "--out", "answers.csv", "--json")
     assert code == 0
     rows = table("answers.csv")
-    assert list(rows[0]) == ["path", "label", "p_five", "p_seven", "p_six"]
+    assert list(rows[0]) == ["path", "label", "confidence", "p_five", "p_seven", "p_six"]
     assert [row["path"] for row in rows] == [f"images/{i}.png" for i in range(3)] + [
         f"images/deep/{i}.png" for i in (3, 4)
     ]
@@ -101,7 +101,7 @@ def test_a_csv_names_images_beside_it_and_any_label(place, made_run, umeta):
     images = [f"support/{name}/0.png" for name in NAMES]  # the examples themselves
     assert umeta("predict", "odd", *images, "--preview", "p.png")[0] == 0
     answers = table("predictions.csv")
-    assert set(answers[0]) == {"path", "label", *(f"p_{name}" for name in ODD)}
+    assert set(answers[0]) == {"path", "label", "confidence", *(f"p_{name}" for name in ODD)}
     assert [row["label"] for row in answers] == ODD
     assert Image.open("p.png").size[1] == 3 * 56
     assert artifacts.read_json(place / "two" / "learner.json")["classes"] == ["a", "b"]
@@ -115,7 +115,7 @@ def test_a_csv_of_a_spreadsheet_on_windows_and_names_that_look_like_formulas(pla
     draw(place / "=2.png", 0, 0)
     assert umeta("predict", "learner", "=2.png", "support/six/0.png")[0] == 0
     rows = table("predictions.csv")
-    assert list(rows[0]) == ["path", "label", "p_-2", "p_=1+1"]
+    assert list(rows[0]) == ["path", "label", "confidence", "p_-2", "p_=1+1"]
     assert [(row["path"], row["label"]) for row in rows] == [("'=2.png", "'=1+1"), ("support/six/0.png", "-2")]
     assert umeta("adapt", made_run("protonet"), "--support", "predictions.csv", "--out", "again")[0] == 0
     assert artifacts.read_json(place / "again" / "learner.json")["classes"] == ["-2", "=1+1"]
@@ -160,6 +160,62 @@ def test_batches_of_any_length_give_the_same_table(place, learner, umeta, monkey
     np.testing.assert_allclose(*([float(row["p_six"]) for row in rows] for rows in (whole, parts)), rtol=1e-4)
 
 
+def test_a_table_that_is_there_is_kept_unless_asked_for(place, learner, umeta, refused):
+    assert umeta("predict", learner, "images", "--preview", "p.png")[0] == 0
+    for names in (["--out", "predictions.csv"], ["--out", "x.csv", "--preview", "p.png"]):
+        before = {path: path.read_bytes() for path in place.iterdir() if path.is_file()}
+        refused("predict", learner, "images/0.png", *names, says=[f"{names[-1]} exists", "--overwrite"])
+        assert {path: path.read_bytes() for path in place.iterdir() if path.is_file()} == before
+        assert umeta("predict", learner, "images/0.png", *names, "--overwrite")[0] == 0
+    assert len(table("predictions.csv")) == 1
+
+
+def test_the_least_sure_come_first_when_asked_for(place, learner, umeta, made_run):
+    items = np.stack([digit(label, i) for i in range(10, 30) for label in range(3)])
+    np.save("items\nand ü.npy", items)
+    model = FewShotClassifier(made_run("protonet")).fit(items[:3], ODD)
+    model.save("odd")
+    for folder in (learner, "odd"):
+        assert umeta("predict", folder, "items\nand ü.npy", "images", "--overwrite")[0] == 0
+        rows = table("predictions.csv")
+        for row in rows:
+            assert float(row["confidence"]) == max(float(value) for key, value in row.items() if key[:2] == "p_")
+        again = ["--overwrite", "--least-sure-first"]
+        assert umeta("predict", folder, "items\nand ü.npy", "images", *again)[0] == 0
+        assert table("predictions.csv") == sorted(rows, key=lambda row: float(row["confidence"]))
+
+
+@pytest.mark.parametrize(
+    ("given", "count", "twice"),
+    [
+        (["images", "images"], 5, ["images"]),
+        (["images", "./images/0.png"], 5, ["images/0.png"]),
+        (["images/deep", "images"], 5, ["images/deep"]),
+        (["images/0.png", "images/deep", "images/../images/0.png"], 3, ["images/../images/0.png"]),
+        (["images/deep", "images/0.png"], 3, []),
+        (["link", "images"], 5, ["images"]),
+    ],
+)
+def test_a_picture_given_twice_is_answered_once(place, learner, umeta, given, count, twice):
+    (place / "link").symlink_to("images")
+    code, out, err = umeta("predict", learner, *given, "--json")
+    assert (code, len(table("predictions.csv"))) == (0, count)
+    assert json.loads(out.splitlines()[-1])["twice"] == twice
+    assert ("given twice, answered once: " + ", ".join(twice) in err) == bool(twice)
+
+
+def test_very_large_pictures_are_answered(place, learner, umeta, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
+    grey = Image.fromarray(digit(0, 20))
+    for ending in ("png", "jpg"):
+        grey.resize((140, 140)).save(place / f"large.{ending}")
+    grey.resize((142, 142)).save(place / "bomb.png")
+    code, _, err = umeta("predict", learner, "images/0.png", "large.png", "large.jpg", "bomb.png")
+    rows = table("predictions.csv")
+    assert (code, "left out" in err, len(rows)) == (0, True, 3)
+    assert len({row["label"] for row in rows}) == 1
+
+
 def test_unknown_is_answered_where_nothing_is_near(place, learner, umeta, refused, made_run):
     np.save("white.npy", np.full((2, 28, 28), 255, np.uint8))
     code, out, _ = umeta("predict", learner, "white.npy", "--unknown", "--preview", "p.png")
@@ -167,13 +223,13 @@ def test_unknown_is_answered_where_nothing_is_near(place, learner, umeta, refuse
     assert "unknown: 2" in out
     assert [row["label"] for row in table("predictions.csv")] == ["unknown"] * 2
     assert Image.open("p.png").size[1] == 56
-    assert umeta("predict", learner, "white.npy")[0] == 0
+    assert umeta("predict", learner, "white.npy", "--overwrite")[0] == 0
     assert "unknown" not in {row["label"] for row in table("predictions.csv")}
     X, y = np.stack([digit(0, 0), digit(1, 0)]), ["unknown", "six"]
     FewShotClassifier(made_run("protonet"), calibrated=True).fit(X, y).save("clash")
-    refused("predict", "clash", "white.npy", "--unknown", says=["a class of the learner has that name"])
+    refused("predict", "clash", "white.npy", "--unknown", "--overwrite", says=["a class of the learner has that name"])
     FewShotClassifier(made_run("protonet")).fit(X, y).save("plain")
-    refused("predict", "plain", "white.npy", "--unknown", says=["not calibrated", "adapt again"])
+    refused("predict", "plain", "white.npy", "--unknown", "--overwrite", says=["not calibrated", "adapt again"])
 
 
 def test_without_the_tasks_the_learner_is_not_calibrated_and_says_so(place, made_run, umeta, tmp_path):
@@ -326,7 +382,7 @@ def spoil(place: Path) -> None:
         (["adapt", "RUN", "--support", "support", "--out", "images"], ["images exists", "choose another place"]),
         (["adapt", "RUN", "--support", "support", "--out", "x", "--device", "gpu"], ["device 'gpu'"]),
         (["predict", "nowhere", "images"], ["nowhere: no such learner"]),
-        (["predict", "RUN", "images"], ["kind 'learner'", "'run'"]),
+        (["predict", "RUN", "images"], ["adapt it first: umeta adapt", "--support DIR --out learner"]),
         (["predict", "LEARNER", "nowhere"], ["nowhere: no such image or folder"]),
         (["predict", "LEARNER", "void"], ["void: holds no files"]),
         (["predict", "LEARNER", "wide.npy"], ["arrays of 1x28x28", "got 1x32x32"]),

@@ -286,6 +286,7 @@ def test_inversion_is_known_from_the_data_source():
     assert Format.of(Omniglot(), (1, 28, 28)).invert
     assert Format.of(Folder("x", invert=True), (3, 84, 84)).invert
     assert not Format.of(Folder("x"), (3, 84, 84)).invert
+    assert [Format.of(Folder("x", pad=pad), (3, 84, 84)).pad for pad in (True, False)] == [True, False]
     assert not Format.of(Digits(), (1, 28, 28)).invert
     black = Image.new("L", (40, 40))
     assert Format((1, 28, 28), invert=True).items([black]).min() == 255

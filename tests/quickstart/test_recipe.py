@@ -79,8 +79,14 @@ def written(images: Path, *changes: str, minutes: float = 30, test: Path | None 
     [
         (colour, (100, 120), "jpg", {"size": 84, "channels": 3, "invert": False}, "photo"),
         (colour, (60, 80), "png", {"size": 56, "channels": 3, "invert": False}, "photo"),
-        (colour, (32, 32), "png", {"size": 28, "channels": 3, "invert": False}, "photo"),
-        (colour, (17, 30), "png", {"size": 16, "channels": 3, "invert": False}, "photo"),
+        (colour, (32, 32), "png", {"size": 32, "channels": 3, "invert": False}, "photo"),
+        (colour, (40, 44), "png", {"size": 40, "channels": 3, "invert": False}, "photo"),
+        (colour, (28, 29), "png", {"size": 28, "channels": 3, "invert": False}, "photo"),
+        (colour, (64, 64), "png", {"size": 64, "channels": 3, "invert": False}, "photo"),
+        (colour, (17, 22), "png", {"size": 16, "channels": 3, "invert": False}, "photo"),
+        (colour, (20, 66), "png", {"size": 64, "channels": 3, "invert": False, "pad": True}, "photo"),
+        (colour, (300, 200), "jpg", {"size": 84, "channels": 3, "invert": False, "pad": True}, "photo"),
+        (ink, (105, 160), "png", {"size": 28, "channels": 1, "invert": True, "pad": True}, "drawing"),
         (grey, (90, 90), "jpg", {"size": 84, "channels": 1, "invert": False}, "photo"),
         (ink, (105, 105), "png", {"size": 28, "channels": 1, "invert": True}, "drawing"),
         (ink, (600, 600), "jpg", {"size": 28, "channels": 1, "invert": True}, "drawing"),
@@ -91,7 +97,7 @@ def test_size_channels_and_augmentation_are_those_of_the_pictures(here, clock, p
     plain = written(folder(here / "pictures", paint, 12, size, ending))
     assert plain["data"] == {"name": "folder", "root": str(here / "pictures"), **data}
     assert plain["proposer"] == {"name": "instances", "augment": {"name": augment}, "rotations": augment == "drawing"}
-    large = data["size"] > 28
+    large = data["size"] > 32
     assert plain["metalearner"]["model"]["halvings"] == (4 if large else 3)
     assert plain["metalearner"]["model"]["filters"] == [32 if large else 64, 64, 128, 256]
     assert plain["train"]["way"] == 6
@@ -180,7 +186,7 @@ def test_a_meta_step_is_timed_by_taking_some(here):
         (colour, (32, 32), 12, 0, "few images"),
         (colour, (20, 20), 12, 0, "very small pictures, usually 20 pixels"),
         (colour, (32, 32), 12, 4, "4 of the images (25%) are copies of others"),
-        (colour, (32, 64), 12, 0, "100% of the pictures are more than 1.5 times"),
+        (colour, (32, 64), 12, 0, "100% of the pictures are about 1.5 times"),
     ],
 )
 def test_advice_names_what_limits_the_result(here, clock, capsys, paint, size, count, copies, says):

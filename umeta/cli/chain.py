@@ -56,10 +56,10 @@ def check_chain(configs: Sequence[Any], record: Path | None = None, resume: bool
                 raise UserError(f"start: {turn.parent}: no such run")
             if turn.tasks and not turn.tasks_folder.exists() and turn.tasks_folder not in begun:
                 raise UserError(f"{config.name}: tasks: {turn.tasks_folder}: there are no such tasks")
-            written = {turn.run_folder} if turn.tasks else {turn.run_folder, turn.tasks_folder}
-            for folder in [] if resume else sorted(written - begun):
+            written = [turn.run_folder] if turn.tasks else [turn.tasks_folder, turn.run_folder]
+            for folder in [] if resume else written:
                 refuse_begun(folder)
-            begun |= written
+            begun |= {*written}
         check_evaluation(config, record)
 
 

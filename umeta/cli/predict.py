@@ -19,6 +19,8 @@ def add_parser(commands: Commands) -> None:
     sub.add_argument("images", type=Path, nargs="+", help=where)
     sub.add_argument("--out", type=Path, default=Path("predictions.csv"), metavar="FILE", help="predictions.csv")
     sub.add_argument("--unknown", action="store_true", help="answer `unknown` where no class is near")
+    sub.add_argument("--least-sure-first", action="store_true", help="in order of confidence")
+    sub.add_argument("--overwrite", action="store_true", help="in place of files that are there")
     sub.add_argument("--preview", type=Path, metavar="FILE.png", help="also draw the first answers of each class")
 
 
@@ -36,9 +38,13 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         options.images,
         options.out,
         unknown=options.unknown,
+        least_sure_first=options.least_sure_first,
+        overwrite=options.overwrite,
         skip_bad=options.skip_bad is not False,
         preview=options.preview,
     )
+    if result["twice"]:
+        print(f"given twice, answered once: {', '.join(result['twice'])}", file=sys.stderr)
     if result["left_out"]:
         print(describe_left_out(result["left_out"]), file=sys.stderr)
     print(*(f"{label}: {count}" for label, count in result["labels"].items()), sep="\n")

@@ -22,7 +22,7 @@ class Folder:
     Without `splits` every image below `root` is training data, and `test` names the labelled test data, a folder per
     class, to which pictures in folders below it belong as well. With `splits`, a directory with the class lists
     `train.txt`, `val.txt` and `test.txt`, `root` holds all.
-    Images become `size` x `size`: the largest centred square, resized with antialiasing.
+    Images become `size` x `size`: the largest centred square or, with `pad`, the whole, resized with antialiasing.
     """
 
     root: str
@@ -37,13 +37,15 @@ class Folder:
     """1 for grey, 3 for colour"""
     invert: bool = False
     """for black ink on white paper"""
+    pad: bool = False
+    """the whole of long images, on a square of their border's colour, and not the centred square of them"""
     skip_bad: bool = True
     """leave out damaged images, and name them at the end; else stop at the first"""
 
     @property
     def rule(self) -> decode.Rule:
         """How a file becomes an item."""
-        return decode.Rule(self.size, self.channels, self.invert)
+        return decode.Rule(self.size, self.channels, self.invert, self.pad)
 
     def read(self, split: Split) -> Items:
         root = Path(self.root)

@@ -96,7 +96,7 @@ def decode_examples(
         UserError: a file is not an image, or a class is left without any.
     """
     rule = format.rule
-    with decode.strict(), ThreadPoolExecutor(os.cpu_count()) as pool:
+    with decode.silence_pillow(), ThreadPoolExecutor(os.cpu_count()) as pool:
         results = list(pool.map(partial(decode.try_decode, rule=rule), [read for _, _, read in found]))
     items, names, bad = [], [], []
     for (name, label, _), result in zip(found, results, strict=True):

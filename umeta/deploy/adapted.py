@@ -67,7 +67,7 @@ class MetaLearnt:
     def unpacked(cls, values: Mapping[str, Any], tensors: Mapping[str, Tensor], device: str) -> MetaLearnt:
         """From its values and tensors."""
         learner = registry.build_part("metalearner", values["metalearner"])
-        format = Format(tuple(values["shape"]), values["invert"])
+        format = Format(tuple(values["shape"]), values["invert"], values.get("pad", False))
         learner = learner.build(TaskSpec(format.shape), EpisodeSpec(2, 1, 1))  # of any way: theta knows which
         theta = unpack(dict(tensors), to_device(device))
         return cls(values["run"], values["metalearner"], learner, theta, format, values["true_labels"])
@@ -79,6 +79,7 @@ class MetaLearnt:
             "metalearner": self.options,
             "shape": list(self.format.shape),
             "invert": self.format.invert,
+            "pad": self.format.pad,
             "true_labels": self.true_labels,
         }
 
@@ -256,7 +257,11 @@ class AdaptedLearner:
         Raises:
             UserError: missing, damaged, of another kind or version, or it names a plug-in that is not trusted.
         """
-        artifacts.read_manifest(folder, "learner")
+        if artifacts.read_manifest(folder, "learner", "run")["kind"] == "run":
+            raise UserError(
+                f"{folder}: a run, which knows no classes yet; with a folder of images per class in DIR, adapt it "
+                f"first: umeta adapt {folder} --support DIR --out learner"
+            )
         values = artifacts.read_json(folder / "learner.json")
         registry.refuse_plugins(values, trusted, str(folder))
         tensors = artifacts.read_tensors(folder / "model.safetensors")

@@ -33,7 +33,8 @@ from umeta.tasks.instances import Augmented, InstanceTasks
 from umeta.train import metatrain
 
 MINUTES = 30.0
-SIDES = (84, 56, 28)  # pixels, multiples that halve well
+LARGEST, DRAWING = 84, 28  # pixels a side that photographs, and drawings, need at most
+SMALL = 32  # pixels a side up to which the network halves three times
 STEPS = (3000, 2000)  # of the two rounds at most: more hardly help
 LEAST = 300  # meta-steps in all: fewer are not worth the wait
 CLUSTERED = 300  # images from which on there is something to cluster
@@ -162,15 +163,25 @@ def data_options(seen: Survey, images: Path, test: Path | None) -> dict[str, Any
     if test is not None:
         options["test"] = str(test)
     invert = seen.drawings and seen.dark_ink
-    return {**options, "size": choose_side(seen), "channels": 3 if seen.colour else 1, "invert": invert}
+    options |= {"size": choose_side(seen), "channels": 3 if seen.colour else 1, "invert": invert}
+    return {**options, "pad": True} if pads(seen) else options
+
+
+def pads(seen: Survey) -> bool:
+    """Whether the whole of each picture is to be seen, as many are long, and not its centred square."""
+    return seen.long >= 0.25
 
 
 def choose_side(seen: Survey) -> int:
-    """Return the side that pictures are resized to: what they have themselves, up to 84 pixels, and 28 for drawings."""
-    for size in SIDES:
-        if seen.side >= 0.9 * size and (size == 28 or not seen.drawings):
-            return size
-    return max(8, seen.side // 8 * 8)
+    """Return the side that pictures are resized to: what they have themselves, up to 84 pixels, and 28 for drawings.
+
+    It halves well: a multiple of 8, but for those two and 28 itself.
+    """
+    side = max(seen.width, seen.height) if pads(seen) else seen.side
+    largest = DRAWING if seen.drawings else LARGEST
+    if side >= 0.9 * largest:
+        return largest
+    return DRAWING if DRAWING <= side < SMALL else max(8, side // 8 * 8)
 
 
 def choose_augmentation(seen: Survey) -> str:
@@ -188,7 +199,7 @@ def of_images(plain: dict[Any, Any]) -> Config:
 
 def learning(seen: Survey, size: int, different: int) -> dict[str, Any]:
     """Return the first round, on images of this size: its proposer, learner and outer loop."""
-    small = size <= 28
+    small = size <= SMALL
     model = {"name": "conv4", "filters": [64 if small else 32, 64, 128, 256], "down": "pool_first"}
     return expand_names(
         {
@@ -275,7 +286,7 @@ def list_advice(seen: Survey, count: int, different: int) -> list[str]:
     found = []
     if count < FEW:
         found.append(f"few images: expect limited results, {FEW} are little and thousands are better")
-    if seen.side < min(SIDES):
+    if seen.side < DRAWING:
         found.append(f"very small pictures, usually {seen.side} pixels: only coarse differences can be learnt")
     if different < 0.9 * count:
         copies = count - different
@@ -283,9 +294,9 @@ def list_advice(seen: Survey, count: int, different: int) -> list[str]:
             f"{copies:,} of the images ({copies / count:.0%}) are copies of others, and copies are taken for "
             "different things: better remove them"
         )
-    if seen.long >= 0.25:
+    if pads(seen):
         found.append(
-            f"{seen.long:.0%} of the pictures are more than 1.5 times as long as wide, or as wide as long: only the "
-            "centred square is seen; if things lie outside it, crop or pad the pictures first"
+            f"{seen.long:.0%} of the pictures are about 1.5 times as long as wide, or as wide as long, or more: the "
+            "whole of each is seen, on a square; data.pad=false takes their centred square alone"
         )
     return found
