@@ -460,6 +460,16 @@ def test_arrays_of_any_usual_shape_and_type(tmp_path, shape, channels_last, dtyp
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize("dtype", [np.int64, np.int16, np.uint16, np.uint32])
+def test_whole_numbers_up_to_255_are_pixels_whatever_their_type(dtype):
+    pixels = noise(4, 8, 8, 3)
+    np.testing.assert_array_equal(to_pixels(pixels.astype(dtype)), np.moveaxis(pixels, -1, 1))
+
+
+def test_truth_values_are_black_and_white():
+    np.testing.assert_array_equal(to_pixels(noise(4, 1, 8, 8) > 99), 255 * (noise(4, 1, 8, 8) > 99))
+
+
 @pytest.mark.parametrize("labels", [[7, 7, 3, 9], ["b", "b", "a", "c"]])
 def test_labels_of_arrays_are_numbered_by_name(tmp_path, labels):
     np.savez(tmp_path / "x.npz", images=noise(4, 8, 8), labels=labels)
@@ -477,7 +487,14 @@ def test_labels_of_arrays_are_numbered_by_name(tmp_path, labels):
         (np.full((2, 8, 8), 1.5), "to 1.5"),
         (np.full((2, 8, 8), np.nan), "nan"),
         (np.full((2, 8, 8), -1.0), "from -1"),
-        (np.zeros((2, 8, 8), int), "int64"),
+        (np.full((2, 8, 8), 256), r"int64 from 256 to 256; give images / 256"),
+        (np.full((2, 8, 8), 40_000, np.uint16), r"uint16 .*; give images / 65535"),
+        (np.eye(8, dtype=np.uint8)[None], r"uint8 from 0 to 1; of integers 255 is white"),
+        (np.linspace(-1, 1, 64).reshape(1, 8, 8), r"from -1 to 1; give \(images \+ 1\) / 2"),
+        (np.full((2, 8, 8), -3), "from -3 to -3"),
+        (noise(4, 8, 8, 4), r"\(4, 8, 8, 4\); with transparency, give images\[..., :3\]"),
+        (noise(4, 8, 8, 100), r"\(4, 8, 8, 100\)"),
+        (np.zeros((2, 8, 8), complex), "complex128"),
         (np.full((2, 8, 8), "x"), "<U1"),
     ],
 )

@@ -291,7 +291,7 @@ class AdaptedLearner:
         """All of it but tensors and examples, as plain values."""
         return {
             **self.source.values(),
-            "steps": self.steps,
+            "steps": None if self.steps is None else int(self.steps),
             "classes": self.classes.tolist(),
             "labels": self.labels.tolist(),
             "calibration": asdict(self.calibration) if self.calibration else None,
@@ -385,11 +385,16 @@ def index_labels(names: Any) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         UserError: none, or neither all integers nor all strings.
     """
-    names = to_python(names)
+    names = [int(name) if isinstance(name, float) and name.is_integer() else name for name in to_python(names)]
     if not names:
         raise UserError("labels: there are none")
     if not (all(isinstance(name, str) for name in names) or all(isinstance(name, int) for name in names)):
         odd = Counter(type(name).__name__ for name in names)
         raise UserError(f"labels: expected all integers or all strings, got {', '.join(odd)}")
+    for name in names:
+        if isinstance(name, str) and name.endswith("\0"):
+            raise UserError(f"labels: {name!r} ends with a zero byte, which arrays of words drop; rename the class")
+        if isinstance(name, int) and not -(2**63) <= name < 2**63:
+            raise UserError(f"labels: {name} has more than 64 bits; give the labels as strings")
     classes, labels = np.unique(np.array(names), return_inverse=True)
     return classes, labels.astype(np.int64)
