@@ -107,6 +107,36 @@ def test_a_csv_names_images_beside_it_and_any_label(place, made_run, umeta):
     assert artifacts.read_json(place / "two" / "learner.json")["classes"] == ["a", "b"]
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({}, ""),
+        ({"six/0.png": None, "seven/0.png": None, "seven/1.png": None, "seven/2.png": None}, "one class only, 'five'"),
+        ({"six/1.png": (0, 0)}, "1 of the images are the same in several classes, such as five and six"),
+        ({"five/9.png": (0, 0), "five/8.png": (0, 1)}, "2 of the images are copies of others of their class"),
+        ({f"five/{i}.png": (0, i) for i in range(11)}, "very uneven: 'five' has 11 images, 'six' has 1"),
+        ({"unknown/0.png": (3, 0)}, "a class is named 'unknown'"),
+        ({"known/0.png": "trained", "known/1.png": "trained"}, "2 of 8 images are among those of meta-training"),
+    ],
+)
+def test_doubtful_examples_are_told(place, made_run, umeta, change, says):
+    for name, digit_of in change.items():
+        path = place / "support" / name
+        if digit_of is None:
+            path.unlink()
+        elif digit_of == "trained":
+            path.parent.mkdir(exist_ok=True)
+            Image.fromarray(Digits().read("train").pixels[int(path.stem), 0]).save(path)
+        else:
+            draw(path, *digit_of)
+    for folder in (place / "support").iterdir():
+        if not any(folder.iterdir()):
+            folder.rmdir()
+    code, _, err = umeta("adapt", made_run("protonet"), "--support", "support", "--out", "learner")
+    assert code == 0
+    assert says in err if says else not err
+
+
 def test_a_csv_of_a_spreadsheet_on_windows_and_names_that_look_like_formulas(place, made_run, umeta):
     text = "Path;Label\r\nsupport\\five\\0.png;=1+1\r\nsupport\\six\\0.png;-2\r\n"
     (place / "list.csv").write_text(text, encoding="utf-16")

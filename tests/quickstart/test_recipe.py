@@ -310,6 +310,17 @@ def test_more_pictures_are_told_in_numbers_and_there_is_a_way_to_go_on(here, ume
     assert build.load("runs/more/config.yaml").plain["start"] == "runs/photos"
 
 
+def test_a_run_is_calibrated_from_any_directory(here, umeta, monkeypatch):
+    folder(here / "photos", colour, 40)
+    for name in ("a", "b"):
+        folder(here / "examples" / name, colour, 3)
+    assert umeta("run", "--images", "photos", *TINY)[0] == 0
+    (here / "elsewhere").mkdir()
+    monkeypatch.chdir(here / "elsewhere")
+    code, _, err = umeta("adapt", "../runs/photos", "--support", "../examples", "--out", "learner")
+    assert (code, "not calibrated" in err) == (0, False)
+
+
 def test_two_rounds_and_a_test_on_labelled_pictures(here, umeta):
     folder(here / "photos", colour, 300)
     for name in ("a", "b", "c"):

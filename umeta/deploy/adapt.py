@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,10 @@ from umeta.data.inputs import Format, describe_unreadable
 from umeta.data.spreadsheet import read_table
 from umeta.deploy.adapted import AdaptedLearner, load_source, refuse_to_overwrite, refuse_transductive
 from umeta.errors import UserError
+from umeta.stages.runs import Run
+
+UNEVEN = 10  # times as many images in one class as in another
+UNKNOWN = "unknown"  # the answer where no class is near
 
 Example = tuple[str, str, Callable[[], bytes]]  # the image's name, its class, and how to read it
 
@@ -48,6 +54,7 @@ def adapt_run(
     refuse_transductive(source)
     items, names, bad = decode_examples(find_examples(support), source.format, support, skip_bad)
     notes = [decode.describe_left_out(bad)] if bad else []
+    notes += list_doubts(items, names, run)
     learner = AdaptedLearner.adapt(source, items, names, run.test_steps)
     try:
         learner = learner.calibrated(run)
@@ -55,6 +62,31 @@ def adapt_run(
         notes.append(f"not calibrated, probabilities are a plain softmax and unknown cannot be told: {error}")
     learner.save(out)
     return learner, notes
+
+
+def list_doubts(items: np.ndarray, names: list[str], run: Run) -> list[str]:
+    """Return what about labelled items [n, C, H, W] may not be meant, or makes results look better than they are."""
+    found: list[str] = []
+    shots = Counter(names)
+    places: dict[bytes, list[str]] = {}
+    for item, name in zip(items, names, strict=True):
+        places.setdefault(item.tobytes(), []).append(name)
+    if len(shots) == 1:
+        found.append(f"there is one class only, '{names[0]}': every image will be answered with it")
+    if mixed := [sorted(set(labels)) for labels in places.values() if len(set(labels)) > 1]:
+        found.append(f"{len(mixed)} of the images are the same in several classes, such as {' and '.join(mixed[0])}")
+    if copies := sum(len(labels) - len(set(labels)) for labels in places.values()):
+        found.append(f"{copies} of the images are copies of others of their class, and teach nothing new")
+    (most, many), (least, few) = shots.most_common(1)[0], shots.most_common()[-1]
+    if many >= UNEVEN * few:
+        found.append(f"the classes are very uneven: '{most}' has {many} images, '{least}' has {few}")
+    if UNKNOWN in shots:
+        found.append(f"a class is named '{UNKNOWN}', so that predict --unknown, which answers that, will be refused")
+    with suppress(UserError):  # the images of the run need not be there any more
+        trained = {item.tobytes() for item in run.config.data.read("train").pixels}
+        if seen := sum(item.tobytes() in trained for item in items):
+            found.append(f"{seen} of {len(items)} images are among those of meta-training: not a test of new ones")
+    return found
 
 
 def find_examples(support: Path) -> list[Example]:

@@ -19,6 +19,7 @@ from umeta.data import decode
 from umeta.data.arrays import load
 from umeta.data.inputs import Format, describe_unreadable
 from umeta.data.spreadsheet import guard
+from umeta.deploy.adapt import UNKNOWN
 from umeta.deploy.adapted import AdaptedLearner
 from umeta.draw import mosaic
 from umeta.errors import UserError
@@ -27,7 +28,6 @@ from umeta.runtime.progress import Progress
 
 BATCH = 256  # images the network sees at a time
 AHEAD = 3  # batches that are being decoded meanwhile
-UNKNOWN = "unknown"
 
 File = tuple[str, Callable[[], bytes]]  # a name, and how to read it
 Batch = tuple[list[str], np.ndarray]  # names [n] and items uint8 [n, C, H, W]
