@@ -45,6 +45,8 @@ class Precomputed:
         """[n, d] float32; raise UserError for images whose vectors were not given."""
         known = {key: i for i, key in enumerate(self._state["keys"].tolist())}
         wanted = content_keys(images).tolist()
+        if wanted == self._state["keys"].tolist():  # of which two may be alike, with vectors of their own
+            return self._state["vectors"]
         missing = sum(key not in known for key in wanted)
         if missing:
             raise UserError(f"embedding precomputed: no vectors for {missing} of {len(wanted)} images in {self.path}")

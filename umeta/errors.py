@@ -13,6 +13,13 @@ class UserError(Exception):
     """
 
 
+class LeftOut(UserWarning):
+    """Files that are no readable images were left out; the message names them.
+
+    The command line says so when all else is done.
+    """
+
+
 class Interrupted(Exception):
     """Ctrl-C was pressed and the work so far has been saved; the message says how to go on."""
 

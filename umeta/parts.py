@@ -49,6 +49,7 @@ class Context(Protocol):
         load: Callable[[State], None],
         snapshots: int = 0,
         skip: bool = False,
+        seconds: float | None = None,
     ) -> None: ...  # `step(0) ... step(steps - 1)`, with progress, checkpoints and resuming
 
     def part(self, i: int) -> Context: ...  # for the i-th of several parts: other names of loops, another seed

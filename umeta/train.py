@@ -83,6 +83,14 @@ def metatrain(
     running: Stats = {n: v.to(ctx.device) for n, v in (first.running or {}).items()}
     running |= dict(start.running or {}) if start else {}
 
+    limit = None if config.minutes is None else 60 * config.minutes
+    spent = ctx.watch()
+
+    def progress(i: int) -> float:
+        """Return how much of the loop is over, by steps or, where that is more, by time: the same in each process."""
+        over = i / config.steps
+        return over if limit is None else min(1.0, max(over, distributed.run_once(spent) / limit))
+
     def step(i: int) -> dict[str, float]:
         nonlocal running
         theta = Theta(params)
@@ -94,7 +102,7 @@ def metatrain(
         else:
             supports, query = [batch.support()], batch.query()
         problem = BatchProblem(learner, theta, tasks.spec, supports, query, config.task_chunk, share)
-        metrics = outer.step(problem, i / config.steps)
+        metrics = outer.step(problem, progress(i))
         running = average(running, problem.stats)
         before = supports[0].score
         if before is not None:
@@ -116,7 +124,8 @@ def metatrain(
         running = {name: value.to(ctx.device) for name, value in part(state, "running.").items()}
         outer.load_state_dict(part(state, "outer."))
 
-    ctx.loop("metatrain", config.steps, step, save, load, config.snapshots, skip=config.not_a_number == "skip")
+    skip = config.not_a_number == "skip"
+    ctx.loop("metatrain", config.steps, step, save, load, config.snapshots, skip, limit)
     return Theta({name: value.detach() for name, value in params.items()}, running)
 
 

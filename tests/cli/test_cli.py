@@ -20,6 +20,7 @@ import pytest
 import torch
 import yaml
 
+from umeta import FewShotClassifier
 from umeta.cli.main import main
 from umeta.outer.adam import Adam
 from umeta.runtime import artifacts
@@ -287,8 +288,8 @@ def test_umeta_alone_says_where_to_start(umeta):
         (["propose", "tiny.yaml", "--resume", "proposer.k=6"], ["tasks/tiny", "proposer.k: 5 before, 6 now"]),
         (["metatrain", "tiny.yaml", "--resume", "train.steps=6"], ["runs/tiny", "train.steps: 2 before, 6 now"]),
         (["run", "tiny.yaml"], ["tasks/tiny exists", "name=NAME"]),
-        (["propose", "tiny.yaml", "out=tiny.yaml"], ["tiny.yaml/tasks/tiny", "cannot write"]),
-        (["propose", "tiny.yaml", "out=/dev/null"], ["/dev/null/tasks/tiny", "cannot write"]),
+        (["propose", "tiny.yaml", "out=tiny.yaml"], ["tiny.yaml: nothing can be written there"]),
+        (["propose", "tiny.yaml", "out=/dev/null"], ["/dev/null: nothing can be written there"]),
         (["propose", "tiny.yaml", "name=new", "--device", "gpu"], ["device 'gpu'"]),
         (["evaluate", "runs/tiny", "--device", "gpu"], ["device 'gpu'"]),
         (["evaluate", "runs/tiny", "--device", "meta"], ["device 'meta'", "cpu"]),
@@ -296,7 +297,7 @@ def test_umeta_alone_says_where_to_start(umeta):
         (["propose", "tiny.yaml", "name=new", "embedding=null"], ["kmeans", "embedding"]),
         (["propose", "tiny.yaml", "name=new", "train.query=500"], ["3-way", "501 items", "cluster"]),
         (["propose", "tiny.yaml", "name=new", "train.way=6"], ["6-way", "5 of 5"]),
-        (["propose", "tiny.yaml", "name=new", "--skip-bad"], ["data", "'skip_bad'"]),
+        (["propose", "tiny.yaml", "name=new", "--strict"], ["data", "'skip_bad'"]),
         (["propose", "tiny.yaml", "name=new", "embedding.whiten=5000"], ["embedding.whiten", "5000"]),
         (["metatrain", "tiny.yaml", "name=new"], ["tasks/new", "no such tasks"]),
         (["metatrain", "tiny.yaml", "tasks=runs/tiny", "name=new"], ["runs/tiny", "'tasks'", "'run'"]),
@@ -392,13 +393,14 @@ def test_a_folder_of_images_runs_from_beginning_to_end(images, umeta):
 
 
 @pytest.mark.parametrize("content", [b"hello", b"\x89PNG\r\n\x1a\n", None, b""], ids=["text", "header", "cut", "empty"])
-def test_a_bad_image_is_named_and_left_out_when_asked(images, umeta, refused, content):
+def test_a_bad_image_is_left_out_and_named_or_stops(images, umeta, refused, content):
     bad = images / "dog" / "03.png"
     bad.write_bytes(bad.read_bytes()[:90] if content is None else content)
-    refused("propose", "folder.yaml", says=["images", "'dog/03.png'", "not a readable image", "--skip-bad"])
-    assert umeta("propose", "folder.yaml", "--skip-bad", "name=new")[0] == 0
+    refused("propose", "folder.yaml", "--strict", says=["'dog/03.png'", "not a readable image", "--strict"])
+    code, _, err = umeta("propose", "folder.yaml", "name=new")
+    assert (code, "images: 1 left out, not readable as an image: dog/03.png" in err) == (0, True)
     assert np.load("tasks/new/partitions.npy").shape[1] == 23
-    assert umeta("metatrain", "folder.yaml", "--skip-bad", "name=new")[0] == 0
+    assert umeta("metatrain", "folder.yaml", "name=new")[0] == 0
     assert umeta("evaluate", "runs/new")[0] == 0
 
 
@@ -407,8 +409,8 @@ def test_evaluate_can_leave_out_bad_test_images(images, umeta, refused):
     assert umeta("propose", "folder.yaml", "data.test=test")[0] == 0
     assert umeta("metatrain", "folder.yaml", "data.test=test")[0] == 0
     Path("test/cat/00.png").write_text("hello")
-    refused("evaluate", "runs/folder", says=["'cat/00.png'", "--skip-bad"])
-    assert umeta("evaluate", "runs/folder", "--skip-bad")[0] == 0
+    refused("evaluate", "runs/folder", "--strict", says=["'cat/00.png'", "--strict"])
+    assert umeta("evaluate", "runs/folder")[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -481,6 +483,52 @@ def test_run_finds_what_would_stop_its_evaluation_before_it_begins(change, says,
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("second", "says"),
+    [
+        ({"tasks": "tasks/none"}, "b: tasks: tasks/none: there are no such tasks"),
+        ({"start": "runs/none"}, "runs/none: no such run"),
+        ({"name": "done"}, "runs/done exists"),
+        ({"out": "a.yaml"}, "a.yaml: nothing can be written there"),
+    ],
+)
+def test_run_finds_what_would_stop_a_later_config_before_the_first_begins(second, says, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "a.yaml", CONFIG)
+    write(tmp_path / "b.yaml", {**CONFIG, **second})
+    (tmp_path / "runs" / "done").mkdir(parents=True)
+    (tmp_path / "runs" / "done" / "model.safetensors").touch()
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["run", "a.yaml", "b.yaml", "--device", "cpu"]) == 2
+    assert says in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_config_may_use_tasks_that_one_before_it_makes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "a.yaml", CONFIG)
+    write(tmp_path / "b.yaml", {**CONFIG, "tasks": "tasks/a"})
+    assert main(["run", "a.yaml", "b.yaml", "--device", "cpu"]) == 0
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["predict", "LEARNER", "a.png", "--out", "NO/x.csv"], ["adapt", "RUN", "--support", "a", "--out", "NO/x"]],
+)
+def test_a_place_that_cannot_be_written_is_named_at_once(place, refused, command, made_run, monkeypatch):
+    monkeypatch.setattr("umeta.data.decode.open_image", None)
+    FewShotClassifier(made_run("protonet")).fit(np.zeros((2, 28, 28), np.uint8), ["a", "b"]).save("learner")
+    names = {"LEARNER": "learner", "RUN": made_run("protonet")}
+    for no in ("tiny.yaml", "/proc/none"):
+        words = [names.get(word, word.replace("NO", no)) if isinstance(word, str) else word for word in command]
+        refused(*words, says=[f"{no}: nothing can be written there"])
+
+
+def test_a_cache_that_cannot_be_written_is_named_with_the_way_out(images, monkeypatch, refused):
+    monkeypatch.setenv("UMETA_CACHE", "/proc/none")
+    refused("propose", "folder.yaml", says=["cache", "/proc/none", "UMETA_CACHE=DIR"])
+
+
 def test_a_run_that_was_moved_with_its_tasks_finds_them(place):
     from umeta.stages.runs import load_run
 
@@ -492,7 +540,7 @@ def test_a_run_that_was_moved_with_its_tasks_finds_them(place):
 
 def test_the_next_command_has_the_seed(place, umeta):
     _, out, _ = umeta("propose", "tiny.yaml", "name=other one", "--seed", "3")
-    assert "umeta metatrain tiny.yaml 'name=other one' 'tasks=tasks/other one' --seed 3" in out
+    assert "umeta metatrain tiny.yaml 'name=other one' 'tasks=tasks/other one' seed=3" in out
 
 
 def test_a_name_that_only_looks_like_the_librarys_is_a_plug_in():

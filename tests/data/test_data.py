@@ -27,7 +27,7 @@ from umeta.data.digits import Digits
 from umeta.data.folder import Folder, read_class_list
 from umeta.data.images import UnlabelledImages, to_float, to_pixels
 from umeta.data.omniglot import Omniglot
-from umeta.errors import UserError
+from umeta.errors import LeftOut, UserError
 
 PUBLISHED = Path(__file__).parents[3] / "shared" / "data"
 needs_omniglot = pytest.mark.skipif(not (PUBLISHED / "omniglot-py").is_dir(), reason="the Omniglot files are not here")
@@ -83,7 +83,8 @@ def test_a_zip_gives_the_same_items_as_the_folder(tmp_path, draw):
     folder, packed = (Folder("-", test=str(path), size=16).read("test") for path in (root, archive))
     np.testing.assert_array_equal(folder.pixels, packed.pixels)
     assert folder.labels.tolist() == packed.labels.tolist()
-    assert folder.names == packed.names == ("a", "a b", "a-b", "a/b")
+    assert folder.names == packed.names == ("a", "a b", "a-b")
+    assert np.bincount(folder.labels).tolist() == [4, 1, 3]
 
 
 def test_class_lists_choose_the_classes_of_a_split(tmp_path, draw):
@@ -94,6 +95,47 @@ def test_class_lists_choose_the_classes_of_a_split(tmp_path, draw):
     assert source.read("train").names == ("cat", "eel")
     assert np.bincount(source.read("train").labels).tolist() == [3, 4]
     assert source.read("test").names == ("dog",)
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ({"cat": 2, "dolphin": 1, "dolphin/deep": 2}, ("cat", "dolphin")),
+        ({"cat": 2, "dolphin/deep": 2, "dolphin/shore/left": 1}, ("cat", "dolphin")),
+        ({"Greek/alpha": 1, "Greek/beta": 2, "Latin/alpha": 2}, ("Greek/alpha", "Greek/beta", "Latin/alpha")),
+        ({"Greek/alpha/old": 1, "Greek/alpha": 2, "Latin/alpha": 2}, ("Greek/alpha", "Latin/alpha")),
+    ],
+)
+def test_classes_are_the_folders_of_the_uppermost_pictures(tmp_path, draw, given, names):
+    items = Folder("-", test=str(draw(tmp_path, **given)), size=16).read("test")
+    assert items.names == names
+    assert np.bincount(items.labels).sum() == sum(given.values())
+
+
+def test_a_listed_class_has_the_pictures_in_folders_below_it_but_for_those_of_listed_ones(tmp_path, draw):
+    root = draw(tmp_path / "f", **{"a": 1, "a/b": 2, "a/c": 3, "d/e": 4})
+    (tmp_path / "train.txt").write_text("a\na/b\nd/e\n")
+    items = Folder(str(root), splits=str(tmp_path), size=16).read("train")
+    assert dict(zip(items.names, np.bincount(items.labels).tolist(), strict=True)) == {"a": 4, "a/b": 2, "d/e": 4}
+
+
+@pytest.mark.parametrize("skip_bad", [True, False])
+@pytest.mark.parametrize("name", ["Thumbs.db", "desktop.ini", "notes.txt", "README", "._a.png", "clip.mp4"])
+def test_what_is_no_picture_is_passed_over_without_a_word(tmp_path, draw, recwarn, name, skip_bad):
+    root = draw(tmp_path, cat=3, dog=2)
+    before = Folder("-", test=str(root), size=16).read("test")
+    (root / name).write_text("hello")
+    if name != "README":
+        (root / "cat" / name).write_text("hello")
+    (root / "cat" / "deep").mkdir()
+    (root / "cat" / "deep" / "notes.txt").write_text("hello")
+    source = Folder(str(root), test=str(root), size=16, skip_bad=skip_bad)
+    after = source.read("test")
+    np.testing.assert_array_equal(after.pixels, before.pixels)
+    assert (after.names, after.labels.tolist()) == (before.names, before.labels.tolist())
+    if name != "README":  # which might be a picture
+        assert len(source.read("train").pixels) == 5
+    assert not [warning for warning in recwarn if issubclass(warning.category, LeftOut)]
 
 
 def test_hidden_files_are_passed_over(tmp_path, draw):
@@ -265,6 +307,24 @@ def test_a_photograph_is_turned_as_its_exif_says():
     np.testing.assert_array_equal(found[0], np.rot90(pixels, -1))
 
 
+@pytest.mark.parametrize("size", [(40, 10), (10, 40), (33, 20), (20, 20), (8, 3), (300, 1)])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("invert", [False, True])
+def test_padding_shows_the_whole_picture_on_its_own_ground(size, channels, invert):
+    width, height = size
+    picture = Image.new("RGB", size, (200, 120, 40))
+    picture.paste((0, 0, 255), (width // 4, height // 4, width - width // 4, height - height // 4))
+    picture = picture.convert("L" if channels == 1 else "RGB")
+    found = decode.open_image(coded(picture), decode.Rule(20, channels, invert, pad=True))
+    filter = Image.Resampling.LANCZOS if max(size) > 20 else Image.Resampling.BICUBIC
+    whole = picture.resize([max(1, round(20 * side / max(size))) for side in size], filter)
+    expected = Image.new(picture.mode, (20, 20), picture.getpixel((0, 0)))
+    expected.paste(whole, ((20 - whole.width) // 2, (20 - whole.height) // 2))
+    expected = np.asarray(expected, int).reshape(20, 20, channels)
+    expected = 255 - expected if invert else expected
+    np.testing.assert_array_equal(np.moveaxis(found, 0, -1), expected)
+
+
 def test_invert_makes_ink_bright():
     pixels = noise(8, 8)
     np.testing.assert_array_equal(
@@ -287,9 +347,9 @@ def test_any_bytes_decode_or_are_a_user_error(data):
 
 def test_decompression_bombs_are_named_and_warning_filters_left_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    Image.new("L", (11, 11)).save(tmp_path / "bomb.png")
+    Image.new("L", (15, 15)).save(tmp_path / "bomb.png")
     before = list(warnings.filters)
-    with pytest.raises(UserError, match=r"bomb.png.*DecompressionBomb"):
+    with pytest.raises(UserError, match=r"bomb.png.*million pixels; make it smaller"):
         Folder(str(tmp_path)).read("train")
     assert warnings.filters == before
 
@@ -307,9 +367,11 @@ def test_a_bad_file_is_named_or_left_out(tmp_path, draw, how):
     root = draw(tmp_path, cat=3, dog=2)
     good = np.delete(Folder("-", test=str(root), size=16).read("test").pixels, 1, axis=0)
     spoil(root / "cat" / "01.png", how)
-    with pytest.raises(UserError, match=r"'cat/01.png' is not a readable image.*--skip-bad"):
-        Folder(str(root), size=16).read("train")
-    items = Folder("-", test=str(root), size=16, skip_bad=True).read("test")
+    with pytest.raises(UserError, match=r"'cat/01.png' is not a readable image.*skip_bad=true"):
+        Folder(str(root), size=16, skip_bad=False).read("train")
+    for _ in range(2):  # decoded, and from the cache
+        with pytest.warns(LeftOut, match=r"1 left out, not readable as an image: cat/01.png \(\w+"):
+            items = Folder("-", test=str(root), size=16).read("test")
     np.testing.assert_array_equal(items.pixels, good)
     assert items.labels.tolist() == [0, 0, 1, 1]
 
@@ -398,6 +460,16 @@ def test_arrays_of_any_usual_shape_and_type(tmp_path, shape, channels_last, dtyp
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize("dtype", [np.int64, np.int16, np.uint16, np.uint32])
+def test_whole_numbers_up_to_255_are_pixels_whatever_their_type(dtype):
+    pixels = noise(4, 8, 8, 3)
+    np.testing.assert_array_equal(to_pixels(pixels.astype(dtype)), np.moveaxis(pixels, -1, 1))
+
+
+def test_truth_values_are_black_and_white():
+    np.testing.assert_array_equal(to_pixels(noise(4, 1, 8, 8) > 99), 255 * (noise(4, 1, 8, 8) > 99))
+
+
 @pytest.mark.parametrize("labels", [[7, 7, 3, 9], ["b", "b", "a", "c"]])
 def test_labels_of_arrays_are_numbered_by_name(tmp_path, labels):
     np.savez(tmp_path / "x.npz", images=noise(4, 8, 8), labels=labels)
@@ -415,7 +487,14 @@ def test_labels_of_arrays_are_numbered_by_name(tmp_path, labels):
         (np.full((2, 8, 8), 1.5), "to 1.5"),
         (np.full((2, 8, 8), np.nan), "nan"),
         (np.full((2, 8, 8), -1.0), "from -1"),
-        (np.zeros((2, 8, 8), int), "int64"),
+        (np.full((2, 8, 8), 256), r"int64 from 256 to 256; give images / 256"),
+        (np.full((2, 8, 8), 40_000, np.uint16), r"uint16 .*; give images / 65535"),
+        (np.eye(8, dtype=np.uint8)[None], r"uint8 from 0 to 1; of integers 255 is white"),
+        (np.linspace(-1, 1, 64).reshape(1, 8, 8), r"from -1 to 1; give \(images \+ 1\) / 2"),
+        (np.full((2, 8, 8), -3), "from -3 to -3"),
+        (noise(4, 8, 8, 4), r"\(4, 8, 8, 4\); with transparency, give images\[..., :3\]"),
+        (noise(4, 8, 8, 100), r"\(4, 8, 8, 100\)"),
+        (np.zeros((2, 8, 8), complex), "complex128"),
         (np.full((2, 8, 8), "x"), "<U1"),
     ],
 )

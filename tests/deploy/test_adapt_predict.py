@@ -73,7 +73,7 @@ def test_from_a_folder_of_examples_to_a_table(place, made_run, umeta):
     code, out, _ = umeta("predict", "learner", "images", "--out", "answers.csv", "--json")
     assert code == 0
     rows = table("answers.csv")
-    assert list(rows[0]) == ["path", "label", "p_five", "p_seven", "p_six"]
+    assert list(rows[0]) == ["path", "label", "confidence", "p_five", "p_seven", "p_six"]
     assert [row["path"] for row in rows] == [f"images/{i}.png" for i in range(3)] + [
         f"images/deep/{i}.png" for i in (3, 4)
     ]
@@ -101,17 +101,61 @@ def test_a_csv_names_images_beside_it_and_any_label(place, made_run, umeta):
     images = [f"support/{name}/0.png" for name in NAMES]  # the examples themselves
     assert umeta("predict", "odd", *images, "--preview", "p.png")[0] == 0
     answers = table("predictions.csv")
-    assert set(answers[0]) == {"path", "label", *(f"p_{name}" for name in ODD)}
+    assert set(answers[0]) == {"path", "label", "confidence", *(f"p_{name}" for name in ODD)}
     assert [row["label"] for row in answers] == ODD
     assert Image.open("p.png").size[1] == 3 * 56
     assert artifacts.read_json(place / "two" / "learner.json")["classes"] == ["a", "b"]
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({}, ""),
+        ({"six/0.png": None, "seven/0.png": None, "seven/1.png": None, "seven/2.png": None}, "one class only, 'five'"),
+        ({"six/1.png": (0, 0)}, "1 of the images are the same in several classes, such as five and six"),
+        ({"five/9.png": (0, 0), "five/8.png": (0, 1)}, "2 of the images are copies of others of their class"),
+        ({f"five/{i}.png": (0, i) for i in range(11)}, "very uneven: 'five' has 11 images, 'six' has 1"),
+        ({"unknown/0.png": (3, 0)}, "a class is named 'unknown'"),
+        ({"known/0.png": "trained", "known/1.png": "trained"}, "2 of 8 images are among those of meta-training"),
+    ],
+)
+def test_doubtful_examples_are_told(place, made_run, umeta, change, says):
+    for name, digit_of in change.items():
+        path = place / "support" / name
+        if digit_of is None:
+            path.unlink()
+        elif digit_of == "trained":
+            path.parent.mkdir(exist_ok=True)
+            Image.fromarray(Digits().read("train").pixels[int(path.stem), 0]).save(path)
+        else:
+            draw(path, *digit_of)
+    for folder in (place / "support").iterdir():
+        if not any(folder.iterdir()):
+            folder.rmdir()
+    code, _, err = umeta("adapt", made_run("protonet"), "--support", "support", "--out", "learner")
+    assert code == 0
+    assert says in err if says else not err
+
+
+def test_a_csv_of_a_spreadsheet_on_windows_and_names_that_look_like_formulas(place, made_run, umeta):
+    text = "Path;Label\r\nsupport\\five\\0.png;=1+1\r\nsupport\\six\\0.png;-2\r\n"
+    (place / "list.csv").write_text(text, encoding="utf-16")
+    assert umeta("adapt", made_run("protonet"), "--support", "list.csv", "--out", "learner")[0] == 0
+    assert artifacts.read_json(place / "learner" / "learner.json")["classes"] == ["-2", "=1+1"]
+    draw(place / "=2.png", 0, 0)
+    assert umeta("predict", "learner", "=2.png", "support/six/0.png")[0] == 0
+    rows = table("predictions.csv")
+    assert list(rows[0]) == ["path", "label", "confidence", "p_-2", "p_=1+1"]
+    assert [(row["path"], row["label"]) for row in rows] == [("'=2.png", "'=1+1"), ("support/six/0.png", "-2")]
+    assert umeta("adapt", made_run("protonet"), "--support", "predictions.csv", "--out", "again")[0] == 0
+    assert artifacts.read_json(place / "again" / "learner.json")["classes"] == ["-2", "=1+1"]
+
+
 def test_folders_in_folders_and_zips_name_their_classes_too(place, made_run, umeta):
     draw(place / "other" / "größe" / "日本" / "0.png", 0, 0)
-    draw(place / "other" / "klein, eng" / "0.png", 1, 0)
+    draw(place / "other" / "größe" / "klein, eng" / "0.png", 1, 0)
     assert umeta("adapt", made_run("protonet"), "--support", "other", "--out", "learner")[0] == 0
-    assert artifacts.read_json(place / "learner" / "learner.json")["classes"] == ["größe/日本", "klein, eng"]
+    assert artifacts.read_json(place / "learner" / "learner.json")["classes"] == ["größe/klein, eng", "größe/日本"]
     with zipfile.ZipFile("other.zip", "w") as file:
         for path in sorted(Path("other").rglob("*.png")):
             file.write(path, path.relative_to("other"))
@@ -119,8 +163,8 @@ def test_folders_in_folders_and_zips_name_their_classes_too(place, made_run, ume
     assert (place / "zipped" / "support.npy").read_bytes() == (place / "learner" / "support.npy").read_bytes()
     assert umeta("predict", "zipped", "other.zip", "other")[0] == 0
     rows = table("predictions.csv")
-    assert [row["path"] for row in rows[:2]] == ["other.zip/größe/日本/0.png", "other.zip/klein, eng/0.png"]
-    assert [row["label"] for row in rows] == ["größe/日本", "klein, eng"] * 2
+    assert [row["path"] for row in rows[:2]] == [f"other.zip/größe/{name}/0.png" for name in ("klein, eng", "日本")]
+    assert [row["label"] for row in rows] == ["größe/klein, eng", "größe/日本"] * 2
 
 
 def test_arrays_are_answered_row_by_row_like_files(place, learner, umeta):
@@ -146,6 +190,62 @@ def test_batches_of_any_length_give_the_same_table(place, learner, umeta, monkey
     np.testing.assert_allclose(*([float(row["p_six"]) for row in rows] for rows in (whole, parts)), rtol=1e-4)
 
 
+def test_a_table_that_is_there_is_kept_unless_asked_for(place, learner, umeta, refused):
+    assert umeta("predict", learner, "images", "--preview", "p.png")[0] == 0
+    for names in (["--out", "predictions.csv"], ["--out", "x.csv", "--preview", "p.png"]):
+        before = {path: path.read_bytes() for path in place.iterdir() if path.is_file()}
+        refused("predict", learner, "images/0.png", *names, says=[f"{names[-1]} exists", "--overwrite"])
+        assert {path: path.read_bytes() for path in place.iterdir() if path.is_file()} == before
+        assert umeta("predict", learner, "images/0.png", *names, "--overwrite")[0] == 0
+    assert len(table("predictions.csv")) == 1
+
+
+def test_the_least_sure_come_first_when_asked_for(place, learner, umeta, made_run):
+    items = np.stack([digit(label, i) for i in range(10, 30) for label in range(3)])
+    np.save("items\nand ü.npy", items)
+    model = FewShotClassifier(made_run("protonet")).fit(items[:3], ODD)
+    model.save("odd")
+    for folder in (learner, "odd"):
+        assert umeta("predict", folder, "items\nand ü.npy", "images", "--overwrite")[0] == 0
+        rows = table("predictions.csv")
+        for row in rows:
+            assert float(row["confidence"]) == max(float(value) for key, value in row.items() if key[:2] == "p_")
+        again = ["--overwrite", "--least-sure-first"]
+        assert umeta("predict", folder, "items\nand ü.npy", "images", *again)[0] == 0
+        assert table("predictions.csv") == sorted(rows, key=lambda row: float(row["confidence"]))
+
+
+@pytest.mark.parametrize(
+    ("given", "count", "twice"),
+    [
+        (["images", "images"], 5, ["images"]),
+        (["images", "./images/0.png"], 5, ["images/0.png"]),
+        (["images/deep", "images"], 5, ["images/deep"]),
+        (["images/0.png", "images/deep", "images/../images/0.png"], 3, ["images/../images/0.png"]),
+        (["images/deep", "images/0.png"], 3, []),
+        (["link", "images"], 5, ["images"]),
+    ],
+)
+def test_a_picture_given_twice_is_answered_once(place, learner, umeta, given, count, twice):
+    (place / "link").symlink_to("images")
+    code, out, err = umeta("predict", learner, *given, "--json")
+    assert (code, len(table("predictions.csv"))) == (0, count)
+    assert json.loads(out.splitlines()[-1])["twice"] == twice
+    assert ("given twice, answered once: " + ", ".join(twice) in err) == bool(twice)
+
+
+def test_very_large_pictures_are_answered(place, learner, umeta, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
+    grey = Image.fromarray(digit(0, 20))
+    for ending in ("png", "jpg"):
+        grey.resize((140, 140)).save(place / f"large.{ending}")
+    grey.resize((142, 142)).save(place / "bomb.png")
+    code, _, err = umeta("predict", learner, "images/0.png", "large.png", "large.jpg", "bomb.png")
+    rows = table("predictions.csv")
+    assert (code, "left out" in err, len(rows)) == (0, True, 3)
+    assert len({row["label"] for row in rows}) == 1
+
+
 def test_unknown_is_answered_where_nothing_is_near(place, learner, umeta, refused, made_run):
     np.save("white.npy", np.full((2, 28, 28), 255, np.uint8))
     code, out, _ = umeta("predict", learner, "white.npy", "--unknown", "--preview", "p.png")
@@ -153,13 +253,13 @@ def test_unknown_is_answered_where_nothing_is_near(place, learner, umeta, refuse
     assert "unknown: 2" in out
     assert [row["label"] for row in table("predictions.csv")] == ["unknown"] * 2
     assert Image.open("p.png").size[1] == 56
-    assert umeta("predict", learner, "white.npy")[0] == 0
+    assert umeta("predict", learner, "white.npy", "--overwrite")[0] == 0
     assert "unknown" not in {row["label"] for row in table("predictions.csv")}
     X, y = np.stack([digit(0, 0), digit(1, 0)]), ["unknown", "six"]
     FewShotClassifier(made_run("protonet"), calibrated=True).fit(X, y).save("clash")
-    refused("predict", "clash", "white.npy", "--unknown", says=["a class of the learner has that name"])
+    refused("predict", "clash", "white.npy", "--unknown", "--overwrite", says=["a class of the learner has that name"])
     FewShotClassifier(made_run("protonet")).fit(X, y).save("plain")
-    refused("predict", "plain", "white.npy", "--unknown", says=["not calibrated", "adapt again"])
+    refused("predict", "plain", "white.npy", "--unknown", "--overwrite", says=["not calibrated", "adapt again"])
 
 
 def test_without_the_tasks_the_learner_is_not_calibrated_and_says_so(place, made_run, umeta, tmp_path):
@@ -208,25 +308,28 @@ def test_options_of_the_learner_can_be_changed(place, made_run, umeta, refused):
 
 
 @pytest.mark.parametrize("content", [b"hello", b"\x89PNG\r\n\x1a\n", b""], ids=["text", "header", "empty"])
-def test_a_bad_image_is_named_and_left_out_when_asked(place, made_run, learner, umeta, refused, content):
+def test_a_bad_image_is_left_out_and_named_or_stops(place, made_run, learner, umeta, refused, content):
     (place / "images" / "1.png").write_bytes(content)
-    refused("predict", learner, "images", says=["images/1.png", "not a readable image", "--skip-bad"])
+    for name in ("notes.txt", "Thumbs.db"):
+        for folder in ("images", "support", "support/five"):
+            (place / folder / name).write_text("hello")
+    refused("predict", learner, "images", "--strict", says=["images/", "not a readable image", "--strict"])
     assert not Path("predictions.csv").exists()
-    code, out, err = umeta("predict", learner, "images", "--skip-bad", "--json")
+    code, out, err = umeta("predict", learner, "images", "--json")
     assert code == 0
-    assert "left out, not a readable image: images/1.png" in err
+    assert "1 left out, not readable as an image: images/1.png" in err
     assert json.loads(out.splitlines()[-1])["left_out"] == ["images/1.png"]
     assert len(table("predictions.csv")) == 4
     (place / "support" / "five" / "1.png").write_bytes(content)
     command = ("adapt", made_run("protonet"), "--support", "support", "--out", "learner")
-    refused(*command, says=["support/five/1.png", "not a readable image", "--skip-bad"])
+    refused(*command, "--strict", says=["support/five/1.png", "not a readable image", "--strict"])
     assert not Path("learner").exists()
-    code, out, err = umeta(*command, "--skip-bad")
+    code, out, err = umeta(*command)
     assert code == 0
-    assert "left out, not a readable image: support/five/1.png" in err
+    assert "1 left out, not readable as an image: support/five/1.png" in err
     assert "five 1" in out
     (place / "support" / "six" / "0.png").write_bytes(content)
-    refused(*command[:-1], "other", "--skip-bad", says=["class 'six' has no readable image"])
+    refused(*command[:-1], "other", says=["class 'six' has no readable image"])
 
 
 def test_images_of_other_sizes_and_modes_are_prepared(place, made_run, learner, umeta):
@@ -309,14 +412,14 @@ def spoil(place: Path) -> None:
         (["adapt", "RUN", "--support", "support", "--out", "images"], ["images exists", "choose another place"]),
         (["adapt", "RUN", "--support", "support", "--out", "x", "--device", "gpu"], ["device 'gpu'"]),
         (["predict", "nowhere", "images"], ["nowhere: no such learner"]),
-        (["predict", "RUN", "images"], ["kind 'learner'", "'run'"]),
+        (["predict", "RUN", "images"], ["adapt it first: umeta adapt", "--support DIR --out learner"]),
         (["predict", "LEARNER", "nowhere"], ["nowhere: no such image or folder"]),
         (["predict", "LEARNER", "void"], ["void: holds no files"]),
         (["predict", "LEARNER", "wide.npy"], ["arrays of 1x28x28", "got 1x32x32"]),
         (["predict", "LEARNER", "words.npy"], ["words.npy", "expected"]),
         (["predict", "LEARNER", "none.npy"], ["none.npy", "holds no images"]),
         (["predict", "LEARNER", "broken.npy"], ["broken.npy: not a readable .npy"]),
-        (["predict", "LEARNER", "label.csv", "--skip-bad"], ["label.csv: holds no readable image"]),
+        (["predict", "LEARNER", "label.csv"], ["label.csv: holds no readable image"]),
         (["predict", "LEARNER", "images/0.png", "--out", "images/0.png"], ["images/0.png: is one of the images"]),
         (["predict", "LEARNER", "images", "--out", "x.csv", "--preview", "x.csv"], ["--preview x.csv", "x.png"]),
         (["predict", "LEARNER", "images", "--out", "support"], ["support: is a folder", "support/predictions.csv"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import pickle
 import warnings
 from collections.abc import Callable
@@ -286,6 +287,7 @@ def test_inversion_is_known_from_the_data_source():
     assert Format.of(Omniglot(), (1, 28, 28)).invert
     assert Format.of(Folder("x", invert=True), (3, 84, 84)).invert
     assert not Format.of(Folder("x"), (3, 84, 84)).invert
+    assert [Format.of(Folder("x", pad=pad), (3, 84, 84)).pad for pad in (True, False)] == [True, False]
     assert not Format.of(Digits(), (1, 28, 28)).invert
     black = Image.new("L", (40, 40))
     assert Format((1, 28, 28), invert=True).items([black]).min() == 255
@@ -471,3 +473,61 @@ def test_save_takes_no_folder_that_is_in_use(made_run, tmp_path):
     model.save(tmp_path / "learner")
     with pytest.raises(UserError, match="unknown: the learner is not calibrated"):
         FewShotClassifier.load(tmp_path / "learner", unknown=-1)
+
+
+# odd labels and options
+
+
+ODD = [[0.0, 1.0], [np.float32(3), np.int8(4)], [-1, 2**63 - 1], [True, False], ["", "a b"]]
+
+
+@pytest.mark.parametrize("labels", ODD)
+def test_labels_of_any_kind_are_answered_as_equals(made_run, labels):
+    X, y = some(3, 3)
+    model = FewShotClassifier(made_run("protonet")).fit(X, [labels[i] for i in y])
+    assert set(model.predict(X).tolist()) <= set(labels)
+    assert model.score(X, np.array(labels)[y]) > 0.5
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        (["a", "a\0"], "ends with a zero byte.*rename"),
+        ([2**63, 1], "more than 64 bits.*strings"),
+        ([2**70, 2**71], "more than 64 bits.*strings"),
+        ([0.5, 1.0], "all integers or all strings"),
+        ([float("nan"), 1.0], "all integers or all strings"),
+        ([None, "a"], "all integers or all strings"),
+    ],
+)
+def test_labels_that_would_be_mixed_up_are_refused(made_run, labels, says):
+    X, y = some(2, 2)
+    with pytest.raises(UserError, match=says):
+        FewShotClassifier(made_run("protonet")).fit(X, [labels[i] for i in y])
+
+
+def test_numpy_numbers_are_options_like_any_other(made_run, tmp_path):
+    X, y = some(3, 3)
+    run = made_run("maml", inner_lr=0.01, steps=2, normalisation="group")
+    grid = {"steps": np.arange(1, 3), "options": [{"test_steps": np.int64(2), "inner_lr": np.float32(0.01)}]}
+    found = GridSearchCV(FewShotClassifier(run, batch_size=np.int64(4)), grid, cv=2).fit(X, y).best_estimator_
+    found.save(tmp_path / "learner")
+    np.testing.assert_array_equal(FewShotClassifier.load(tmp_path / "learner").predict(X), found.predict(X))
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_what_is_fitted_works_in_processes_that_are_started_anew(made_run, method):
+    X, y = some(2, 2)
+    fitted = [FewShotClassifier(made_run(name)).fit(X, y) for name in ("protonet", "anil")]
+    vectors = Features(made_run("protonet")).fit()
+    with multiprocessing.get_context(method).Pool(1) as pool:
+        for model in fitted:
+            np.testing.assert_array_equal(pool.apply(model.predict, (X,)), model.predict(X))
+        np.testing.assert_allclose(pool.apply(vectors.transform, (X,)), vectors.transform(X), rtol=1e-5)
+
+
+def test_features_have_names(made_run):
+    X, _ = some(2)
+    vectors = Features(made_run("protonet")).fit(X)
+    names = [f"features{i}" for i in range(vectors.transform(X).shape[1])]
+    assert vectors.get_feature_names_out().tolist() == names

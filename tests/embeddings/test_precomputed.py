@@ -39,3 +39,14 @@ def test_images_without_a_vector_are_counted(tmp_path):
 def test_vectors_of_another_number_shape_or_type_are_named(tmp_path, vectors):
     with pytest.raises(UserError, match=r"expected floats \[6, d\], one row per training image, got"):
         fitted(tmp_path, vectors)
+
+
+def test_images_that_are_alike_have_vectors_of_their_own(tmp_path):
+    images = UnlabelledImages.of(
+        np.repeat(np.arange(3, dtype=np.uint8), 2)[:, None, None, None] * np.ones((8, 8), np.uint8)
+    )
+    vectors = np.random.default_rng(1).random((6, 3))
+    np.save(tmp_path / "x.npy", vectors)
+    embedder = Precomputed(str(tmp_path / "x.npy"))
+    embedder.fit(images, RunContext())
+    np.testing.assert_allclose(embedder.embed(images), vectors[images.rows], rtol=1e-6)

@@ -488,7 +488,7 @@ def test_fault_data_that_changes_before_a_resume_of_propose(place: Path) -> None
     interrupted(PROPOSE)
     change(place / "images.npz")
     code, err = call(*PROPOSE, "--resume")
-    assert (code, "tasks/new was begun with another configuration (data fingerprint: " in err) == (2, True)
+    assert (code, "tasks/new was begun with another configuration (data: other content than before" in err) == (2, True)
 
 
 def test_fault_data_that_changes_between_propose_and_metatrain(place: Path) -> None:

@@ -413,3 +413,59 @@ def test_weights_have_the_memory_layout_of_those_read_from_a_file() -> None:
     theta = metatrain(learner, TASKS, replace(CONFIG, steps=1))
     loaded = through_file(theta.params)
     assert {n: p.stride() for n, p in theta.params.items()} == {n: p.stride() for n, p in loaded.items()}
+
+
+# a limit in minutes
+
+
+@dataclass
+class Slow:
+    """The toy tasks; those of meta-step i take `seconds(i)`, by a clock that nothing else moves."""
+
+    seconds: Callable[[int], float]
+    now: float = 0.0
+    spec = TASKS.spec
+
+    def sample(self, indices: np.ndarray, *, episode: EpisodeSpec, seed: int) -> Episodes:
+        self.now += self.seconds(int(indices[0]) // CONFIG.meta_batch)
+        return TASKS.sample(indices, episode=episode, seed=seed)
+
+
+@pytest.fixture
+def progress(monkeypatch) -> list[float]:
+    """How far the loop was at each outer step, as the schedule of the step sizes saw it."""
+    seen: list[float] = []
+    step = Adam.step
+    monkeypatch.setattr(Adam, "step", lambda self, problem, over: seen.append(over) or step(self, problem, over))
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("seconds", "taken"),
+    [
+        (lambda i: 2.0, 13),  # all of them, in 26 seconds
+        (lambda i: 8.0, 7),
+        (lambda i: 2.0 if i < 5 else 12.0, 9),  # the machine gets busy
+        (lambda i: 20.0 if i < 1 else 4.0, 11),  # and is free again
+    ],
+)
+def test_meta_training_keeps_to_its_minutes_at_the_pace_it_has(tmp_path, monkeypatch, progress, seconds, taken):
+    tasks = Slow(seconds)
+    monkeypatch.setattr("time.monotonic", lambda: tasks.now)
+    metatrain(learner(), tasks, replace(CONFIG, minutes=1), context(tmp_path))
+    assert len(progress) == taken
+    assert tasks.now <= 60
+    assert progress == sorted(progress)
+    assert progress[-1] > 0.9  # the schedule has come to its end, whatever the pace was
+    assert max(steps_kept(tmp_path)) == taken
+
+
+def test_a_limit_counts_what_had_passed_before_a_resume(tmp_path, monkeypatch, progress):
+    tasks = Slow(lambda i: 8.0 if i != 4 else crash())
+    monkeypatch.setattr("time.monotonic", lambda: tasks.now)
+    with pytest.raises(RuntimeError):
+        metatrain(learner(), tasks, replace(CONFIG, minutes=1), context(tmp_path))
+    tasks.seconds, tasks.now = lambda i: 8.0, 1000.0
+    metatrain(learner(), tasks, replace(CONFIG, minutes=1), context(tmp_path, resume=True))
+    assert len(progress) == 7
+    assert progress == sorted(progress)

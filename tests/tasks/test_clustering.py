@@ -231,3 +231,13 @@ def test_whitening_is_of_other_items_too_and_blows_up_no_noise():
     other = np.array([[2, 2, 2, 2, 2, 4]], dtype=np.float32)  # differs where the others never did
     same = np.array([[2, 2, 2, 2, 2, 3]], dtype=np.float32)
     np.testing.assert_allclose((other - mean) @ directions, (same - mean) @ directions, atol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [2.0**66, 2.0**-80, 2.0**100, 2.0**-100])
+def test_clusters_do_not_depend_on_the_scale_of_the_vectors(scale):
+    draw = np.random.default_rng(0)
+    z = (5 * draw.normal(size=(5, 1, 8)) + draw.normal(size=(5, 40, 8))).reshape(200, 8).astype(np.float32)
+    other = (z * scale).astype(np.float32)
+    np.testing.assert_array_equal(kmeans(other, 5, 20, 0)[0], kmeans(z, 5, 20, 0)[0])
+    np.testing.assert_array_equal(reciprocal(other, 5, 0.5), reciprocal(z, 5, 0.5))
+    np.testing.assert_allclose(np.abs(whiten(other, 4)), np.abs(whiten(z, 4)), atol=1e-4)

@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         options.out,
         options=changed,
         device=options.device,
-        skip_bad=options.skip_bad,
+        skip_bad=options.skip_bad is not False,
         trusted=None if options.allow_plugin else (),
     )
     for note in notes:

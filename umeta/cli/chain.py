@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -21,7 +22,7 @@ def run_chain(configs: Sequence[Any], options: argparse.Namespace, seeds: int = 
     from umeta.report import write
     from umeta.runtime.distributed import is_first
 
-    check_chain(configs, options.record)
+    check_chain(configs, options.record, options.resume)
     log = build_trackers(options)
     found = [run_stages(config, options, log, options.record) for config in configs]
     results = [result for result in found if result is not None]
@@ -34,23 +35,31 @@ def run_chain(configs: Sequence[Any], options: argparse.Namespace, seeds: int = 
     return report_on(results, Path(configs[0].out), means)
 
 
-def check_chain(configs: Sequence[Any], record: Path | None = None) -> None:
+def check_chain(configs: Sequence[Any], record: Path | None = None, resume: bool = False) -> None:
     """Check all configs before the first begins.
 
     Raises:
-        UserError: a config that cannot be evaluated, or a start that is no run and will not be one.
+        UserError: a config that cannot be evaluated, a start or tasks that are not there and will not be, a folder that
+            is there already and is not to be resumed, or that cannot be written.
     """
     from umeta.config.build import build_rounds
     from umeta.evaluation.run import check_evaluation
+    from umeta.stages.folder import check_out, refuse_begun
     from umeta.train import check_share
 
     begun: set[Path] = set()
     for config in configs:
         for turn in build_rounds(config):
             check_share(turn.train)
+            check_out(turn)
             if turn.parent and not Path(turn.parent).exists() and Path(turn.parent) not in begun:
                 raise UserError(f"start: {turn.parent}: no such run")
-            begun.add(turn.run_folder)
+            if turn.tasks and not turn.tasks_folder.exists() and turn.tasks_folder not in begun:
+                raise UserError(f"{config.name}: tasks: {turn.tasks_folder}: there are no such tasks")
+            written = [turn.run_folder] if turn.tasks else [turn.tasks_folder, turn.run_folder]
+            for folder in [] if resume else written:
+                refuse_begun(folder)
+            begun |= {*written}
         check_evaluation(config, record)
 
 
@@ -61,9 +70,13 @@ def run_stages(
     from umeta.config import registry
     from umeta.config.build import build_rounds
     from umeta.config.reading import Whole
+    from umeta.evaluation.rows import describe_provenance
     from umeta.evaluation.run import evaluate_run
+    from umeta.report import write
+    from umeta.runtime.distributed import run_once
     from umeta.runtime.progress import note
     from umeta.stages import metatrain, propose
+    from umeta.stages.runs import load_run
 
     note(f"== {config.title or config.name}")
     for turn in build_rounds(config):
@@ -71,6 +84,8 @@ def run_stages(
             propose.propose(turn, device=options.device, resume=options.resume, sinks=log)
         folder = metatrain.metatrain(turn, device=options.device, resume=options.resume, sinks=log)
     if not config.evaluated:
+        run = load_run(folder, trusted=registry.find_plugins(config.plain))
+        run_once(lambda: print(write.write_untested(run, describe_provenance(run), f"{test_later(folder)} tests it.")))
         return None
     # a finished run that is resumed is evaluated as this command's config says, not as its own did
     source = {config.key: Whole(config.plain[config.key])} if config.key else {}
@@ -78,6 +93,11 @@ def run_stages(
     known = registry.find_plugins(config.plain)
     result = evaluate_run(folder, changed, device=options.device, record=record, trusted=known, sinks=log)
     return {**result, "folder": str(folder), "tasks": str(turn.tasks_folder)}
+
+
+def test_later(folder: Path) -> str:
+    """Return a command that tests a run on images that had no test."""
+    return shlex.join(["umeta", "evaluate", str(folder), "data.test=DIR", "evaluate.episodes=[[5,1]]"])
 
 
 def report_on(results: Sequence[Result], out: Path, means: Sequence[Result] = ()) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     shared = [f"tasks={out / 'tasks' / FIRST}", f"start={out / 'runs' / FIRST}"]
     configs = [build.load(name, [f"out={out}", *(shared if name == IMAGES[1] else [])]) for name in IMAGES]
     navigation = build.load(ENVIRONMENT, [f"out={out}"])
-    check_chain([*configs, navigation])
+    check_chain([*configs, navigation], resume=options.resume)
     steps = Steps(out)
     results: list[Result] = []
     for config in configs:
@@ -129,7 +129,7 @@ def adapt_to_characters(config: Any, options: argparse.Namespace) -> tuple[int, 
     shutil.rmtree(out / "learner", ignore_errors=True)
     learner, _ = adapt_run(config.run_folder, examples, out / "learner", device=options.device)
     preview = out / "predictions.png"
-    predict_images(learner, [others], out / "predictions.csv", preview=preview)
+    predict_images(learner, [others], out / "predictions.csv", preview=preview, overwrite=True)
     with open(out / "predictions.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     return sum(Path(row["path"]).parent.name == row["label"] for row in rows), len(rows), preview

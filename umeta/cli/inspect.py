@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from umeta.cli.chain import test_later
 from umeta.cli.options import OVERRIDES, Commands, add_common_options
 
 
@@ -46,6 +47,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         print(write.align_columns(write.tabulate([found["report"]])), *write.list_facts(found["report"]), sep="\n")
         names = ("test_tasks.png", "adaptation.png", "behaviour.png", "fits.png", "extrapolation.png", "training.png")
         print("picture:", ", ".join(str(path / name) for name in names if (path / name).exists()))
+    elif reading.read_yaml(path / "config.yaml").get("evaluate", {}).get("episodes") == []:
+        print(f"not tested: with a folder of images per class in DIR, {test_later(path)}")
     else:
         print(f"not evaluated yet: umeta evaluate {path}")
     return found

@@ -12,12 +12,13 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from umeta.errors import Interrupted, UserError
+from umeta.errors import Interrupted, LeftOut, UserError
 
 # Nothing heavy is imported above or before a command needs it: `umeta --help` answers at once.
 
@@ -107,7 +108,7 @@ def execute(options: argparse.Namespace) -> int:
         if isinstance(stream, io.TextIOWrapper):  # names of files and classes need not be what a terminal can show
             stream.reconfigure(errors="backslashreplace")
     try:
-        with terminable(), processes(options):
+        with terminable(), processes(options), name_left_out():
             result = importlib.import_module(f"umeta.cli.{options.command}").run(options)
             if options.json:
                 print(json.dumps(result))
@@ -140,6 +141,27 @@ def execute(options: argparse.Namespace) -> int:
         print(f"umeta: out of memory: {reason}{hint}", file=sys.stderr)
         return 2
     return 0
+
+
+@contextmanager
+def name_left_out() -> Iterator[None]:
+    """At the end of the block say once which files were left out in it, however often they were come across."""
+    said: dict[str, None] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", LeftOut)
+        show = warnings.showwarning
+
+        def keep(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if issubclass(category, LeftOut):
+                said[str(message)] = None
+            else:
+                show(message, category, *where, **more)
+
+        warnings.showwarning = keep
+        try:
+            yield
+        finally:
+            print(*said, sep="\n", end="\n" if said else "", file=sys.stderr)
 
 
 def is_out_of_memory(error: MemoryError | RuntimeError) -> bool:

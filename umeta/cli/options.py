@@ -41,7 +41,9 @@ def add_device(sub: argparse.ArgumentParser) -> None:
 
 
 def add_skip_bad(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--skip-bad", action="store_true", help="leave out files that are not images")
+    text = "stop at the first image that cannot be read; else they are left out, and named at the end"
+    sub.add_argument("--strict", dest="skip_bad", action="store_false", default=None, help=text)
+    sub.add_argument("--skip-bad", action="store_true", default=None, help=argparse.SUPPRESS)  # of earlier versions
 
 
 def add_allow_plugin(sub: argparse.ArgumentParser) -> None:
@@ -68,9 +70,9 @@ def load_config(reference: str, changes: Sequence[str], options: argparse.Namesp
 
 
 def as_overrides(options: argparse.Namespace, seed: str) -> list[str]:
-    """List the overrides that `--seed` and `--skip-bad` stand for."""
+    """List the overrides that `--seed` and `--strict` stand for."""
     seeds = [f"{seed}={options.seed}"] if options.seed is not None else []
-    return [*seeds, *(["data.skip_bad=true"] if options.skip_bad else [])]
+    return [*seeds, *([] if options.skip_bad is None else [f"data.skip_bad={str(options.skip_bad).lower()}"])]
 
 
 def build_trackers(options: argparse.Namespace) -> list[Any]:

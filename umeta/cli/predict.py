@@ -19,10 +19,13 @@ def add_parser(commands: Commands) -> None:
     sub.add_argument("images", type=Path, nargs="+", help=where)
     sub.add_argument("--out", type=Path, default=Path("predictions.csv"), metavar="FILE", help="predictions.csv")
     sub.add_argument("--unknown", action="store_true", help="answer `unknown` where no class is near")
+    sub.add_argument("--least-sure-first", action="store_true", help="in order of confidence")
+    sub.add_argument("--overwrite", action="store_true", help="in place of files that are there")
     sub.add_argument("--preview", type=Path, metavar="FILE.png", help="also draw the first answers of each class")
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
+    from umeta.data.decode import describe_left_out
     from umeta.deploy.adapted import AdaptedLearner
     from umeta.deploy.predict import predict_images
     from umeta.runtime.allocator import keep_buffers
@@ -35,11 +38,15 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         options.images,
         options.out,
         unknown=options.unknown,
-        skip_bad=options.skip_bad,
+        least_sure_first=options.least_sure_first,
+        overwrite=options.overwrite,
+        skip_bad=options.skip_bad is not False,
         preview=options.preview,
     )
-    for name in result["left_out"]:
-        print(f"left out, not a readable image: {name}", file=sys.stderr)
+    if result["twice"]:
+        print(f"given twice, answered once: {', '.join(result['twice'])}", file=sys.stderr)
+    if result["left_out"]:
+        print(describe_left_out(result["left_out"]), file=sys.stderr)
     print(*(f"{label}: {count}" for label, count in result["labels"].items()), sep="\n")
     print(f"{options.out}: {result['images']} images" + (f"; look at {options.preview}" if options.preview else ""))
     return {"predictions": str(options.out), **result}

@@ -6,7 +6,7 @@ import argparse
 import shlex
 from typing import Any
 
-from umeta.cli.options import Commands, add_config, add_stage_options, build_trackers, load_config
+from umeta.cli.options import Commands, add_config, add_stage_options, as_overrides, build_trackers, load_config
 
 
 def add_parser(commands: Commands) -> None:
@@ -21,9 +21,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     from umeta.stages import propose
 
     folder = propose.propose(config, device=options.device, resume=options.resume, sinks=build_trackers(options))
-    flags = ["--skip-bad"] if options.skip_bad else []
-    flags += [] if options.seed is None else ["--seed", str(options.seed)]
     print((folder / "summary.md").read_text(encoding="utf-8").partition("![")[0].strip())
-    again = shlex.join([options.config, *options.overrides, f"tasks={folder}", *flags])
+    again = shlex.join([options.config, *options.overrides, f"tasks={folder}", *as_overrides(options, "seed")])
     print(f"\n{folder}: look at {folder / 'preview.png'}, then: umeta metatrain {again}")
     return {"tasks": str(folder)}

@@ -24,6 +24,8 @@ class TrainConfig:
     """who takes the outer step"""
     steps: Count = 10_000
     """meta-steps"""
+    minutes: Annotated[float, Gt(0)] | None = None
+    """stop after so many, with step sizes that have come to the end of their schedule by then; no limit by default"""
     meta_batch: Count = 8
     """tasks per meta-step"""
     task_chunk: Count = 8

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import stat
+import threading
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -18,15 +19,18 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from umeta.errors import UserError
+from umeta.errors import LeftOut, UserError
 from umeta.runtime import artifacts
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+ONE_LARGE = threading.Lock()  # one picture at a time of those that take hundreds of megabytes
 LARGEST_FILE = 256 << 20  # bytes: no photograph is larger, a decompression bomb is
 # Of the formats that Pillow knows; not those that it hands to another program (EPS) or that hold what is no picture.
 FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+FOREIGN = (".cr2", ".dng", ".heic", ".heif", ".nef", ".psd", ".raw", ".svg")  # pictures of formats that are not read
+NAMED = 20  # files that a message names, at most
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,8 @@ class Rule:
     channels: Literal[1, 3]
     invert: bool = False
     """black on white becomes white on black"""
+    pad: bool = False
+    """the whole image instead, on a square of the colour that its border has"""
 
 
 def walk_folders(root: Path) -> Iterator[tuple[Path, list[str]]]:
@@ -120,7 +126,25 @@ def open_image(data: bytes, rule: Rule) -> np.ndarray:
     """One image file's bytes as uint8 [C, size, size]. Pillow raises nearly anything when it is not an image."""
     from PIL import Image
 
-    return square_pixels(Image.open(io.BytesIO(data), formats=known_formats()), rule)
+    picture = Image.open(io.BytesIO(data), formats=known_formats())
+    if picture.width * picture.height <= (Image.MAX_IMAGE_PIXELS or 0):
+        return square_pixels(picture, rule)
+    with ONE_LARGE:
+        picture.draft(None, (4 * rule.size, 4 * rule.size))  # a JPEG is decoded at a fraction of its size
+        return square_pixels(picture, rule)
+
+
+def is_picture(name: str) -> bool:
+    """Whether a file's name ends like that of a picture, or has no ending; `notes.txt` and `Thumbs.db` do not."""
+    from PIL import Image
+
+    ending = PurePosixPath(name).suffix.lower()
+    return not ending or ending in FOREIGN or Image.registered_extensions().get(ending) in FORMATS
+
+
+def is_readable(file: File) -> bool:
+    """Whether a file is an image."""
+    return isinstance(try_decode(file.read, Rule(8, 3)), np.ndarray)
 
 
 @cache
@@ -150,15 +174,37 @@ def square_pixels(picture: Image, rule: Rule) -> np.ndarray:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
     picture = picture.convert("L" if rule.channels == 1 else "RGB")
-    side = min(picture.size)
-    left, top = (picture.width - side) // 2, (picture.height - side) // 2
-    picture = picture.crop((left, top, left + side, top + side))
+    side = max(picture.size) if rule.pad else min(picture.size)
+    ground = border_colour(picture)
+    if not rule.pad:
+        left, top = (picture.width - side) // 2, (picture.height - side) // 2
+        picture = picture.crop((left, top, left + side, top + side))
     if side != rule.size:
         filter = Image.Resampling.LANCZOS if side > rule.size else Image.Resampling.BICUBIC
-        picture = picture.resize((rule.size, rule.size), filter)
-    array = np.asarray(picture, dtype=np.uint8).reshape(rule.size, rule.size, rule.channels)
-    array = np.moveaxis(array, -1, 0)
+        width, height = (max(1, round(length * rule.size / side)) for length in picture.size)
+        picture = picture.resize((width, height), filter)
+    array = np.asarray(picture, dtype=np.uint8).reshape(picture.height, picture.width, rule.channels)
+    array = np.moveaxis(pad_square(array, ground), -1, 0)
     return 255 - array if rule.invert else array
+
+
+def border_colour(picture: Image) -> np.ndarray:
+    """Return the median colour [C] of the outermost pixels."""
+    width, height = picture.size
+    strips = [(0, 0, width, 1), (0, height - 1, width, height), (0, 0, 1, height), (width - 1, 0, width, height)]
+    pixels = [np.asarray(picture.crop(strip)).reshape(-1, len(picture.getbands())) for strip in strips]
+    return np.median(np.concatenate(pixels), axis=0).astype(np.uint8)
+
+
+def pad_square(pixels: np.ndarray, ground: np.ndarray) -> np.ndarray:
+    """Put pixels [h, w, C] in the middle of a square of a colour [C]."""
+    height, width, channels = pixels.shape
+    side = max(height, width)
+    square = np.empty((side, side, channels), np.uint8)
+    square[:] = ground
+    top, left = (side - height) // 2, (side - width) // 2
+    square[top : top + height, left : left + width] = pixels
+    return square
 
 
 def try_decode(read: Callable[[], bytes], rule: Rule) -> np.ndarray | Exception:
@@ -170,13 +216,10 @@ def try_decode(read: Callable[[], bytes], rule: Rule) -> np.ndarray | Exception:
 
 
 @contextlib.contextmanager
-def strict() -> Iterator[None]:
-    """Within the block Pillow refuses decompression bombs and is silent otherwise. Not for several threads at once."""
-    from PIL import Image
-
+def silence_pillow() -> Iterator[None]:
+    """Within the block Pillow gives no warnings. Not for several threads at once."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        warnings.simplefilter("ignore")  # what is twice as large as what it warns of, Pillow refuses in any case
         yield
 
 
@@ -184,16 +227,26 @@ def describe_error(error: Exception) -> str:
     """Why a file is not readable."""
     if type(error).__name__ == "UnidentifiedImageError":  # which says no more than where in memory the file was
         return "of no known format"
+    if type(error).__name__ == "DecompressionBombError":
+        return "more than 178 million pixels; make it smaller"
     return f"{type(error).__name__}: {error}"
 
 
-def decode(found: Sequence[File], rule: Rule, *, root: Path, skip_bad: bool = False) -> tuple[np.ndarray, list[int]]:
-    """All files as uint8 [n, C, size, size], memory-mapped, and which of the files they are (all, unless skipping).
+def describe_left_out(names: Sequence[str]) -> str:
+    """Return what to tell of files that were left out: how many, and which."""
+    some = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+    return f"{len(names)} left out, not readable as an image: {some}"
 
-    The result is cached by the place, the files' names, sizes and times (checksums in a zip) and the rule.
+
+def decode(found: Sequence[File], rule: Rule, *, root: Path, skip_bad: bool = False) -> tuple[np.ndarray, list[int]]:
+    """All images as uint8 [n, C, size, size], memory-mapped, and which of the files they are.
+
+    Files that are no images and are not named like one are passed over. A damaged image is an error; with `skip_bad`
+    it is left out, and a warning `LeftOut` names it. The result is cached by the place, the files' names, sizes and
+    times (checksums in a zip) and the rule.
 
     Raises:
-        UserError: a file is not an image, which is named; or none is.
+        UserError: an image cannot be read, which is named; or there is none.
     """
     identity = {
         "root": str(root.resolve()),
@@ -204,23 +257,28 @@ def decode(found: Sequence[File], rule: Rule, *, root: Path, skip_bad: bool = Fa
     folder = artifacts.cache_folder() / "images" / artifacts.hash_value(identity)
 
     def make(folder: Path) -> list[str]:
-        with strict(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        with silence_pillow(), ThreadPoolExecutor(os.cpu_count()) as pool:
             results = list(pool.map(lambda file: try_decode(file.read, rule), found))
-        bad = [(f.name, r) for f, r in zip(found, results, strict=True) if isinstance(r, Exception)]
+        pairs = zip(found, results, strict=True)
+        bad = [(f.name, r) for f, r in pairs if isinstance(r, Exception) and is_picture(f.name)]
         if bad and not skip_bad:
             name, error = bad[0]
             more = f", and {len(bad) - 1} more" if len(bad) > 1 else ""
             raise UserError(
-                f"{root}: '{name}' is not a readable image ({describe_error(error)}){more}; remove what is none, or "
-                "leave it out with --skip-bad"
+                f"{root}: '{name}' is not a readable image ({describe_error(error)}){more}; mend or remove "
+                "it, or have it left out: data.skip_bad=true, and no --strict"
             )
         good = [r for r in results if isinstance(r, np.ndarray)]
         if not good:
-            raise UserError(f"{root}: none of its {len(found)} files is a readable image")
+            why = f", such as '{bad[0][0]}' ({describe_error(bad[0][1])})" if bad else ""
+            raise UserError(f"{root}: none of its {len(found)} files is a readable image{why}")
         artifacts.write_array(folder / "pixels.npy", np.stack(good))
         kept = [i for i, r in enumerate(results) if isinstance(r, np.ndarray)]
         artifacts.write_text(folder / "kept.json", json.dumps(kept))
-        return ["pixels.npy", "kept.json"]
+        artifacts.write_json(folder / "bad.json", [f"{name} ({describe_error(error)})" for name, error in bad])
+        return ["pixels.npy", "kept.json", "bad.json"]
 
     artifacts.make_cached(folder, "images", make)
+    if bad := artifacts.read_json(folder / "bad.json"):
+        warnings.warn(LeftOut(f"{root}: {describe_left_out(bad)}"), stacklevel=2)
     return artifacts.read_array(folder / "pixels.npy"), artifacts.read_json(folder / "kept.json")

@@ -20,8 +20,9 @@ class Folder:
     """Any folder or zip of images, flat or a folder per class.
 
     Without `splits` every image below `root` is training data, and `test` names the labelled test data, a folder per
-    class. With `splits`, a directory with the class lists `train.txt`, `val.txt` and `test.txt`, `root` holds all.
-    Images become `size` x `size`: the largest centred square, resized with antialiasing.
+    class, to which pictures in folders below it belong as well. With `splits`, a directory with the class lists
+    `train.txt`, `val.txt` and `test.txt`, `root` holds all.
+    Images become `size` x `size`: the largest centred square or, with `pad`, the whole, resized with antialiasing.
     """
 
     root: str
@@ -36,48 +37,68 @@ class Folder:
     """1 for grey, 3 for colour"""
     invert: bool = False
     """for black ink on white paper"""
-    skip_bad: bool = False
-    """leave out files that are not images"""
+    pad: bool = False
+    """the whole of long images, on a square of their border's colour, and not the centred square of them"""
+    skip_bad: bool = True
+    """leave out damaged images, and name them at the end; else stop at the first"""
 
     @property
     def rule(self) -> decode.Rule:
         """How a file becomes an item."""
-        return decode.Rule(self.size, self.channels, self.invert)
+        return decode.Rule(self.size, self.channels, self.invert, self.pad)
 
     def read(self, split: Split) -> Items:
         root = Path(self.root)
         if self.splits is None:
             if split == "train":
-                return self._decode(root, decode.list_files(root))
+                found = decode.list_files(root)
+                return Items(decode.decode(found, self.rule, root=root, skip_bad=self.skip_bad)[0])
             if split == "val" or self.test is None:
                 raise UserError(
                     f"data: there is no {split} split: set data.test=DIR (a folder per class), or data.splits=DIR "
                     "(class lists train.txt, val.txt, test.txt)"
                 )
-            return self._decode(Path(self.test), decode.list_files(Path(self.test)), labelled=True)
+            return self._decode(Path(self.test), classify(decode.list_files(Path(self.test)), Path(self.test)))
         listed = read_class_list(Path(self.splits) / f"{split}.txt")
         found = decode.list_files(root)
-        present = {class_of(file) for file in found}
+        present = {name for file in found for name in folders_of(file)}
         for name in listed:
             if name not in present:
                 raise UserError(f"{self.splits}/{split}.txt: class '{name}' is not in {root}{suggest(name, present)}")
         wanted = set(listed)
-        return self._decode(root, [file for file in found if class_of(file) in wanted], labelled=True)
+        below = [(file, next((name for name in folders_of(file) if name in wanted), None)) for file in found]
+        return self._decode(root, {file: name for file, name in below if name is not None})
 
-    def _decode(self, root: Path, found: list[decode.File], labelled: bool = False) -> Items:
-        if labelled and (loose := [file.name for file in found if class_of(file) == "."]):
-            raise UserError(f"{root}: '{loose[0]}' lies in no class folder; expected {root}/CLASS/IMAGE")
+    def _decode(self, root: Path, classes: dict[decode.File, str]) -> Items:
+        found = list(classes)
         pixels, kept = decode.decode(found, self.rule, root=root, skip_bad=self.skip_bad)
-        if not labelled:
-            return Items(pixels)
-        classes = [class_of(found[i]) for i in kept]
-        names, labels = np.unique(classes, return_inverse=True)
+        names, labels = np.unique([classes[found[i]] for i in kept], return_inverse=True)
         return Items(pixels, labels.astype(np.int64), tuple(str(name) for name in names))
 
 
-def class_of(file: decode.File) -> str:
-    """Return the folder a file lies in."""
-    return str(PurePosixPath(file.name).parent)
+def folders_of(file: decode.File) -> list[str]:
+    """Return the folders a file lies in, the innermost first."""
+    return [str(place) for place in PurePosixPath(file.name).parents][:-1]
+
+
+def classify(found: list[decode.File], root: Path) -> dict[decode.File, str]:
+    """Give each file its class: a folder, at the depth of the uppermost pictures. Those in folders below belong to it.
+
+    Files beside the class folders that are no pictures are passed over.
+
+    Raises:
+        UserError: a picture lies in no folder, or there is no picture.
+    """
+    pictures = [file for file in found if decode.is_picture(file.name)]
+    for file in pictures:
+        if not folders_of(file) and ("." in file.name or decode.is_readable(file)):
+            raise UserError(
+                f"{root}: '{file.name}' lies in no class folder; expected {root}/CLASS/IMAGE, a folder for each class"
+            )
+    depth = min((len(folders_of(file)) for file in pictures if folders_of(file)), default=0)
+    if not depth:
+        raise UserError(f"{root}: holds no images in folders; expected {root}/CLASS/IMAGE, a folder for each class")
+    return {file: folders_of(file)[-depth] for file in found if len(folders_of(file)) >= depth}
 
 
 def read_class_list(path: Path) -> list[str]:

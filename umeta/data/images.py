@@ -85,7 +85,7 @@ def to_pixels(array: np.ndarray) -> np.ndarray:
     """Any usual image array as uint8 [n, C, H, W].
 
     Raises:
-        UserError: not images.
+        UserError: not images, or of a range that may mean several things; the message says what to give instead.
     """
     array = np.asarray(array)
     if array.ndim == 3:
@@ -93,14 +93,27 @@ def to_pixels(array: np.ndarray) -> np.ndarray:
     elif array.ndim == 4 and array.shape[-1] in (1, 3) and array.shape[1] not in (1, 3):
         array = np.moveaxis(array, -1, 1)
     if array.ndim != 4 or array.shape[1] not in (1, 3) or 0 in array.shape[1:]:
+        hint = "; with transparency, give images[..., :3]" if array.ndim == 4 and 4 in array.shape[1::2] else ""
         raise UserError(
-            f"images: expected shape [n, H, W], [n, H, W, C] or [n, C, H, W] with C 1 or 3, got {array.shape}"
+            f"images: expected shape [n, H, W], [n, H, W, C] or [n, C, H, W] with C 1 or 3, got {array.shape}{hint}"
         )
-    if array.dtype == np.uint8:
-        return array
-    if not np.issubdtype(array.dtype, np.number):
-        raise UserError(f"images: expected uint8, or floats in [0, 1], got {array.dtype}")
+    if array.dtype == bool:
+        return array.astype(np.uint8) * np.uint8(255)
+    if not np.issubdtype(array.dtype, np.number) or np.issubdtype(array.dtype, np.complexfloating):
+        raise UserError(f"images: expected numbers, 0 to 255 or floats in [0, 1], got {array.dtype}")
     low, high = (float(array.min()), float(array.max())) if array.size else (0.0, 0.0)
-    if np.issubdtype(array.dtype, np.floating) and low >= 0 and high <= 1:
+    whole = np.issubdtype(array.dtype, np.integer)
+    if whole and low >= 0 and high <= 255 and high != 1:
+        return array.astype(np.uint8, copy=False)
+    if not whole and low >= 0 and high <= 1:
         return np.rint(array * 255).astype(np.uint8)
-    raise UserError(f"images: expected uint8, or floats in [0, 1], got {array.dtype} from {low:g} to {high:g}")
+    if whole and low >= 0 and high == 1:
+        hint = "of integers 255 is white; give 255 * images, or images > 0"
+    elif whole and low >= 0:
+        hint = f"give images / {np.iinfo(array.dtype).max if array.itemsize < 4 else high:g}"
+    else:
+        hint = "give (images + 1) / 2" if low >= -1 and high <= 1 else "divide by what is white, or give files"
+    raise UserError(
+        f"images: expected integers from 0 to 255, or floats in [0, 1], got {array.dtype} from {low:g} to {high:g}; "
+        f"{hint}"
+    )

@@ -23,18 +23,19 @@ class Format:
     """What the items of a learner are, so that new images become the same.
 
     Files and Pillow images of any size and mode go the way of the learner's own data source: the largest centred
-    square, resized with antialiasing, inverted where the source inverts. Arrays count as items already: they must have
-    the shape and are neither resized nor inverted.
+    square, or the whole where the source pads, resized with antialiasing, inverted where it inverts. Arrays count as
+    items already: they must have the shape and are neither resized nor inverted.
     """
 
     shape: tuple[int, ...]  # C, H, W
     invert: bool = False
+    pad: bool = False
 
     @classmethod
     def of(cls, source: Any, shape: tuple[int, ...]) -> Format:
         """Return the format of a data source whose items have this shape."""
         rule = SourceTraits.of(source).rule
-        return cls(shape, rule is not None and rule.invert)
+        return cls(shape, rule.invert, rule.pad) if rule else cls(shape)
 
     @property
     def rule(self) -> decode.Rule:
@@ -45,7 +46,7 @@ class Format:
                 f"images: the learner's items are {self}, and only square ones in grey or colour are made out of "
                 "files and Pillow images; decode yours into an array of that size"
             )
-        return decode.Rule(height, 1 if channels == 1 else 3, self.invert)
+        return decode.Rule(height, 1 if channels == 1 else 3, self.invert, self.pad)
 
     def __str__(self) -> str:
         return "x".join(map(str, self.shape))
@@ -86,7 +87,7 @@ class Format:
             except Exception as error:  # Pillow reads lazily, and raises nearly anything for damaged bytes
                 return error
 
-        with decode.strict(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        with decode.silence_pillow(), ThreadPoolExecutor(os.cpu_count()) as pool:
             results = list(pool.map(one, pictures))
         for i, result in enumerate(results):
             if isinstance(result, Exception):

@@ -13,7 +13,7 @@ from annotated_types import Ge
 
 from umeta import seeds
 from umeta.data import decode
-from umeta.data.folder import class_of, read_class_list
+from umeta.data.folder import folders_of, read_class_list
 from umeta.data.images import Items, Split
 from umeta.errors import UserError
 
@@ -111,12 +111,13 @@ class Omniglot:
             part_files = [
                 decode.File(f.name.removeprefix(f"{part}/"), f.stamp, f.read) for f in decode.list_files(root)
             ]
+            part_files = [file for file in part_files if folders_of(file)]
             found += part_files
-            names += sorted({class_of(file) for file in part_files})
+            names += sorted({folders_of(file)[0] for file in part_files})
             background = background or len(names)
         pixels, kept = decode.decode(found, self.rule, root=base, skip_bad=self.skip_bad)
         index = {name: i for i, name in enumerate(names)}
-        return pixels, np.array([index[class_of(found[i])] for i in kept]), names, background
+        return pixels, np.array([index[folders_of(found[i])[0]] for i in kept]), names, background
 
     def _find_part(self, base: Path, part: str) -> Path:
         for place in (base / "omniglot-py" / part, base / part):

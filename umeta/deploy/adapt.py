@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import os
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,15 @@ from typing import Any
 import numpy as np
 
 from umeta.data import decode
-from umeta.data.folder import class_of
+from umeta.data.folder import classify, folders_of
 from umeta.data.inputs import Format, describe_unreadable
+from umeta.data.spreadsheet import read_table
 from umeta.deploy.adapted import AdaptedLearner, load_source, refuse_to_overwrite, refuse_transductive
 from umeta.errors import UserError
+from umeta.stages.runs import Run
+
+UNEVEN = 10  # times as many images in one class as in another
+UNKNOWN = "unknown"  # the answer where no class is near
 
 Example = tuple[str, str, Callable[[], bytes]]  # the image's name, its class, and how to read it
 
@@ -28,7 +34,7 @@ def adapt_run(
     *,
     options: Mapping[str, Any] | None = None,
     device: str = "auto",
-    skip_bad: bool = False,
+    skip_bad: bool = True,
     trusted: Collection[str] | None = (),
 ) -> tuple[AdaptedLearner, list[str]]:
     """Adapts a run to labelled images and writes the learner to `out`: (learner, what the person must be told).
@@ -37,7 +43,7 @@ def adapt_run(
 
     support: a folder with a folder of images for each class, or a CSV with the columns path and label.
     options: of the run's meta-learner, to be changed.
-    skip_bad: leave out files that are not images.
+    skip_bad: leave out images that cannot be read, and say so; else stop at the first.
     trusted: plug-ins that the run's config may name.
 
     Raises:
@@ -47,7 +53,8 @@ def adapt_run(
     source, run = load_source(folder, options, device=device, trusted=trusted)
     refuse_transductive(source)
     items, names, bad = decode_examples(find_examples(support), source.format, support, skip_bad)
-    notes = [f"left out, not a readable image: {name}" for name in bad]
+    notes = [decode.describe_left_out(bad)] if bad else []
+    notes += list_doubts(items, names, run)
     learner = AdaptedLearner.adapt(source, items, names, run.test_steps)
     try:
         learner = learner.calibrated(run)
@@ -55,6 +62,31 @@ def adapt_run(
         notes.append(f"not calibrated, probabilities are a plain softmax and unknown cannot be told: {error}")
     learner.save(out)
     return learner, notes
+
+
+def list_doubts(items: np.ndarray, names: list[str], run: Run) -> list[str]:
+    """Return what about labelled items [n, C, H, W] may not be meant, or makes results look better than they are."""
+    found: list[str] = []
+    shots = Counter(names)
+    places: dict[bytes, list[str]] = {}
+    for item, name in zip(items, names, strict=True):
+        places.setdefault(item.tobytes(), []).append(name)
+    if len(shots) == 1:
+        found.append(f"there is one class only, '{names[0]}': every image will be answered with it")
+    if mixed := [sorted(set(labels)) for labels in places.values() if len(set(labels)) > 1]:
+        found.append(f"{len(mixed)} of the images are the same in several classes, such as {' and '.join(mixed[0])}")
+    if copies := sum(len(labels) - len(set(labels)) for labels in places.values()):
+        found.append(f"{copies} of the images are copies of others of their class, and teach nothing new")
+    (most, many), (least, few) = shots.most_common(1)[0], shots.most_common()[-1]
+    if many >= UNEVEN * few:
+        found.append(f"the classes are very uneven: '{most}' has {many} images, '{least}' has {few}")
+    if UNKNOWN in shots:
+        found.append(f"a class is named '{UNKNOWN}', so that predict --unknown, which answers that, will be refused")
+    with suppress(UserError):  # the images of the run need not be there any more
+        trained = {item.tobytes() for item in run.config.data.read("train").pixels}
+        if seen := sum(item.tobytes() in trained for item in items):
+            found.append(f"{seen} of {len(items)} images are among those of meta-training: not a test of new ones")
+    return found
 
 
 def find_examples(support: Path) -> list[Example]:
@@ -65,40 +97,23 @@ def find_examples(support: Path) -> list[Example]:
     """
     if support.is_file() and support.suffix.lower() != ".zip":
         return read_csv(support)
-    found = decode.list_files(support)
-    if loose := [file.name for file in found if class_of(file) == "."]:
-        raise UserError(
-            f"{support}: '{loose[0]}' lies in no class folder; expected {support}/CLASS/IMAGE, or a CSV with the "
-            "columns path and label"
-        )
-    filled = {support / file.name for file in found}
+    classes = classify(decode.list_files(support), support)
+    filled = {support / name for file in classes if decode.is_picture(file.name) for name in folders_of(file)}
+    known = {support / name for name in classes.values()}
     for place, _ in decode.walk_folders(support):
-        if not any(place in path.parents for path in filled):
+        if place not in {support, *filled} and not known.intersection(place.parents):
             raise UserError(f"{place}: a class without images; add at least one, or remove the folder")
-    return [(str(support / file.name), class_of(file), file.read) for file in found]
+    return [(str(support / file.name), name, file.read) for file, name in classes.items()]
 
 
 def read_csv(path: Path) -> list[Example]:
     """Return the labelled images of a CSV with the columns path (relative to the CSV) and label."""
     found: list[Example] = []
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, strict=True)
-            for column in ("path", "label"):
-                if column not in (reader.fieldnames or []):
-                    has = ", ".join(reader.fieldnames or []) or "nothing"
-                    raise UserError(f"{path}: has no column '{column}'; expected the header path,label, found {has}")
-            for row in reader:
-                if not row["path"] or not (row["label"] or "").strip():
-                    missing = "label" if row["path"] else "path"
-                    raise UserError(f"{path}, line {reader.line_num}: the {missing} is missing")
-                image = path.parent / row["path"]
-                found.append((str(image), row["label"].strip(), partial(decode.read_contents, image)))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(
-            f"{path}: expected a folder with a folder per class, a zip of one, or a CSV in UTF-8 with the columns path "
-            f"and label ({error})"
-        ) from error
+    for _, row in read_table(path, ("path", "label")):
+        image = path.parent / row["path"]
+        if not os.path.exists(image):  # as Windows writes it
+            image = path.parent / row["path"].replace("\\", "/")
+        found.append((str(image), row["label"], partial(decode.read_contents, image)))
     if not found:
         raise UserError(f"{path}: lists no images")
     return found
@@ -113,17 +128,17 @@ def decode_examples(
         UserError: a file is not an image, or a class is left without any.
     """
     rule = format.rule
-    with decode.strict(), ThreadPoolExecutor(os.cpu_count()) as pool:
+    with decode.silence_pillow(), ThreadPoolExecutor(os.cpu_count()) as pool:
         results = list(pool.map(partial(decode.try_decode, rule=rule), [read for _, _, read in found]))
     items, names, bad = [], [], []
     for (name, label, _), result in zip(found, results, strict=True):
         if isinstance(result, np.ndarray):
             items.append(result)
             names.append(label)
-        elif skip_bad:
-            bad.append(name)
+        elif skip_bad and not isinstance(result, FileNotFoundError):
+            bad += [name] if decode.is_picture(name) else []
         else:
-            raise UserError(f"{describe_unreadable(name, result)}; remove it, or leave it out with --skip-bad")
+            raise UserError(f"{describe_unreadable(name, result)}; remove it, or leave it out: without --strict")
     if empty := sorted({label for _, label, _ in found} - set(names)):
         raise UserError(f"{place}: class '{empty[0]}' has no readable image; add at least one")
     return np.stack(items), names, bad

@@ -67,7 +67,7 @@ class MetaLearnt:
     def unpacked(cls, values: Mapping[str, Any], tensors: Mapping[str, Tensor], device: str) -> MetaLearnt:
         """From its values and tensors."""
         learner = registry.build_part("metalearner", values["metalearner"])
-        format = Format(tuple(values["shape"]), values["invert"])
+        format = Format(tuple(values["shape"]), values["invert"], values.get("pad", False))
         learner = learner.build(TaskSpec(format.shape), EpisodeSpec(2, 1, 1))  # of any way: theta knows which
         theta = unpack(dict(tensors), to_device(device))
         return cls(values["run"], values["metalearner"], learner, theta, format, values["true_labels"])
@@ -79,6 +79,7 @@ class MetaLearnt:
             "metalearner": self.options,
             "shape": list(self.format.shape),
             "invert": self.format.invert,
+            "pad": self.format.pad,
             "true_labels": self.true_labels,
         }
 
@@ -256,7 +257,11 @@ class AdaptedLearner:
         Raises:
             UserError: missing, damaged, of another kind or version, or it names a plug-in that is not trusted.
         """
-        artifacts.read_manifest(folder, "learner")
+        if artifacts.read_manifest(folder, "learner", "run")["kind"] == "run":
+            raise UserError(
+                f"{folder}: a run, which knows no classes yet; with a folder of images per class in DIR, adapt it "
+                f"first: umeta adapt {folder} --support DIR --out learner"
+            )
         values = artifacts.read_json(folder / "learner.json")
         registry.refuse_plugins(values, trusted, str(folder))
         tensors = artifacts.read_tensors(folder / "model.safetensors")
@@ -286,7 +291,7 @@ class AdaptedLearner:
         """All of it but tensors and examples, as plain values."""
         return {
             **self.source.values(),
-            "steps": self.steps,
+            "steps": None if self.steps is None else int(self.steps),
             "classes": self.classes.tolist(),
             "labels": self.labels.tolist(),
             "calibration": asdict(self.calibration) if self.calibration else None,
@@ -362,7 +367,8 @@ def refuse_transductive(source: MetaLearnt) -> None:
 
 
 def refuse_to_overwrite(folder: Path) -> None:
-    """Raise UserError when there is something in the folder already."""
+    """Raise UserError when there is something in the folder already, or it cannot be written."""
+    artifacts.check_writable(folder.parent)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists; choose another place, or move it away")
 
@@ -379,11 +385,16 @@ def index_labels(names: Any) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         UserError: none, or neither all integers nor all strings.
     """
-    names = to_python(names)
+    names = [int(name) if isinstance(name, float) and name.is_integer() else name for name in to_python(names)]
     if not names:
         raise UserError("labels: there are none")
     if not (all(isinstance(name, str) for name in names) or all(isinstance(name, int) for name in names)):
         odd = Counter(type(name).__name__ for name in names)
         raise UserError(f"labels: expected all integers or all strings, got {', '.join(odd)}")
+    for name in names:
+        if isinstance(name, str) and name.endswith("\0"):
+            raise UserError(f"labels: {name!r} ends with a zero byte, which arrays of words drop; rename the class")
+        if isinstance(name, int) and not -(2**63) <= name < 2**63:
+            raise UserError(f"labels: {name} has more than 64 bits; give the labels as strings")
     classes, labels = np.unique(np.array(names), return_inverse=True)
     return classes, labels.astype(np.int64)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from umeta.deploy.adapted import AdaptedLearner, MetaLearnt, index_labels, load_source, to_python
@@ -179,7 +179,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         return np.concatenate([answer(items) for items in learner.source.format.batches(X, self.batch_size)])
 
 
-class Features(TransformerMixin, BaseEstimator):
+class Features(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """The vectors [n, d] that the network of a run gives to images, for any classifier of scikit-learn to learn from.
 
     Images are those that `umeta.FewShotClassifier` takes; an image's vector never depends on the images beside it.
@@ -211,6 +211,7 @@ class Features(TransformerMixin, BaseEstimator):
                 "the images beside it; meta-train with metalearner.normalisation=running or group"
             )
         self.source_ = source
+        self._n_features_out = source.features(np.zeros((1, *source.format.shape), np.uint8)).shape[1]
         return self
 
     def transform(self, X: Any) -> np.ndarray:
@@ -224,7 +225,7 @@ def load_cached(run: Path, options: dict[str, Any] | None, device: str, allow_pl
     """Return a run, read once for as long as it does not change."""
     manifest = run / "manifest.json"
     stamp = artifacts.hash_file(manifest) if manifest.is_file() else ""
-    return _loaded(run, json.dumps(options), device, allow_plugin, stamp)
+    return _loaded(run, json.dumps(options, default=lambda value: value.tolist()), device, allow_plugin, stamp)
 
 
 @lru_cache(maxsize=2)

@@ -363,7 +363,8 @@ def describe_input(format: Format) -> dict[str, Any]:
         "type": "float32",
         "shape": ["n", *format.shape],
         "preprocessing": {
-            "crop": "largest centred square" if square else "none",
+            "crop": "largest centred square" if square and not format.pad else "none",
+            "pad": "to a square, with the median colour of the border" if format.pad else "none",
             "resize": "Lanczos where it shrinks, bicubic where it grows" if square else "none",
             "channels": "grey" if format.shape[0] == 1 else "red, green, blue",
             "invert": format.invert,

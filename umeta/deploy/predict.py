@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import os
+from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +18,8 @@ import numpy as np
 from umeta.data import decode
 from umeta.data.arrays import load
 from umeta.data.inputs import Format, describe_unreadable
+from umeta.data.spreadsheet import guard
+from umeta.deploy.adapt import UNKNOWN
 from umeta.deploy.adapted import AdaptedLearner
 from umeta.draw import mosaic
 from umeta.errors import UserError
@@ -25,7 +28,6 @@ from umeta.runtime.progress import Progress
 
 BATCH = 256  # images the network sees at a time
 AHEAD = 3  # batches that are being decoded meanwhile
-UNKNOWN = "unknown"
 
 File = tuple[str, Callable[[], bytes]]  # a name, and how to read it
 Batch = tuple[list[str], np.ndarray]  # names [n] and items uint8 [n, C, H, W]
@@ -37,16 +39,20 @@ def predict_images(
     out: Path,
     *,
     unknown: bool = False,
-    skip_bad: bool = False,
+    least_sure_first: bool = False,
+    overwrite: bool = False,
+    skip_bad: bool = True,
     preview: Path | None = None,
 ) -> dict[str, Any]:
-    """Write a CSV with the columns path, label and, for each class, `p_CLASS`; return counts by label.
+    """Write a CSV with the columns path, label, confidence and, for each class, `p_CLASS`; return counts by label.
 
     Memory does not grow with the number of images. The table is there when all is done, or not at all.
 
     images: image files, folders and zips of them, and `.npy` arrays of items, whose rows are named `file.npy[17]`.
     unknown: answer `unknown` where no class is near.
-    skip_bad: leave out files that are not images.
+    least_sure_first: in the order of confidence, which is the largest of the probabilities.
+    overwrite: in place of a file that is there.
+    skip_bad: leave out images that cannot be read; else stop at the first.
     preview: a picture of the first answers of each class, to be written there.
 
     Raises:
@@ -54,12 +60,17 @@ def predict_images(
     """
     if out.is_dir():
         raise UserError(f"{out}: is a folder; name a file to write, such as {out / 'predictions.csv'}")
+    artifacts.check_writable(out.parent)
+    images, twice = without_repeats(images)
     given = {path.resolve() for path in images}
     for written in (out, preview):
         if written is not None and written.resolve() in given:
             raise UserError(f"{written}: is one of the images, and would be overwritten; name another file to write")
     if preview is not None and (preview.suffix.lower() != ".png" or preview.resolve() == out.resolve()):
         raise UserError(f"--preview {preview}: expected a file to write, such as {out.with_suffix('.png')}")
+    for written in (out, preview):
+        if written is not None and written.exists() and not overwrite:
+            raise UserError(f"{written} exists; name another file to write, or add --overwrite")
     names = [str(name) for name in learner.classes]
     if unknown:
         learner.threshold()
@@ -69,16 +80,16 @@ def predict_images(
     counts: Counter[str] = Counter()
     shown: dict[str, list[np.ndarray]] = {}
     bad: list[str] = []
-    with artifacts.replace_atomically(out) as temporary, decode.strict():
+    with artifacts.replace_atomically(out) as temporary, decode.silence_pillow():
         # names of files are bytes; those that are not text go through unchanged
         with open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             table = csv.writer(file, lineterminator="\n")
-            table.writerow(["path", "label", *(f"p_{name}" for name in names)])
+            table.writerow(["path", "label", "confidence", *(f"p_{name}" for name in names)])
             for paths, pixels in read_batches(images, learner.source.format, bad if skip_bad else None):
                 found, probabilities = learner.answers(pixels, unknown)
                 labels = [names[i] if i >= 0 else UNKNOWN for i in found.tolist()]
                 for path, label, row in zip(paths, labels, probabilities.tolist(), strict=True):
-                    table.writerow([path, label, *(f"{p:.6g}" for p in row)])
+                    table.writerow([guard(path), guard(label), *(f"{p:.6g}" for p in (max(row), *row))])
                 counts.update(labels)
                 if preview is not None:
                     for label, item in zip(labels, pixels, strict=True):
@@ -88,9 +99,41 @@ def predict_images(
         bar.close()
         if not counts:
             raise UserError(f"{', '.join(map(str, images))}: holds no readable image")
+        if least_sure_first:
+            sort_by_confidence(temporary)
     if preview is not None:
         mosaic.save(draw_preview(learner, shown, counts), preview)
-    return {"images": counts.total(), "labels": dict(counts.most_common()), "left_out": bad}
+    return {"images": counts.total(), "labels": dict(counts.most_common()), "left_out": bad, "twice": twice}
+
+
+def without_repeats(images: Sequence[Path]) -> tuple[list[Path], list[str]]:
+    """Of places those that are not one, or part of one, that is given as well; and the others' names."""
+    kept: list[Path] = []
+    places = [path.resolve() for path in images]
+    folders = {place for place in places if place.is_dir()}
+    for i, (path, place) in enumerate(zip(images, places, strict=True)):
+        if place not in places[:i] and folders.isdisjoint(place.parents):
+            kept.append(path)
+    return kept, [str(path) for path in dict.fromkeys(images) if path not in kept or images.count(path) > 1]
+
+
+def sort_by_confidence(path: Path) -> None:
+    """Put the rows of a table in order of confidence; only that and where each row is are held in memory."""
+    confidence, ends = array("d"), array("q")
+    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
+        read = (file.readline() for _ in itertools.count())  # `tell` works between lines that are read so
+        table = csv.reader(iter(lambda: next(read), ""))
+        next(table)
+        ends.append(file.tell())
+        for row in table:
+            confidence.append(float(row[2]))
+            ends.append(file.tell())
+    order = np.argsort(np.frombuffer(confidence), kind="stable")
+    with artifacts.replace_atomically(path) as sorted_path, open(path, "rb") as file, open(sorted_path, "wb") as out:
+        out.write(file.read(ends[0]))
+        for i in order:
+            file.seek(ends[i])
+            out.write(file.read(ends[i + 1] - ends[i]))
 
 
 def draw_preview(learner: AdaptedLearner, shown: dict[str, list[np.ndarray]], counts: Counter[str]) -> np.ndarray:
@@ -178,8 +221,10 @@ def decode_files(found: Iterator[File], format: Format, bad: list[str] | None) -
                 if isinstance(result, np.ndarray):
                     kept.append((name, result))
                 elif bad is None:
-                    raise UserError(f"{describe_unreadable(name, result)}; remove it, or leave it out with --skip-bad")
-                else:
+                    raise UserError(
+                        f"{describe_unreadable(name, result)}; remove it, or leave it out: without --strict"
+                    )
+                elif decode.is_picture(name):
                     bad.append(name)
             if kept:
                 yield [name for name, _ in kept], np.stack([item for _, item in kept])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,16 +63,47 @@ def add_captions(rows: Sequence[tuple[str, Sequence[np.ndarray]]]) -> np.ndarray
 
 def caption(text: str, width: int = 160) -> np.ndarray:
     """Draw a line of text as high as a tile, cut where it is too long: [TILE, width, 3] uint8."""
-    import matplotlib
     from PIL import Image, ImageDraw, ImageFont
 
-    font = ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", 13)
-    picture = Image.new("RGB", (width, TILE), PLAIN)
     text = " ".join(text.split())
+    known = {path: glyphs(path) for path in dict.fromkeys([own_font(), *others_for(text)])}
+    best = max(known, key=lambda path: sum(ord(c) in known[path] for c in text))
+    text = "".join(c if ord(c) in known[best] else f"U+{ord(c):04X}" for c in text)
+    font = ImageFont.truetype(best, 13)
+    picture = Image.new("RGB", (width, TILE), PLAIN)
     while len(text) > 1 and font.getlength(text) > width - 12:
         text = text[:-2] + "…"
     ImageDraw.Draw(picture).text((6, TILE // 2), text, fill="black", font=font, anchor="lm")
     return np.asarray(picture)
+
+
+@cache
+def own_font() -> str:
+    """Return the file of the font that comes with matplotlib."""
+    import matplotlib
+
+    return str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf")
+
+
+@cache
+def glyphs(font: str) -> frozenset[int]:
+    """Return the characters that a font draws; it draws a box for any other."""
+    from matplotlib.ft2font import FT2Font
+
+    try:
+        return frozenset(FT2Font(font).get_charmap())
+    except (OSError, RuntimeError):  # it is in matplotlib's list, and no longer there
+        return frozenset()
+
+
+def others_for(text: str) -> list[str]:
+    """List the fonts of this machine, where the text has characters that our own font does not draw."""
+    if all(ord(c) in glyphs(own_font()) for c in text):
+        return []
+    from matplotlib.font_manager import fontManager
+
+    boxes = "Last Resort"  # which draws a box for every character there is
+    return [font.fname for font in fontManager.ttflist if font.style == "normal" and boxes not in font.name]
 
 
 def side_by_side(shown: Sequence[np.ndarray], width: int = 160) -> np.ndarray:

@@ -33,7 +33,8 @@ from umeta.tasks.instances import Augmented, InstanceTasks
 from umeta.train import metatrain
 
 MINUTES = 30.0
-SIDES = (84, 56, 28)  # pixels, multiples that halve well
+LARGEST, DRAWING = 84, 28  # pixels a side that photographs, and drawings, need at most
+SMALL = 32  # pixels a side up to which the network halves three times
 STEPS = (3000, 2000)  # of the two rounds at most: more hardly help
 LEAST = 300  # meta-steps in all: fewer are not worth the wait
 CLUSTERED = 300  # images from which on there is something to cluster
@@ -49,11 +50,11 @@ def write_recipe(
 
     test: labelled images, a folder per class; None for no evaluation.
     changes: `key=value` overrides of what is decided here; `name` is by default that of the images' folder.
-    minutes: how long meta-training may take, reading the images included.
+    minutes: how long it may take, from reading the images to the end of meta-training.
 
     Raises:
-        UserError: images, labelled images or overrides that cannot be used, fewer than two different images, or a run
-            of this name exists.
+        UserError: images, labelled images or overrides that cannot be used, fewer than two different images, too
+            few minutes, or a run of this name exists.
     """
     if not 0 < minutes < math.inf:
         raise UserError(f"--minutes {minutes:g}: expected more than 0, such as --minutes 30")
@@ -83,23 +84,54 @@ def write_recipe(
         what = "there is one image" if len(items) == 1 else f"all {len(items):,} images are the same"
         raise UserError(f"{images}: {what}; expected different ones, better thousands than hundreds")
 
-    timed = plan.config(size, different)
-    each = seconds_a_step(timed, items, registry.build_part("augment", choose_augmentation(seen)), device)
-    fits = int((60 * minutes - (time.monotonic() - began)) / each)
-    final = timed if plan.steps_given else plan.config(size, different, shared(fits, bool(timed.rounds)))
+    read, each, known, left = time.monotonic() - began, 0.0, 1, math.inf
+    for scale in SCALES:
+        timed = plan.config(size, different, scale)
+        work = timed.data.size**2 * timed.train.way  # to which the time is proportional, about
+        if scale is not SCALES[-1] and LEAST * each * work / known > left:
+            continue  # it need not be timed
+        known = work
+        each = seconds_a_step(timed, items, registry.build_part("augment", choose_augmentation(seen)), device)
+        again = read if timed.data.size < size else 0.0  # they are read once more, to become smaller
+        left = 60 * minutes - (time.monotonic() - began) - again
+        if plan.steps_given or left / each >= LEAST:
+            break
+    else:
+        least = math.ceil((60 * minutes - left + LEAST * each) / 6) / 10
+        raise UserError(
+            f"--minutes {minutes:g}: too few here, even for small pictures and a small network; the {LEAST} meta-steps "
+            f"that are the least worth the wait take about {least:g}. Give --minutes {least:g}, or train.steps=N"
+        )
+    steps = shared(int(left / each), bool(timed.rounds))
+    final = timed if plan.steps_given else plan.config(size, different, scale, steps, left / 60)
     about = describe_minutes(final, each)
     lines = [
-        describe_images(seen, len(items), size),
+        describe_images(seen, len(items), final.data.size),
         *list_advice(seen, len(items), different),
         describe_plan(final),
         f"{about} on this machine{'' if plan.steps_given else '; --minutes changes it'}",
     ]
-    if not plan.steps_given and fits < LEAST:
-        lines.append(f"longer than the {minutes:g} minutes asked for: {LEAST} meta-steps are the least worth the wait")
+    if scale is not SCALES[0]:
+        lines.append(f"smaller pictures, tasks or network than are best, to keep within {minutes:g} minutes")
     comment = "".join(f"# {line}\n" for line in lines)
     artifacts.write_text(path, comment + reading.dump_yaml({k: v for k, v in final.plain.items() if k != "name"}))
     note("\n".join([*lines, f"{path} holds all of this; a changed copy of it runs with umeta run COPY.yaml"]))
     return path
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large what is learnt with may be."""
+
+    side: int
+    """of the pictures, pixels"""
+    way: int
+    """of a task"""
+    divide: int = 1
+    """the numbers of filters by this"""
+
+
+SCALES = (Scale(84, 128), Scale(56, 32), Scale(28, 32), Scale(28, 16, 2))  # from the best to the fastest
 
 
 @dataclass(frozen=True)
@@ -116,19 +148,36 @@ class Plan:
     def steps_given(self) -> bool:
         return "steps" in self.wanted.get("train", {})
 
-    def config(self, size: int, different: int, steps: tuple[int, int] = STEPS) -> Config:
+    def config(
+        self,
+        size: int,
+        different: int,
+        scale: Scale | None = None,
+        steps: tuple[int, int] = STEPS,
+        minutes: float | None = None,
+    ) -> Config:
         """Return the config for so many different images of this size, with so many meta-steps in its rounds.
+
+        minutes: for all of it; a tenth is left for the clustering and the report.
 
         Raises:
             UserError: an override that does not fit.
         """
-        decided = merge(self.basis, learning(self.seen, size, different))
+        scale = scale or SCALES[0]
+        data = {"data": {"size": min(size, scale.side)}}
+        decided = merge(merge(self.basis, data), learning(self.seen, min(size, scale.side), different, scale))
         decided["train"]["steps"] = steps[0]
+        shares = [share / sum(STEPS) for share in STEPS] if steps[1] else [1.0]
+        if minutes is not None:
+            decided["train"]["minutes"] = round(0.9 * minutes * shares[0], 3)
         first = of_images(merge(decided, self.wanted))
         if different < CLUSTERED or "rounds" in self.wanted:
             return first
         later = max(1, first.train.steps * 2 // 3) if self.steps_given else steps[1]
-        return of_images({**first.plain, "rounds": [clustering(first, different, later)]})
+        second = clustering(first, different, later)
+        if minutes is not None:
+            second["train"]["minutes"] = round(0.9 * minutes * shares[-1], 3)
+        return of_images({**first.plain, "rounds": [second]})
 
 
 def same(path: Path, images: Path, test: Path | None) -> Path:
@@ -162,15 +211,25 @@ def data_options(seen: Survey, images: Path, test: Path | None) -> dict[str, Any
     if test is not None:
         options["test"] = str(test)
     invert = seen.drawings and seen.dark_ink
-    return {**options, "size": choose_side(seen), "channels": 3 if seen.colour else 1, "invert": invert}
+    options |= {"size": choose_side(seen), "channels": 3 if seen.colour else 1, "invert": invert}
+    return {**options, "pad": True} if pads(seen) else options
+
+
+def pads(seen: Survey) -> bool:
+    """Whether the whole of each picture is to be seen, as many are long, and not its centred square."""
+    return seen.long >= 0.25
 
 
 def choose_side(seen: Survey) -> int:
-    """Return the side that pictures are resized to: what they have themselves, up to 84 pixels, and 28 for drawings."""
-    for size in SIDES:
-        if seen.side >= 0.9 * size and (size == 28 or not seen.drawings):
-            return size
-    return max(8, seen.side // 8 * 8)
+    """Return the side that pictures are resized to: what they have themselves, up to 84 pixels, and 28 for drawings.
+
+    It halves well: a multiple of 8, but for those two and 28 itself.
+    """
+    side = max(seen.width, seen.height) if pads(seen) else seen.side
+    largest = DRAWING if seen.drawings else LARGEST
+    if side >= 0.9 * largest:
+        return largest
+    return DRAWING if DRAWING <= side < SMALL else max(8, side // 8 * 8)
 
 
 def choose_augmentation(seen: Survey) -> str:
@@ -186,10 +245,11 @@ def of_images(plain: dict[Any, Any]) -> Config:
     return config
 
 
-def learning(seen: Survey, size: int, different: int) -> dict[str, Any]:
+def learning(seen: Survey, size: int, different: int, scale: Scale) -> dict[str, Any]:
     """Return the first round, on images of this size: its proposer, learner and outer loop."""
-    small = size <= 28
-    model = {"name": "conv4", "filters": [64 if small else 32, 64, 128, 256], "down": "pool_first"}
+    small = size <= SMALL
+    filters = [n // scale.divide for n in (64 if small else 32, 64, 128, 256)]
+    model = {"name": "conv4", "filters": filters, "down": "pool_first"}
     return expand_names(
         {
             "proposer": {"name": "instances", "augment": choose_augmentation(seen), "rotations": seen.drawings},
@@ -201,7 +261,7 @@ def learning(seen: Survey, size: int, different: int) -> dict[str, Any]:
             },
             "train": {
                 "outer": {"name": "adam", "lr": 2e-3, "schedule": "cosine"},
-                "way": min(128 if small else 64, max(2, different // 2)),
+                "way": min(128 if small else 64, scale.way, max(2, different // 2)),
                 "shot": 1,
                 "query": 2,
                 "meta_batch": 1,
@@ -234,14 +294,15 @@ def shared(steps: int, rounds: bool) -> tuple[int, int]:
 
 
 def seconds_a_step(planned: Config, images: UnlabelledImages, augment: Augment, device: str) -> float:
-    """How long a meta-step takes here: the mean of three, after one to warm up."""
+    """How long a meta-step takes here: the mean of two, after one to warm up."""
     ctx = RunContext(planned.seed, to_device(device))
-    tasks = Augmented(InstanceTasks(images.pixels), augment).to(ctx.device)
+    side = planned.data.size
+    tasks = Augmented(InstanceTasks(images.pixels[..., :side, :side]), augment).to(ctx.device)
     learner = planned.metalearner.build(tasks.spec, planned.train.episode)
     metatrain(learner, tasks, replace(planned.train, steps=1), ctx)
     began = time.monotonic()
-    metatrain(learner, tasks, replace(planned.train, steps=3), ctx)
-    return (time.monotonic() - began) / 3
+    metatrain(learner, tasks, replace(planned.train, steps=2), ctx)
+    return (time.monotonic() - began) / 2
 
 
 def describe_minutes(final: Config, each: float) -> str:
@@ -275,7 +336,7 @@ def list_advice(seen: Survey, count: int, different: int) -> list[str]:
     found = []
     if count < FEW:
         found.append(f"few images: expect limited results, {FEW} are little and thousands are better")
-    if seen.side < min(SIDES):
+    if seen.side < DRAWING:
         found.append(f"very small pictures, usually {seen.side} pixels: only coarse differences can be learnt")
     if different < 0.9 * count:
         copies = count - different
@@ -283,9 +344,9 @@ def list_advice(seen: Survey, count: int, different: int) -> list[str]:
             f"{copies:,} of the images ({copies / count:.0%}) are copies of others, and copies are taken for "
             "different things: better remove them"
         )
-    if seen.long >= 0.25:
+    if pads(seen):
         found.append(
-            f"{seen.long:.0%} of the pictures are more than 1.5 times as long as wide, or as wide as long: only the "
-            "centred square is seen; if things lie outside it, crop or pad the pictures first"
+            f"{seen.long:.0%} of the pictures are about 1.5 times as long as wide, or as wide as long, or more: the "
+            "whole of each is seen, on a square; data.pad=false takes their centred square alone"
         )
     return found

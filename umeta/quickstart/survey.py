@@ -18,7 +18,7 @@ SAMPLE = 300  # files looked at
 LOOK = 128  # pixels a side that a picture is looked at in
 ROTATED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 COLOURED = 30  # difference of a pixel's channels that the eye takes for colour, and JPEG does not make of grey
-LONG = 1.5  # a picture longer than this, in widths, loses a third and more to the centred square
+LONG = 1.45  # a picture longer than this, in widths, loses three tenths and more to the centred square
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Survey:
     dark_ink: bool
     """most of these drawings are dark on a light ground"""
     long: float
-    """share of the pictures that are more than 1.5 times as long as wide, or as wide as long"""
+    """share of the pictures that are about 1.5 times as long as wide, or as wide as long, or more"""
 
 
 def survey(root: Path) -> Survey:
@@ -65,7 +65,7 @@ def survey(root: Path) -> Survey:
     """
     found = decode.list_files(root)
     sample = [found[i] for i in np.linspace(0, len(found) - 1, min(SAMPLE, len(found))).astype(int)]
-    with decode.strict(), ThreadPoolExecutor(os.cpu_count()) as pool:
+    with decode.silence_pillow(), ThreadPoolExecutor(os.cpu_count()) as pool:
         results = list(pool.map(lambda file: attempt(file.read), sample))
     looks = [result for result in results if isinstance(result, Look)]
     if not looks:

@@ -148,19 +148,21 @@ class Chapter:
 def render_page(title: str, table: Sequence[Sequence[str]], own: Collection[str], chapters: Sequence[Chapter]) -> str:
     """Return the report of one run, or of several in one table.
 
-    table: a header and a row per method, as text.
+    table: a header and a row per method, as text; empty where nothing was tested.
     own: the names of the rows that are not baselines; they stand out.
     """
     results = [chapter.result for chapter in chapters]
-    body = [element("h1", title), build_table(table, own, dict.fromkeys(NUMBERS[name_domain(r)] for r in results))]
-    if better := [f"{r['title']}, {text}" for r in results for text in list_better_baselines(r)]:
+    shown = [build_table(table, own, dict.fromkeys(NUMBERS[name_domain(r)] for r in results))] if table else []
+    body = [element("h1", title), *shown]
+    if better := [f"{r['title']}, {text}" for r in results if table for text in list_better_baselines(r)]:
         body.append(list_items(better))
     for i, chapter in enumerate(chapters):
         if len(chapters) > 1:
             body.append(element("h2", chapter.result["title"], id=f"run{i}"))
         for heading, content in build_sections(chapter):
             body += [element("h2" if len(chapters) == 1 else "h3", heading), *content]
-    body += [element("h2", "What these numbers do not say"), list_items(list_limits(results))]
+    if table:
+        body += [element("h2", "What these numbers do not say"), list_items(list_limits(results))]
     if len(chapters) > 1:
         links = [element("li", element("a", r["title"], href=f"#run{i}")) for i, r in enumerate(results)]
         body.insert(2, element("ul", *links))
@@ -214,7 +216,8 @@ def build_sections(chapter: Chapter) -> list[tuple[str, list[Markup]]]:
     shown = {
         heading: embed_pictures(files, chapter.pictures) for heading, files in PICTURES[name_domain(result)].items()
     }
-    parts: dict[str, list[Markup]] = {"How it was measured": [describe_protocol(result)]}
+    heading = "How it was measured" if result["rows"] else "What was done"
+    parts: dict[str, list[Markup]] = {heading: [describe_protocol(result)]}
     if curves := result.get("adaptation"):
         parts["Adaptation"] = draw_comparison(
             MEASURES[name_domain(result)], "steps of adaptation", curves, result["title"]

@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from umeta.types import EpisodeSpec
 
 # of what meta-training logs, the numbers in `training.png`
 TRAINING = "loss", "accuracy", "return before", "return", "gain"
+TRAINED = {"How training went": {"training.png": "Meta-training on proposed tasks."}}
 
 
 def write(run: Run, test: LabelledImages, result: Result, episode: EpisodeSpec, sinks: Sequence[Sink] = ()) -> None:
@@ -48,13 +49,37 @@ def write_adaptation(run: Run, result: Result, sinks: Sequence[Sink] = ()) -> No
     track_result(result, sinks, measure, result["adaptation"])
 
 
-def write_files(run: Run, result: Result) -> None:
-    """Write the files that the reports of all runs have."""
-    lines = read_log(run.folder / "metatrain.jsonl")
-    if lines:
+def write_untested(run: Run, made: Mapping[str, Any], again: str) -> Path:
+    """Write `report.{html,md}` and `training.png` of a run that is not tested: what was proposed, how training went.
+
+    made: what the run was made by, as in a result. again: how it can be tested.
+    """
+    title = run.config.title or run.config.name
+    minutes = ", ".join(f"{name} {value:g}" for name, value in run.minutes().items())
+    told = [f"Not tested, so that nothing is known of how often it is right. {again}", f"minutes: {minutes}"]
+    result: Any = {"name": run.config.name, "title": title, "rows": {}, "protocol": {}, "facts": told, **made}
+    result["domain"] = run.config.domain
+    draw_training(run)
+    lines = [f"# {title}", "", *(f"- {line}" for line in told), ""]
+    lines += list_pictures(result, run.folder, run.config.tasks_folder, run.folder, "##", TRAINED)
+    artifacts.write_text(run.folder / "report.md", "\n".join(lines))
+    shown = collect_chapter(result, run.folder, run.config.tasks_folder)
+    page = run.folder / "report.html"
+    artifacts.write_text(page, web.render_page(title, [], (), [shown]))
+    return page
+
+
+def draw_training(run: Run) -> None:
+    """Draw what meta-training logged into `training.png`."""
+    if lines := read_log(run.folder / "metatrain.jsonl"):
         names = [name for name in TRAINING if any(name in line for line in lines)]
         values = {name: [line.get(name, math.nan) for line in lines] for name in names}
         curves.plot_training(run.folder / "training.png", [line["step"] for line in lines], values, "meta-step")
+
+
+def write_files(run: Run, result: Result) -> None:
+    """Write the files that the reports of all runs have."""
+    draw_training(run)
     if farther := result.get("extrapolation"):
         curves.plot_extrapolation(run.folder / "extrapolation.png", farther, web.MEASURES[web.name_domain(result)])
     artifacts.write_sealed(run.folder / "report.json", result)
@@ -120,8 +145,7 @@ def render_markdown(run: Run, result: Result) -> str:
     ]
     for change, rows in tabulate_extrapolation(result).items():
         about += [f"## Extrapolation: {change}", "", format_markdown(rows), ""]
-    training = {"How training went": {"training.png": "Meta-training on proposed tasks."}}
-    return "\n".join([*about, *list_pictures(result, run.folder, run.config.tasks_folder, run.folder, "##", training)])
+    return "\n".join([*about, *list_pictures(result, run.folder, run.config.tasks_folder, run.folder, "##", TRAINED)])
 
 
 def list_pictures(

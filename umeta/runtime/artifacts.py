@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -62,7 +63,20 @@ def replace_atomically(path: Path) -> Iterator[Path]:
             if left.is_dir():
                 shutil.rmtree(left, ignore_errors=True)
             else:
-                left.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # where it could not be written it cannot be removed either
+                    left.unlink(missing_ok=True)
+
+
+def check_writable(folder: Path) -> None:
+    """Raise UserError when nothing can be written into a folder, which need not be there yet."""
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    try:
+        with tempfile.TemporaryDirectory(dir=place):
+            pass
+    except OSError as error:
+        raise UserError(f"{folder}: nothing can be written there ({error.strerror}); choose another place") from error
 
 
 def remove_leftovers(folder: Path, pattern: str = "**/.*.tmp") -> None:
@@ -224,6 +238,10 @@ def make_cached(folder: Path, kind: str, make: Callable[[Path], list[str]]) -> P
     """
     if is_intact(folder, kind):
         return folder
+    try:
+        check_writable(folder.parent)
+    except UserError as error:
+        raise UserError(f"the cache, {error}: UMETA_CACHE=DIR") from error
     with wait_for_lock(folder):
         remove_leftovers(folder.parent, f".{folder.name}.*.tmp")
         if not is_intact(folder, kind):

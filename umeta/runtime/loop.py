@@ -63,6 +63,7 @@ class RunContext:
         load: Callable[[State], None],
         snapshots: int = 0,
         skip: bool = False,
+        seconds: float | None = None,
     ) -> None:
         """Run `step(0) ... step(steps - 1)`.
 
@@ -71,7 +72,8 @@ class RunContext:
         (`umeta.seeds`).
 
         `snapshots` states are kept for good, at even steps, under `snapshots/<name>`. With `skip` a step of which a
-        metric is not a number is undone, and the next one taken.
+        metric is not a number is undone, and the next one taken. No step begins that, at the pace of the one before,
+        would end after so many `seconds`, those before a resume included.
 
         The last two checkpoints are kept, two because the newest may be damaged. There is no best one among them: the
         loss is that of tasks or images drawn anew at each step, not of held-out ones, so that the least would be luck.
@@ -96,7 +98,8 @@ class RunContext:
         self.earlier[name] = spent
         began = time.monotonic()
         pace = Pace(self.checkpoint_seconds, began)
-        bar = Progress(name, steps, first, enabled=self.progress)
+        bar = Progress(name, steps, first, enabled=self.progress, until=began + (seconds or math.inf) - spent)
+        paced = began
         skipped = 0  # in a row
         with postpone_interrupt() as pressed:
             for i in range(first, steps):
@@ -123,7 +126,8 @@ class RunContext:
                     )
                 bar.update(i + 1, metrics)
                 now = time.monotonic()
-                last = i == steps - 1
+                over = seconds is not None and distributed.any_process(spent + now - began + now - paced > seconds)
+                last, paced = i == steps - 1 or over, now
                 if (i % 10 == 0 or steps <= LONG or last or skipped) and distributed.is_first():
                     if log:
                         log.append(i, metrics)
@@ -138,6 +142,9 @@ class RunContext:
                     bar.close()
                     hint = f", saved in {self.folder}; go on with the same command and --resume" if self.folder else ""
                     raise Interrupted(f"{name}: stopped after step {i + 1} of {steps}{hint}")
+                if over:
+                    self.note(f"{name}: the time is over after {i + 1:,} of {steps:,} steps")
+                    break
         bar.close()
 
     def note(self, message: str) -> None:

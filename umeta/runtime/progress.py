@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 import threading
@@ -15,10 +16,11 @@ from umeta.runtime import distributed
 class Progress:
     """One line on a terminal, redrawn; a line every ten seconds elsewhere."""
 
-    def __init__(self, name: str, total: int, first: int = 0, *, enabled: bool = True) -> None:
+    def __init__(self, name: str, total: int, first: int = 0, *, enabled: bool = True, until: float = math.inf) -> None:
         self.name, self.total, self.first, self.enabled = name, total, first, enabled and distributed.is_first()
         self.live = self.enabled and sys.stderr.isatty()
         self.began = self.shown = time.monotonic()
+        self.until = until  # this clock's time at which it ends in any case
 
     def update(self, done: int, metrics: dict[str, float] | None = None) -> None:
         now = time.monotonic()
@@ -26,6 +28,7 @@ class Progress:
             return
         self.shown = now
         left = (now - self.began) / max(done - self.first, 1) * (self.total - done)
+        left = max(0.0, min(left, self.until - now))
         values = "  ".join(f"{key} {value:.4g}" for key, value in (metrics or {}).items())
         text = f"{self.name}  {done}/{self.total}  {format_duration(left)} left  {values}"
         print(f"\r\033[K{text}" if self.live else text, end="" if self.live else "\n", file=sys.stderr, flush=True)

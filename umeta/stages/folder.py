@@ -22,6 +22,8 @@ from umeta.runtime.devices import to_device
 from umeta.runtime.lock import LOCK, hold_folder
 from umeta.runtime.loop import RunContext, start_trackers
 
+DATA = "data fingerprint"  # its name among what is asked for
+
 
 @contextmanager
 def open_folder(
@@ -50,21 +52,38 @@ def begin(folder: Path, kind: str, plain: dict[str, Any], resume: bool) -> bool:
         UserError: the directory exists and `resume` is not set, or it was begun with another configuration.
     """
     artifacts.remove_leftovers(folder)
-    if any(path.name not in ("asked.json", LOCK) for path in folder.iterdir()):
+    if is_begun(folder):
         finished = (folder / "manifest.json").exists()
         if not resume:
-            state, way_out = ("", "keep it") if finished else (", unfinished", "go on")
-            raise UserError(f"{folder} exists{state}: {way_out} with --resume, or choose another name=NAME")
+            refuse_begun(folder)
         if finished:
             artifacts.read_manifest(folder, kind)
         if (folder / "asked.json").exists():
             before = artifacts.read_json(folder / "asked.json")
             if changed := describe_changes(expand_names(before), expand_names(plain)):
-                raise UserError(f"{folder} was begun with another configuration ({changed}); choose another name=NAME")
+                other = before.get(DATA) != plain.get(DATA)
+                learnt = folder.parent.parent / "runs" / folder.name
+                hint = f", and start={learnt} to go on from there" if other and learnt.exists() else ""
+                raise UserError(
+                    f"{folder} was begun with another configuration ({changed}); choose another name=NAME{hint}"
+                )
         if finished:
             return False
     artifacts.write_json(folder / "asked.json", plain)
     return True
+
+
+def is_begun(folder: Path) -> bool:
+    """Whether a stage has written anything into its folder that is worth keeping."""
+    return folder.is_dir() and any(path.name not in ("asked.json", LOCK) for path in folder.iterdir())
+
+
+def refuse_begun(folder: Path) -> None:
+    """Raise UserError when a stage has begun in the folder."""
+    if is_begun(folder):
+        finished = (folder / "manifest.json").exists()
+        state, way_out = ("", "keep it") if finished else (", unfinished", "go on")
+        raise UserError(f"{folder} exists{state}: {way_out} with --resume, or choose another name=NAME")
 
 
 def describe_changes(a: Any, b: Any, where: str = "") -> str:
@@ -72,6 +91,8 @@ def describe_changes(a: Any, b: Any, where: str = "") -> str:
     if isinstance(a, dict) and isinstance(b, dict):
         found = [describe_changes(a.get(k), b.get(k), f"{where}.{k}".strip(".")) for k in sorted({*a, *b})]
         return ", ".join([text for text in found if text][:3])
+    if where == DATA and a != b:
+        return "data: other content than before"  # hashes say no more
     return "" if a == b else f"{where}: {a} before, {b} now"
 
 
@@ -94,7 +115,8 @@ def hash_files(value: Any) -> dict[str, str]:
 
 
 def check_out(config: RunConfig) -> None:
-    """Raise UserError when what the stages write would come to lie among the images that they read."""
+    """Raise UserError when the stages cannot write, or would write among the images that they read."""
+    artifacts.check_writable(Path(config.out))
     data = getattr(config, "data", None)
     if not isinstance(data, Folder):
         return

@@ -11,7 +11,7 @@ from umeta.errors import UserError
 from umeta.parts import Sink
 from umeta.runtime import artifacts, distributed
 from umeta.stages.domains import domain_of
-from umeta.stages.folder import check_one_round, hash_files, open_folder
+from umeta.stages.folder import check_one_round, check_out, hash_files, open_folder
 from umeta.stages.runs import load_parent
 from umeta.stages.tasks import check_usable, load_tasks
 from umeta.train import metatrain as train
@@ -47,6 +47,7 @@ def metatrain(config: RunConfig, *, device: str = "auto", resume: bool = False, 
             work in it.
     """
     check_one_round(config)
+    check_out(config)
     folder = config.run_folder
     tasks, manifest = load_tasks(config)
     parent = load_parent(config, device) if config.parent else None

@@ -19,7 +19,7 @@ from umeta.runtime import artifacts, distributed
 from umeta.runtime.loop import RunContext
 from umeta.runtime.progress import format_duration
 from umeta.stages.domains import domain_of
-from umeta.stages.folder import check_one_round, check_out, hash_files, open_folder, read_embedding
+from umeta.stages.folder import DATA, check_one_round, check_out, hash_files, open_folder, read_embedding
 from umeta.stages.runs import hand_over
 from umeta.stages.tasks import check_usable
 from umeta.tasks import store
@@ -100,7 +100,8 @@ def propose(config: RunConfig, *, device: str = "auto", resume: bool = False, si
         config.metalearner.build(spec, config.train.episode)  # a network that cannot be used is found before long work
     seen = domain.label(config, source) if oracle else source
     fingerprint = domain.fingerprint(config, source)
-    asked |= {**domain.options(config), "data fingerprint": fingerprint}  # as the source may change before a resume
+    # the source may change before a resume
+    asked |= {**domain.options(config), **domain.facts(config, source), DATA: fingerprint}
     with open_folder(config, folder, "tasks", asked, device, resume, sinks) as ctx:
         if ctx is None:
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)

@@ -83,6 +83,10 @@ def load_run(
         beside = folder.parent.parent / "tasks" / tasks.name
         if tasks.name and not tasks.exists() and beside.exists():  # moved together, or seen from another directory
             plain["tasks"] = str(beside)
+        data = plain.get("data")
+        root = str(data.get("root") or "") if isinstance(data, dict) else ""
+        if root and not Path(root).exists() and (folder.parent.parent / root).exists():
+            plain["data"] = {**data, "root": str(folder.parent.parent / root)}
         registry.refuse_plugins(plain, trusted, str(folder))
         config = build(plain)
         theta = unpack(artifacts.read_tensors(folder / "model.safetensors"), to_device(device))

@@ -16,7 +16,7 @@ WORTH = 10**9  # products in an assignment, from which on it pays to take them i
 
 
 def kmeans(z: np.ndarray, k: int, iterations: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """k-means by Lloyd's algorithm: the nearest of the k means [n] int32, and the squared distance to it [n].
+    """k-means by Lloyd's algorithm: the nearest of the k means [n] int32, and the squared distance to it [n] (`tame`).
 
     Every item takes part. Large problems find the nearest mean in bfloat16 where the processor computes in it, but for
     the last two times, which are in float32 as the means always are.
@@ -25,6 +25,7 @@ def kmeans(z: np.ndarray, k: int, iterations: int, seed: int) -> tuple[np.ndarra
 
     z: [n, d] float32, the same in each process, of which a few rows at a time are held in memory beside it.
     """
+    z = tame(z)
     centre = z.mean(0, dtype=np.float64).astype(np.float32)  # around which numbers are small, and so are their errors
     means = distributed.run_once(lambda: seed_means(z, centre, k, seed))
     rough = z.size * k >= WORTH and fast_bfloat16(torch.device("cpu"))
@@ -37,6 +38,14 @@ def kmeans(z: np.ndarray, k: int, iterations: int, seed: int) -> tuple[np.ndarra
     labels, distances, _, _ = assign(mine, centre, means, False)
     parts = distributed.gather([(labels, distances)])
     return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+
+
+def tame(z: np.ndarray) -> np.ndarray:
+    """Return vectors as they are where their squares neither overflow nor vanish, else divided by a power of two."""
+    largest = float(max(z.max(initial=0), -z.min(initial=0)))
+    if largest == 0 or 1e-9 < largest < 1e9 or not np.isfinite(largest):
+        return z
+    return np.ldexp(z, -int(np.floor(np.log2(largest)))).astype(z.dtype)
 
 
 def seed_means(z: np.ndarray, centre: np.ndarray, k: int, seed: int) -> Tensor:
@@ -126,7 +135,7 @@ def reciprocal(z: np.ndarray, neighbours: int, similarity: float) -> np.ndarray:
     from scipy.sparse import csr_matrix, identity
     from scipy.sparse.csgraph import connected_components
 
-    n = len(z)
+    n, z = len(z), tame(z)
     index = faiss.IndexFlatL2(z.shape[1])
     index.add(z)
     nearest = index.search(z, min(neighbours + 1, n))[1]
@@ -183,6 +192,7 @@ def whitening(z: np.ndarray, components: int) -> tuple[np.ndarray, np.ndarray]:
 
 def whiten(z: np.ndarray, components: int) -> np.ndarray:
     """Return the leading principal components at unit variance, items scaled to length 1: [n, at most components]."""
+    z = tame(z)
     mean, directions = whitening(z, components)
     out = (z - mean) @ directions
     return (out / np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-12)).astype(np.float32)
