@@ -156,7 +156,7 @@ def guard(step: Step) -> Step:
             share = torch.where(harm, share / 2, share)
             old = kept[1].tensors()
             adapted = replace(adapted, params=choose(harm, kept[0].params, adapted.params))
-            batch = replace(batch, **choose(harm, old, batch.tensors()))
+            batch = replace(batch, **cast(dict[str, Any], choose(harm, old, batch.tensors())))
         kept = adapted, batch
         after = step(adapted, batch)
         params = {
@@ -222,7 +222,7 @@ class Trial:
         few = replace(batch, which=batch.which[:PICTURED], indices=batch.indices[:PICTURED])
         paths = {}
         for name, policy in ends.items():
-            act = policy_of(run.learner, run.theta, take_first(policy, PICTURED))
+            act = policy_of(learner, theta, take_first(policy, PICTURED))
             paths[f"{name} adaptation"] = few.paths(act, 3, "shown")
         places = getattr(batch.tasks.rewards, "places", None)
         marked = None if places is None else places[few.which]

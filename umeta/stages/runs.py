@@ -83,8 +83,8 @@ def load_run(
         beside = folder.parent.parent / "tasks" / tasks.name
         if tasks.name and not tasks.exists() and beside.exists():  # moved together, or seen from another directory
             plain["tasks"] = str(beside)
-        data = plain.get("data")
-        root = str(data.get("root") or "") if isinstance(data, dict) else ""
+        data = plain["data"] if isinstance(plain.get("data"), dict) else {}
+        root = str(data.get("root") or "")
         if root and not Path(root).exists() and (folder.parent.parent / root).exists():
             plain["data"] = {**data, "root": str(folder.parent.parent / root)}
         registry.refuse_plugins(plain, trusted, str(folder))
