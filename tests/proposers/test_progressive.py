@@ -98,7 +98,7 @@ def test_an_interrupted_proposal_goes_on_where_it_stopped(tmp_path: Path, monkey
     assert asked == [4, 6, 6]
     assert np.array_equal(whole.tasks.parts[0].partitions, again.tasks.parts[0].partitions)
     lines = [json.loads(line) for line in (tmp_path / "progressive.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [0, 3]
+    assert [line["step"] for line in lines] == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("rotations", [False, True])

@@ -410,7 +410,7 @@ def test_finetuning_without_skills_is_left_out_with_a_note(place, umeta, unpaint
         (["evaluate", "tasks/skills"], ["tasks/skills", "'run'", "'tasks'"]),
         (["adapt", "runs/skills", "--support", ".", "--out", "new"], ["runs/skills", "on an environment", "on images"]),
         (["export", "runs/skills", "--out", "new"], ["runs/skills", "on an environment", "on images"]),
-        (["predict", "runs/skills", "."], ["runs/skills", "'learner'", "'run'"]),
+        (["predict", "runs/skills", "."], ["runs/skills", "adapt it first"]),
     ],
 )
 def test_a_mistake_is_named_and_costs_nothing(spoilt, refused, made_run, monkeypatch, arguments, says):
