@@ -299,6 +299,3 @@ class Tracker(Protocol):
     def picture(self, name: str, pixels: np.ndarray) -> None: ...  # [H, W, 3] uint8
 
     def close(self) -> None: ...
-
-
-Sink = Tracker

@@ -69,12 +69,12 @@ def place(tmp_path, monkeypatch) -> Path:
 @pytest.mark.parametrize(("steps", "passed"), [(25, range(25)), (1003, [*range(0, 1001, 10), 1002])])
 def test_a_loop_passes_on_each_step_or_every_tenth_and_the_last_with_or_without_files(tmp_path, steps, passed):
     for folder in (None, tmp_path):
-        sink = Recorder()
-        loop(RunContext(sinks=[sink], label="0-", folder=folder), steps)
-        assert sink.calls == [("0-work", i, {"loss": i / 10}) for i in passed]
+        tracker = Recorder()
+        loop(RunContext(trackers=[tracker], label="0-", folder=folder), steps)
+        assert tracker.calls == [("0-work", i, {"loss": i / 10}) for i in passed]
 
 
-def test_sinks_are_closed_however_a_stage_ends(tmp_path):
+def test_trackers_are_closed_however_a_stage_ends(tmp_path):
     class Refuses(Recorder):
         def start(self, folder):
             raise ConnectionError
@@ -89,11 +89,11 @@ def test_sinks_are_closed_however_a_stage_ends(tmp_path):
 
 def test_tensorboard_files_hold_what_was_passed_on(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
-    sink = TensorBoard()
-    with start_trackers([sink], tmp_path):
-        loop(RunContext(sinks=[sink]), 15)
-        loop(RunContext(sinks=[sink]), 2, "other")
-        sink.picture("classes", pixels)
+    tracker = TensorBoard()
+    with start_trackers([tracker], tmp_path):
+        loop(RunContext(trackers=[tracker]), 15)
+        loop(RunContext(trackers=[tracker]), 2, "other")
+        tracker.picture("classes", pixels)
     assert points(tmp_path / "tensorboard/work", "work/loss") == [(i, i / 10) for i in range(15)]
     assert points(tmp_path / "tensorboard/other", "other/loss") == [(0, 0.0), (1, 0.1)]
     found = EventAccumulator(str(tmp_path / "tensorboard/classes"))
@@ -104,19 +104,19 @@ def test_tensorboard_files_hold_what_was_passed_on(tmp_path):
 
 def test_a_resume_neither_loses_nor_repeats_steps(tmp_path):
     """Killed at step 25: steps since the checkpoint were logged before, and are again, once each to be seen."""
-    sink = TensorBoard()
-    ctx = RunContext(folder=tmp_path, sinks=[sink], checkpoint_seconds=-1)
+    tracker = TensorBoard()
+    ctx = RunContext(folder=tmp_path, trackers=[tracker], checkpoint_seconds=-1)
 
     def killed(i: int) -> dict[str, float]:
         if i == 25:
             raise KeyboardInterrupt
         return {"loss": 1.0}
 
-    with pytest.raises(KeyboardInterrupt), start_trackers([sink], tmp_path):
+    with pytest.raises(KeyboardInterrupt), start_trackers([tracker], tmp_path):
         ctx.loop("work", 40, killed, dict, lambda state: None)
     assert [step for step, _ in points(tmp_path / "tensorboard/work", "work/loss")] == list(range(25))
-    with start_trackers([sink], tmp_path):
-        loop(RunContext(folder=tmp_path, sinks=[sink], resume=True), 40)
+    with start_trackers([tracker], tmp_path):
+        loop(RunContext(folder=tmp_path, trackers=[tracker], resume=True), 40)
     found = points(tmp_path / "tensorboard/work", "work/loss")
     assert [step for step, _ in found] == list(range(40))
     assert found[25:] == [(i, i / 10) for i in range(25, 40)]

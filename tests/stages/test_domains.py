@@ -73,7 +73,7 @@ def check(config, record=None):
 def estimate(config, source):
     return [Need("metatrain", 3 << 20, "hum.loudness")]
 
-def evaluate_run(run, device, record=None, sinks=()):
+def evaluate_run(run, device, record=None, trackers=()):
     return {"name": run.config.name, "heard": run.config.hum}
 """
 CONFIG = """

@@ -81,8 +81,8 @@ def run_stages(
     note(f"== {config.title or config.name}")
     for turn in build_rounds(config):
         if turn.tasks is None:
-            propose.propose(turn, device=options.device, resume=options.resume, sinks=log)
-        folder = metatrain.metatrain(turn, device=options.device, resume=options.resume, sinks=log)
+            propose.propose(turn, device=options.device, resume=options.resume, trackers=log)
+        folder = metatrain.metatrain(turn, device=options.device, resume=options.resume, trackers=log)
     if not config.evaluated:
         run = load_run(folder, trusted=registry.find_plugins(config.plain))
         run_once(lambda: print(write.write_untested(run, describe_provenance(run), f"{test_later(folder)} tests it.")))
@@ -91,7 +91,7 @@ def run_stages(
     source = {config.key: Whole(config.plain[config.key])} if config.key else {}
     changed = {"evaluate": Whole(asdict(config.evaluate)), "title": config.title, **source}
     known = registry.find_plugins(config.plain)
-    result = evaluate_run(folder, changed, device=options.device, record=record, trusted=known, sinks=log)
+    result = evaluate_run(folder, changed, device=options.device, record=record, trusted=known, trackers=log)
     return {**result, "folder": str(folder), "tasks": str(turn.tasks_folder)}
 
 

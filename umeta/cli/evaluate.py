@@ -33,7 +33,12 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     plain = reading.parse_overrides([*options.overrides, *as_overrides(options, "evaluate.seed")])
     trusted = None if options.allow_plugin else registry.find_plugins(plain)
     result = evaluate_run(
-        options.run, plain, device=options.device, record=options.record, trusted=trusted, sinks=build_trackers(options)
+        options.run,
+        plain,
+        device=options.device,
+        record=options.record,
+        trusted=trusted,
+        trackers=build_trackers(options),
     )
     print(align_columns(tabulate([result])), *list_facts(result), f"{options.run / 'report.html'}", sep="\n")
     return {**result}

@@ -21,7 +21,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     from umeta.config import registry
     from umeta.stages import metatrain
 
-    folder = metatrain.metatrain(config, device=options.device, resume=options.resume, sinks=build_trackers(options))
+    folder = metatrain.metatrain(config, device=options.device, resume=options.resume, trackers=build_trackers(options))
     flags = ["--allow-plugin"] if registry.find_plugins(config.plain) else []
     print(f"{folder}: {shlex.join(['umeta', 'evaluate', str(folder), *flags])}")
     return {"run": str(folder)}

@@ -20,7 +20,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     config = load_config(options.config, options.overrides, options)
     from umeta.stages import propose
 
-    folder = propose.propose(config, device=options.device, resume=options.resume, sinks=build_trackers(options))
+    folder = propose.propose(config, device=options.device, resume=options.resume, trackers=build_trackers(options))
     print((folder / "summary.md").read_text(encoding="utf-8").partition("![")[0].strip())
     again = shlex.join([options.config, *options.overrides, f"tasks={folder}", *as_overrides(options, "seed")])
     print(f"\n{folder}: look at {folder / 'preview.png'}, then: umeta metatrain {again}")

@@ -23,7 +23,7 @@ from umeta.evaluation.rows import Kept, describe_provenance, describe_question, 
 from umeta.metalearners.maml import MAML
 from umeta.models.mlp import MLP
 from umeta.objectives import log_probability
-from umeta.parts import Environment, Sink
+from umeta.parts import Environment, Tracker
 from umeta.report import write
 from umeta.runtime import artifacts
 from umeta.runtime.loop import start_trackers
@@ -299,7 +299,7 @@ class Trial:
         return change_learner(MAML(self.run.config.metalearner.model), self.run.config.env)
 
 
-def evaluate_run(run: Run, device: str, record: Path | None = None, sinks: Sequence[Sink] = ()) -> Result:
+def evaluate_run(run: Run, device: str, record: Path | None = None, trackers: Sequence[Tracker] = ()) -> Result:
     """Evaluate a run on true rewards, as `umeta.evaluation.run.evaluate_run`; always on the CPU.
 
     Raises:
@@ -344,8 +344,8 @@ def evaluate_run(run: Run, device: str, record: Path | None = None, sinks: Seque
         f"{title}: minutes {', '.join(f'{name} {value:g}' for name, value in result['minutes'].items())}; "
         f"{result['hardware']}; seed {config.seed}"
     )
-    with start_trackers(sinks, run.folder):
-        write.write_adaptation(run, result, sinks)
+    with start_trackers(trackers, run.folder):
+        write.write_adaptation(run, result, trackers)
     if record is not None:
         record_result(record, result)
     return result

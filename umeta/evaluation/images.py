@@ -27,7 +27,7 @@ from umeta.evaluation.result import Cell, Result, summarize, trace
 from umeta.evaluation.rows import Kept, describe_provenance, describe_question, read_results, record_result
 from umeta.metalearners.protonet import ProtoNet
 from umeta.objectives import accuracy
-from umeta.parts import Embedder, Model, Sink
+from umeta.parts import Embedder, Model, Tracker
 from umeta.report import write as report
 from umeta.runtime import artifacts, distributed
 from umeta.runtime.devices import to_device
@@ -93,7 +93,7 @@ def answers(
             yield learner.predict(theta, adapted, query.x), query
 
 
-def evaluate_run(run: Run, device: str, record: Path | None = None, sinks: Sequence[Sink] = ()) -> Result:
+def evaluate_run(run: Run, device: str, record: Path | None = None, trackers: Sequence[Tracker] = ()) -> Result:
     """Evaluate a run on labelled images, as `umeta.evaluation.run.evaluate_run`.
 
     Raises:
@@ -155,8 +155,8 @@ def evaluate_run(run: Run, device: str, record: Path | None = None, sinks: Seque
     }
 
     def write() -> Result:
-        with start_trackers(sinks, run.folder):
-            report.write(run, test, result, first, sinks)
+        with start_trackers(trackers, run.folder):
+            report.write(run, test, result, first, trackers)
         if record is not None:
             record_result(record, result)
         return result

@@ -33,7 +33,7 @@ from umeta.evaluation.rows import (
 )
 from umeta.metalearners.maml import MAML
 from umeta.objectives import squared_error
-from umeta.parts import Sink
+from umeta.parts import Tracker
 from umeta.report import write
 from umeta.runtime.loop import RunContext, start_trackers
 from umeta.stages.runs import Run
@@ -153,7 +153,7 @@ def propose_tasks(config: Config, option: str = "", between: tuple[float, float]
     return tasks
 
 
-def evaluate_run(run: Run, device: str, record: Path | None = None, sinks: Sequence[Sink] = ()) -> Result:
+def evaluate_run(run: Run, device: str, record: Path | None = None, trackers: Sequence[Tracker] = ()) -> Result:
     """Evaluate a run on functions, as `umeta.evaluation.run.evaluate_run`; on the device that the run is on.
 
     Raises:
@@ -201,8 +201,8 @@ def evaluate_run(run: Run, device: str, record: Path | None = None, sinks: Seque
         "minutes": minutes,
         **describe_provenance(run),
     }
-    with start_trackers(sinks, run.folder):
-        write.write_adaptation(run, result, sinks)
+    with start_trackers(trackers, run.folder):
+        write.write_adaptation(run, result, trackers)
     if record is not None:
         record_result(record, result)
     return result

@@ -8,7 +8,7 @@ from typing import Any
 
 from umeta.config.build import RunConfig
 from umeta.evaluation.result import Result
-from umeta.parts import Sink
+from umeta.parts import Tracker
 from umeta.runtime import artifacts, distributed
 from umeta.runtime.lock import hold_folder
 from umeta.stages.domains import domain_of, resolve
@@ -22,12 +22,12 @@ def evaluate_run(
     device: str = "auto",
     record: Path | None = None,
     trusted: Collection[str] | None = (),
-    sinks: Sequence[Sink] = (),
+    trackers: Sequence[Tracker] = (),
 ) -> Result:
     """Evaluate a run on true labels, rewards or functions, beside the baselines; write `report.{html,md,json}`.
 
     Finished rows and curves are kept in `evaluation.json`, so that an interrupted evaluation goes on where it stopped.
-    `record` names a results file to append to; `overrides` and `trusted` are those of `load_run`; the sinks get the
+    `record` names a results file to append to; `overrides` and `trusted` are those of `load_run`; the trackers get the
     results.
 
     Raises:
@@ -40,8 +40,8 @@ def evaluate_run(
     with distributed.hold_together(hold_folder(run.folder)):
         distributed.run_once(lambda: artifacts.remove_leftovers(run.folder))
         if domain.one_process:
-            return distributed.run_once(lambda: evaluate(run, device, record, sinks))
-        return evaluate(run, device, record, sinks)
+            return distributed.run_once(lambda: evaluate(run, device, record, trackers))
+        return evaluate(run, device, record, trackers)
 
 
 def check_evaluation(config: RunConfig, record: Path | None = None) -> None:

@@ -18,7 +18,7 @@ from umeta.config.reading import dump_yaml
 from umeta.draw import curves, mosaic
 from umeta.draw.curves import Curve
 from umeta.evaluation.result import Cell, Result, Rows, list_better_baselines
-from umeta.parts import Sink
+from umeta.parts import Tracker
 from umeta.report import page as web
 from umeta.runtime import artifacts
 from umeta.runtime.checkpoints import read_step
@@ -30,23 +30,25 @@ TRAINING = "loss", "accuracy", "return before", "return", "gain"
 TRAINED = {"How training went": {"training.png": "Meta-training on proposed tasks."}}
 
 
-def write(run: Run, test: LabelledImages, result: Result, episode: EpisodeSpec, sinks: Sequence[Sink] = ()) -> None:
+def write(
+    run: Run, test: LabelledImages, result: Result, episode: EpisodeSpec, trackers: Sequence[Tracker] = ()
+) -> None:
     """Write `report.{html,md,json}`, `test_tasks.{png,json}` and `training.png` into the run's folder."""
     tested, answers = answer_tasks(run, test, episode, result["protocol"]["seed"])
     mosaic.save(tested, run.folder / "test_tasks.png")
     artifacts.write_json(run.folder / "test_tasks.json", answers)
     write_files(run, result)
-    for sink in sinks:
-        sink.picture("test tasks", tested)
-    track_result(result, sinks, "accuracy", {**result.get("curves", {}), **result.get("step_curves", {})})
+    for tracker in trackers:
+        tracker.picture("test tasks", tested)
+    track_result(result, trackers, "accuracy", {**result.get("curves", {}), **result.get("step_curves", {})})
 
 
-def write_adaptation(run: Run, result: Result, sinks: Sequence[Sink] = ()) -> None:
+def write_adaptation(run: Run, result: Result, trackers: Sequence[Tracker] = ()) -> None:
     """Write `report.{html,md,json}`, `adaptation.png` and `training.png` into the run's folder."""
     measure = web.MEASURES[web.name_domain(result)]
     curves.plot_adaptation(run.folder / "adaptation.png", result["adaptation"], measure, "steps of adaptation")
     write_files(run, result)
-    track_result(result, sinks, measure, result["adaptation"])
+    track_result(result, trackers, measure, result["adaptation"])
 
 
 def write_untested(run: Run, made: Mapping[str, Any], again: str) -> Path:
@@ -90,15 +92,15 @@ def write_files(run: Run, result: Result) -> None:
     )
 
 
-def track_result(result: Result, sinks: Sequence[Sink], metric: str, curves: dict[str, Curve]) -> None:
-    """Pass the table and the curves on to the sinks."""
+def track_result(result: Result, trackers: Sequence[Tracker], metric: str, curves: dict[str, Curve]) -> None:
+    """Pass the table and the curves on to the trackers."""
     means = {f"{name}, {e}": cell["mean"] for name, cells in result["rows"].items() for e, cell in cells.items()}
     numbers = {name: mean for name, mean in means.items() if mean is not None}
-    for sink in sinks:
-        sink.scalars("evaluate", 0, numbers)
+    for tracker in trackers:
+        tracker.scalars("evaluate", 0, numbers)
         for name, curve in curves.items():
             for x, mean in zip(curve["x"], curve["mean"], strict=True):
-                sink.scalars(name, int(x), {metric: mean})
+                tracker.scalars(name, int(x), {metric: mean})
 
 
 def collect_chapter(result: Result, folder: Path, tasks: Path) -> web.Chapter:

@@ -14,7 +14,7 @@ import torch
 
 from umeta import seeds
 from umeta.errors import Interrupted, UserError
-from umeta.parts import Sink
+from umeta.parts import Tracker
 from umeta.runtime import artifacts, distributed
 from umeta.runtime.checkpoints import Checkpoints, State, copy_state
 from umeta.runtime.progress import Progress, note, postpone_interrupt
@@ -40,7 +40,7 @@ class RunContext:
     every step, whatever it costs"""
     label: str = ""
     """put before the names of loops, where several would have the same"""
-    sinks: Sequence[Sink] = ()
+    trackers: Sequence[Tracker] = ()
     """trackers that get the metrics as well; `start_trackers` starts and closes them"""
     earlier: dict[str, float] = field(default_factory=dict)
     """by the names of the loops so far, seconds they had run before a resume"""
@@ -67,9 +67,9 @@ class RunContext:
     ) -> None:
         """Run `step(0) ... step(steps - 1)`.
 
-        `step` returns metrics; each step's, of a long loop every 10th's, go to `<name>.jsonl` and to the sinks. `save`
-        and `load` move the whole state, as tensors, to and from a checkpoint: randomness must come from the step number
-        (`umeta.seeds`).
+        `step` returns metrics; each step's, of a long loop every 10th's, go to `<name>.jsonl` and to the trackers.
+        `save` and `load` move the whole state, as tensors, to and from a checkpoint: randomness must come from the step
+        number (`umeta.seeds`).
 
         `snapshots` states are kept for good, at even steps, under `snapshots/<name>`. With `skip` a step of which a
         metric is not a number is undone, and the next one taken. No step begins that, at the pace of the one before,
@@ -131,8 +131,8 @@ class RunContext:
                 if (i % 10 == 0 or steps <= LONG or last or skipped) and distributed.is_first():
                     if log:
                         log.append(i, metrics)
-                    for sink in self.sinks:
-                        sink.scalars(name, i, metrics)
+                    for tracker in self.trackers:
+                        tracker.scalars(name, i, metrics)
                 if log and (i + 1) * snapshots // steps > i * snapshots // steps:
                     Checkpoints(log.root, name, "snapshots", most=snapshots).write(save(), i + 1, spent + now - began)
                 if log and (stop or last or pace.due(now)):
@@ -154,12 +154,12 @@ class RunContext:
 
 
 @contextmanager
-def start_trackers(sinks: Sequence[Sink], folder: Path) -> Iterator[None]:
-    """Within the block the sinks take what is measured for `folder`."""
+def start_trackers(trackers: Sequence[Tracker], folder: Path) -> Iterator[None]:
+    """Within the block the trackers take what is measured for `folder`."""
     with ExitStack() as stack:
-        for sink in sinks if distributed.is_first() else ():
-            sink.start(folder)
-            stack.callback(sink.close)
+        for tracker in trackers if distributed.is_first() else ():
+            tracker.start(folder)
+            stack.callback(tracker.close)
         yield
 
 

@@ -16,7 +16,7 @@ from umeta.config.build import RunConfig
 from umeta.config.reading import expand_names
 from umeta.data.folder import Folder
 from umeta.errors import UserError
-from umeta.parts import Sink
+from umeta.parts import Tracker
 from umeta.runtime import artifacts, distributed
 from umeta.runtime.devices import to_device
 from umeta.runtime.lock import LOCK, hold_folder
@@ -33,15 +33,15 @@ def open_folder(
     asked: dict[str, Any],
     device: str,
     resume: bool,
-    sinks: Sequence[Sink],
+    trackers: Sequence[Tracker],
 ) -> Iterator[RunContext | None]:
     """Return what a stage of this config runs in, alone in its folder; None when it is finished (see `begin`)."""
     with distributed.hold_together(hold_folder(folder)):
         if not distributed.run_once(lambda: begin(folder, kind, asked, resume)):
             yield None
             return
-        ctx = RunContext(config.seed, to_device(device), folder, resume, progress=True, sinks=sinks)
-        with start_trackers(sinks, folder):
+        ctx = RunContext(config.seed, to_device(device), folder, resume, progress=True, trackers=trackers)
+        with start_trackers(trackers, folder):
             yield ctx
 
 

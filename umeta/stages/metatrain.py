@@ -8,7 +8,7 @@ from pathlib import Path
 from umeta.config.build import RunConfig
 from umeta.config.reading import dump_yaml
 from umeta.errors import UserError
-from umeta.parts import Sink
+from umeta.parts import Tracker
 from umeta.runtime import artifacts, distributed
 from umeta.stages.domains import domain_of
 from umeta.stages.folder import check_one_round, check_out, hash_files, open_folder
@@ -39,8 +39,10 @@ def mean_skill_policy(tasks: TaskDistribution, learner: MetaLearner) -> Theta:
     return Theta({name: value.mean(0) for name, value in skills.items()})
 
 
-def metatrain(config: RunConfig, *, device: str = "auto", resume: bool = False, sinks: Sequence[Sink] = ()) -> Path:
-    """Meta-train on the proposed tasks and write the learner to `runs/NAME`; the sinks get what it measures.
+def metatrain(
+    config: RunConfig, *, device: str = "auto", resume: bool = False, trackers: Sequence[Tracker] = ()
+) -> Path:
+    """Meta-train on the proposed tasks and write the learner to `runs/NAME`; the trackers get what it measures.
 
     Raises:
         UserError: tasks that do not fit the data or the episodes, or the directory exists, or another process is at
@@ -58,7 +60,7 @@ def metatrain(config: RunConfig, *, device: str = "auto", resume: bool = False, 
     trains = {key: value for key, value in plain.items() if key not in ("evaluate", "title", "out")}
     trains |= {"seed": config.seed, **domain.options(config)}
     trains["files"] = hash_files([config.parent, str(config.tasks_folder)])
-    with open_folder(config, folder, "run", trains, device, resume, sinks) as ctx:
+    with open_folder(config, folder, "run", trains, device, resume, trackers) as ctx:
         if ctx is None:
             return folder
         check_usable(tasks, config)

@@ -14,7 +14,7 @@ from umeta.config.build import RunConfig
 from umeta.data.images import UnlabelledImages
 from umeta.draw import mosaic
 from umeta.errors import UserError
-from umeta.parts import Embedder, Sink
+from umeta.parts import Embedder, Tracker
 from umeta.runtime import artifacts, distributed
 from umeta.runtime.loop import RunContext
 from umeta.runtime.progress import format_duration
@@ -78,10 +78,10 @@ def fit(embedder: Embedder, images: UnlabelledImages, ctx: RunContext) -> dict[s
     return dict(embedder.state_dict())
 
 
-def propose(config: RunConfig, *, device: str = "auto", resume: bool = False, sinks: Sequence[Sink] = ()) -> Path:
+def propose(config: RunConfig, *, device: str = "auto", resume: bool = False, trackers: Sequence[Tracker] = ()) -> Path:
     """Propose tasks on the source of the config, without its labels or rewards, and write them to `tasks/NAME`.
 
-    The sinks get what it measures.
+    The trackers get what it measures.
 
     Raises:
         UserError: bad data or options, or the directory exists, or another process is at work in it.
@@ -90,7 +90,7 @@ def propose(config: RunConfig, *, device: str = "auto", resume: bool = False, si
     check_out(config)
     domain = domain_of(config)
     if domain.one_process and distributed.size() > 1:
-        return distributed.run_once(lambda: propose(config, device=device, resume=resume, sinks=sinks))
+        return distributed.run_once(lambda: propose(config, device=device, resume=resume, trackers=trackers))
     folder = config.tasks_folder
     asked: dict[str, Any] = {key: config.plain.get(key) for key in ("embedding", "proposer")}
     asked |= {"seed": config.seed, "files": hash_files([asked["embedding"], asked["proposer"]])}
@@ -102,7 +102,7 @@ def propose(config: RunConfig, *, device: str = "auto", resume: bool = False, si
     fingerprint = domain.fingerprint(config, source)
     # the source may change before a resume
     asked |= {**domain.options(config), **domain.facts(config, source), DATA: fingerprint}
-    with open_folder(config, folder, "tasks", asked, device, resume, sinks) as ctx:
+    with open_folder(config, folder, "tasks", asked, device, resume, trackers) as ctx:
         if ctx is None:
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
             return folder
@@ -133,8 +133,8 @@ def propose(config: RunConfig, *, device: str = "auto", resume: bool = False, si
         artifacts.write_text(folder / "summary.md", summary(tasks, config))
         preview = domain.draw(tasks, config.train.episode)
         mosaic.save(preview, folder / "preview.png")
-        for sink in sinks:
-            sink.picture("proposed tasks", preview)
+        for tracker in trackers:
+            tracker.picture("proposed tasks", preview)
         for line in domain.film(tasks, folder):
             ctx.note(line)
         artifacts.write_sealed(folder / "seconds.json", seconds)
