@@ -175,7 +175,7 @@ def square_pixels(picture: Image, rule: Rule) -> np.ndarray:
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
     picture = picture.convert("L" if rule.channels == 1 else "RGB")
     side = max(picture.size) if rule.pad else min(picture.size)
-    ground = border_colour(picture)
+    ground = border_colour(picture) if rule.pad else None
     if not rule.pad:
         left, top = (picture.width - side) // 2, (picture.height - side) // 2
         picture = picture.crop((left, top, left + side, top + side))
@@ -184,7 +184,7 @@ def square_pixels(picture: Image, rule: Rule) -> np.ndarray:
         width, height = (max(1, round(length * rule.size / side)) for length in picture.size)
         picture = picture.resize((width, height), filter)
     array = np.asarray(picture, dtype=np.uint8).reshape(picture.height, picture.width, rule.channels)
-    array = np.moveaxis(pad_square(array, ground), -1, 0)
+    array = np.moveaxis(array if ground is None else pad_square(array, ground), -1, 0)
     return 255 - array if rule.invert else array
 
 

@@ -37,7 +37,7 @@ def adapt_run(
     skip_bad: bool = True,
     trusted: Collection[str] | None = (),
 ) -> tuple[AdaptedLearner, list[str]]:
-    """Adapts a run to labelled images and writes the learner to `out`: (learner, what the person must be told).
+    """Adapt a run to labelled images and writes the learner to `out`: (learner, what the person must be told).
 
     The learner is calibrated where the run's tasks and data are at hand.
 
@@ -83,8 +83,8 @@ def list_doubts(items: np.ndarray, names: list[str], run: Run) -> list[str]:
     if UNKNOWN in shots:
         found.append(f"a class is named '{UNKNOWN}', so that predict --unknown, which answers that, will be refused")
     with suppress(UserError):  # the images of the run need not be there any more
-        trained = {item.tobytes() for item in run.config.data.read("train").pixels}
-        if seen := sum(item.tobytes() in trained for item in items):
+        trained = {key for item in run.config.data.read("train").pixels if (key := item.tobytes()) in places}
+        if seen := sum(len(places[key]) for key in trained):
             found.append(f"{seen} of {len(items)} images are among those of meta-training: not a test of new ones")
     return found
 

@@ -108,13 +108,11 @@ def predict_images(
 
 def without_repeats(images: Sequence[Path]) -> tuple[list[Path], list[str]]:
     """Of places those that are not one, or part of one, that is given as well; and the others' names."""
-    kept: list[Path] = []
-    places = [path.resolve() for path in images]
+    places = {path.resolve(): path for path in reversed(images)}  # the first of those that are one place
     folders = {place for place in places if place.is_dir()}
-    for i, (path, place) in enumerate(zip(images, places, strict=True)):
-        if place not in places[:i] and folders.isdisjoint(place.parents):
-            kept.append(path)
-    return kept, [str(path) for path in dict.fromkeys(images) if path not in kept or images.count(path) > 1]
+    apart = {path for place, path in places.items() if folders.isdisjoint(place.parents)}
+    given = Counter(images)
+    return [path for path in given if path in apart], [str(p) for p in given if p not in apart or given[p] > 1]
 
 
 def sort_by_confidence(path: Path) -> None:
