@@ -148,6 +148,11 @@ class Adapted:
     steps: int = 0  # inner steps taken so far
 
 
+def along(each: Tensor, value: Tensor) -> Tensor:
+    """Shape a number for each task, or one for all, so that it broadcasts over the tasks' values [T, ...]."""
+    return each.view(-1, *[1] * (value.dim() - 1))
+
+
 class MetaLearner(ABC):
     """A method that adapts to tasks by their supports and is scored on their queries: the base of every one.
 

@@ -24,9 +24,9 @@ from umeta.evaluation.environments import (
     SGD,
     Trial,
     change_learner,
+    did_harm,
     follow,
     guard,
-    harmed,
     list_candidates,
     measure_returns,
     own_step,
@@ -201,7 +201,7 @@ def test_a_guard_goes_back_to_where_harm_was_done_and_halves_the_step() -> None:
     expected = [[4, 4], [0 + 4 / 2, 4 + 3.9], [2 + 5 / 2, 7.9 + 5], [4.5 + 6 / 2, 12.9 + 6]]
     assert seen == [pytest.approx(pair) for pair in expected]
     assert adapted.steps == 4
-    assert harmed(totals(earning(4, 4)), totals(earning(3.81, 3.79))).tolist() == [False, True]
+    assert did_harm(totals(earning(4, 4)), totals(earning(3.81, 3.79))).tolist() == [False, True]
 
 
 @pytest.mark.parametrize("lr", ADAM)

@@ -32,7 +32,7 @@ from umeta.stages.runs import Run
 from umeta.stages.tasks import load_tasks
 from umeta.tasks.reward import RewardBatch, RewardTasks, policy_spec
 from umeta.train import pack, policy_of, unpack
-from umeta.types import Adapted, Batch, EpisodeSpec, PolicyLearner, RecurrentLearner, Theta
+from umeta.types import Adapted, Batch, EpisodeSpec, PolicyLearner, RecurrentLearner, Theta, along
 
 BASELINES = ("scratch", "finetune")
 SHOWN = (0, 1, 2, 3, 5, 10)  # steps in a table
@@ -149,10 +149,10 @@ def guard(step: Step) -> Step:
     kept: tuple[Adapted, Batch] | None = None
     share = torch.ones(())
 
-    def guarded(adapted: Adapted, batch: Batch) -> Adapted:
+    def take_guarded_step(adapted: Adapted, batch: Batch) -> Adapted:
         nonlocal kept, share
         if kept is not None:
-            harm = harmed(*(totals(one) for one in (kept[1], batch)))
+            harm = did_harm(*(totals(one) for one in (kept[1], batch)))
             share = torch.where(harm, share / 2, share)
             old = kept[1].tensors()
             adapted = replace(adapted, params=choose(harm, kept[0].params, adapted.params))
@@ -164,7 +164,7 @@ def guard(step: Step) -> Step:
         }
         return replace(after, params=params)
 
-    return guarded
+    return take_guarded_step
 
 
 def totals(batch: Batch) -> Tensor:
@@ -173,7 +173,7 @@ def totals(batch: Batch) -> Tensor:
     return (batch.reward * batch.mask).view(len(batch), batch.sequences, -1).sum(-1)
 
 
-def harmed(before: Tensor, after: Tensor) -> Tensor:
+def did_harm(before: Tensor, after: Tensor) -> Tensor:
     """Whether the mean of returns [T, E] has become lower by more than two standard errors [T]."""
     error = sum(one.var(1, correction=0) / one.shape[1] for one in (before, after)) ** 0.5
     return before.mean(1) - after.mean(1) > 2 * error
@@ -182,11 +182,6 @@ def harmed(before: Tensor, after: Tensor) -> Tensor:
 def choose(which: Tensor, yes: dict[str, Tensor], no: dict[str, Tensor]) -> dict[str, Tensor]:
     """Take each task's tensors from `yes` or from `no`; which: [T]."""
     return {name: torch.where(along(which, value), yes[name], value) for name, value in no.items()}
-
-
-def along(each: Tensor, value: Tensor) -> Tensor:
-    """Shape a number for each task, or one for all, so that it broadcasts over the tasks' values [T, ...]."""
-    return each.view(-1, *[1] * (value.dim() - 1))
 
 
 @dataclass

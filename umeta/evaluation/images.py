@@ -200,14 +200,13 @@ def list_rows(
     settings = run.config.evaluate
     count = resolve_episodes(settings)[1]
     seed = settings.seed
-    images = test.tasks(device=str(to_device(device)))
+    images, pixels = test.tasks(device=str(to_device(device))), test.images.pixels
     learners: dict[str, Callable[[EpisodeSpec], np.ndarray]] = {
         "chance": lambda episode: np.full(count, 1 / episode.way)
     }
     if "pixels_knn" in settings.baselines:
-        flat = test.images.pixels.reshape(len(test.images), -1)
+        flat = pixels.reshape(len(pixels), -1)
         learners["raw pixels, 1-NN"] = lambda e: baselines.nearest_neighbour(test.tasks(flat), e, count, seed)
-    pixels = test.images.pixels
     if "hog" in settings.baselines:
         hog = cache(lambda: test.tasks(compute_hog(pixels)))
         learners["HOG, linear"] = lambda e: baselines.linear(hog(), e, count, seed)

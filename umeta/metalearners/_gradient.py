@@ -19,7 +19,7 @@ from umeta.models.kernels import channels_last
 from umeta.models.precision import autocast
 from umeta.objectives import OBJECTIVES, kl
 from umeta.parts import Model
-from umeta.types import Adapted, Batch, EpisodeSpec, PolicyLearner, Stats, TaskSpec, Theta
+from umeta.types import Adapted, Batch, EpisodeSpec, PolicyLearner, Stats, TaskSpec, Theta, along
 
 Weights = dict[str, Tensor]  # by name, [T, ...]: those of each task
 HEAD = ("head.weight", "head.bias")
@@ -223,8 +223,7 @@ class InnerLoop:
     def move(self, phi: Weights, gradient: Weights, size: Tensor | float) -> Weights:
         """Step down the gradient; size: a number, or one for each task [T]."""
         return phi | {
-            name: phi[name] - (size.view(-1, *[1] * (g.dim() - 1)) if isinstance(size, Tensor) else size) * g
-            for name, g in gradient.items()
+            name: phi[name] - (along(size, g) if isinstance(size, Tensor) else size) * g for name, g in gradient.items()
         }
 
     def move_by(self, phi: Weights, gradient: Weights, nats: float) -> Weights:

@@ -22,7 +22,7 @@ class ANIL(UnrolledLearner):
         phi = loop.start
         for size in loop.sizes(self.inner_lr, steps):
             gradient = loop.gradient(phi)
-            phi = phi | {name: phi[name] - size * gradient[name] for name in gradient}
+            phi = loop.move(phi, gradient, size)
         return loop.finish(phi)
 
     def adapts_weight(self, name: str) -> bool:

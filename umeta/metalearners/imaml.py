@@ -45,7 +45,7 @@ class IMAML(GradientLearner, OwnMetaGradient):
         for size in loop.sizes(self.inner_lr, steps):
             gradient = loop.gradient(phi)
             slope = {name: gradient[name] + self.proximal * (phi[name] - loop.begun[name]) for name in gradient}
-            phi = phi | {name: phi[name] - size * slope[name] for name in slope}
+            phi = loop.move(phi, slope, size)
         return loop.finish(phi)
 
     def meta_gradient(self, theta: Theta, support: Batch, query: Batch) -> tuple[Adapted, dict[str, Tensor]]:

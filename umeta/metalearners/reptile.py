@@ -34,7 +34,7 @@ class Reptile(GradientLearner, OwnMetaGradient):
         phi = loop.start
         for size in loop.sizes(self.inner_lr, steps):
             gradient = loop.gradient(phi)
-            phi = phi | {name: phi[name] - size * gradient[name] for name in gradient}
+            phi = loop.move(phi, gradient, size)
         return loop.finish(phi)
 
     def meta_gradient(self, theta: Theta, support: Batch, query: Batch) -> tuple[Adapted, dict[str, Tensor]]:

@@ -52,10 +52,10 @@ def begin(folder: Path, kind: str, plain: dict[str, Any], resume: bool) -> bool:
         UserError: the directory exists and `resume` is not set, or it was begun with another configuration.
     """
     artifacts.remove_leftovers(folder)
-    if is_begun(folder):
+    if not resume:
+        refuse_begun(folder)
+    elif has_begun(folder):
         finished = (folder / "manifest.json").exists()
-        if not resume:
-            refuse_begun(folder)
         if finished:
             artifacts.read_manifest(folder, kind)
         if (folder / "asked.json").exists():
@@ -73,14 +73,14 @@ def begin(folder: Path, kind: str, plain: dict[str, Any], resume: bool) -> bool:
     return True
 
 
-def is_begun(folder: Path) -> bool:
+def has_begun(folder: Path) -> bool:
     """Whether a stage has written anything into its folder that is worth keeping."""
     return folder.is_dir() and any(path.name not in ("asked.json", LOCK) for path in folder.iterdir())
 
 
 def refuse_begun(folder: Path) -> None:
     """Raise UserError when a stage has begun in the folder."""
-    if is_begun(folder):
+    if has_begun(folder):
         finished = (folder / "manifest.json").exists()
         state, way_out = ("", "keep it") if finished else (", unfinished", "go on")
         raise UserError(f"{folder} exists{state}: {way_out} with --resume, or choose another name=NAME")
