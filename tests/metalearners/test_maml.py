@@ -474,7 +474,7 @@ class Prelu:
         return nn.Sequential(nn.Flatten(), nn.PReLU())
 
 
-# Steps of so many nats
+# Inner steps given in nats
 
 POLICY = TaskSpec((4,), "policy", 2, 2)
 

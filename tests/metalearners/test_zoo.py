@@ -45,7 +45,7 @@ def pictures(*shape: int, seed: int = 0) -> Tensor:
     return torch.rand(*shape, *SHAPE, generator=torch.Generator().manual_seed(seed))
 
 
-def looped(module: nn.Module, params: dict[str, Tensor], x: Tensor) -> Tensor:
+def run_tasks_apart(module: nn.Module, params: dict[str, Tensor], x: Tensor) -> Tensor:
     """The module at each task's weights, one task after the other."""
     found = []
     for t, items in enumerate(x):
@@ -71,7 +71,7 @@ def test_features_and_their_gradient_are_the_modules_own(name: str) -> None:
             }
             x = pictures(tasks, 4).to(dtype)
             before = x.clone()
-            out, expected = network.per_task(params, x)[0], looped(module, params, x)
+            out, expected = network.per_task(params, x)[0], run_tasks_apart(module, params, x)
             assert out.shape == (tasks, 4, width)
             assert torch.equal(x, before)
             assert (out - expected).abs().max() <= near * max(1, expected.abs().max())
@@ -186,7 +186,7 @@ def answers(learner: MetaLearner, module: nn.Module, theta: Theta, adapted: Adap
         network = learner.built.network
         z = torch.stack([network.shared({n: p[t] for n, p in params.items()}, x)[0] for t, x in enumerate(support.x)])
     else:
-        z = looped(module, params, support.x)
+        z = run_tasks_apart(module, params, support.x)
     if "head.weight" in adapted.params:
         return z @ own["head.weight"].mT + own["head.bias"][:, None]
     onehot = F.one_hot(support.y, support.way).to(z.dtype)

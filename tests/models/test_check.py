@@ -74,13 +74,13 @@ def test_a_program_that_computes_something_else_is_left(wrong: str, monkeypatch:
     """Whatever the reason: in one of the three things that learners use."""
     right = TaskBatched.__call__
 
-    def changed(self: TaskBatched, params, x: Tensor, given):
+    def compute_changed(self: TaskBatched, params, x: Tensor, given):
         out, used = right(self, params, x, given)
         if wrong == "gradient":
             return out + (0.01 * out - (0.01 * out).detach()), used
         return out * (1.001 if (wrong == "features") == (not given) else 1), used
 
-    monkeypatch.setattr(TaskBatched, "__call__", changed)
+    monkeypatch.setattr(TaskBatched, "__call__", compute_changed)
     network = chosen(block)
     assert "which is slower: all tasks in one program computes something else than the module" in network.program
     vmapped = Pure.run_vmapped
@@ -93,11 +93,11 @@ def noisy() -> nn.Module:
     return Net(lambda m, x: m.body(x + torch.randn_like(x)), body=block())
 
 
-def dropped() -> nn.Module:
+def build_with_dropout() -> nn.Module:
     return Net(lambda m, x: F.dropout(m.body(x), 0.5), body=block())
 
 
-@pytest.mark.parametrize("make", [noisy, dropped])
+@pytest.mark.parametrize("make", [noisy, build_with_dropout])
 @pytest.mark.parametrize("learner", [MAML, ProtoNet, Reptile, IMAML])
 def test_random_networks_run_task_by_task_and_are_said_to_be_random(make: Callable, learner: Callable) -> None:
     before = torch.get_rng_state()
@@ -162,7 +162,7 @@ def hooked_weight() -> nn.Module:
     return net
 
 
-def checkpointed(reentrant: bool) -> nn.Module:
+def build_with_checkpoints(reentrant: bool) -> nn.Module:
     return Net(lambda m, x: checkpoint(m.body, m.first(x), use_reentrant=reentrant), first=conv(), body=block()[2:])
 
 
@@ -182,8 +182,8 @@ REFUSED = {
     "double": (lambda: block().double(), r"'0.weight' is float64, expected float32"),
     "compiled": (lambda: torch.compile(block()), r"it is compiled, whose weights cannot be exchanged"),
     "hook on a gradient": (hooked_weight, r"'0.weight' has a hook on its gradient"),
-    "checkpoint": (lambda: checkpointed(False), r"RuntimeError: leave torch.utils.checkpoint out of it"),
-    "reentrant checkpoint": (lambda: checkpointed(True), r"RuntimeError: .*[Cc]heckpoint"),
+    "checkpoint": (lambda: build_with_checkpoints(False), r"RuntimeError: leave torch.utils.checkpoint out of it"),
+    "reentrant checkpoint": (lambda: build_with_checkpoints(True), r"RuntimeError: .*[Cc]heckpoint"),
     "parallel": (lambda: nn.DataParallel(block()), r"gives a DataParallel; return the module in it"),
     "function": (lambda: F.relu, r"gives a builtin_function_or_method|gives a function, expected a torch.nn.Module"),
     "nothing": (lambda: None, r"gives a NoneType, expected a torch.nn.Module"),

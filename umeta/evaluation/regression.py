@@ -113,14 +113,14 @@ class Trial:
         seed, episode = seeds.integer(s.seed, "validation"), EpisodeSpec(1, shot, s.query)
         means = {}
         for rate in RATES:
-            tuned = self.changed(joint, rate)
+            tuned = self.resize_step(joint, rate)
             means[rate] = measure_errors(tuned, self.tasks, episode, TUNING, seed, [s.steps]).mean().nan_to_num(np.inf)
         best = min(means, key=lambda rate: means[rate])
-        return replace(self.changed(joint, best), note=f"step size {best:g} with {shot} points")
+        return replace(self.resize_step(joint, best), note=f"step size {best:g} with {shot} points")
 
     def oracle(self, shot: int) -> Fitted:
         """Return a network that is told amplitude and phase, and does not adapt."""
-        return self.changed(self.joint("oracle ", told=True), 0.0)
+        return self.resize_step(self.joint("oracle ", told=True), 0.0)
 
     def joint(self, label: str, told: bool = False) -> Fitted:
         """Return the run's network trained on all tasks alike, as long as the run: MAML without an inner step."""
@@ -130,7 +130,7 @@ class Trial:
         ctx = RunContext(config.seed, self.device, self.run.folder, resume=True, progress=True, label=label)
         return Fitted(learner, metatrain(learner, tasks, config.train, ctx), told)
 
-    def changed(self, fitted: Fitted, inner_lr: float) -> Fitted:
+    def resize_step(self, fitted: Fitted, inner_lr: float) -> Fitted:
         """With another inner step size."""
         assert isinstance(fitted.learner, MAML)
         spec = replace(self.tasks, told=fitted.told).spec

@@ -120,7 +120,7 @@ class Pure:
 
     def __init__(self, module: nn.Module, normalisation: Normalisation) -> None:
         self.normalisation = normalisation
-        self.module = exchange(copied(module).eval(), GroupNorm if normalisation == "group" else StatNorm)
+        self.module = exchange(copy_module(module).eval(), GroupNorm if normalisation == "group" else StatNorm)
         self.names = [name for name, _ in self.module.named_parameters()]
         self.fixed = frozenset(n for n, p in self.module.named_parameters() if not p.requires_grad)
         norms = {name: layer for name, layer in self.module.named_modules() if isinstance(layer, StatNorm)}
@@ -228,7 +228,7 @@ class Pure:
             for name, layer in self.layers.items():
                 layer.evaluation = name, statistics
             # copies, as a forward may write to its input and its buffers
-            buffers = {name: copied_for(self.module.get_buffer(name), x) for name in self.buffers}
+            buffers = {name: copy_buffer(self.module.get_buffer(name), x) for name in self.buffers}
             weights = {place: params[name] for place, name in self.places.items()}
             with differentiable_kernels(self.recurrent):
                 out = functional_call(self.module, {**weights, **buffers}, (x.clone(),), tie_weights=False)
@@ -278,16 +278,16 @@ def exchange(module: nn.Module, kind: type[StatNorm] | type[GroupNorm]) -> nn.Mo
             continue
         own, norm = list(layer.parameters()), cast(Any, layer)
         if own and not any(p.requires_grad for p in own) and preset(layer):
-            norm.__class__ = mixed(layer, StatNorm)
+            norm.__class__ = mix_class(layer, StatNorm)
             norm.kept = True
         else:
-            norm.__class__ = mixed(layer, kind)
+            norm.__class__ = mix_class(layer, kind)
             if kind is GroupNorm:
                 norm.running_mean = norm.running_var = norm.num_batches_tracked = None
     return module
 
 
-def mixed(layer: _BatchNorm, kind: type[nn.Module]) -> type[nn.Module]:
+def mix_class(layer: _BatchNorm, kind: type[nn.Module]) -> type[nn.Module]:
     """Give the class that is this kind in place of torch's own layer, and below a subclass of that."""
     known = type(layer) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
     return kind if known else type(type(layer).__name__, (type(layer), kind), {})
@@ -306,7 +306,7 @@ def preset_statistics(module: nn.Module) -> Stats:
     return named({name: (mean.clone(), var.clone()) for name, (mean, var) in averages.items()})
 
 
-def copied(module: nn.Module) -> nn.Module:
+def copy_module(module: nn.Module) -> nn.Module:
     """Copy a module; what it has computed of its parameters, as `weight_norm` does, is copied without its graph."""
     for layer in module.modules():
         for name, value in vars(layer).items():
@@ -315,7 +315,7 @@ def copied(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module)
 
 
-def copied_for(value: Tensor, x: Tensor) -> Tensor:
+def copy_buffer(value: Tensor, x: Tensor) -> Tensor:
     """Copy a buffer to where x is; of float64 where x is."""
     dtype = torch.promote_types(value.dtype, x.dtype) if value.is_floating_point() else value.dtype
     return value.to(x.device, dtype, copy=True)

@@ -38,7 +38,7 @@ from what P picks of x and u, with g. So the windows have to lie apart; other po
 Images may be bfloat16, whose products have sums in float32; then only weights of convolutions and linear layers are
 cast, and statistics and coefficients stay in float32 until they meet an image.
 
-tests/test_batched.py holds all of it against a plain loop in float64.
+tests/models/test_kernels.py holds all of it against a plain loop in float64.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ class ProMP:
     _adam: Adam = field(init=False, repr=False, compare=False)
 
     def start(self, params: dict[str, Tensor]) -> None:
-        """Begins with these parameters, which `step` changes in place."""
+        """Begin with these parameters, which `step` changes in place."""
         self._params = params
         self._adam = Adam(self.lr, self.schedule)
         self._adam.start(params)

@@ -227,7 +227,7 @@ def describe_training(run: Run, result: Result | None) -> str:
     ]
     shown = {key: config.plain[key] for key in (*kinds, "train", "seed") if config.plain.get(key) is not None}
     settings = f"```yaml\n{dump_yaml(drop_places(shown)).strip()}\n```"
-    proposing = f"Proposed tasks:\n\n{format_bullets(list_proposed(run))}"
+    proposing = f"Proposed tasks:\n\n{format_bullets(list_proposals(run))}"
     return "\n\n".join(
         [
             format_bullets([*parts, *list_citations("outer", config.train.outer)]),
@@ -239,7 +239,7 @@ def describe_training(run: Run, result: Result | None) -> str:
     )
 
 
-def list_proposed(run: Run) -> list[str]:
+def list_proposals(run: Run) -> list[str]:
     """Return what was proposed, in numbers, while the tasks that the run was trained on are still there."""
     folder = run.config.tasks_folder
     try:
