@@ -14,7 +14,7 @@ from torch.autograd.functional import hessian
 
 from umeta.config import build
 from umeta.errors import UserError
-from umeta.metalearners.imaml import IMAML, conjugate_gradients
+from umeta.metalearners.imaml import IMAML
 from umeta.models.conv4 import Conv4
 from umeta.testing import check_metalearner
 from umeta.train import BatchProblem
@@ -84,21 +84,6 @@ def test_meta_gradient_equals_the_derivative_of_a_long_inner_loop(head: str) -> 
     losses = F.cross_entropy(learner.predict(theta, learner.adapt(theta, support), query.x).mT, query.y)
     expected = torch.autograd.grad(losses, list(theta.params.values()))
     torch.testing.assert_close(found, dict(zip(theta.params, expected, strict=True)), rtol=1e-5, atol=1e-7)
-
-
-def test_conjugate_gradients() -> None:
-    """A system for each row, each of another condition; in as many steps as it has unknowns."""
-    torch.manual_seed(0)
-    half = torch.randn(3, 5, 5, dtype=torch.float64)
-    matrices = half @ half.mT * torch.tensor([1.0, 100.0, 0.0])[:, None, None] + torch.eye(5)
-    b = torch.randn(3, 5, dtype=torch.float64)
-
-    def product(rows: Tensor) -> Tensor:
-        return (matrices @ rows[..., None])[..., 0]
-
-    for iterations in (6, 40):  # going on changes nothing
-        torch.testing.assert_close(conjugate_gradients(product, b, iterations), torch.linalg.solve(matrices, b))
-    assert torch.equal(conjugate_gradients(lambda rows: 3 - rows, torch.ones(1, 4), 5), torch.ones(1, 4))
 
 
 def test_contract() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from umeta.outer.trpo import TRPO, conjugate_gradients
+from umeta.outer.trpo import TRPO
 
 
 class Quadratic:
@@ -154,23 +154,6 @@ def test_what_cannot_be_solved_moves_nothing(loss: Callable[[Tensor], Tensor], f
     metrics = outer.step(problem, 0.0)
     assert torch.equal(problem.flat(), problem.origin)
     assert (metrics["accepted"], metrics["kl"]) == (0, 0)
-
-
-def test_negative_curvature_met_on_the_way_keeps_what_was_found_before() -> None:
-    eigenvalues = torch.tensor([4.0, 3.0, 2.0, -1.0], dtype=torch.float64)
-    b = torch.tensor([1.0, 1.0, 1.0, 1.5], dtype=torch.float64)
-    x, curvature = conjugate_gradients(lambda v: eigenvalues * v, b, 10)
-    assert curvature > 0
-    assert x.isfinite().all()
-    assert b @ x > 0  # it leads down the gradient
-    assert curvature == pytest.approx((x @ (eigenvalues * x)).item())
-
-
-def test_conjugate_gradients_solve() -> None:
-    a, b = matrix(6), SLOPE[:6]
-    x, curvature = conjugate_gradients(lambda v: a @ v, b, 12)
-    torch.testing.assert_close(x, torch.linalg.solve(a, b), rtol=1e-4, atol=1e-6)
-    assert curvature == pytest.approx((x @ a @ x).item(), rel=1e-6)
 
 
 def test_it_goes_on_from_the_parameters_alone() -> None:

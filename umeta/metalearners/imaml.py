@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from umeta.metalearners._gradient import GradientLearner, InnerLoop
 from umeta.objectives import OBJECTIVES
+from umeta.outer.conjugate_gradients import conjugate_gradients
 from umeta.types import Adapted, Batch, OwnMetaGradient, Theta
 
 
@@ -65,7 +65,7 @@ class IMAML(GradientLearner, OwnMetaGradient):
             curved = torch.autograd.grad(slope, leaves, vector, retain_graph=True, materialize_grads=True)
             return vector + flat(curved) / self.proximal
 
-        found = conjugate_gradients(product, gradient, self.iterations)
+        found, _ = conjugate_gradients(product, gradient, self.iterations, gradient)  # from the first-order gradient on
         sizes = [value[0].numel() for value in leaves]
         named = {n: part.view_as(p) for (n, p), part in zip(phi.items(), found.split(sizes, 1), strict=True)}
         return adapted, self.pull_back(theta, support, named)
@@ -74,22 +74,3 @@ class IMAML(GradientLearner, OwnMetaGradient):
 def flat(values: tuple[Tensor, ...]) -> Tensor:
     """[T, n] of tensors [T, ...]."""
     return torch.cat([value.flatten(1) for value in values], 1)
-
-
-def conjugate_gradients(product: Callable[[Tensor], Tensor], b: Tensor, iterations: int) -> Tensor:
-    """Solves A x = b, a system for each row of b [T, n], for symmetric A known by their products [T, n] -> [T, n].
-
-    It begins at x = b, the first-order gradient, and passes over directions along which A is not positive.
-    """
-    x, residual = b, b - product(b)
-    direction, error = residual, residual.square().sum(1, keepdim=True)
-    enough = torch.finfo(b.dtype).eps ** 2 * b.square().sum(1, keepdim=True)
-    for _ in range(iterations):
-        image = product(direction)
-        curvature = (direction * image).sum(1, keepdim=True)
-        going = (curvature > 0) & (error > enough)
-        length = torch.where(going, error / curvature, 0)
-        x, residual = x + length * direction, residual - length * image
-        last, error = error, residual.square().sum(1, keepdim=True)
-        direction = residual + torch.where(going, error / last, 0) * direction
-    return x

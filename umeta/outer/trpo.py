@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import inf
 from typing import Annotated, ClassVar
@@ -11,6 +11,7 @@ import torch
 from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor
 
+from umeta.outer.conjugate_gradients import conjugate_gradients
 from umeta.parts import Problem
 
 
@@ -49,7 +50,10 @@ class TRPO:
         """One step."""
         metrics, grads = problem.loss_and_grad()
         gradient = self._flat(grads)
-        direction, curvature = conjugate_gradients(lambda v: self._fisher(problem, v), gradient, self.iterations)
+        found, residual = conjugate_gradients(
+            lambda v: self._fisher(problem, v[0])[None], gradient[None], self.iterations
+        )
+        direction, curvature = found[0], (found[0] @ (gradient - residual[0])).item()
         kl, accepted = 0.0, 0.0
         if 0 < curvature < inf:  # else the gradient is zero, or something is not a number
             kl, accepted = self._search(problem, direction * (2 * self.max_kl / curvature) ** 0.5)
@@ -88,25 +92,3 @@ class TRPO:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Nothing."""
-
-
-def conjugate_gradients(product: Callable[[Tensor], Tensor], b: Tensor, iterations: int) -> tuple[Tensor, float]:
-    """Solves A x = b for a positive definite A known by its products (Hestenes and Stiefel 1952): x and x' A x.
-
-    It stops, with the x it has, where A has no positive curvature or something is not a number.
-    """
-    x, residual, direction = torch.zeros_like(b), b, b
-    error = b @ b
-    enough = 1e-10 * error
-    for _ in range(iterations):
-        if not error > enough:
-            break
-        image = product(direction)
-        curvature = direction @ image
-        if not 0 < curvature < inf:
-            break
-        length = error / curvature
-        x, residual = x + length * direction, residual - length * image
-        last, error = error, residual @ residual
-        direction = residual + error / last * direction
-    return x, (x @ (b - residual)).item()
