@@ -128,7 +128,7 @@ class BiGAN(NetworkEmbedder):
 
 
 class PriorMoments(nn.BatchNorm1d):
-    """Gives each number of a code the mean and the variance of U(-1, 1), so that D has to look at more than these."""
+    """Give each number of a code the mean and variance of U(-1, 1), so that D cannot tell codes by these alone."""
 
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(input) * 3**-0.5

@@ -131,7 +131,7 @@ class Head(nn.Module):
 
 
 def outputs(net: nn.Module, images: Images, device: torch.device | str) -> np.ndarray:
-    """Return what the network gives for all images: [n, features]."""
+    """Return the network's features of all images: [n, features]."""
     with torch.no_grad():
         parts = [
             net.eval()(channels_last(images.floats(slice(i, i + BATCH), device))).cpu()

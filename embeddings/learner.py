@@ -1,4 +1,4 @@
-"""What a learner has learnt, as an embedding for the next round of proposing."""
+"""A learner's features, as an embedding for the next round of proposing."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ class Diayn:
 
 
 def tell_success(accuracy: float, skills: int) -> str:
-    """Say how well the skills were told apart in the end, and what to do where that is hardly better than by chance."""
+    """Describe how well the skills were told apart, and what to do where that is hardly better than chance."""
     said = f"diayn: {skills} skills are told apart in {accuracy:.0%} of their states, by chance in {1 / skills:.0%}"
     failed = (
         ". The skills are alike, and so are their rewards: try more iterations, fewer skills, proposer.sees, or a "
@@ -124,7 +124,7 @@ class Learning:
         )
 
     def improver(self) -> PPO | SAC:
-        """Return what the options ask for, with random weights."""
+        """Build the learner that the options ask for, with random weights."""
         o, policy, discount = self.options, self.policy, self.env.discount
         if o.learner == "ppo":
             return PPO(policy, discount, lr=o.lr, clip=o.clip, epochs=o.epochs, lam=o.lam, entropy=o.entropy)

@@ -40,7 +40,7 @@ class Progressive:
     similarity: Annotated[float, Gt(0), Le(1)] = 0.45
     """least Jaccard similarity of two items' mutual neighbours that joins them"""
     k: list[Annotated[int, Gt(1)]] = field(default_factory=list)
-    """further partitions, by k-means into so many clusters"""
+    """numbers of clusters of further partitions, by k-means"""
     core: Annotated[float, Gt(0), Le(1)] = 0.8
     """share of each k-means cluster that is kept, the members nearest to its mean"""
     components: Annotated[int, Gt(0)] = 256

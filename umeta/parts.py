@@ -254,7 +254,7 @@ class Problem(Protocol):
     """
 
     def loss_and_grad(self, clip: float | None = None) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """Metrics and d loss / d theta by name; `clip` bounds a policy's probability ratios (PPO)."""
+        """Return metrics and d loss / d theta by name; `clip` bounds a policy's probability ratios (PPO)."""
         ...
 
     def loss_and_kl(self) -> tuple[float, float]:

@@ -87,7 +87,7 @@ def metatrain(
     spent = ctx.watch()
 
     def progress(i: int) -> float:
-        """Return how much of the loop is over, by steps or, where that is more, by time: the same in each process."""
+        """Return the share of the loop that is over, by steps or time, whichever is more; the same in each process."""
         over = i / config.steps
         return over if limit is None else min(1.0, max(over, distributed.run_once(spent) / limit))
 
@@ -132,7 +132,7 @@ def metatrain(
 def roll_out(
     learner: MetaLearner, theta: Theta, batch: TaskBatch, tasks: int, rounds: int
 ) -> tuple[list[Batch], Batch]:
-    """Roll fresh episodes out: a support for each round, acted by what the rounds before taught, and the query."""
+    """Roll out fresh episodes: a support for each round, by the policy so far, and the query."""
     assert isinstance(learner, PolicyLearner)
     with torch.no_grad():
         adapted = learner.unadapted(theta, tasks)
@@ -144,7 +144,7 @@ def roll_out(
 
 
 def policy_of(learner: PolicyLearner, theta: Theta, adapted: Adapted) -> Act:
-    """Give what acts for an episode of each task: the adapted learner."""
+    """Return what acts for an episode of each task: the adapted learner."""
     if isinstance(learner, RecurrentLearner):
         return learner.act(theta, adapted)
     return partial(learner.predict, theta, adapted)
@@ -184,7 +184,7 @@ class BatchProblem:
         return {name: value for name, value in self.theta.params.items() if name not in self.learner.fixed}
 
     def loss_and_grad(self, clip: float | None = None) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """Give query loss and what is measured beside it (means over tasks), and the meta-gradient by name."""
+        """Return the query loss and other metrics (means over tasks), and the meta-gradient by name."""
         if clip is not None:
             self.check_policies()
         metrics = dict.fromkeys(["loss", *self.measures], 0.0)
@@ -203,7 +203,7 @@ class BatchProblem:
         return distributed.sum_numbers(metrics), part(sums, "gradient.")
 
     def loss_and_kl(self) -> tuple[float, float]:
-        """Give the loss, and the mean KL divergence of the adapted policies from what they were at the first call."""
+        """Return the loss, and the mean KL divergence of the adapted policies from what they were at the first call."""
         self.check_policies()
         first = not self.before
         total, apart = 0.0, 0.0
@@ -218,7 +218,7 @@ class BatchProblem:
         return found["loss"], found["kl"]
 
     def fisher_vector(self, vector: dict[str, Tensor], share: float = 1.0) -> dict[str, Tensor]:
-        """Give the Gauss-Newton product `J' F J v` (Martens 2020), by parameter name.
+        """Return the Gauss-Newton product `J' F J v` (Martens 2020), by parameter name.
 
         J is the query outputs' Jacobian through the adaptation, F the Fisher information of each output; on every
         `1 / share`-th state of the query, or on all where the learner is recurrent and steps cannot be left out. The
@@ -249,7 +249,7 @@ class BatchProblem:
     def differentiate(
         self, supports: Sequence[Batch], query: Batch, share: float, clip: float | None
     ) -> tuple[Tensor, dict[str, Tensor], Adapted, Tensor]:
-        """Give a chunk's part of the loss and what the outer step descends for it, the adapted learner, its output."""
+        """Return a chunk's share of the loss and of what is descended, the adapted learner and its output."""
         params = self.params
         if isinstance(self.learner, OwnMetaGradient):
             adapted, own = self.learner.meta_gradient(self.theta, supports[-1], query)
@@ -263,7 +263,7 @@ class BatchProblem:
         return loss, dict(zip(params, grads, strict=True)), adapted, output.detach()
 
     def answer(self, supports: Sequence[Batch], query: Batch) -> tuple[Adapted, Tensor]:
-        """Adapt to the supports in turn, and give the adapted learner and its output for the query."""
+        """Adapt to the supports in turn; return the adapted learner and its output for the query."""
         adapted = None
         for support in supports:
             adapted = self.learner.adapt(self.theta, support, start=adapted)
@@ -274,7 +274,7 @@ class BatchProblem:
         return adapted, self.learner.predict(self.theta, adapted, query.x)
 
     def chunks(self) -> Iterator[tuple[list[Batch], Batch, float]]:
-        """Give supports and query of a few tasks at a time, and their share of all tasks of all processes."""
+        """Yield the supports and queries of a few tasks at a time, and their share of all processes' tasks."""
         for start in range(0, len(self.query), self.chunk):
             supports = [batch.chunk(start, start + self.chunk) for batch in self.supports]
             query = self.query.chunk(start, start + self.chunk)
@@ -341,7 +341,7 @@ def check_fits(
 
 
 def pack(theta: Theta) -> State:
-    """Give what was learnt as tensors by name, for a file; `unpack` undoes it."""
+    """Return what was learnt as tensors by name, for a file; `unpack` undoes it."""
     return {
         **{f"params.{name}": value.detach() for name, value in theta.params.items()},
         **{f"running.{name}": value for name, value in (theta.running or {}).items()},
@@ -349,7 +349,7 @@ def pack(theta: Theta) -> State:
 
 
 def unpack(state: State, device: torch.device | str = "cpu") -> Theta:
-    """Give what was learnt, on a device, out of tensors by name; others among them are passed over."""
+    """Return what was learnt, on a device, out of tensors by name; others among them are passed over."""
     params, running = ({n: v.to(device) for n, v in part(state, kind).items()} for kind in ("params.", "running."))
     return Theta(params, running or None)
 

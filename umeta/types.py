@@ -25,7 +25,7 @@ from torch import Tensor
 class EpisodeSpec:
     """One task's size: `way` classes, `shot` support and `query` query items of each class.
 
-    On an environment: one class, and `shot` and `query` episodes. Of a function: one class, and so many points.
+    On an environment: one class, and `shot` and `query` episodes. Of a function: one class, `shot` and `query` points.
     """
 
     way: int
@@ -64,7 +64,9 @@ class Batch:
     score: Tensor | None = None  # [T] mean return of the episodes, for people to read
     reward: Tensor | None = None  # [T, N] of each step
     first: Tensor | None = None  # [T, N] bool; the first steps of episodes
-    sequences: int = 1  # steps come in so many sequences of one length: episodes, or trials of several episodes
+    sequences: int = (
+        1  # number of sequences of equal length that the steps form: episodes, or trials of several episodes
+    )
 
     def __len__(self) -> int:
         return self.x.shape[0]
@@ -85,7 +87,7 @@ class Batch:
         return replace(self, **new)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Give the tensors that there are, by name."""
+        """Return the tensors by name, without those that are None."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
@@ -219,7 +221,7 @@ class FeatureLearner(MetaLearner):
 
     @abstractmethod
     def features(self, theta: Theta, x: Tensor) -> Tensor:
-        """Give what the network, not adapted, makes of x [n, ...]: [n, features]."""
+        """Return the features [n, features] of x [n, ...] by the network, not adapted."""
 
 
 class PolicyLearner(MetaLearner):
@@ -227,7 +229,7 @@ class PolicyLearner(MetaLearner):
 
     @abstractmethod
     def unadapted(self, theta: Theta, tasks: int) -> Adapted:
-        """Give what acts in `tasks` tasks before anything is known of them."""
+        """Return the policy of `tasks` tasks before anything is known of them."""
 
 
 class RecurrentLearner(PolicyLearner):
@@ -254,4 +256,4 @@ class OwnMetaGradient(MetaLearner):
 
     @abstractmethod
     def meta_gradient(self, theta: Theta, support: Batch, query: Batch) -> tuple[Adapted, dict[str, Tensor]]:
-        """Adapt, and give what the outer step descends instead, by parameter name: the mean over the tasks."""
+        """Adapt; return the direction that the outer step descends instead, by parameter name: the mean over tasks."""

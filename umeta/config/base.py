@@ -25,7 +25,7 @@ class TrainConfig:
     steps: Count = 10_000
     """meta-steps"""
     minutes: Annotated[float, Gt(0)] | None = None
-    """stop after so many, with step sizes that have come to the end of their schedule by then; no limit by default"""
+    """stop after this many, with step sizes at the end of their schedule by then; no limit by default"""
     meta_batch: Count = 8
     """tasks per meta-step"""
     task_chunk: Count = 8

@@ -118,7 +118,7 @@ def find(kind: str, name: str, where: str = "") -> type:
 
 
 def resolve_alias(kind: str, name: str) -> str:
-    """Give the present name of a part that may go by an earlier one."""
+    """Return the present name of a part that may go by an earlier one."""
     return ALIASES.get(kind, {}).get(name, name)
 
 
@@ -131,7 +131,7 @@ def loaded() -> set[str]:
 
 
 def name_of(kind: str, part: Any) -> str:
-    """Give the name by which `find` finds a part's class again."""
+    """Return the name by which `find` finds a part's class again."""
     module = type(part).__module__
     default = module.rpartition(".")[2] if module.startswith(f"{KINDS[kind]}.") else f"{module}:{type(part).__name__}"
     return _names.get(type(part), default)
@@ -158,7 +158,7 @@ def find_plugins(value: Any, key: str = "name") -> set[str]:
 
 
 def refuse_plugins(value: Any, trusted: Collection[str] | None, where: str, then: str = "add --allow-plugin") -> None:
-    """Refuse a stored configuration that names a plug-in which the person's own command or config did not name.
+    """Refuse a stored configuration that names a plug-in not named by the user's own command or config.
 
     trusted: those that are wanted; None for any. then: what to do where the person trusts it.
 
@@ -322,14 +322,14 @@ class Option:
 
 
 def describe(kind: str, name: str) -> tuple[str, list[Option]]:
-    """Give a built-in part's docstring and its options, read from the source without importing it."""
+    """Return a built-in part's docstring and its options, read from the source without importing it."""
     node = _part(kind, name)
     assert node is not None
     return describe_class(f"{KINDS[kind]}.{name}", node.name)
 
 
 def describe_class(module: str, name: str) -> tuple[str, list[Option]]:
-    """Give the docstring and the options of a dataclass of this library, read from the source without importing it.
+    """Return the docstring and the options of a dataclass of this library, read from the source without importing it.
 
     Inherited options come first, as in `dataclasses.fields`. One that is declared again keeps its place, and its help
     unless it has another.

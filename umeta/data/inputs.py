@@ -61,7 +61,7 @@ class Format:
         return self._decoded(images) if isinstance(images, list) else self.arrays(images)
 
     def batches(self, images: Any, size: int) -> Iterator[np.ndarray]:
-        """`items`, `size` at a time: only so many are held in memory."""
+        """Yield `items` in lists of `size`: no more are held in memory."""
         images = sequence(images)
         for start in range(0, len(images), size):
             yield self.items(images[start : start + size])

@@ -28,7 +28,7 @@ def unguard(text: str) -> str:
 
 
 def read_table(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """Give the line and the cells in these columns of each row that is not empty; more columns do no harm.
+    """Return the line and the cells in these columns of each row that is not empty; more columns do no harm.
 
     The separator is a comma, semicolon, tab or bar, the encoding UTF-8 or UTF-16. Cells are stripped, headers of any
     case, and a line `sep=;` above them is passed over.

@@ -37,7 +37,7 @@ def adapt_run(
     skip_bad: bool = True,
     trusted: Collection[str] | None = (),
 ) -> tuple[AdaptedLearner, list[str]]:
-    """Adapt a run to labelled images and writes the learner to `out`: (learner, what the person must be told).
+    """Adapt a run to labelled images and write the learner to `out`; return it and what the person must be told.
 
     The learner is calibrated where the run's tasks and data are at hand.
 

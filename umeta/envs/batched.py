@@ -47,7 +47,7 @@ class Driven:
         return 0.05
 
     def torque(self, actions: Tensor) -> Tensor:
-        """Give what the motors get."""
+        """Return what the motors get."""
         return (actions * self.unit).clamp(-1, 1)
 
 

@@ -136,13 +136,13 @@ def list_candidates(learner: MAML, env: Environment, theta: Theta) -> dict[str, 
 
 
 def follow(first: Callable[[], Step], rest: Callable[[], Step]) -> Step:
-    """Return a step that is `first`'s for a policy that has taken none, and `rest`'s from then on."""
+    """Return a step that takes `first` once and `rest` from then on."""
     begin, go_on = first(), rest()
     return lambda adapted, batch: (go_on if adapted.steps else begin)(adapted, batch)
 
 
 def guard(step: Step) -> Step:
-    """Return a step that goes back where the one before did harm, and takes half of it from there.
+    """Return a step that undoes the one before where it did harm, and takes half of it instead.
 
     Harm is a mean return lower by more than two standard errors, over the episodes before and after.
     """
@@ -268,7 +268,7 @@ class Trial:
         begin: Callable[[RewardBatch], Adapted],
         ways: dict[str, Callable[[], Step]],
     ) -> tuple[Tensor, list[Adapted], dict[str, Any]]:
-        """Return what the way that earns most over all steps on the validation goals earns on the test goals.
+        """Return the test returns of the candidate that earns most over all steps on the validation goals.
 
         The best of the ways is tried once more with a guard. Where there is but one way there is nothing to choose.
         """
@@ -377,7 +377,7 @@ def check(config: Config, record: Path | None = None) -> None:
 
 
 def compute_row(method: Callable[[], tuple[Tensor, dict[str, Any]]]) -> dict[str, Any]:
-    """Return a method's returns and what there is to say of them, as they are kept."""
+    """Compute a method's returns and its notes, as they are kept."""
     found, facts = method()
     return {**facts, "returns": found.tolist()}
 

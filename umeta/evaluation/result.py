@@ -70,7 +70,7 @@ class Result(Provenance):
 
 
 def list_better_baselines(result: Result) -> list[str]:
-    """Say in which columns a baseline beats the learner, the difference above both intervals together.
+    """List the columns in which a baseline beats the learner by more than both intervals together.
 
     Functions to regress have none: their baselines are told what the learner is not.
     """
@@ -86,7 +86,7 @@ def list_better_baselines(result: Result) -> list[str]:
 
 
 def lead_over(one: Cell, other: Cell) -> float:
-    """Return by how much a mean is above another beyond both intervals; minus infinity where one is no number."""
+    """Return how far a mean is above another beyond both intervals; minus infinity where one is not a number."""
     if one["mean"] is None or other["mean"] is None:
         return -math.inf
     return one["mean"] - other["mean"] - (one["interval"] or 0) - (other["interval"] or 0)

@@ -85,7 +85,7 @@ class Kept:
             yield compute
 
     def compute_rows(self, rows: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
-        """Return what the rows' functions return, or returned when the file was written."""
+        """Return the rows' values: those in the file, or else computed by their functions."""
         with self.open() as compute:
             for name, work in rows.items():
                 compute(self.parts["rows"], name, work)
@@ -93,7 +93,7 @@ class Kept:
 
 
 def describe_provenance(run: Run) -> Provenance:
-    """Return what a result was made by."""
+    """Return a result's provenance."""
     return {
         "seed": run.config.seed,
         "hardware": name_hardware(run.theta),

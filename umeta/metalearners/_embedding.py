@@ -33,13 +33,13 @@ class EmbeddingLearner(NetworkLearner):
         return self.normalisation in ("batch", "support")
 
     def embed(self, theta: Theta, x: Tensor, stats: Stats | None = None) -> tuple[Tensor, Stats]:
-        """Give embeddings [T, N, features] of x [T, N, ...] and the statistics they were normalised by."""
+        """Return embeddings [T, N, features] of x [T, N, ...] and the statistics they were normalised by."""
         with autocast(x.device, self.precision):
             z, used = self._forward(theta, x, stats)
         return for_distance(z, self.distance), used
 
     def embed_queries(self, theta: Theta, adapted: Adapted, x: Tensor) -> Tensor:
-        """Give embeddings [T, N, features] of the queries x [T, N, ...]."""
+        """Return embeddings [T, N, features] of the queries x [T, N, ...]."""
         return self.embed(theta, x, adapted.stats if self.normalisation == "support" else None)[0]
 
     def _make_parameters(self, weights: dict[str, Tensor], seed: int) -> dict[str, Tensor]:

@@ -23,7 +23,7 @@ from umeta.types import Adapted, Batch, EpisodeSpec, PolicyLearner, Stats, TaskS
 
 Weights = dict[str, Tensor]  # by name, [T, ...]: those of each task
 HEAD = ("head.weight", "head.bias")
-TRIES = 8  # sizes of a step on the way to the one that moves a policy by so many nats
+TRIES = 8  # sizes of a step on the way to the one that moves a policy by `inner_kl` nats
 
 
 @dataclass
@@ -97,7 +97,7 @@ class GradientLearner(NetworkLearner):
         return self._answer(adapted.params, features)
 
     def begin(self, theta: Theta, support: Batch) -> Weights:
-        """Give the weights that theta has each task's inner loop begin with."""
+        """Return the weights with which each task's inner loop begins."""
         phi = self._expand(theta, len(support), support.way)
         if self._from_prototypes:
             # Other copies of the weights: an inner step holds the layer that the prototypes were for what it is.
@@ -110,7 +110,7 @@ class GradientLearner(NetworkLearner):
         return phi
 
     def pull_back(self, theta: Theta, support: Batch, gradient: Weights) -> dict[str, Tensor]:
-        """Pull a gradient with respect to what the inner loop begins with back to theta; the mean over the tasks."""
+        """Pull a gradient with respect to the inner loop's starting weights back to theta, as a mean over tasks."""
         with torch.enable_grad():
             begun = self.begin(theta, support)
             grads = torch.autograd.grad(
@@ -119,7 +119,7 @@ class GradientLearner(NetworkLearner):
         return {name: grad / len(support) for name, grad in zip(theta.params, grads, strict=True)}
 
     def frozen(self, theta: Theta) -> Stats | None:
-        """Give the statistics that support and queries alike are normalised by, where such are fixed."""
+        """Return the fixed statistics that normalise support and queries alike; None where each task has its own."""
         return theta.running if self.normalisation == "running" else None
 
     def adapts_weight(self, name: str) -> bool:
@@ -148,7 +148,7 @@ class GradientLearner(NetworkLearner):
         return self.head == "prototypes" and not self.built.spec.outputs
 
     def _expand(self, theta: Theta, tasks: int, way: int) -> Weights:
-        """Copy theta's weights to so many tasks, and a row of the head that classes share to each class."""
+        """Copy theta's weights for each task, and the head's shared row for each class."""
         names = self.built.network.names
         params = {n: p for n, p in theta.params.items() if n in names or n.startswith("head.")}
         params = {n: channels_last(p) for n, p in params.items()}  # once, and not at each inner step
@@ -161,7 +161,7 @@ class GradientLearner(NetworkLearner):
         return {name: value.expand(tasks, *shape[name]) for name, value in params.items()}
 
     def _answer(self, phi: Weights, features: Tensor) -> Tensor:
-        """Give the head's output [T, N, ...] for features [T, N, d]."""
+        """Return the head's output [T, N, ...] for features [T, N, d]."""
         out = torch.baddbmm(phi["head.bias"][:, None], for_distance(features, self.distance), phi["head.weight"].mT)
         if "head.free" in phi:
             out = torch.cat([out, phi["head.free"][:, None].expand(*out.shape[:2], -1)], -1)
@@ -181,7 +181,7 @@ class UnrolledLearner(GradientLearner, PolicyLearner):
         return not self.first_order
 
     def unadapted(self, theta: Theta, tasks: int) -> Adapted:
-        """Give the initialisation itself, for so many tasks: what acts before anything is known of them."""
+        """Return the initialisation for `tasks` tasks: what acts before anything is known of them."""
         return Adapted(self._expand(theta, tasks, 1))
 
 
@@ -205,13 +205,13 @@ class InnerLoop:
             self.seen = self._see(self.start)  # the network stays as it is: once for all steps
 
     def sizes(self, lr: float, steps: int | None) -> Iterator[float]:
-        """Give the size of each step, by the learner's schedule, and count the steps."""
+        """Return the size of each step, by the learner's schedule, and count the steps."""
         for _ in range(self.learner.steps if steps is None else steps):
             self.taken += 1
             yield lr / self.taken if self.learner.schedule == "harmonic" else lr
 
     def gradient(self, phi: Weights) -> Weights:
-        """Give the gradient of each task's support loss at its weights phi, for those that the loop moves."""
+        """Return the gradient of each task's support loss at phi, for the weights that the loop moves."""
         if not self.second_order:
             phi = {name: value.detach().requires_grad_(name in self.moving) for name, value in phi.items()}
         if self.second_order and self.learner.recompute:
@@ -240,11 +240,11 @@ class InnerLoop:
         return self.move(phi, gradient, size)
 
     def answer(self, phi: Weights) -> Tensor:
-        """Give the output for the support."""
+        """Return the output for the support."""
         return self.learner._answer(phi, self._see(phi)[0])
 
     def finish(self, phi: Weights) -> Adapted:
-        """Give what the tasks end in: the weights phi, and the support's statistics at them."""
+        """Return the adapted learner: the weights phi, and the support's statistics at them."""
         if not self.differentiable:
             phi = {name: value.detach() for name, value in phi.items()}
         if self.learner.normalisation in ("batch", "group") or not self.learner.built.network.layers:
@@ -260,7 +260,7 @@ class InnerLoop:
             return torch.autograd.grad(loss, leaves, create_graph=keep, materialize_grads=True)
 
     def _see(self, phi: Weights) -> tuple[Tensor, Stats]:
-        """Give the support's features and the statistics they were normalised by."""
+        """Return the support's features and the statistics they were normalised by."""
         return self.seen or self.learner.built.network.per_task(phi, self.support.x, self.stats)
 
 

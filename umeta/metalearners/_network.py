@@ -21,7 +21,7 @@ from umeta.types import EpisodeSpec, FeatureLearner, TaskSpec, Theta
 
 @dataclass(frozen=True)
 class Built:
-    """What `build` makes of a learner's options."""
+    """What `build` adds to a learner's options: its network, and the tasks it is for."""
 
     spec: TaskSpec
     episode: EpisodeSpec
@@ -100,7 +100,7 @@ class NetworkLearner(FeatureLearner):
         return Theta({**weights, **own}, kept or None)
 
     def features(self, theta: Theta, x: Tensor) -> Tensor:
-        """Give the features [n, features] of x [n, ...], not adapted, by the running statistics."""
+        """Return the features [n, features] of x [n, ...], not adapted, by the running statistics."""
         with autocast(x.device, self.precision):
             z, _ = self.built.network.shared(theta.params, x, theta.running)
         return for_distance(z, self.distance)
@@ -112,7 +112,7 @@ class NetworkLearner(FeatureLearner):
         return {} if module is None else {self._own(name): value for name, value in initial(module).items()}
 
     def _make_module(self, spec: TaskSpec, episode: EpisodeSpec, features: int) -> nn.Module | None:
-        """Make the learner's own module, for so many features; its name for a parameter follows the learner's."""
+        """Make the learner's own module for `features` features; its name for a parameter follows the learner's."""
         return None
 
     def _own(self, name: str) -> str:
@@ -128,11 +128,11 @@ class NetworkLearner(FeatureLearner):
 
 
 def initial(module: nn.Module) -> dict[str, Tensor]:
-    """Give a module's parameters by name, without its graph."""
+    """Return a module's parameters by name, detached."""
     return {name: value.detach() for name, value in module.named_parameters()}
 
 
 def for_distance(z: Tensor, distance: str) -> Tensor:
-    """Give features as the distance takes them: of length 1 for cosines, and in float32 at least."""
+    """Prepare features for the distance: of length 1 for cosines, and in float32 at least."""
     z = z.to(torch.promote_types(z.dtype, torch.float32))
     return F.normalize(z, dim=-1) if distance == "cosine" else z

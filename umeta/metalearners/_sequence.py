@@ -54,7 +54,7 @@ class SequenceLearner(EmbeddingLearner):
         return Adapted({"pairs": pairs, "present": support.mask.gather(1, order)}, stats)
 
     def predict(self, theta: Theta, adapted: Adapted, x: Tensor) -> Tensor:
-        """Give logits [T, N, way] of x [T, N, ...], or what the tasks ask to predict."""
+        """Return logits [T, N, way] of x [T, N, ...], or what the tasks ask to predict."""
         queries = F.pad(self.embed_queries(theta, adapted, x), (0, self._width(theta)))
         return self._run_module(theta, queries, adapted.params["pairs"], adapted.params["present"])
 
@@ -68,7 +68,7 @@ def label_width(spec: TaskSpec, episode: EpisodeSpec) -> int:
 
 
 def scan(cell: nn.LSTMCell, x: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Run an LSTM over x [T, N, d]; give its outputs [T, N, hidden], and its state after all, h and c [T, hidden].
+    """Run an LSTM over x [T, N, d]; return its outputs [T, N, hidden] and its last state, h and c [T, hidden].
 
     An item that is not `present` [T, N] leaves the state as it was.
     """

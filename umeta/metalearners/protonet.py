@@ -44,7 +44,7 @@ class ProtoNet(EmbeddingLearner):
     def adapt(self, theta: Theta, support: Batch, *, start: Adapted | None = None, steps: int | None = None) -> Adapted:
         """Prototypes [T, way, features] and how many items each stands for [T, way].
 
-        With `steps` also the linear layer (`weight`, `bias`) that so many steps of Adam reach from them.
+        With `steps` also the linear layer (`weight`, `bias`) that Adam reaches from them in `steps` steps.
         """
         z, stats = self.embed(theta, support.x)
         means, counts = prototypes(z, support)

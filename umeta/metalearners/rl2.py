@@ -45,14 +45,14 @@ class RL2(NetworkLearner, RecurrentLearner):
     normalisation = "group"  # other statistics would be over steps that nothing has seen yet
 
     def build(self, spec: TaskSpec, episode: EpisodeSpec) -> Self:
-        """Return a copy with the network for states beside what came of the last step."""
+        """Return a copy with the network for states and what the last step brought."""
         return super().build(replace(spec, item_shape=(prod(spec.item_shape) + spec.outputs + 2,)), episode)
 
     def _make_module(self, spec: TaskSpec, episode: EpisodeSpec, features: int) -> nn.Module:
         return Memory(features, self.hidden, spec.outputs + spec.free)
 
     def unadapted(self, theta: Theta, tasks: int) -> Adapted:
-        """Return the memory of nothing, for so many tasks."""
+        """Return an empty memory for `tasks` tasks."""
         bias = theta.params[self._own("answer.bias")]
         last = bias.new_zeros(tasks, 1, len(bias) // 2 + 1)
         seen = torch.zeros(tasks, 1, 3, dtype=torch.float64, device=bias.device)
@@ -162,7 +162,7 @@ class Acting:
 
 
 def of_trials(state: State, trials: int) -> dict[str, Tensor]:
-    """Return the state of so many trials: the first ones, or all over and over."""
+    """Return the state of `trials` trials: the first ones, or all repeated."""
     return {name: value[:, torch.arange(trials) % value.shape[1]] for name, value in state.items()}
 
 

@@ -1,4 +1,4 @@
-"""Look at a network before anything long begins: is it one that can be used, and which program computes what it does?
+"""Check a network before anything long begins: can it be used, and which program computes what it computes?
 
 A network is code of anybody's. What the fast programs take it for is compared with the module itself, called task by
 task: features, their gradient, and the features by given statistics. Where they differ, the next slower program is
@@ -30,7 +30,7 @@ Program = Callable[[dict[str, Tensor], Tensor, Stats | None], tuple[Tensor, Stat
 
 
 def build_module(model: Model, item_shape: tuple[int, ...], option: str = "metalearner.model") -> nn.Module:
-    """Build a model's module, and look whether it is one that can be run at weights of one's own.
+    """Build a model's module, and check that it can be run at any weights.
 
     option: where the model comes from, for messages.
 
@@ -198,7 +198,7 @@ class Trial:
         return ""
 
     def leaves(self) -> tuple[dict[str, Tensor], list[Tensor]]:
-        """Give the parameters to differentiate by, all and those that may move."""
+        """Return the parameters to differentiate by: all of them, and those that may move."""
         params = {name: p.clone().requires_grad_(name not in self.fixed) for name, p in self.params.items()}
         return params, [value for value in params.values() if value.requires_grad]
 
@@ -211,7 +211,7 @@ class Trial:
 
 
 def scale(x: Tensor) -> float:
-    """Give the largest size of a number in x."""
+    """Return the largest size of a number in x."""
     finite = x[x.isfinite()]
     return float(finite.abs().max()) if len(finite) else 0.0
 

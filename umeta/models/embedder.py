@@ -80,7 +80,7 @@ class ViewEmbedder(NetworkEmbedder):
     """of the network in training; `auto` is bfloat16 where the hardware computes with it"""
 
     def lr_at(self, step: int) -> float:
-        """Give Adam's step size at a training step."""
+        """Return Adam's step size at a training step."""
         return self.lr * (1 + math.cos(math.pi * step / self.steps)) / 2
 
 

@@ -251,7 +251,7 @@ def join(module: str, name: str) -> str:
 
 
 def draw(make: Callable[[], M], seed: int) -> M:
-    """Make something random of a seed, and leave the global random state alone."""
+    """Call `make` with torch seeded, and leave the global random state alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return make()
@@ -288,7 +288,7 @@ def exchange(module: nn.Module, kind: type[StatNorm] | type[GroupNorm]) -> nn.Mo
 
 
 def mix_class(layer: _BatchNorm, kind: type[nn.Module]) -> type[nn.Module]:
-    """Give the class that is this kind in place of torch's own layer, and below a subclass of that."""
+    """Return this kind as a class: itself in place of torch's own layer, mixed in for a subclass of that."""
     known = type(layer) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
     return kind if known else type(type(layer).__name__, (type(layer), kind), {})
 
@@ -300,7 +300,7 @@ def preset(layer: _BatchNorm) -> bool:
 
 
 def preset_statistics(module: nn.Module) -> Stats:
-    """Give the running averages that a module comes with, by layer."""
+    """Return the running averages that a module brings with it, by layer."""
     norms = {name: layer for name, layer in module.named_modules() if isinstance(layer, _BatchNorm) and preset(layer)}
     averages = {name: cast(tuple[Tensor, Tensor], (n.running_mean, n.running_var)) for name, n in norms.items()}
     return named({name: (mean.clone(), var.clone()) for name, (mean, var) in averages.items()})

@@ -122,7 +122,7 @@ def simulate_metatraining(
 def simulate_adaptation(
     learner: MetaLearner, spec: TaskSpec, episode: EpisodeSpec, tasks: int, steps: int | None
 ) -> Live:
-    """Count what adapting to so many tasks at once and answering takes: no more for many steps than for 3."""
+    """Count what adapting to a chunk of tasks and answering takes: no more for many steps than for 3."""
     steps = steps or learner.steps
 
     def work() -> None:

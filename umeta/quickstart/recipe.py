@@ -156,7 +156,7 @@ class Plan:
         steps: tuple[int, int] = STEPS,
         minutes: float | None = None,
     ) -> Config:
-        """Return the config for so many different images of this size, with so many meta-steps in its rounds.
+        """Return the config for `images` different images of this size, with these meta-steps in its rounds.
 
         minutes: for all of it; a tenth is left for the clustering and the report.
 
@@ -306,7 +306,7 @@ def seconds_a_step(planned: Config, images: UnlabelledImages, augment: Augment, 
 
 
 def describe_minutes(final: Config, each: float) -> str:
-    """Return the time of all rounds with so many seconds a meta-step, as `about 28 minutes`."""
+    """Describe the time of all rounds at these seconds a meta-step, as `about 28 minutes`."""
     count = round(sum(turn.train.steps for turn in build_rounds(final)) * each / 60)
     return f"about {count} minutes" if count > 1 else "about a minute" if count else "less than a minute"
 

@@ -211,7 +211,7 @@ def build_table(table: Sequence[Sequence[str]], own: Collection[str], numbers: I
 
 
 def build_sections(chapter: Chapter) -> list[tuple[str, list[Markup]]]:
-    """Return the headed parts of a run, of those that there is something to say about."""
+    """Return a run's sections with their headings, without empty ones."""
     result = chapter.result
     shown = {
         heading: embed_pictures(files, chapter.pictures) for heading, files in PICTURES[name_domain(result)].items()
@@ -305,7 +305,7 @@ def draw_calibration(calibration: Mapping[str, Any]) -> list[Markup]:
 
 
 def list_limits(results: Sequence[Result]) -> list[str]:
-    """Return what a reader may be tempted to conclude and cannot."""
+    """List conclusions that the numbers do not support."""
     sentences = [
         "The interval says how well the mean over test tasks is known. It does not say how much the number would "
         "change if the learner were trained again from another seed.",

@@ -39,7 +39,7 @@ class PPO(nn.Module):
     def improve(
         self, paths: Paths, skill: Tensor, earned: Callable[[Tensor, Tensor], Tensor], random: torch.Generator
     ) -> None:
-        """On episodes of each skill.
+        """Improve the policies on these episodes of each skill.
 
         skill: [T, E, H], which one acted; earned: its rewards [...] for steps that led to states [..., observation].
         """
@@ -69,6 +69,6 @@ class PPO(nn.Module):
 
 
 def parts(count: int, epochs: int, random: torch.Generator) -> Iterator[Tensor]:
-    """Which items to take in each step: every epoch all of them once, in four parts."""
+    """Yield the items of each step: in every epoch all of them once, in four parts."""
     for _ in range(epochs):
         yield from torch.randperm(count, generator=random).chunk(4)

@@ -47,14 +47,14 @@ class Replay(nn.Module):
         self.register_buffer("added", torch.tensor(0))  # so many ever
 
     def add(self, steps: Steps) -> None:
-        """In place of the oldest, where there is no room."""
+        """Add steps, in place of the oldest where there is no room."""
         at = torch.arange(int(self.added), int(self.added) + len(steps.skill)) % self.size
         for name, new in steps._asdict().items():
             getattr(self, name)[at[-self.size :]] = new[-self.size :]
         self.added += len(at)
 
     def sample(self, count: int, random: torch.Generator) -> Steps:
-        """Any of them, each as likely."""
+        """Sample steps uniformly."""
         at = torch.randint(min(int(self.added), self.size), (count,), generator=random)
         return Steps(*(getattr(self, name)[at] for name in Steps._fields))
 
@@ -103,7 +103,7 @@ class SAC(nn.Module):
     def improve(
         self, paths: Paths, skill: Tensor, earned: Callable[[Tensor, Tensor], Tensor], random: torch.Generator
     ) -> None:
-        """On what all skills did so far, these episodes included.
+        """Improve the policies on all skills' steps so far, these episodes included.
 
         skill: [T, E, H], which one acted; earned: its rewards [...] for steps that led to states [..., observation].
         """
@@ -121,13 +121,13 @@ class SAC(nn.Module):
 
     @torch.no_grad()
     def target(self, steps: Steps, rewards: Tensor, noise: Tensor) -> Tensor:
-        """Return what the critics should say of the steps [n]; noise: standard normal [n, action]."""
+        """Return the critics' targets for the steps [n]; noise: standard normal [n, action]."""
         action, k = self.acted(steps.after, steps.skill, noise)
         following = self.values(self.targets, steps.after, steps.skill, action).amin(0) - self.temperature * k
         return rewards + self.discount * ~steps.ended * following
 
     def loss(self, steps: Steps, noise: Tensor) -> Tensor:
-        """Return the policy's, in the states before the steps."""
+        """Return the policy's loss in the states before the steps."""
         action, k = self.acted(steps.before, steps.skill, noise)
         values = self.values(self.critics, steps.before, steps.skill, action).amin(0)
         return (self.temperature * k - values).mean()
@@ -140,7 +140,7 @@ class SAC(nn.Module):
         return action, log_probability(output, action) - log_probability(torch.zeros_like(output), action)
 
     def values(self, critics: nn.ModuleList, observations: Tensor, skill: Tensor, action: Tensor) -> Tensor:
-        """Return what each of the critics says [2, n]."""
+        """Return each critic's values [2, n]."""
         x = torch.cat([observations, F.one_hot(skill, self.skills).to(action.dtype), action], -1)
         return torch.cat([critic(x) for critic in critics], -1).mT
 

@@ -45,7 +45,7 @@ class SkillPolicy(nn.Module):
 
 
 def act(skills: dict[str, Tensor]) -> Act:
-    """Return what the policies [K, ...] answer to observations [K, E, d]: [K, E, 2 * action]."""
+    """Return the outputs of policies [K, ...] for observations [K, E, d]: [K, E, 2 * action]."""
 
     def answer(x: Tensor) -> Tensor:
         for layer in ("1", "3"):

@@ -37,7 +37,7 @@ MALFORMED += (RuntimeError, AssertionError, MemoryError)  # torch's, and too dee
 
 @contextlib.contextmanager
 def replace_atomically(path: Path) -> Iterator[Path]:
-    """Give a temporary path that takes the place of `path` when the block ends well, and vanishes otherwise.
+    """Yield a temporary path that replaces `path` when the block ends well, and is removed otherwise.
 
     Raises:
         OSError: of a full disk, say; it names `path`, whatever the block was writing.

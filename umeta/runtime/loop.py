@@ -73,7 +73,7 @@ class RunContext:
 
         `snapshots` states are kept for good, at even steps, under `snapshots/<name>`. With `skip` a step of which a
         metric is not a number is undone, and the next one taken. No step begins that, at the pace of the one before,
-        would end after so many `seconds`, those before a resume included.
+        would end after `seconds` of work, those before a resume included.
 
         The last two checkpoints are kept, two because the newest may be damaged. There is no best one among them: the
         loss is that of tasks or images drawn anew at each step, not of held-out ones, so that the least would be luck.
@@ -164,7 +164,7 @@ def start_trackers(trackers: Sequence[Tracker], folder: Path) -> Iterator[None]:
 
 
 class Pace:
-    """When checkpoints are due: `every` so many seconds, and so seldom that writing them takes 1 % of the time at most.
+    """When checkpoints are due: `every` few seconds, less often if writing them would take over 1 % of the time.
 
     What one takes is known from the one before: the first is due after `every` seconds, and until 100 times what it
     took have passed it alone may be more than 1 %.

@@ -35,7 +35,7 @@ def open_folder(
     resume: bool,
     trackers: Sequence[Tracker],
 ) -> Iterator[RunContext | None]:
-    """Return what a stage of this config runs in, alone in its folder; None when it is finished (see `begin`)."""
+    """Return the context of a stage, alone in its folder; None when the stage is finished (see `begin`)."""
     with distributed.hold_together(hold_folder(folder)):
         if not distributed.run_once(lambda: begin(folder, kind, asked, resume)):
             yield None

@@ -42,7 +42,7 @@ class Embedded:
 def embed(
     embedder: Embedder, options: dict[str, Any], images: UnlabelledImages, ctx: RunContext
 ) -> tuple[Embedded, float]:
-    """Fit the embedding to the images, or take it from the cache; also give the seconds that its training took.
+    """Fit the embedding to the images, or take it from the cache; also return the seconds of its training.
 
     The cache key is the embedding's options with the content of the files they name, the data's fingerprint and the
     seed.
@@ -73,7 +73,7 @@ def embed(
 
 
 def fit(embedder: Embedder, images: UnlabelledImages, ctx: RunContext) -> dict[str, Tensor]:
-    """Fit the embedding to the images; gives all that it has learnt."""
+    """Fit the embedding to the images; return its state."""
     embedder.fit(images, ctx)
     return dict(embedder.state_dict())
 
@@ -152,6 +152,6 @@ def propose(config: RunConfig, *, device: str = "auto", resume: bool = False, tr
 
 
 def summary(tasks: TaskDistribution, config: RunConfig) -> str:
-    """Say in numbers what was proposed, as Markdown."""
+    """Summarise what was proposed in numbers, as Markdown."""
     lines = "\n".join(f"- {line}" for line in tasks.describe(config.train.episode))
     return f"# Proposed tasks: {config.name}\n\n{lines}\n\n![what was proposed](preview.png)\n"

@@ -107,7 +107,7 @@ def load_parent(config: RunConfig, device: str) -> Run:
 
 
 def hand_over(embedder: Embedder, device: torch.device | str) -> None:
-    """Give an embedder that embeds with a finished run that run, which may name plug-ins that were found before."""
+    """Load the run of an embedder that embeds with one, and hand it over; the run may name plug-ins found before."""
     if isinstance(embedder, EmbedderOfRun):
         embedder.receive(load_run(embedder.run, device=str(device), trusted=registry.loaded()))
 

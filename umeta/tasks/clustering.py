@@ -103,7 +103,7 @@ def assign(
 
 
 def split_largest(means: Tensor, sizes: Tensor) -> None:
-    """Give each empty cluster half of the largest one, the two means a little apart, in place."""
+    """Split the largest cluster for each empty one, the two means a little apart, in place."""
     apart = 1 + torch.tensor([1, -1]).repeat(means.shape[1])[: means.shape[1]] / 1024
     for empty in (sizes == 0).nonzero()[:, 0]:
         largest = sizes.argmax()

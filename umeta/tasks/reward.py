@@ -98,7 +98,7 @@ class RewardTasks:
         return cls(source, SkillRewards(discriminator), policies and artifacts.read_tensors(folder / policies))
 
     def simulation(self, copies: int) -> Simulation:
-        """Return a simulation of so many copies, made once."""
+        """Return a simulation of `copies` copies, made once."""
         if copies not in self._simulations:
             self._simulations.clear()  # one at a time: those of an evaluation are of other sizes than training's
             self._simulations[copies] = self.env.simulate(copies)
