@@ -64,9 +64,7 @@ class Batch:
     score: Tensor | None = None  # [T] mean return of the episodes, for people to read
     reward: Tensor | None = None  # [T, N] of each step
     first: Tensor | None = None  # [T, N] bool; the first steps of episodes
-    sequences: int = (
-        1  # number of sequences of equal length that the steps form: episodes, or trials of several episodes
-    )
+    sequences: int = 1  # of equal length, which the steps form: episodes, or trials of several episodes
 
     def __len__(self) -> int:
         return self.x.shape[0]
