@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,64 +19,7 @@ import numpy as np
 from umeta.draw.curves import Curve
 from umeta.evaluation.result import Result, list_better_baselines
 
-STYLE = """
-:root { color-scheme: light dark; --ink: #1c2127; --soft: #59636e; --line: #d4dae0; --paper: #fff; --tint: #f4f6f8;
-  --accent: #0a5cb0; --red: #c2410c; --green: #00795a; --amber: #8a6100; --violet: #9b2f8d }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e4e8ec; --soft: #9aa5b1; --line: #39424c; --paper: #14181d; --tint: #1d232a; --accent: #6cb0f5;
-    --red: #ff9a66; --green: #45c79b; --amber: #dfb54a; --violet: #e592d6 }
-}
-* { box-sizing: border-box }
-body { margin: 0 auto; max-width: 62rem; padding: 2rem 1rem 4rem; background: var(--paper); color: var(--ink);
-  font: 1rem/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif;
-  overflow-wrap: anywhere }
-h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 1rem }
-h2 { font-size: 1.3rem; margin: 2.5rem 0 .6rem; padding-top: .9rem; border-top: 1px solid var(--line) }
-h3 { font-size: 1.05rem; margin: 1.8rem 0 .5rem }
-p, ul { margin: .5rem 0; max-width: 46rem }
-ul { padding-left: 1.2rem }
-a { color: var(--accent) }
-figure { margin: .8rem 0 }
-figcaption, footer { color: var(--soft); font-size: .9rem; margin: .3rem 0 }
-.scroll { overflow-x: auto }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums }
-th, td { padding: .4rem 1.2rem .4rem .4rem; border-bottom: 1px solid var(--line); text-align: right;
-  white-space: nowrap }
-tbody th { font-weight: inherit }
-th:first-child { text-align: left }
-.own th, .own td { font-weight: 650; background: var(--tint) }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1.2rem; margin: .8rem 0 }
-dt { color: var(--soft) }
-dd { margin: 0 }
-img { display: block; max-width: 100%; height: auto; background: #fff; border-radius: 4px }
-@media (max-width: 40rem) {
-  img { max-width: 40rem }  /* twenty small images in a row: scrolled like a table, not shrunk to specks */
-  .large svg { min-width: 36rem }
-  dl { grid-template-columns: 1fr; gap: 0 }
-  dd { margin-bottom: .5rem }
-}
-.plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 18rem), 1fr)); gap: 1rem }
-.plots figure { margin: 0 }
-svg { display: block; width: 100%; height: auto; overflow: visible }
-svg text { fill: var(--soft); font-size: 11px }
-svg .grid { stroke: var(--line) }
-svg .line { fill: none; stroke: var(--tone, var(--accent)); stroke-width: 2; stroke-linejoin: round }
-svg .faint { fill: none; stroke: var(--accent); opacity: .35 }
-svg .band { fill: var(--tone, var(--accent)); opacity: .18 }
-svg .ideal { stroke: var(--soft); stroke-dasharray: 4 4 }
-.red { --tone: var(--red) }
-.green { --tone: var(--green) }
-.amber { --tone: var(--amber) }
-.violet { --tone: var(--violet) }
-.soft { --tone: var(--soft) }
-.first .line { stroke-width: 3.5 }
-.legend { display: flex; flex-wrap: wrap; gap: .2rem 1.4rem; padding: 0; list-style: none; font-size: .9rem }
-.legend li { display: flex; align-items: center; gap: .5rem }
-.legend svg { width: 2.6rem; flex: none }
-pre { overflow-x: auto; padding: .8rem 1rem; background: var(--tint); border-radius: 4px; font-size: .85rem }
-summary { cursor: pointer; color: var(--accent) }
-footer { margin-top: 3rem }
-"""
+STYLE = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
 # no script runs and nothing is fetched, whatever the page holds
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 POINTS = 300  # of a line, at most
