@@ -17,7 +17,7 @@ from umeta.config import build
 from umeta.errors import UserError
 from umeta.quickstart import recipe
 from umeta.quickstart.recipe import shared
-from umeta.quickstart.survey import survey
+from umeta.quickstart.survey import strokes, survey
 
 TINY = ["train.steps=3", "train.way=4", "metalearner.model.filters=4"]
 Paint = Callable[[np.random.Generator, tuple[int, int]], Image.Image]
@@ -103,6 +103,17 @@ def test_size_channels_and_augmentation_are_those_of_the_pictures(here, clock, p
     assert plain["metalearner"]["model"]["filters"] == [32 if large else 64, 64, 128, 256]
     assert plain["train"]["way"] == 6
     assert plain["evaluate"] == {"episodes": []}
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "drawing"),
+    [(0.0, 0.4, True), (0.0, 0.2, True), (0.35, 0.45, False), (0.0, 0.01, True)],
+)
+def test_a_drawing_is_mostly_ground_and_ink(low, high, drawing):
+    """Shares of three values: 0 and 255, and 80 between them. Where those two have more than half, nothing is ground."""
+    n = 10_000
+    values = np.repeat([0.0, 80.0, 255.0], [round(n * low), n - round(n * low) - round(n * high), round(n * high)])
+    assert strokes(values.reshape(100, 100)) == (drawing, False)
 
 
 def test_few_colours_make_colour_and_a_turned_photograph_is_seen_upright(here):
