@@ -110,7 +110,7 @@ def test_size_channels_and_augmentation_are_those_of_the_pictures(here, clock, p
     [(0.0, 0.4, True), (0.0, 0.2, True), (0.35, 0.45, False), (0.0, 0.01, True)],
 )
 def test_a_drawing_is_mostly_ground_and_ink(low, high, drawing):
-    """Shares of three values: 0 and 255, and 80 between them. Where those two have more than half, nothing is ground."""
+    """Shares of 0 and 255, the rest is 80. Where those two have more than half, nothing is ground."""
     n = 10_000
     values = np.repeat([0.0, 80.0, 255.0], [round(n * low), n - round(n * low) - round(n * high), round(n * high)])
     assert strokes(values.reshape(100, 100)) == (drawing, False)
