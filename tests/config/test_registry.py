@@ -8,6 +8,7 @@ import re
 import sys
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint
+from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import pytest
@@ -353,3 +354,20 @@ def test_a_module_in_the_working_directory_is_found_after_all_others(tmp_path, m
     before = list(sys.path)
     assert registry.build_part("proposer", "handmade_part:Part").size == 3
     assert sys.path == before
+
+
+DOMAINS = "images", "environments", "regression"
+DEFAULTS = Path(__file__).with_name("defaults.txt")
+
+
+def test_defaults_are_those_that_recorded_results_rely_on() -> None:
+    """Configs do not spell out what they leave as it is. Who changes a default on purpose changes the list too."""
+    parts = [
+        (kind, name, registry.describe(kind, name)[1]) for kind in registry.KINDS for name in registry.built_in(kind)
+    ]
+    trains = [
+        (f"umeta.config.{domain}", name) for domain in DOMAINS for name in ("TrainConfig", "EvaluateConfig", "Config")
+    ]
+    parts += [(module, name, registry.describe_class(module, name)[1]) for module, name in trains]
+    found = [f"{kind} {name} {option.name}: {option.default}" for kind, name, options in parts for option in options]
+    assert found == DEFAULTS.read_text(encoding="utf-8").splitlines()

@@ -342,6 +342,18 @@ def test_a_plot_is_to_scale():
     assert band[2:4, 1].tolist() == pytest.approx([84 + 15.2, 84 - 15.2])
 
 
+def test_bands_of_several_curves_lie_within_their_plot():
+    curve = {"x": [0, 1], "mean": [0.0, 1.0], "interval": [5.0, 5.0]}
+    (figure,) = web.draw_comparison("return", "steps", {"one": curve, "other": {**curve, "mean": [3.0, 3.0]}}, "one")
+    heights = [
+        float(pair.split(",")[1])
+        for band in re.findall(r'points="([^"]*)" class="band"', figure)
+        for pair in band.split()
+    ]
+    assert min(heights) == pytest.approx(8, abs=0.1)
+    assert max(heights) == pytest.approx(340 - 36, abs=0.1)
+
+
 def test_a_long_noisy_loop_is_smoothed_and_thinned():
     noise = np.random.default_rng(0).normal(size=10_000)
     drawn = web.draw_plot("t", "step", np.arange(10_000), noise, smooth=True)

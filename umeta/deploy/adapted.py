@@ -241,7 +241,7 @@ class AdaptedLearner:
         """
         refuse_to_overwrite(folder)
         with artifacts.replace_atomically(folder) as temporary:
-            temporary.mkdir(parents=True)
+            temporary.mkdir()
             artifacts.write_json(temporary / "learner.json", self.values())
             artifacts.write_tensors(temporary / "model.safetensors", self.tensors())
             artifacts.write_array(temporary / "support.npy", self.support)

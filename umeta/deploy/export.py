@@ -174,7 +174,7 @@ def refuse_to_overwrite(out: Path) -> None:
 def write(out: Path, model: dict[str, Any], fill: Callable[[Path], None]) -> None:
     """Write an export, whole or not at all: `model.json`, and what `fill` puts into a folder, a card among it."""
     with artifacts.replace_atomically(out) as temporary:
-        temporary.mkdir(parents=True)
+        temporary.mkdir()
         artifacts.write_json(temporary / "model.json", model)
         fill(temporary)
         files = sorted(path.name for path in temporary.iterdir() if path.name != "README.md")

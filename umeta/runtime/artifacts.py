@@ -246,7 +246,7 @@ def make_cached(folder: Path, kind: str, make: Callable[[Path], list[str]]) -> P
         remove_leftovers(folder.parent, f".{folder.name}.*.tmp")
         if not is_intact(folder, kind):
             with replace_atomically(folder) as temporary:
-                temporary.mkdir(parents=True)
+                temporary.mkdir()
                 write_manifest(temporary, kind, {}, make(temporary))
     return folder
 

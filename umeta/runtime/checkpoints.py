@@ -30,7 +30,7 @@ class Checkpoints:
 
     def write(self, state: State, step: int, seconds: float) -> None:
         with artifacts.replace_atomically(self.folder / f"step-{step}") as temporary:
-            temporary.mkdir(parents=True)
+            temporary.mkdir()
             artifacts.write_tensors(temporary / "state.safetensors", state)
             content = artifacts.hash_file(temporary / "state.safetensors")
             meta = {"step": step, "seconds": seconds, "state": content}
