@@ -87,8 +87,8 @@ def test_nearest_neighbour_equals_scikit_learn():
     batch = tasks.sample(np.arange(10), episode=EPISODE, seed=1)
     expected = [
         KNeighborsClassifier(1)
-        .fit(tasks.items[batch.support_index[i]], batch.support_label[i])
-        .score(tasks.items[batch.query_index[i]], batch.query_label[i])
+        .fit(tasks.items[batch.support_index[i]], batch.support_label[i].numpy())
+        .score(tasks.items[batch.query_index[i]], batch.query_label[i].numpy())
         for i in range(10)
     ]
     found = baselines.nearest_neighbour(tasks, EPISODE, 10, seed=1)

@@ -41,8 +41,8 @@ def linear(tasks: PartitionTasks, episode: EpisodeSpec, count: int, seed: int, c
         warnings.simplefilter("ignore", ConvergenceWarning)
         for i in distributed.shard(range(count)):
             model = LogisticRegression(C=c, max_iter=200)
-            model.fit(items[batch.support_index[i]], batch.support_label[i])
-            right.append(model.score(items[batch.query_index[i]], batch.query_label[i]))
+            model.fit(items[batch.support_index[i]], batch.support_label[i].numpy())
+            right.append(model.score(items[batch.query_index[i]], batch.query_label[i].numpy()))
     return np.array(distributed.gather(right))
 
 
