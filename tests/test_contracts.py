@@ -159,6 +159,11 @@ class ClockedInit(Nearest):
         return Theta({"scale": torch.full((1,), float(self.calls))})
 
 
+class NotFinite(Nearest):
+    def init(self, seed: int) -> Theta:
+        return Theta({"scale": torch.full((1,), torch.inf)})
+
+
 class ChangesTheta(Nearest):
     def adapt(self, theta: Theta, support: Batch, **_: object) -> Adapted:
         with torch.no_grad():
@@ -255,6 +260,7 @@ def test_sound_learner() -> None:
         (MixedInTraining(), "task_chunk"),
         (SeesPadding(), "masked support"),
         (OneClassMore(), "another way"),
+        (NotFinite(), "finite parameters"),
         (MAML(TINY, steps=1, normalisation="batch"), "one by one"),
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, str) else "",

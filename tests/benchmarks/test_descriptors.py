@@ -26,3 +26,10 @@ def test_hog_sees_the_direction_of_an_edge_and_not_its_brightness(channels):
     blocks = found.reshape(3, -1, 9)
     assert (blocks[0].argmax(1) == 0).all()  # a gradient along x is in the first orientation, one along y in the middle
     assert (blocks[2].argmax(1) == 4).all()
+
+
+def test_hog_has_five_cells_along_the_shorter_side():
+    """In 4 x 4 blocks of 2 x 2 cells with 9 orientations; a side three times as long has three times the cells."""
+    sizes = [(5, 5), (28, 28), (84, 84), (30, 90), (90, 30)]
+    lengths = [compute_hog(np.zeros((1, 1, *size), np.uint8)).shape[1] // (2 * 2 * 9) for size in sizes]
+    assert lengths == [16, 16, 16, 4 * 14, 14 * 4]

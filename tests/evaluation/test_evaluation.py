@@ -100,6 +100,24 @@ def test_linear_separates_what_is_separable():
     assert baselines.linear(vectors(0.01), EPISODE, 5, seed=0).tolist() == [1] * 5
 
 
+def test_linear_is_logistic_regression_with_the_strength_asked_for():
+    from sklearn.linear_model import LogisticRegression
+
+    tasks = vectors(0.6)
+    batch = tasks.sample(np.arange(10), episode=EPISODE, seed=1)
+    items = tasks.items.numpy()
+    for strength, options in ((1.0, {}), (1e-4, {"c": 1e-4}), (100.0, {"c": 100.0})):
+        found = baselines.linear(tasks, EPISODE, 10, seed=1, **options)
+        models = [
+            LogisticRegression(C=strength, max_iter=200).fit(items[some], label.numpy())
+            for some, label in zip(batch.support_index, batch.support_label, strict=True)
+        ]
+        expected = [
+            model.score(items[batch.query_index[i]], batch.query_label[i].numpy()) for i, model in enumerate(models)
+        ]
+        assert found.tolist() == expected
+
+
 def test_from_scratch_learns_a_task():
     from umeta.models.conv4 import Conv4
 
