@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from umeta.data.digits import Digits
+from umeta.data.folder import Folder
 from umeta.data.inputs import Format
 from umeta.errors import UserError
 
@@ -25,3 +27,9 @@ def test_arrays_of_as_many_channels_must_have_the_size_too():
         Format((3, 8, 8)).items(PIXELS[:, :1])
     with pytest.raises(UserError, match="only square ones"):
         Format((3, 8, 7)).items([Image.new("RGB", (9, 9))])
+
+
+def test_the_format_is_that_of_the_data_source():
+    source = Folder("x", invert=True, pad=True)
+    assert Format.of(source, (1, 8, 8)) == Format((1, 8, 8), invert=True, pad=True)
+    assert Format.of(Digits(), (1, 8, 8)) == Format((1, 8, 8))

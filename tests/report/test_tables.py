@@ -2,7 +2,7 @@
 
 import json
 
-from umeta.report.tables import make_table
+from umeta.report.tables import join_names, make_table
 
 
 def result(title: str, tasks: int = 1000, seed: int | str = 0, commit: str = "aaa", **rows) -> dict:
@@ -55,3 +55,9 @@ def test_published_rows_are_cited_and_have_no_minutes(tmp_path):
 def test_minutes_are_those_of_learning(tmp_path):
     lines = make(tmp_path, result("A"))
     assert lines[3] == "| A | 50.00 ± 1.00 | 1.8 |"
+
+
+def test_names_are_listed_as_in_a_sentence():
+    assert join_names(["a"]) == "“a”"
+    assert join_names(["a", "b"]) == "“a” and “b”"
+    assert join_names(["a", "b", "c"]) == "“a”, “b” and “c”"

@@ -72,6 +72,19 @@ def test_unused_items_and_small_classes_are_never_drawn() -> None:
     assert seen == {i for i, c in enumerate(MIXED) if c in (0, 1, 3)}
 
 
+def test_numbers_of_partitions_worked_by_hand() -> None:
+    """Clusters of 3, 2 and 1 items and an unused one; of 4 and 2, and an unused one."""
+    assert tasks_of([0, 0, 0, 1, 1, 2, -1], [0, 0, 0, 0, 1, 1, -1]).describe(EpisodeSpec(2, 1, 1)) == [
+        "partitions: 2, 2 of them can give 2-way 1-shot tasks",
+        "clusters with at least 2 items (shot + query): 2.0 a partition on average, 2 to 2",
+        "items a kept cluster: 1 to 4, median 2",
+        "share of the 7 items in a kept cluster: 85.7%",
+    ]
+    few = tasks_of([0, 0, 0, 1, 1, 2, -1], [0, 0, 0, 0, 1, 1, -1]).describe(EpisodeSpec(2, 1, 2))
+    assert few[0].startswith("partitions: 2, 0 of them")
+    assert "at least 3 items (shot + query): 1.0 a partition" in few[1]
+
+
 def test_partitions_with_too_few_classes_are_passed_over() -> None:
     good, bad = [0, 0, 1, 1, 2, 2, 3, 3], [0, 0, 1, 1, 2, 2, 2, -1]
     tasks = tasks_of(bad, good, bad, good)
