@@ -36,6 +36,11 @@ class Learner:
             raise UserError(f"embedding learner: {self.run} was trained with true labels, which must not reach propose")
         self._trained = trained
 
+    @property
+    def pretrained(self) -> str:
+        """What the run had learnt from before."""
+        return self._trained.pretrained
+
     def fit(self, images: Images, ctx: Context) -> None:
         """Check that the images are of the shape that the run takes; raise UserError when they are not."""
         shape = self._trained.item_shape

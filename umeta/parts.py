@@ -105,6 +105,8 @@ class EmbedderTraits(Traits):
 
     shared_fit: bool = False
     """several processes call `fit` together and share the work; else the first trains, and the others get its state"""
+    pretrained: str = ""
+    """what it had learnt from before it saw these images, such as `ImageNet with labels`"""
 
 
 class Trained(Protocol):
@@ -118,6 +120,9 @@ class Trained(Protocol):
 
     @property
     def true_labels(self) -> bool: ...
+
+    @property
+    def pretrained(self) -> str: ...
 
     @property
     def item_shape(self) -> tuple[int, ...]: ...
@@ -180,6 +185,14 @@ class Model(Protocol):
     """Options of a feature extractor: `build((C, H, W))` gives a module from [n, C, H, W] to [n, features]."""
 
     def build(self, item_shape: tuple[int, ...]) -> nn.Module: ...
+
+
+@dataclass(frozen=True)
+class ModelTraits(Traits):
+    """What a model may say about itself."""
+
+    pretrained: str = ""
+    """what its weights were learnt from before meta-training, such as `ImageNet with labels`"""
 
 
 @runtime_checkable

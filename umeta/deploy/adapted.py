@@ -41,6 +41,7 @@ class MetaLearnt:
     theta: Theta
     format: Format
     true_labels: bool  # an oracle's
+    pretrained: str = ""  # what its network had learnt from before
 
     @classmethod
     def of(cls, run: Run) -> MetaLearnt:
@@ -61,16 +62,18 @@ class MetaLearnt:
             run.theta,
             Format.of(run.config.data, run.item_shape),
             run.true_labels,
+            run.pretrained,
         )
 
     @classmethod
     def unpacked(cls, values: Mapping[str, Any], tensors: Mapping[str, Tensor], device: str) -> MetaLearnt:
         """From its values and tensors."""
         learner = registry.build_part("metalearner", values["metalearner"])
+        before = values.get("pretrained", "")
         format = Format(tuple(values["shape"]), values["invert"], values.get("pad", False))
         learner = learner.build(TaskSpec(format.shape), EpisodeSpec(2, 1, 1))  # of any way: theta knows which
         theta = unpack(dict(tensors), to_device(device))
-        return cls(values["run"], values["metalearner"], learner, theta, format, values["true_labels"])
+        return cls(values["run"], values["metalearner"], learner, theta, format, values["true_labels"], before)
 
     def values(self) -> dict[str, Any]:
         """All of it but tensors, as plain values."""
@@ -81,6 +84,7 @@ class MetaLearnt:
             "invert": self.format.invert,
             "pad": self.format.pad,
             "true_labels": self.true_labels,
+            "pretrained": self.pretrained,
         }
 
     def tensors(self) -> dict[str, Tensor]:
@@ -324,6 +328,7 @@ def describe(values: Mapping[str, Any]) -> list[str]:
     counted = ", ".join(f"{name} {count}" for name, count in zip(names[:12], shots, strict=False))
     more = f", and {len(names) - 12} more classes" if len(names) > 12 else ""
     oracle = ", trained with true labels" if values["true_labels"] else ""
+    oracle += f", pre-trained on {values['pretrained']}" if values.get("pretrained") else ""
     calibration = values["calibration"]
     return [
         f"learner: {values['metalearner']['name']} of {values['run']}{oracle}, images {Format(values['shape'])}",

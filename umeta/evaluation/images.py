@@ -25,6 +25,7 @@ from umeta.draw.curves import Curve
 from umeta.errors import UserError, suggest
 from umeta.evaluation.result import Cell, Result, summarize, trace
 from umeta.evaluation.rows import Kept, describe_provenance, describe_question, read_results, record_result
+from umeta.metalearners._embedding import EmbeddingLearner
 from umeta.metalearners.protonet import ProtoNet
 from umeta.objectives import accuracy
 from umeta.parts import Embedder, Model, Tracker
@@ -44,6 +45,7 @@ CLUSTERS = 500  # of cluster matching, where the proposer has no such number
 RATES = (0.1, 0.03, 0.3)  # step sizes that training from scratch is tuned over; without a val split the first
 TUNING = 24  # validation tasks that it is tuned on
 CHUNK = 8  # test tasks adapted at a time
+SEEN = 256  # images that a pre-trained network sees at a time
 PARTS = ("rows", "scratch_lr", "curves", "step_curves", "extrapolation", "calibration")  # of what is kept
 CHANGES = ("shear", "scale")  # that test images can be distorted by
 
@@ -109,8 +111,10 @@ def evaluate_run(run: Run, device: str, record: Path | None = None, trackers: Se
     asked = describe_question(run, episodes=[asdict(e) for e in episodes], count=count, data=test.fingerprint)
     kept = Kept(run.folder / "evaluation.json", asked, PARTS)
     done = kept.parts
-    rows = list_rows(run, test, device, done["scratch_lr"])
     tasks = test.tasks(device=str(to_device(device)))
+    seen = see_once(run, tasks, test)
+    rows = list_rows(run, test, device, done["scratch_lr"])
+    rows[run.config.title or run.config.name] = partial(test_learner, *seen)
     few = min(count, 200)
     first, title = episodes[0], run.config.title or run.config.name
     with kept.open() as compute:
@@ -127,7 +131,7 @@ def evaluate_run(run: Run, device: str, record: Path | None = None, trackers: Se
                 part = done["extrapolation"].setdefault(change, {})
                 distorted = Augmented(tasks, Distorted(**{change: strength}))
                 compute(part, f"{strength:g}", measure, partial(test_learner, run, distorted), first)
-        compute(done["calibration"], str(first), measure_calibration, run, tasks, first, few)
+        compute(done["calibration"], str(first), measure_calibration, *seen, first, few)
     result: Result = {
         "name": run.config.name,
         "title": title,
@@ -143,7 +147,7 @@ def evaluate_run(run: Run, device: str, record: Path | None = None, trackers: Se
             "steps": run.test_steps or run.learner.steps,
             "normalisation": run.learner.normalisation,
             "inference": "transductive" if run.learner.transductive else "inductive",
-            "proposed_with": "true labels" if run.true_labels else "no labels",
+            "proposed_with": run.proposed_with,
         },
         "minutes": run.minutes(evaluate=kept.seconds),
         "scratch_lr": done["scratch_lr"] if "from scratch" in rows else {},
@@ -250,6 +254,19 @@ def list_rows(
         inference = ", transductive" if learner is not run.learner and learner.transductive else ""
         learners[f"{name}{inference}"] = partial(test_learner, replace(run, learner=learner), images)
     return learners
+
+
+def see_once(run: Run, images: PartitionTasks, test: LabelledImages) -> tuple[Run, PartitionTasks]:
+    """Let a pre-trained network, which is slow, see each test image once: a run on its features, and their tasks."""
+    learner = run.learner
+    if not run.pretrained or not isinstance(learner, EmbeddingLearner) or learner.task_by_task:
+        return run, images
+    device = next(iter(run.theta.params.values())).device
+    with torch.no_grad():
+        starts = distributed.shard(range(0, len(test.images), SEEN))
+        parts = [learner.features(run.theta, test.images.floats(slice(i, i + SEEN), device)) for i in starts]
+    vectors = torch.cat(distributed.gather(parts)).cpu().numpy()
+    return replace(run, learner=learner.on_features()), test.tasks(vectors, device=str(device))
 
 
 def test_learner(run: Run, tasks: TaskDistribution, episode: EpisodeSpec) -> np.ndarray:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +12,9 @@ from torch import Tensor, nn
 from umeta.metalearners._network import NetworkLearner, for_distance
 from umeta.models.functional import Normalisation
 from umeta.models.precision import autocast
+from umeta.models.vectors import Vectors
 from umeta.parts import Model
-from umeta.types import Adapted, Batch, Stats, Theta
+from umeta.types import Adapted, Batch, Stats, TaskSpec, Theta
 
 
 @dataclass
@@ -31,6 +33,14 @@ class EmbeddingLearner(NetworkLearner):
     def task_by_task(self) -> bool:
         """Whether each task has weights or statistics of its own in the network."""
         return self.normalisation in ("batch", "support")
+
+    def on_features(self) -> Self:
+        """Return what answers alike where items are the features that `features` gave, once for all tasks.
+
+        Theta stays the same. Not for learners whose features depend on a task.
+        """
+        learner = replace(self, model=Vectors())
+        return learner.build(TaskSpec((self.built.features,)), self.built.episode)
 
     def embed(self, theta: Theta, x: Tensor, stats: Stats | None = None) -> tuple[Tensor, Stats]:
         """Return embeddings [T, N, features] of x [T, N, ...] and the statistics they were normalised by."""

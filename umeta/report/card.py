@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from umeta.config import registry
 from umeta.config.reading import dump_yaml
-from umeta.deploy.adapted import AdaptedLearner
+from umeta.deploy.adapted import AdaptedLearner, MetaLearnt
 from umeta.errors import UserError
 from umeta.evaluation.result import Result
 from umeta.metalearners.protonet import ProtoNet
@@ -35,6 +35,7 @@ def write_run_card(run: Run, model: dict[str, Any]) -> str:
     report = run.folder / "report.json"
     result = cast(Result, artifacts.read_sealed(report)) if report.exists() else None
     how = "tasks made from true labels" if run.true_labels else "tasks that were proposed without any label"
+    how += f", on a network pre-trained on {run.pretrained}" if run.pretrained else ""
     return render_card(
         build_front_matter(run, model, result),
         model["title"],
@@ -60,7 +61,7 @@ def write_run_card(run: Run, model: dict[str, Any]) -> str:
 def write_learner_card(learner: AdaptedLearner, model: dict[str, Any]) -> str:
     """Return the card of an exported adapted learner; `model` is the content of `model.json`."""
     source = learner.source
-    tags = ["few-shot-learning", "meta-learning", name_supervision(source.true_labels), source.options["name"]]
+    tags = ["few-shot-learning", "meta-learning", name_supervision(source), source.options["name"]]
     counts = [f"{name}: {count} examples" for name, count in zip(learner.classes, learner.shots, strict=True)]
     return render_card(
         {"license": "unknown", "library_name": "umeta", "pipeline_tag": "image-classification", "tags": tags},
@@ -71,7 +72,8 @@ def write_learner_card(learner: AdaptedLearner, model: dict[str, Any]) -> str:
                 [
                     f"learner: {cite('metalearner', source.learner)}",
                     f"meta-trained as the run `{Path(source.run).name}`, with "
-                    + ("true labels" if source.true_labels else "no labels"),
+                    + ("true labels" if source.true_labels else "no labels")
+                    + (f", after a network pre-trained on {source.pretrained}" if source.pretrained else ""),
                     *describe_input_and_output(model),
                     f"calibration: {describe_calibration(learner)}",
                 ]
@@ -108,7 +110,7 @@ def build_front_matter(run: Run, model: dict[str, Any], result: Result | None) -
         "license": "unknown",
         "library_name": "umeta",
         "pipeline_tag": "image-feature-extraction",
-        "tags": ["few-shot-learning", "meta-learning", name_supervision(run.true_labels), *names],
+        "tags": ["few-shot-learning", "meta-learning", name_supervision(run), *names],
     }
     if result is None:
         return front
@@ -125,8 +127,8 @@ def build_front_matter(run: Run, model: dict[str, Any], result: Result | None) -
     return {**front, "metrics": ["accuracy"], "model-index": [{"name": model["name"], "results": results}]}
 
 
-def name_supervision(true_labels: bool) -> str:
-    return "supervised" if true_labels else "unsupervised"
+def name_supervision(of: Run | MetaLearnt) -> str:
+    return "supervised" if of.true_labels else "pre-trained" if of.pretrained else "unsupervised"
 
 
 def describe_input_and_output(model: dict[str, Any]) -> list[str]:
@@ -271,6 +273,8 @@ def list_limits(run: Run, result: Result | None) -> Iterator[str]:
             "Trained without labels: nothing told it which differences matter. Classes that differ only in what the "
             "proposed tasks passed over lie together."
         )
+    if run.pretrained:
+        yield f"Pre-trained on {run.pretrained}: its accuracies are no result of learning without labels alone."
     if result is None:
         yield "It was not evaluated: how well its features tell classes apart is not known."
     else:

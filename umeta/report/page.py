@@ -275,7 +275,9 @@ def list_limits(results: Sequence[Result]) -> list[str]:
             sentences.append(f"{result['title']}: these are validation data, on which settings may have been chosen.")
         if p.get("inference") == "transductive":
             sentences.append(f"{result['title']}: the same query beside other queries may be answered differently.")
-        if (source := p.get("proposed_with", "")).startswith("true"):
+        if "pre-trained on" in (source := p.get("proposed_with", "")):
+            sentences.append(f"{result['title']}: made with {source}; no result of learning without labels alone.")
+        if source.startswith("true"):
             sentences.append(f"{result['title']}: its tasks were made with {source}; it is a reference for the others.")
     return sentences
 

@@ -8,11 +8,12 @@ from pathlib import Path
 from umeta.config.build import RunConfig
 from umeta.config.reading import dump_yaml
 from umeta.errors import UserError
-from umeta.parts import Tracker
+from umeta.models.backbone import keep_weights
+from umeta.parts import ModelTraits, Tracker
 from umeta.runtime import artifacts, distributed
 from umeta.stages.domains import domain_of
 from umeta.stages.folder import check_one_round, check_out, hash_files, open_folder
-from umeta.stages.runs import load_parent
+from umeta.stages.runs import load_parent, name_sources
 from umeta.stages.tasks import check_usable, load_tasks
 from umeta.train import metatrain as train
 from umeta.train import pack
@@ -71,12 +72,17 @@ def metatrain(
         if not distributed.is_first():
             return folder
         artifacts.write_tensors(folder / "model.safetensors", pack(theta))
-        artifacts.write_text(folder / "config.yaml", dump_yaml(plain))
+        artifacts.write_text(folder / "config.yaml", dump_yaml(keep_weights(plain)))
         artifacts.write_json(folder / "tasks.json", {"hash": artifacts.hash_value(manifest), "manifest": manifest})
         seconds = {"metatrain": watch()}
         content = {
             "umeta": __version__,
             "true_labels": manifest["true_labels"] or (parent is not None and parent.true_labels),
+            "pretrained": name_sources(
+                ModelTraits.of(getattr(learner, "model", None)).pretrained,
+                manifest.get("pretrained", ""),
+                parent.pretrained if parent else "",
+            ),
             "item_shape": list(tasks.spec.item_shape),
             "outputs": tasks.spec.outputs,
         }

@@ -14,7 +14,7 @@ from umeta.config.build import RunConfig
 from umeta.data.images import UnlabelledImages
 from umeta.draw import mosaic
 from umeta.errors import UserError
-from umeta.parts import Embedder, Tracker
+from umeta.parts import Embedder, EmbedderTraits, Tracker
 from umeta.runtime import artifacts, distributed
 from umeta.runtime.loop import RunContext
 from umeta.runtime.progress import format_duration
@@ -143,6 +143,7 @@ def propose(config: RunConfig, *, device: str = "auto", resume: bool = False, tr
             "umeta": __version__,
             "fingerprint": fingerprint,
             "true_labels": oracle,
+            "pretrained": EmbedderTraits.of(embedded.embedder).pretrained if embedded else "",
             "tasks": description,
         }
         artifacts.write_manifest(folder, "tasks", content, files)

@@ -33,6 +33,14 @@ class Run:
     theta: Theta
     true_labels: bool
     item_shape: tuple[int, ...]
+    pretrained: str = ""
+    """what it had learnt from before proposing and meta-training"""
+
+    @property
+    def proposed_with(self) -> str:
+        """What labels had a part in it, in words."""
+        before = f", after a network pre-trained on {self.pretrained}" if self.pretrained else ""
+        return ("true labels" if self.true_labels else "no labels") + before
 
     @property
     def test_steps(self) -> int | None:
@@ -94,7 +102,12 @@ def load_run(
         spec = domain_of(config).spec(config, manifest)
         check_fits(theta.params, config.metalearner, spec, config.train.episode, folder)
         learner = config.metalearner.build(spec, config.train.episode)
-        return Run(folder, config, learner, theta, manifest["true_labels"], shape)
+        return Run(folder, config, learner, theta, manifest["true_labels"], shape, manifest.get("pretrained", ""))
+
+
+def name_sources(*found: str) -> str:
+    """Join what networks were learnt from before, each once."""
+    return ", ".join(dict.fromkeys(one for one in found if one))
 
 
 def load_parent(config: RunConfig, device: str) -> Run:
