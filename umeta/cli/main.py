@@ -34,6 +34,7 @@ COMMANDS = (
     "ablate",
     "evaluate",
     "export",
+    "pick",
     "adapt",
     "predict",
     "list",
@@ -47,6 +48,7 @@ EPILOG = """examples:
   umeta propose omniglot_acai_kmeans_protonet name=acai
   umeta metatrain omniglot_acai_kmeans_protonet tasks=tasks/acai name=acai-proto
   umeta evaluate runs/acai-proto
+  umeta pick runs/photos photos -n 20                   which pictures to label first
   umeta adapt runs/acai-proto --support examples --out learner
   umeta predict learner photos --out predictions.csv
   umeta list kmeans                                     the options of a part
