@@ -6,6 +6,7 @@ import argparse
 import json
 import shlex
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,12 @@ def add_parser(commands: Commands) -> None:
     sub.add_argument("--test", type=Path, metavar="PLACE", help=where)
     text = "with --images: how long it may take (default: 30)"
     sub.add_argument("--minutes", type=float, metavar="N", help=text)
+    text = (
+        "with --images: also weigh a pre-trained network against what was learnt: a name of timm's, or torchvision:NAME"
+    )
+    sub.add_argument("--backbone", metavar="NAME", help=text)
+    text = "with --backbone: its weights, a .safetensors file or a .pth of weights alone; else they are downloaded"
+    sub.add_argument("--weights", type=Path, metavar="FILE", help=text)
     text = "run each config with N seeds, and add the mean over them and its interval"
     sub.add_argument("--seeds", type=int, default=1, metavar="N", help=text)
     add_record(sub)
@@ -42,6 +49,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         )
     if options.test is not None or options.minutes is not None:
         raise UserError("run: --test and --minutes go with --images; for a config set data.test=DIR and train.steps=N")
+    if options.backbone is not None:
+        raise UserError("run: --backbone goes with --images; in a config, name it as metalearner.model")
     if len(names) > 1 and any(word.startswith(("name=", "tasks=")) for word in changes):
         raise UserError(
             "run: name= and tasks= are for a single config; several keep their own names, out=DIR moves them"
@@ -74,12 +83,18 @@ def run_images(names: Sequence[str], changes: Sequence[str], options: argparse.N
         raise UserError("run: --seeds goes with a config; --images writes one, which can be run again with it")
     if options.record is not None and options.test is None:
         raise UserError("run: --record keeps results, and without --test there are none")
-    from umeta.quickstart import recipe
+    if options.weights is not None and options.backbone is None:
+        raise UserError(f"run: --weights {options.weights} are of which network? Add --backbone NAME")
+    from umeta.config import registry
+    from umeta.quickstart import recipe, route
     from umeta.runtime.allocator import keep_buffers
     from umeta.runtime.distributed import run_once
 
     keep_buffers()
     minutes = recipe.MINUTES if options.minutes is None else options.minutes
+    backbone = name_backbone(options)
+    if backbone is not None:  # one that cannot be had is found before long work
+        registry.build_part("model", backbone, "--backbone").build((3, 64, 64))
     path = run_once(
         lambda: recipe.write_recipe(
             options.images,
@@ -88,11 +103,26 @@ def run_images(names: Sequence[str], changes: Sequence[str], options: argparse.N
             minutes=minutes,
             device=options.device,
             resume=options.resume,
+            hold_out=route.HELD_OUT if options.backbone else 0,
         )
     )
     config = load_config(str(path), changes, options)
     result = run_chain([config], options)
     folder = str(config.run_folder)
+    if backbone is not None:
+        kept, choice = run_once(lambda: route.route(config.run_folder, backbone, device=options.device))
+        print(f"kept: {kept}: {choice}")
+        result |= {"choice": asdict(choice)}
+        folder = str(kept)
     again = shlex.join(["umeta", "adapt", folder, "--support"])
     print(f"{folder}: with a folder of images per class in DIR, {again} DIR --out learner")
     return {"config": str(path), "run": folder, **result}
+
+
+def name_backbone(options: argparse.Namespace) -> dict[str, Any] | None:
+    """Return the pre-trained network that is asked for, as options of a model."""
+    if options.backbone is None:
+        return None
+    library, _, name = options.backbone.rpartition(":")
+    weights = {} if options.weights is None else {"weights": str(options.weights)}
+    return {"name": "backbone", "network": name, **({"library": library} if library else {}), **weights}

@@ -7,8 +7,9 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
 import numpy as np
-from annotated_types import Ge
+from annotated_types import Ge, Lt
 
+from umeta import seeds
 from umeta.data import decode
 from umeta.data.images import Items, Split
 from umeta.errors import UserError, suggest
@@ -39,6 +40,8 @@ class Folder:
     """for black ink on white paper"""
     pad: bool = False
     """the whole of long images, on a square of their border's colour, and not the centred square of them"""
+    hold_out: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """share of the training images that are kept back, without labels, as the split `val`"""
     skip_bad: bool = True
     """leave out damaged images, and name them at the end; else stop at the first"""
 
@@ -50,8 +53,10 @@ class Folder:
     def read(self, split: Split) -> Items:
         root = Path(self.root)
         if self.splits is None:
-            if split == "train":
+            if split == "train" or (split == "val" and self.hold_out):
                 found = decode.list_files(root)
+                back = seeds.uniform(seeds.key(0, "hold out", np.arange(len(found)))) < self.hold_out
+                found = [file for file, out in zip(found, back, strict=True) if out == (split == "val")]
                 return Items(decode.decode(found, self.rule, root=root, skip_bad=self.skip_bad)[0])
             if split == "val" or self.test is None:
                 raise UserError(

@@ -42,7 +42,14 @@ FEW = 200  # images
 
 
 def write_recipe(
-    images: Path, test: Path | None, changes: list[str], *, minutes: float, device: str = "auto", resume: bool = False
+    images: Path,
+    test: Path | None,
+    changes: list[str],
+    *,
+    minutes: float,
+    device: str = "auto",
+    resume: bool = False,
+    hold_out: int = 0,
 ) -> Path:
     """Write the config file `OUT/NAME.yaml` for these images, and say what was seen and decided.
 
@@ -50,6 +57,7 @@ def write_recipe(
 
     test: labelled images, a folder per class; None for no evaluation.
     changes: `key=value` overrides of what is decided here; `name` is by default that of the images' folder.
+    hold_out: about so many pictures are kept back from meta-training, at most a fifth.
     minutes: how long it may take, from reading the images to the end of meta-training.
 
     Raises:
@@ -69,7 +77,9 @@ def write_recipe(
     refuse_to_overwrite(path, [out / kind / stem for kind in ("tasks", "runs") for stem in (name, f"{name}-0")])
 
     seen = survey(images)
-    plan = Plan(seen, {"name": name, "data": data_options(seen, images, test), "evaluate": {"episodes": []}}, wanted)
+    data = data_options(seen, images, test)
+    data |= {"hold_out": round(min(0.2, hold_out / seen.files), 4)} if hold_out else {}
+    plan = Plan(seen, {"name": name, "data": data, "evaluate": {"episodes": []}}, wanted)
     draft = plan.config(choose_side(seen), seen.files)  # a mistake in the overrides is found before all images are read
     check_out(draft)
     if test is not None:
