@@ -21,7 +21,7 @@ LAYERS = {
     "plug-ins": ("proposers", "embeddings"),
     "stages": ("train", "stages", "draw"),
     "judge": ("benchmarks", "evaluation", "report", "deploy", "testing"),
-    "face": ("cli", "quickstart", "__main__", "__init__"),
+    "face": ("cli", "quickstart", "teach", "__main__", "__init__"),
 }
 FILES = {"__init__", "__main__", "version", "types", "parts", "objectives", "seeds", "errors", "train", "testing"}
 DOMAINS = {"images", "environments", "regression"}

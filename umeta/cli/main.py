@@ -35,6 +35,7 @@ COMMANDS = (
     "evaluate",
     "export",
     "pick",
+    "teach",
     "adapt",
     "predict",
     "list",
@@ -49,6 +50,7 @@ EPILOG = """examples:
   umeta metatrain omniglot_acai_kmeans_protonet tasks=tasks/acai name=acai-proto
   umeta evaluate runs/acai-proto
   umeta pick runs/photos photos -n 20                   which pictures to label first
+  umeta teach runs/photos photos                        label pictures in the browser, see the rest sorted
   umeta adapt runs/acai-proto --support examples --out learner
   umeta predict learner photos --out predictions.csv
   umeta list kmeans                                     the options of a part

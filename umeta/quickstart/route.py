@@ -1,10 +1,11 @@
 """`umeta run --backbone`: what was learnt from the pictures, a pre-trained network, or how much of each.
 
 Decided without a label, on pictures that meta-training never saw, each seen in two views. The pre-trained network is
-trusted, unless the learner, which was trained to do that, finds a picture's other view more than twice as often. How much the other one is worth beside it is read off what both repeat: of the
-similarities that either finds again between other views, those that they have in common are taken for what matters, and
-the rest for its own noise. Where two measurements share a signal, each is best weighed by what it has of it over its
-noise. How much of what the trusted one repeats matters is not known; two thirds are assumed.
+trusted, unless the learner, which was trained to do that, finds a picture's other view more than twice as often. How
+much the other one is worth beside it is read off what both repeat: of the similarities that either finds again between
+other views, those that they have in common are taken for what matters, and the rest for its own noise. Where two
+measurements share a signal, each is best weighed by what it has of it over its noise. How much of what the trusted one
+repeats matters is not known; two thirds are assumed.
 """
 
 from __future__ import annotations

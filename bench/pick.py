@@ -1,0 +1,84 @@
+"""What choosing the pictures to label is worth: accuracy against the number of labels, beside random choice.
+
+    python -m bench.pick results/pick.json --network NAME --weights FILE DATA.yaml ...
+
+A file describes a data source with true classes, as `data` of a config. Each draw takes `EACH` random pictures of each
+test class as somebody's folder; as many as there are classes, twice as many and so on are labelled, those that
+`umeta pick` chooses or random ones; all others are answered by prototypes, those of a class without a label wrongly.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from umeta.benchmarks.labelled import LabelledImages
+from umeta.config import reading, registry
+from umeta.deploy.pick import choose
+from umeta.models.backbone import Backbone
+from umeta.runtime import artifacts
+
+EACH, DRAWS, LABELS = 40, 20, (1, 2, 5)
+
+
+def measure(
+    vectors: np.ndarray, labels: np.ndarray, each: int, draws: int, budgets: tuple[int, ...]
+) -> dict[str, dict]:
+    """Return the mean and the 95 % interval over draws for each number of labels a class: chosen, random, and the gain.
+
+    vectors: [n, d] of length 1; labels: [n].
+    """
+    found: dict[str, dict] = {}
+    classes = np.unique(labels)
+    for budget in budgets:
+        rows = []
+        for draw in range(draws):
+            random = np.random.default_rng(draw)
+            folder = np.concatenate([random.permutation(np.flatnonzero(labels == c))[:each] for c in classes])
+            z, y, count = vectors[folder], labels[folder], budget * len(classes)
+            rows.append([answer(z, y, choose(z, count, seed=draw)), answer(z, y, random.permutation(len(y))[:count])])
+        both = 100 * np.array(rows)
+        columns = {"chosen": both[:, 0], "random": both[:, 1], "gain": both[:, 0] - both[:, 1]}
+        found[str(budget)] = {
+            name: {"mean": float(one.mean()), "interval": float(1.96 * one.std(ddof=1) / draws**0.5)}
+            for name, one in columns.items()
+        }
+    return found
+
+
+def answer(z: np.ndarray, y: np.ndarray, labelled: np.ndarray) -> float:
+    """Return the share of the pictures without a label that prototypes of the labelled ones answer rightly."""
+    known = np.unique(y[labelled])
+    means = np.stack([z[labelled][y[labelled] == c].mean(0) for c in known])
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    rest = np.setdiff1d(np.arange(len(y)), labelled)
+    return float((known[(z[rest] @ means.T).argmax(1)] == y[rest]).mean())
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("record", type=Path)
+    options.add_argument("data", type=Path, nargs="+")
+    options.add_argument("--network", required=True)
+    options.add_argument("--weights", required=True)
+    asked = options.parse_args()
+    results = artifacts.read_json(asked.record) if asked.record.exists() else {}
+    for path in asked.data:
+        test = LabelledImages.load(registry.build_part("data", reading.read_yaml(path)), "test")
+        random = np.random.default_rng(0)
+        some = [random.permutation(np.flatnonzero(test.labels == c))[: 2 * EACH] for c in range(len(test.names))]
+        kept = np.sort(np.concatenate(some))
+        net = Backbone(asked.network, weights=asked.weights).build(test.images.item_shape).eval()
+        with torch.no_grad():
+            z = torch.nn.functional.normalize(net(test.images.floats(kept))).numpy()
+        about = {"network": asked.network, "classes": len(test.names), "pictures of each": EACH, "draws": DRAWS}
+        results[path.stem] = {**about, "labels a class": measure(z, test.labels[kept], EACH, DRAWS, LABELS)}
+        artifacts.write_json(asked.record, results)
+        print(path.stem, results[path.stem])
+
+
+if __name__ == "__main__":
+    main()

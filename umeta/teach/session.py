@@ -1,0 +1,280 @@
+"""What a person has said of a folder of pictures, and what the learner makes of all others at each step."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from umeta.data import decode
+from umeta.data.spreadsheet import guard
+from umeta.deploy.adapted import AdaptedLearner, load_source, refuse_transductive
+from umeta.deploy.pick import choose
+from umeta.deploy.seen import see
+from umeta.errors import UserError
+from umeta.metalearners._embedding import EmbeddingLearner
+from umeta.runtime import artifacts
+from umeta.types import Batch
+
+FIRST = 24  # pictures that are asked for before the learner's own doubts say which
+CHUNK = 8192  # pictures answered at a time
+THUMBNAIL = 128  # pixels
+LONGEST = 80  # letters of a name
+EXPORTS = ("learner", "predictions.csv", "sorted")
+
+
+class Session:
+    """The labels of one folder of pictures, saved at each step, and the learner that they make.
+
+    Every method may be called from several threads. A step is what one action changed: for each picture its label, None
+    for none, and what the learner had answered before, where it could.
+    """
+
+    def __init__(
+        self, run: Path, photos: Path, place: Path, *, device: str = "auto", allow_plugin: bool = False
+    ) -> None:
+        source, loaded = load_source(run, device=device, trusted=None if allow_plugin else ())
+        refuse_transductive(source)
+        learner = source.learner
+        if not isinstance(learner, EmbeddingLearner) or learner.task_by_task:
+            raise UserError(
+                f"{run}: a {type(learner).__name__} adapts its whole network at each label, which takes too long here; "
+                "meta-train protonet with normalisation=running, or use umeta adapt"
+            )
+        if place.resolve().is_relative_to(photos.resolve()):
+            raise UserError(f"--out {place}: lies within the pictures of {photos}; choose a place outside of them")
+        artifacts.check_writable(place)
+        self.source, self.test_steps, self.place, self.photos = source, loaded.test_steps, place, photos
+        self.head = learner.on_features()
+        self.seen = see(source, photos)
+        self.names = [file.name for file in self.seen.files]
+        self.index = {name: i for i, name in enumerate(self.names)}
+        self.vectors = torch.from_numpy(np.array(self.seen.vectors)).to(source.device)
+        self.first = choose(self.seen.vectors, FIRST).tolist()
+        self.lock = threading.RLock()
+        self.steps: list[list[list[Any]]] = []
+        self.version = 0
+        if (file := place / "labels.json").exists():
+            with artifacts.refuse_malformed(file):
+                kept = artifacts.read_json(file)
+                if kept["photos"] != str(photos.resolve()):
+                    raise UserError(f"{place}: its labels are of {kept['photos']}; choose another --out")
+                self.steps = [[[str(a), b, c] for a, b, c in step] for step in kept["steps"]]
+        self.refresh()
+
+    # what is known
+
+    def refresh(self) -> None:
+        """Replay the steps, adapt to the labels, and answer every picture."""
+        said = {name: label for step in self.steps for name, label, _ in step}
+        self.labels = {name: label for name, label in said.items() if label is not None}
+        here = {self.index[name]: label for name, label in self.labels.items() if name in self.index}
+        self.classes = sorted(set(here.values()))
+        self.probabilities = np.ones((len(self.names), 1), np.float32)
+        self.version += 1
+        if len(self.classes) < 2:
+            return
+        shown = torch.tensor(list(here), device=self.vectors.device)
+        y = torch.tensor([self.classes.index(label) for label in here.values()], device=self.vectors.device)[None]
+        mask = torch.ones_like(y, dtype=torch.bool)
+        with torch.no_grad():
+            batch = Batch(self.vectors[shown][None], y, mask, len(self.classes))
+            self.adapted = self.head.adapt(self.source.theta, batch, steps=self.test_steps)
+            self.probabilities = torch.cat([self.answer(z) for z in self.vectors.split(CHUNK)]).cpu().numpy()
+
+    def answer(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Return the probabilities [n, way] of features [n, d]."""
+        with torch.no_grad():
+            return self.head.predict(self.source.theta, self.adapted, vectors[None])[0].softmax(1)
+
+    def state(self) -> dict[str, Any]:
+        """Return what is known, in numbers."""
+        with self.lock:
+            answers = Counter(self.classes[i] for i in self.probabilities.argmax(1)) if len(self.classes) > 1 else {}
+            given = Counter(self.labels.values())
+            since = [said == label for step in self.steps for _, label, said in step if said and label]
+            return {
+                "version": self.version,
+                "pictures": len(self.names),
+                "labelled": len(self.labels),
+                "classes": [{"name": n, "labelled": given[n], "looks": answers.get(n, 0)} for n in self.classes],
+                "right": sum(since),
+                "told": len(since),
+                "steps": len(self.steps),
+                "out": str(self.place),
+            }
+
+    def pictures(self, view: str, start: int, count: int) -> dict[str, Any]:
+        """Return some pictures of a view: `worth` a label, `labelled`, or `class:NAME` as it looks now.
+
+        Those without a label come least sure first.
+        """
+        with self.lock:
+            known = np.array([name in self.labels for name in self.names], dtype=bool)
+            sure, found = self.probabilities.max(1), self.probabilities.argmax(1)
+            if view == "labelled":
+                order = np.flatnonzero(known)
+            else:
+                open_ = ~known
+                if view.startswith("class:"):
+                    place = {name: i for i, name in enumerate(self.classes)}.get(view.removeprefix("class:"), -1)
+                    open_ = open_ & (found == place)
+                order = np.flatnonzero(open_)
+                order = order[np.argsort(sure[order], kind="stable")]
+                if view == "worth":
+                    first = [i for i in self.first if not known[i]]
+                    order = np.concatenate([np.array(first, dtype=int), np.setdiff1d(order, first, assume_unique=True)])
+            return {
+                "total": len(order),
+                "version": self.version,
+                "pictures": [self.describe(int(i)) for i in order[start : start + count]],
+            }
+
+    def describe(self, i: int) -> dict[str, Any]:
+        """Return a picture's name, label and answer."""
+        row, several = self.probabilities[i], len(self.classes) > 1
+        answer = self.classes[int(row.argmax())] if several else None
+        confidence = round(float(row.max()), 4) if several else None
+        name = self.names[i]
+        return {"id": i, "name": name, "label": self.labels.get(name), "answer": answer, "confidence": confidence}
+
+    # what is said
+
+    def label(self, pictures: Sequence[int], label: str | None) -> None:
+        """Give pictures a label, or take theirs away."""
+        with self.lock:
+            if label is not None:
+                check_name(label)
+            if not pictures or any(not 0 <= i < len(self.names) for i in pictures):
+                raise UserError(f"pictures: expected some of 0 to {len(self.names) - 1}, got {list(pictures)[:5]}")
+            seen = {i: self.describe(i) for i in dict.fromkeys(pictures)}
+            self.take([[one["name"], label, None if one["label"] else one["answer"]] for one in seen.values()])
+
+    def rename(self, old: str, new: str | None) -> None:
+        """Rename a class, into one that is there as well, or remove it with its labels."""
+        with self.lock:
+            if new is not None:
+                check_name(new)
+            if not (members := [name for name, label in self.labels.items() if label == old]):
+                raise UserError(f"there is no class '{old}'")
+            self.take([[name, new, None] for name in members])
+
+    def take(self, step: list[list[Any]]) -> None:
+        """Take a step, and save it before anything shows it."""
+        self.steps.append(step)
+        try:
+            self.save()
+        except OSError:
+            self.steps.pop()
+            raise
+        self.refresh()
+
+    def undo(self) -> None:
+        """Take the last step back."""
+        with self.lock:
+            if not self.steps:
+                raise UserError("there is nothing to undo")
+            self.steps.pop()
+            self.save()
+            self.refresh()
+
+    def save(self) -> None:
+        """Write all steps."""
+        artifacts.write_json(self.place / "labels.json", {"photos": str(self.photos.resolve()), "steps": self.steps})
+
+    # what comes of it
+
+    def predict(self, data: bytes) -> dict[str, Any]:
+        """Answer one more picture, given as the content of a file."""
+        found = decode.try_decode(lambda: data, self.source.format.rule)
+        if isinstance(found, Exception):
+            raise UserError(f"not a readable image ({decode.describe_error(found)})")
+        with self.lock:
+            self.check_adapted()
+            row = self.answer(self.source.features(found[None]))[0].tolist()
+            best = int(np.argmax(row))
+            named = dict(zip(self.classes, row, strict=True))
+            return {"label": self.classes[best], "confidence": row[best], "probabilities": named}
+
+    def export(self, kind: str) -> dict[str, Any]:
+        """Write the learner, the table of its answers, or a folder for each class; say where, and what is missing."""
+        if kind not in EXPORTS:
+            raise UserError(f"export: expected one of {', '.join(EXPORTS)}, got '{kind}'")
+        with self.lock:
+            self.check_adapted()
+            target, missing = self.place / kind, 0
+            if kind == "learner":
+                rows = [self.index[name] for name in self.labels if name in self.index]
+                names = [self.labels[self.names[i]] for i in rows]
+                learner = AdaptedLearner.adapt(self.source, np.asarray(self.seen.items[rows]), names, self.test_steps)
+                shutil.rmtree(target, ignore_errors=True)
+                learner.save(target)
+            elif kind == "sorted":
+                missing = self.sort(target)
+            else:
+                self.tabulate(target)
+            return {"path": str(target), "missing": missing}
+
+    def check_adapted(self) -> None:
+        if len(self.classes) < 2:
+            raise UserError("the learner knows no two classes yet; label a picture of each of at least two first")
+
+    def tabulate(self, target: Path) -> None:
+        """Write the answers as `umeta predict` does, and beside them the labels that were given."""
+        with (
+            artifacts.replace_atomically(target) as temporary,
+            open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+        ):
+            table = csv.writer(file, lineterminator="\n")
+            table.writerow(["path", "label", "confidence", *(f"p_{name}" for name in self.classes), "given"])
+            for name, row in zip(self.names, self.probabilities.tolist(), strict=True):
+                best = self.classes[int(np.argmax(row))]
+                numbers = [f"{p:.6g}" for p in (max(row), *row)]
+                table.writerow(
+                    [guard(str(self.photos / name)), guard(best), *numbers, guard(self.labels.get(name, ""))]
+                )
+
+    def sort(self, target: Path) -> int:
+        """Copy each picture into a folder of its label, or else of its answer; return how many are no longer there."""
+        missing = 0
+        with artifacts.replace_atomically(target) as temporary:
+            for i, file in enumerate(self.seen.files):
+                name = self.labels.get(file.name) or self.classes[int(self.probabilities[i].argmax())]
+                (temporary / name).mkdir(parents=True, exist_ok=True)
+                try:
+                    (temporary / name / f"{i}-{Path(file.name).name}").write_bytes(file.read())
+                except FileNotFoundError:
+                    missing += 1
+        return missing
+
+    @lru_cache(maxsize=8192)  # noqa: B019  there is one session
+    def thumbnail(self, i: int) -> bytes:
+        """Return a picture as a small JPEG, made when it is first looked at."""
+        import io
+
+        from PIL import Image
+
+        if not 0 <= i < len(self.names):
+            raise UserError(f"there is no picture {i}")
+        rule = decode.Rule(THUMBNAIL, 3, pad=True)
+        found = decode.try_decode(self.seen.files[i].read, rule)
+        if isinstance(found, Exception):
+            raise UserError(f"{self.names[i]}: no longer there, or not readable")
+        out = io.BytesIO()
+        Image.fromarray(np.moveaxis(found, 0, -1)).save(out, "JPEG", quality=80)
+        return out.getvalue()
+
+
+def check_name(name: str) -> None:
+    """Raise UserError for a class's name that cannot name a folder."""
+    odd = not name.strip() or len(name) > LONGEST or name[0] == "." or name != name.strip()
+    if odd or any(c in "/\\" or not c.isprintable() for c in name):
+        raise UserError(f"a class cannot be named {name[:LONGEST]!r}; take up to {LONGEST} letters, without / or \\")
