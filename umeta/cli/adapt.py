@@ -17,10 +17,15 @@ def add_parser(commands: Commands) -> None:
     text = "adapt a run to classes of yours, from a few labelled images of each"
     sub = commands.add_parser("adapt", help=text, description=text)
     add_learner_options(sub)
-    sub.add_argument("run", type=Path, help="runs/NAME")
+    sub.add_argument("run", type=Path, help="runs/NAME; or a learner that adapt wrote, to be changed")
     sub.add_argument("overrides", nargs="*", metavar="key=value", help="metalearner.KEY=value")
     where = "a folder (or zip) with a folder of images per class, or a CSV with the columns path and label"
-    sub.add_argument("--support", type=Path, required=True, metavar="PLACE", help=where)
+    sub.add_argument("--support", type=Path, metavar="PLACE", help=where)
+    sub.add_argument("--add", type=Path, metavar="PLACE", help="to a learner: more examples, as --support")
+    text = "from a learner: a class, or its Nth example as support.png shows them"
+    sub.add_argument("--remove", action="append", default=[], metavar="CLASS[:N]", help=text)
+    text = "of a learner: give a class another name"
+    sub.add_argument("--rename", action="append", default=[], metavar="OLD=NEW", help=text)
     sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder for the learner")
 
 
@@ -29,21 +34,29 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         if not change.startswith("metalearner."):
             raise UserError(f"'{change}': adapt takes metalearner.KEY=value; the rest is the run's")
     from umeta.config import reading
-    from umeta.deploy.adapt import adapt_run
+    from umeta.deploy.adapt import adapt_run, change_learner
     from umeta.deploy.adapted import describe
     from umeta.runtime.allocator import keep_buffers
 
     keep_buffers()
+    common = {
+        "device": options.device,
+        "skip_bad": options.skip_bad is not False,
+        "trusted": None if options.allow_plugin else (),
+    }
+    changes = options.add is not None or options.remove or options.rename
+    if (options.support is None) == (not changes):
+        raise UserError("adapt: --support PLACE for a run; for a learner one or more of --add, --remove and --rename")
     changed = reading.parse_overrides(options.overrides).get("metalearner")
-    learner, notes = adapt_run(
-        options.run,
-        options.support,
-        options.out,
-        options=changed,
-        device=options.device,
-        skip_bad=options.skip_bad is not False,
-        trusted=None if options.allow_plugin else (),
-    )
+    if options.support is not None:
+        learner, notes = adapt_run(options.run, options.support, options.out, options=changed, **common)
+    else:
+        if changed:
+            raise UserError("adapt: metalearner.KEY=value goes with --support; a learner keeps its options")
+        rename = dict(read_rename(text) for text in options.rename)
+        learner, notes = change_learner(
+            options.run, options.out, add=options.add, remove=options.remove, rename=rename, **common
+        )
     for note in notes:
         print(note, file=sys.stderr)
     print(*describe(learner.values()), sep="\n")
@@ -51,3 +64,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     print(f"\n{options.out}: look at {options.out / 'support.png'}, then: {again}")
     calibration = asdict(learner.calibration) if learner.calibration else None
     return {"learner": str(options.out), "classes": learner.classes.tolist(), "calibration": calibration}
+
+
+def read_rename(text: str) -> tuple[str, str]:
+    """Read OLD=NEW."""
+    old, _, new = text.partition("=")
+    if not old or not new:
+        raise UserError(f"--rename {text}: expected OLD=NEW, such as --rename cat=kitten")
+    return old, new

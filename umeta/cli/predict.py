@@ -21,6 +21,8 @@ def add_parser(commands: Commands) -> None:
     sub.add_argument("--unknown", action="store_true", help="answer `unknown` where no class is near")
     sub.add_argument("--least-sure-first", action="store_true", help="in order of confidence")
     sub.add_argument("--overwrite", action="store_true", help="in place of files that are there")
+    text = "the images lie in a folder per class: say how often each is right, and what is taken for what"
+    sub.add_argument("--truth", action="store_true", help=text)
     sub.add_argument("--preview", type=Path, metavar="FILE.png", help="also draw the first answers of each class")
 
 
@@ -42,6 +44,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         overwrite=options.overwrite,
         skip_bad=options.skip_bad is not False,
         preview=options.preview,
+        truth=options.truth,
     )
     if result["twice"]:
         print(f"given twice, answered once: {', '.join(result['twice'])}", file=sys.stderr)
@@ -49,4 +52,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         print(describe_left_out(result["left_out"]), file=sys.stderr)
     print(*(f"{label}: {count}" for label, count in result["labels"].items()), sep="\n")
     print(f"{options.out}: {result['images']} images" + (f"; look at {options.preview}" if options.preview else ""))
+    if truth := result.get("truth"):
+        shares = ((name, one["right"] / one["images"], one["images"]) for name, one in truth["classes"].items())
+        print(*(f"{name}: {share:.1%} of {count} right" for name, share, count in shares), sep="\n")
+        print(f"{truth['accuracy']:.1%} right; what is taken for what: {result['confusion']}")
     return {"predictions": str(options.out), **result}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -18,8 +18,8 @@ from umeta.data.folder import classify, folders_of
 from umeta.data.inputs import Format, describe_unreadable
 from umeta.data.spreadsheet import read_table
 from umeta.deploy.adapted import AdaptedLearner, load_source, refuse_to_overwrite, refuse_transductive
-from umeta.errors import UserError
-from umeta.stages.runs import Run
+from umeta.errors import UserError, suggest
+from umeta.stages.runs import Run, load_run
 
 UNEVEN = 10  # times as many images in one class as in another
 UNKNOWN = "unknown"  # the answer where no class is near
@@ -62,6 +62,66 @@ def adapt_run(
         notes.append(f"not calibrated, probabilities are a plain softmax and unknown cannot be told: {error}")
     learner.save(out)
     return learner, notes
+
+
+def change_learner(
+    folder: Path,
+    out: Path,
+    *,
+    add: Path | None = None,
+    remove: Sequence[str] = (),
+    rename: Mapping[str, str] | None = None,
+    device: str = "auto",
+    skip_bad: bool = True,
+    trusted: Collection[str] | None = (),
+) -> tuple[AdaptedLearner, list[str]]:
+    """Adapt a learner again to other examples than before and write it to `out`: (learner, what must be told).
+
+    add: more labelled images, as `support` of `adapt_run`.
+    remove: classes, or `CLASS:N` for the Nth example of one, counted from 1 as in `support.png`; before adding.
+    rename: new names of classes by the old ones, before adding.
+
+    Raises:
+        UserError: no such learner, class or example, images that cannot be used, or `out` exists.
+    """
+    refuse_to_overwrite(out)
+    before = AdaptedLearner.load(folder, device=device, trusted=trusted)
+    names = [str(name) for name in before.classes[before.labels]]
+    drop = {i for one in remove for i in find_removed(one, names)}
+    for old in rename or {}:
+        if old not in names:
+            raise UserError(f"--rename {old}: no such class{suggest(old, set(names))}")
+    kept = [i for i in range(len(names)) if i not in drop]
+    items, names = before.support[kept], [(rename or {}).get(names[i], names[i]) for i in kept]
+    notes: list[str] = []
+    if add is not None:
+        more, labels, bad = decode_examples(find_examples(add), before.source.format, add, skip_bad)
+        items, names = np.concatenate([items, more]), [*names, *labels]
+        notes += [decode.describe_left_out(bad)] if bad else []
+    if not names:
+        raise UserError("--remove: no example is left; keep one, or add some")
+    learner = AdaptedLearner.adapt(before.source, items, names, before.steps)
+    try:
+        run = load_run(before.source.run, device=device, trusted=trusted)
+        notes += list_doubts(items, names, run)
+        learner = learner.calibrated(run)
+    except UserError as error:
+        notes.append(f"no longer calibrated, probabilities are a plain softmax and unknown cannot be told: {error}")
+    learner.save(out)
+    return learner, notes
+
+
+def find_removed(what: str, names: list[str]) -> list[int]:
+    """Return the examples that `CLASS` or `CLASS:N` names, of those with these classes."""
+    if what in names:
+        return [i for i, name in enumerate(names) if name == what]
+    name, _, number = what.rpartition(":")
+    places = [i for i, one in enumerate(names) if one == name]
+    if places and number.isdigit() and 1 <= int(number) <= len(places):
+        return [places[int(number) - 1]]
+    if places:
+        raise UserError(f"--remove {what}: '{name}' has {len(places)} examples, 1 to {len(places)}")
+    raise UserError(f"--remove {what}: no such class{suggest(name or what, set(names))}")
 
 
 def list_doubts(items: np.ndarray, names: list[str], run: Run) -> list[str]:

@@ -21,6 +21,7 @@ from umeta.data.inputs import Format, describe_unreadable
 from umeta.data.spreadsheet import guard
 from umeta.deploy.adapt import UNKNOWN
 from umeta.deploy.adapted import AdaptedLearner
+from umeta.deploy.truth import Truth
 from umeta.draw import mosaic
 from umeta.errors import UserError
 from umeta.runtime import artifacts
@@ -43,6 +44,7 @@ def predict_images(
     overwrite: bool = False,
     skip_bad: bool = True,
     preview: Path | None = None,
+    truth: bool = False,
 ) -> dict[str, Any]:
     """Write a CSV with the columns path, label, confidence and, for each class, `p_CLASS`; return counts by label.
 
@@ -54,6 +56,8 @@ def predict_images(
     overwrite: in place of a file that is there.
     skip_bad: leave out images that cannot be read; else stop at the first.
     preview: a picture of the first answers of each class, to be written there.
+    truth: the images lie in a folder per class; also return how often the answers are right, and write the confusion
+        matrix and the wrong pictures into `OUT-truth.csv` and `.png`.
 
     Raises:
         UserError: images that are missing, unreadable or of another size, or a learner that cannot tell the unknown.
@@ -68,7 +72,8 @@ def predict_images(
             raise UserError(f"{written}: is one of the images, and would be overwritten; name another file to write")
     if preview is not None and (preview.suffix.lower() != ".png" or preview.resolve() == out.resolve()):
         raise UserError(f"--preview {preview}: expected a file to write, such as {out.with_suffix('.png')}")
-    for written in (out, preview):
+    confusion = out.with_name(f"{out.stem}-truth.csv")
+    for written in (out, preview, confusion if truth else None):
         if written is not None and written.exists() and not overwrite:
             raise UserError(f"{written} exists; name another file to write, or add --overwrite")
     names = [str(name) for name in learner.classes]
@@ -76,6 +81,7 @@ def predict_images(
         learner.threshold()
         if UNKNOWN in names:
             raise UserError(f"unknown: a class of the learner has that name ('{UNKNOWN}'); rename the class")
+    known = Truth(images) if truth else None
     bar = Progress("predict", sum(count(path, learner.source.format) for path in images))
     counts: Counter[str] = Counter()
     shown: dict[str, list[np.ndarray]] = {}
@@ -91,6 +97,8 @@ def predict_images(
                 for path, label, row in zip(paths, labels, probabilities.tolist(), strict=True):
                     table.writerow([guard(path), guard(label), *(f"{p:.6g}" for p in (max(row), *row))])
                 counts.update(labels)
+                if known is not None:
+                    known.count(paths, labels, pixels)
                 if preview is not None:
                     for label, item in zip(labels, pixels, strict=True):
                         if len(tiles := shown.setdefault(label, [])) < mosaic.COLUMNS:
@@ -103,7 +111,11 @@ def predict_images(
             sort_by_confidence(temporary)
     if preview is not None:
         mosaic.save(draw_preview(learner, shown, counts), preview)
-    return {"images": counts.total(), "labels": dict(counts.most_common()), "left_out": bad, "twice": twice}
+    result = {"images": counts.total(), "labels": dict(counts.most_common()), "left_out": bad, "twice": twice}
+    if known is None:
+        return result
+    known.write(confusion)
+    return {**result, "truth": known.summarize(), "confusion": str(confusion)}
 
 
 def without_repeats(images: Sequence[Path]) -> tuple[list[Path], list[str]]:
