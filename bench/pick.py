@@ -21,7 +21,7 @@ from umeta.deploy.pick import choose
 from umeta.models.backbone import Backbone
 from umeta.runtime import artifacts
 
-EACH, DRAWS, LABELS = 40, 20, (1, 2, 5)
+EACH, DRAWS, LABELS = 20, 20, (1, 2, 5)
 
 
 def measure(
