@@ -51,7 +51,7 @@ def test_a_person_labels_sees_the_rest_move_and_exports(made_run, umeta, photos,
                     f"state.classes.some((one) => one.name === '{label}') && "
                     f"!shown.some((one) => one.id === {pictures[0]})"
                 )
-            page.wait("[...document.querySelectorAll('figcaption')].every((one) => / %$/.test(one.textContent))")
+            page.wait("[...document.querySelectorAll('figcaption')].every((one) => /^[0-9]+ % (dark|bright)$/.test(one.textContent))")
             assert page.run("state.labelled") == 4
             assert page.run("document.querySelector('#numbers').textContent").startswith("24 pictures, 4 labelled")
             # a wrong one is put right by a key, and taken back

@@ -52,8 +52,8 @@ function drawPicture(one) {
   figure.append(make("img", undefined, {
     loading: "lazy", alt: one.name, title: one.name, src: `api/thumbnail/${one.id}?token=${encodeURIComponent(token)}`,
   }));
-  const sure = one.confidence === null ? "" : ` ${Math.round(100 * one.confidence)} %`;
-  figure.append(make("figcaption", one.label ? `✓ ${one.label}` : one.answer ? `${one.answer}${sure}` : one.name));
+  const sure = one.confidence === null ? "" : `${Math.round(100 * one.confidence)} % `;
+  figure.append(make("figcaption", one.label ? `✓ ${one.label}` : one.answer ? `${sure}${one.answer}` : one.name));
   figure.onclick = (event) => choose(one.id, event.shiftKey);
   figure.ondragstart = () => { if (!chosen.has(one.id)) choose(one.id, false); };
   figure.onkeydown = (event) => { if (event.key === " ") { event.preventDefault(); choose(one.id, event.shiftKey); } };

@@ -156,7 +156,9 @@ class Session:
             if not pictures or any(not 0 <= i < len(self.names) for i in pictures):
                 raise UserError(f"pictures: expected some of 0 to {len(self.names) - 1}, got {list(pictures)[:5]}")
             seen = {i: self.describe(i) for i in dict.fromkeys(pictures)}
-            self.take([[one["name"], label, None if one["label"] else one["answer"]] for one in seen.values()])
+            could = label in self.classes  # what is the first of its class could not be answered so
+            said = {i: one["answer"] if could and not one["label"] else None for i, one in seen.items()}
+            self.take([[one["name"], label, said[i]] for i, one in seen.items()])
 
     def rename(self, old: str, new: str | None) -> None:
         """Rename a class, into one that is there as well, or remove it with its labels."""
