@@ -51,7 +51,8 @@ def test_a_person_labels_sees_the_rest_move_and_exports(made_run, umeta, photos,
                     f"state.classes.some((one) => one.name === '{label}') && "
                     f"!shown.some((one) => one.id === {pictures[0]})"
                 )
-            page.wait("[...document.querySelectorAll('figcaption')].every((one) => /^[0-9]+ % (dark|bright)$/.test(one.textContent))")
+            captions = "[...document.querySelectorAll('figcaption')].map((one) => one.textContent)"
+            page.wait(captions + ".every((text) => /^[0-9]+ % (dark|bright)$/.test(text))")
             assert page.run("state.labelled") == 4
             assert page.run("document.querySelector('#numbers').textContent").startswith("24 pictures, 4 labelled")
             # a wrong one is put right by a key, and taken back

@@ -10,13 +10,14 @@ repeats matters is not known; two thirds are assumed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from umeta import seeds
 from umeta.config import registry
@@ -24,6 +25,7 @@ from umeta.data.images import UnlabelledImages
 from umeta.errors import UserError
 from umeta.models.check import build_module
 from umeta.models.functional import draw
+from umeta.parts import Augment
 from umeta.runtime.progress import note
 from umeta.stages.join import join
 from umeta.stages.runs import load_run
@@ -119,6 +121,19 @@ def finds(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return (unit(first) @ unit(second).T).argmax(1) == np.arange(len(first))
 
 
+def look_twice(x: Tensor, augment: Augment, networks: list[Callable[[Tensor], Tensor]], seed: int) -> list[Views]:
+    """Return what each of the networks makes of two views of images x [n, C, H, W]."""
+    found: list[Views] = [[] for _ in networks]
+    for i in range(2):
+        keys = seeds.key(seed, "route", i, np.arange(len(x) * augment.randoms))
+        u = torch.from_numpy(seeds.uniform(keys)).to(x.device)
+        view = augment(x, u.view(len(x), augment.randoms))
+        with torch.no_grad():
+            for network, views in zip(networks, found, strict=True):
+                views.append(network(view).cpu().numpy())
+    return found
+
+
 def route(folder: Path, backbone: Mapping[str, Any], *, device: str = "auto") -> tuple[Path, Choice]:
     """Weigh a run against a pre-trained network and write what is best beside it: the kept run, and the choice.
 
@@ -137,15 +152,8 @@ def route(folder: Path, backbone: Mapping[str, Any], *, device: str = "auto") ->
     net = draw(lambda: build_module(model, run.item_shape, "--backbone"), seed=0).eval().to(here)
     augment = run.config.proposer.augment
     x = images.floats(slice(0, 2 * HELD_OUT), here)
-    frozen: Views = []
-    learnt: Views = []
-    with torch.no_grad():
-        for i in range(2):
-            keys = seeds.key(run.config.seed, "route", i, np.arange(len(x) * augment.randoms))
-            u = torch.from_numpy(seeds.uniform(keys)).to(here)
-            view = augment(x, u.view(len(x), augment.randoms))
-            frozen.append(net(view).cpu().numpy())
-            learnt.append(run.learner.features(run.theta, view).cpu().numpy())  # type: ignore[attr-defined]
+    learner: Any = run.learner
+    frozen, learnt = look_twice(x, augment, [net, lambda view: learner.features(run.theta, view)], run.config.seed)
     choice = weigh(frozen, learnt)
     note(str(choice))
     if np.isinf(choice.weight):
