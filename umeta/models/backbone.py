@@ -84,7 +84,7 @@ class Backbone:
         refuse_unknown(name.partition(".")[0], timm.list_models(), "timm")
         download = self.weights == OWN and self._file is None
         net = self._fetch(lambda: timm.create_model(name, pretrained=download))
-        found = {**net.pretrained_cfg, **changed}
+        found: dict[str, Any] = {**vars(net)["pretrained_cfg"], **changed}
         return net, {"side": found["input_size"][-1], "mean": found["mean"], "std": found["std"]}
 
     def _from_torchvision(self) -> tuple[nn.Module, dict[str, Any]]:
@@ -109,6 +109,9 @@ class Backbone:
 
 class Seen(nn.Module):
     """A network with pictures [n, C, H, W] in [0, 1] made as it wants them."""
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, net: nn.Module, side: int, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
@@ -138,8 +141,8 @@ def refuse_unknown(name: str, known: Sequence[str], library: str) -> None:
 
 def drop_head(net: nn.Module) -> None:
     """Take away what makes classes of features: of timm's networks what they call so, else the last linear layer."""
-    if hasattr(net, "reset_classifier"):
-        net.reset_classifier(0)
+    if reset := getattr(net, "reset_classifier", None):
+        reset(0)
         return
     place = [name for name, layer in net.named_modules() if isinstance(layer, nn.Linear)][-1]
     net.set_submodule(place, nn.Identity())
@@ -154,7 +157,8 @@ def fix(net: nn.Module) -> None:
     for layer in net.modules():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.running_mean is not None:
             for name in ("running_mean", "running_var"):
-                value = layer._buffers.pop(name)
+                value = layer.get_buffer(name)
+                del layer._buffers[name]
                 # an average as torch begins with would be taken for none
                 value = value + 1e-12 if name == "running_mean" else value
                 layer.register_parameter(name, nn.Parameter(value, requires_grad=False))

@@ -70,12 +70,12 @@ def weigh(frozen: Views, learnt: Views) -> Choice:
     near = [[neighbours(one) for one in both] for both in cosines]
     across = [agree(near[0][i], near[1][1 - i]) for i in (0, 1)]
     repeated = [agree(*both) for both in near]
-    common = float(np.clip(np.mean(across) / max(np.prod(repeated) ** 0.5, 1e-9), 0, 1))
+    common = float(np.clip(np.mean(across) / max(float(np.prod(repeated)) ** 0.5, 1e-9), 0, 1))
     spread = [np.mean([one[~np.eye(len(one), dtype=bool)].std() for one in both]) for both in cosines]
     found = [finds(*views) for views in (frozen, learnt)]
     trusted = int(found[1].mean() > DECISIVE * found[0].mean())
     other = min(common**2 / MATTERS, MATTERS)
-    worth = (gain(other) / gain(MATTERS)) * spread[trusted] / max(spread[1 - trusted], 1e-9)
+    worth = (gain(other) / gain(MATTERS)) * spread[trusted] / np.maximum(spread[1 - trusted], 1e-9)
     worth = worth if worth >= SMALLEST else 0.0
     weight = worth if trusted == 0 else (1 / worth if worth else np.inf)
     joint = found[trusted] if worth == 0 else finds(*(mix(a, b, weight) for a, b in zip(frozen, learnt, strict=True)))
