@@ -161,6 +161,8 @@ class MetaLearner(ABC):
     value is what the library asks of a learner; a method for which it is otherwise says so.
     """
 
+    family: ClassVar[str] = ""
+    """how it adapts, in lists of methods"""
     regresses: ClassVar[bool] = False
     """whether it can predict numbers, and not only tell classes apart"""
     steps: int | None = None

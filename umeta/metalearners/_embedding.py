@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,8 @@ class EmbeddingLearner(NetworkLearner):
     """the embedding network"""
     normalisation: Normalisation = "running"
     """what batch normalisation normalises by (umeta/models/functional.py); `batch` is transductive"""
+
+    family: ClassVar[str] = "by comparing embeddings"
 
     @property
     def task_by_task(self) -> bool:

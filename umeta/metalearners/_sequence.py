@@ -26,6 +26,7 @@ class SequenceLearner(EmbeddingLearner):
     layer is `answer`.
     """
 
+    family: ClassVar[str] = "by reading the support"
     regresses: ClassVar[bool] = True
 
     @property
