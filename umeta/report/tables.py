@@ -32,6 +32,7 @@ from umeta.report.write import format_cell, format_markdown
 from umeta.runtime import artifacts
 
 CURVES = re.compile(r"<!-- curves: (?P<file>\S+) (?P<picture>\S+)(?: (?P<key>\S+))? -->")
+CERTAINTY = {"log_likelihood": "log-likelihood", "ece": "calibration error"}
 FACTS = ("file", "protocol", "seed", "inference", "commit")
 MARKER = re.compile(r"(<!-- results: (?P<files>[^>;]*?)(?P<rows>;[^>]*?)? -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -39,7 +40,8 @@ MARKER = re.compile(r"(<!-- results: (?P<files>[^>;]*?)(?P<rows>;[^>]*?)? -->\n)
 def make_table(files: dict[str, Path], wanted: list[str] | None = None, change: str = "") -> str:
     """Make one Markdown table of the rows, all or those wanted, in that order, with a caption that says their origin.
 
-    `files` are by the links to them. A row of ours ends with the minutes that learning took.
+    `files` are by the links to them. A row of ours ends with the minutes that learning took; before them, where a
+    result has it, how likely the right class was to it, and its calibration error.
 
     change: the results of the extrapolation by this change instead, such as `amplitude`.
 
@@ -52,10 +54,13 @@ def make_table(files: dict[str, Path], wanted: list[str] | None = None, change: 
             for name, cells in (result.get("extrapolation", {}).get(change, {}) if change else result["rows"]).items():
                 own = name == result["title"]
                 if own or name not in rows:
-                    rows[name] = Row(cells, sum_minutes(result) if own else "", describe_origin(result, link))
-    columns = list(dict.fromkeys(column for row in rows.values() for column in row.cells))
+                    sure = judge_certainty(result) if own and not change else {}
+                    minutes = sum_minutes(result) if own else ""
+                    rows[name] = Row(cells | sure, minutes, describe_origin(result, link))
     if wanted is not None:
         rows = {name: rows[name] for name in wanted}
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row.cells))
+    columns.sort(key=lambda column: column.startswith(tuple(CERTAINTY.values())))
     body = [
         [name, *(format_cell(row.cells[c]) if c in row.cells else "" for c in columns), row.minutes]
         for name, row in rows.items()
@@ -72,6 +77,18 @@ class Row:
     cells: dict[str, Cell]
     minutes: str
     origin: dict[str, str]
+
+
+def judge_certainty(result: Result) -> dict[str, Cell]:
+    """Return the cells that say how sure a result's answers were, and how rightly; none of earlier versions."""
+    found = result.get("calibration", {})
+    if "log_likelihood" not in found:
+        return {}
+    tasks = result["protocol"]["tasks"]
+    return {
+        f"{name}, {found['episode']}": {"mean": found[key], "interval": None, "tasks": tasks, "digits": 3}
+        for key, name in CERTAINTY.items()
+    }
 
 
 def sum_minutes(result: Result) -> str:
