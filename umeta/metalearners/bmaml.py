@@ -1,0 +1,107 @@
+"""Bayesian MAML: several initialisations, whose inner steps keep them apart, answer together."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar
+
+import torch
+from annotated_types import Gt
+from torch import Tensor
+
+from umeta import seeds
+from umeta.metalearners._distribution import mix_classes, mix_numbers
+from umeta.metalearners._gradient import GradientLearner, InnerLoop, Weights
+from umeta.objectives import SMALLEST_STD
+from umeta.types import Adapted, Batch, OwnMetaLoss, Theta
+
+
+@dataclass
+class BMAML(GradientLearner, OwnMetaLoss):
+    """Bayesian MAML (BMAML, Yoon, Kim, Dia, Kim, Bengio, Ahn 2018, arXiv 1806.03836, equations 3 and 9, algorithm 3).
+
+    M particles phi_m, each from an initialisation of its own, take steps of Stein variational gradient descent:
+    `phi_m <- phi_m + inner_lr * mean_n [k(phi_n, phi_m) grad log p(phi_n) + grad_phi_n k(phi_n, phi_m)]`, where log p
+    is minus the mean support loss, the last term is divided by the number of items accordingly, and k is
+    `exp(-|phi_n - phi_m|^2 / h)` with h the median squared distance over log M. The answer is the mixture of theirs.
+
+    The outer loop descends the chaser loss `sum_m |phi_m - leader_m|^2`: the leaders, which are constants, are where
+    `lead` further steps on support and query together take the particles.
+    """
+
+    particles: Annotated[int, Gt(1)] = 5
+    """M"""
+    lead: Annotated[int, Gt(0)] = 1
+    """steps of the leader beyond the particles (s of the paper)"""
+    apart: Annotated[float, Gt(0)] = 0.1
+    """how far initialisations begin from each other, in root mean squares of each weight"""
+    first_order: bool = True
+    """leave out second derivatives"""
+
+    family: ClassVar[str] = "by a distribution, not a point"
+
+    @property
+    def twice(self) -> bool:
+        """Whether meta-training takes second derivatives of the network."""
+        return not self.first_order
+
+    def begin(self, theta: Theta, support: Batch) -> Weights:
+        """Give the weights that the particles begin with; the support's tasks are repeated, once for each of them."""
+        tasks = len(support) // self.particles
+        phi = super().begin(theta, support)
+        moves = {name: theta.params[f"particle.{name}"] for name in phi if f"particle.{name}" in theta.params}
+        return phi | {name: phi[name] + move.repeat(tasks, *[1] * (move.dim() - 1)) for name, move in moves.items()}
+
+    def adapt(self, theta: Theta, support: Batch, *, start: Adapted | None = None, steps: int | None = None) -> Adapted:
+        """Adapt each task's particles: weights [T, M, ...]."""
+        many = support.map_tensors(lambda value: value.repeat_interleave(self.particles, 0))
+        before = start and replace(start, params={name: value.flatten(0, 1) for name, value in start.params.items()})
+        loop = InnerLoop(self, theta, many, before)
+        phi = loop.start
+        for size in loop.sizes(self.inner_lr, steps):
+            phi = loop.move(phi, self._steer(phi, loop.gradient(phi), support.mask.sum(1)), size)
+        found = loop.finish(phi)
+        params = {name: value.unflatten(0, (-1, self.particles)) for name, value in found.params.items()}
+        return Adapted(params, found.stats, found.steps)
+
+    def predict(self, theta: Theta, adapted: Adapted, x: Tensor) -> Tensor:
+        """Give log-probabilities [T, N, way] of x [T, N, ...], or mean and log standard deviation of numbers."""
+        flat = replace(adapted, params={name: value.flatten(0, 1) for name, value in adapted.params.items()})
+        each = super().predict(theta, flat, x.repeat_interleave(self.particles, 0)).unflatten(0, (-1, self.particles))
+        if not self.built.spec.outputs:
+            return mix_classes(each)
+        return mix_numbers(torch.cat([each, torch.full_like(each, math.log(SMALLEST_STD))], -1))
+
+    def meta_loss(self, theta: Theta, support: Batch, query: Batch) -> tuple[Adapted, Tensor]:
+        """Adapt, and give the chaser loss."""
+        both = {n: torch.cat([value, query.tensors()[n]], 1) for n, value in support.tensors().items()}
+        chaser = self.adapt(theta, support)
+        with torch.no_grad():
+            leader = self.adapt(theta, replace(support, **both), start=chaser, steps=self.lead)
+        moved = [(value - leader.params[n]).square().flatten(1).sum(1) for n, value in chaser.params.items()]
+        return chaser, torch.stack(moved).sum(0) / self.particles
+
+    def _steer(self, phi: Weights, gradient: Weights, items: Tensor) -> Weights:
+        """Give minus the direction of equation 3 for each particle, of their gradients of the mean loss."""
+        flat, slope = (
+            torch.cat([w[n].flatten(1) for n in gradient], 1).unflatten(0, (-1, self.particles))
+            for w in (phi, gradient)
+        )
+        squares = torch.cdist(flat.detach(), flat.detach()).square()
+        apart = (flat[:, :, None] - flat[:, None]).square().sum(-1)
+        h = squares.flatten(1).median(1).values.clamp(min=1e-12)[:, None, None] / math.log(self.particles)
+        kernel = (-apart / h).exp()
+        repulsion = 2 / h * (kernel.sum(2, keepdim=True) * flat - kernel @ flat) / items[:, None, None]
+        steered = ((kernel @ slope - repulsion) / self.particles).flatten(0, 1)
+        parts = steered.split([gradient[n][0].numel() for n in gradient], 1)
+        return {n: part.view_as(gradient[n]) for n, part in zip(gradient, parts, strict=True)}
+
+    def _make_inner(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Make what each particle begins away from the initialisation."""
+        draw = seeds.generator("particles")
+        found = {}
+        for name, value in weights.items():
+            size = self.apart * value.square().mean().sqrt()
+            found[f"particle.{name}"] = size * torch.randn(self.particles, *value.shape, generator=draw)
+        return found
