@@ -43,9 +43,8 @@ def stepped(particles: list[Weights], x: torch.Tensor, y: torch.Tensor) -> list[
     slopes = []
     for one in particles:
         loss = F.cross_entropy(forward("mlp", one, x, "group")[0], y)
-        slopes.append(
-            torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(one.values()), create_graph=True)])
-        )
+        grads = torch.autograd.grad(loss, list(one.values()), create_graph=True)
+        slopes.append(torch.cat([g.flatten() for g in grads]))
     found = []
     for one in particles:
         total = torch.zeros_like(slopes[0])

@@ -84,13 +84,11 @@ class BMAML(GradientLearner, OwnMetaLoss):
 
     def _steer(self, phi: Weights, gradient: Weights, items: Tensor) -> Weights:
         """Give minus the direction of equation 3 for each particle, of their gradients of the mean loss."""
-        flat, slope = (
-            torch.cat([w[n].flatten(1) for n in gradient], 1).unflatten(0, (-1, self.particles))
-            for w in (phi, gradient)
-        )
-        squares = torch.cdist(flat.detach(), flat.detach()).square()
+        both = (torch.cat([w[n].flatten(1) for n in gradient], 1) for w in (phi, gradient))
+        flat, slope = (values.unflatten(0, (-1, self.particles)) for values in both)
         apart = (flat[:, :, None] - flat[:, None]).square().sum(-1)
-        h = squares.flatten(1).median(1).values.clamp(min=1e-12)[:, None, None] / math.log(self.particles)
+        median = apart.detach().flatten(1).median(1).values.clamp(min=1e-12)
+        h = median[:, None, None] / math.log(self.particles)
         kernel = (-apart / h).exp()
         repulsion = 2 / h * (kernel.sum(2, keepdim=True) * flat - kernel @ flat) / items[:, None, None]
         steered = ((kernel @ slope - repulsion) / self.particles).flatten(0, 1)
