@@ -83,8 +83,8 @@ class WeightedSum(nn.Linear):
 
 
 def members(support: Batch) -> Tensor:
-    """Which items are of which class [T, N, way] bool; padding is of none."""
-    return F.one_hot(support.y, support.way).bool() & support.mask[..., None]
+    """Which items are of which class [T, N, way] bool; padding is of none, nor is an item of label -1."""
+    return F.one_hot(support.y.clamp(min=0), support.way).bool() & (support.mask & (support.y >= 0))[..., None]
 
 
 def prototypes(z: Tensor, support: Batch) -> tuple[Tensor, Tensor]:

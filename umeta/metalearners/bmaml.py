@@ -19,7 +19,7 @@ from umeta.types import Adapted, Batch, OwnMetaLoss, Theta
 
 @dataclass
 class BMAML(GradientLearner, OwnMetaLoss):
-    """Bayesian MAML (BMAML, Yoon, Kim, Dia, Kim, Bengio, Ahn 2018, arXiv 1806.03836, equations 3 and 9, algorithm 3).
+    """Bayesian MAML (BMAML, Yoon, Kim, Dia, Kim, Bengio, Ahn 2018, arXiv 1806.03836, sections 2.2 and 3.2).
 
     M particles phi_m, each from an initialisation of its own, take steps of Stein variational gradient descent:
     `phi_m <- phi_m + inner_lr * mean_n [k(phi_n, phi_m) grad log p(phi_n) + grad_phi_n k(phi_n, phi_m)]`, where log p
@@ -83,7 +83,7 @@ class BMAML(GradientLearner, OwnMetaLoss):
         return chaser, torch.stack(moved).sum(0) / self.particles
 
     def _steer(self, phi: Weights, gradient: Weights, items: Tensor) -> Weights:
-        """Give minus the direction of equation 3 for each particle, of their gradients of the mean loss."""
+        """Give minus the direction of such a step for each particle, of their gradients of the mean loss."""
         both = (torch.cat([w[n].flatten(1) for n in gradient], 1) for w in (phi, gradient))
         flat, slope = (values.unflatten(0, (-1, self.particles)) for values in both)
         apart = (flat[:, :, None] - flat[:, None]).square().sum(-1)

@@ -16,7 +16,7 @@ from umeta.types import EpisodeSpec, TaskSpec
 
 @dataclass
 class CAMeLU(SequenceLearner):
-    """In-context meta-learning without labels (CAMeLU, Vettoruzzo et al. 2024, arXiv 2405.16124, section 3.2).
+    """In-context meta-learning without labels (CAMeLU, Vettoruzzo et al. 2024, arXiv 2405.16124, section 3).
 
     A token for each item of the support, its embedding beside a learnt vector of its label, and one for the query,
     whose label is a learnt unknown, go through a transformer encoder without positions: the support's order is of no

@@ -16,7 +16,7 @@ from umeta.types import Adapted, Batch, EpisodeSpec, OwnMetaLoss, TaskSpec, Thet
 
 @dataclass
 class CNP(SequenceLearner, OwnMetaLoss):
-    """Conditional neural processes (CNP, Garnelo et al. 2018, arXiv 1807.01613, equations 2 to 4).
+    """Conditional neural processes (CNP, Garnelo et al. 2018, arXiv 1807.01613, section 2).
 
     `r = mean_i h(x_i, y_i)` over the support, and `g(x, r)` gives the distribution of a query's answer: logits, or of
     numbers mean and log standard deviation. h and g are perceptrons with one hidden layer. The outer loop ascends the

@@ -17,7 +17,7 @@ from umeta.types import EpisodeSpec, TaskSpec
 
 @dataclass
 class GNN(SequenceLearner):
-    """Few-shot learning with graph neural networks (GNN, Garcia, Bruna 2018, arXiv 1711.04043, equations 4 and 5).
+    """Few-shot learning with graph neural networks (GNN, Garcia, Bruna 2018, arXiv 1711.04043, section 4).
 
     Nodes are embeddings beside labels, the query's with equal parts of every class. A layer has an adjacency
     `A_ij = softmax_j g(|x_i - x_j|)` over the other nodes, with g a perceptron, and puts `rho(A x W_A + x W_1)` beside

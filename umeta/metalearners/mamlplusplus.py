@@ -20,7 +20,7 @@ class MAMLPlusPlus(GradientLearner, OwnMetaLoss):
     """How to train your MAML (MAML++, Antoniou, Edwards, Storkey 2019, arXiv 1810.09502, section 4).
 
     Each weight has a learnt step size for each inner step, `phi_i <- phi_(i-1) - alpha_i * grad L_support(phi_(i-1))`.
-    The outer loop descends `sum_i v_i L_query(phi_i)` (equation 3): all v_i are equal at first, and that of the last
+    The outer loop descends `sum_i v_i L_query(phi_i)` : all v_i are equal at first, and that of the last
     step becomes 1 by and by. Inner gradients are constants until a share of meta-training is over. A further step at
     test is as long as the last. The paper's cosine schedule is an option of the outer step; what it does to batch
     normalisation, statistics of each step apart, is left out: `normalisation` says which statistics there are.

@@ -18,7 +18,7 @@ DECAY = 0.99  # of how much a slot counts as used (gamma)
 
 @dataclass
 class MANN(SequenceLearner):
-    """Memory-augmented neural networks (MANN, Santoro et al. 2016, arXiv 1605.06065, equations 2 to 8).
+    """Memory-augmented neural networks (MANN, Santoro et al. 2016, arXiv 1605.06065, section 3.1).
 
     An LSTM reads (item, label, what it read last) and gives a key k. It reads the memory by a softmax w_r over cosines
     with k, and then writes k by `w_w = sigmoid(a) w_r' + (1 - sigmoid(a)) w_lu`, of what it read at the step before

@@ -18,7 +18,7 @@ class MetaOptNet(EmbeddingLearner):
     """Meta-learning with convex optimisation (MetaOptNet, Lee, Maji, Ravichandran, Soatto 2019, arXiv 1904.03758).
 
     A task's classifier is the multi-class support vector machine of Crammer and Singer on the support's embeddings z,
-    solved by its dual (equation 10): `min_a |sum_n a_n z_n'|^2 / 2 - sum_n a_n[y_n]` where each item's a_n sums to 0,
+    solved by its dual (section 3.2): `min_a |sum_n a_n z_n'|^2 / 2 - sum_n a_n[y_n]` where each item's a_n sums to 0,
     `a_n[y_n] <= strength` and its other numbers are <= 0. The layer is `sum_n a_n z_n'`, times a learnt scale. As in
     the code of the authors I is added to the kernel of z, which makes the optimum unique.
 

@@ -14,7 +14,7 @@ from umeta.types import Adapted, Batch, Theta
 
 @dataclass
 class MTNet(UnrolledLearner):
-    """Learned layerwise metric and subspace (MT-net, Lee, Choi 2018, arXiv 1801.05558, section 3, algorithm 2).
+    """Learned layerwise metric and subspace (MT-net, Lee, Choi 2018, arXiv 1801.05558, section 3).
 
     Each layer is `y = T W x`. The inner loop moves `W <- W - inner_lr * M grad_W L_support`, where T is the outer
     loop's alone, and the mask M leaves out whole rows of W: row j of a task's is drawn with probability

@@ -17,12 +17,12 @@ from umeta.types import Adapted, Batch, EpisodeSpec, OwnMetaLoss, TaskSpec, Thet
 
 @dataclass
 class NeuralProcess(SequenceLearner, OwnMetaLoss):
-    """Neural processes (NP, Garnelo et al. 2018, arXiv 1807.01622, equations 5 to 7).
+    """Neural processes (NP, Garnelo et al. 2018, arXiv 1807.01622, section 2.1).
 
     `q(z | D) = N(mu(r), sigma(r))` of `r = mean_i h(x_i, y_i)` over D, and `g(x, z)` gives the distribution of an
     answer: logits, or of numbers mean and log standard deviation. The outer loop ascends the mean over the query of
-    `E_q(z | support, query) [log p(y | x, z)]` less `KL(q(z | support, query) || q(z | support))` for each item
-    (equation 7). An answer is the mixture over draws of z from the support, whose noise is a hash of the support, so
+    `E_q(z | support, query) [log p(y | x, z)]` less `KL(q(z | support, query) || q(z | support))` for each item.
+    An answer is the mixture over draws of z from the support, whose noise is a hash of the support, so
     that it is the same when asked again. Of classes it has the way of its meta-training, and no other.
     """
 
@@ -50,7 +50,7 @@ class NeuralProcess(SequenceLearner, OwnMetaLoss):
         return mix(self._decode(theta, adapted, x))
 
     def meta_loss(self, theta: Theta, support: Batch, query: Batch) -> tuple[Adapted, Tensor]:
-        """Adapt, and give minus the lower bound of equation 7, for each item of the query."""
+        """Adapt, and give minus the lower bound, for each item of the query."""
         both = {n: torch.cat([value, query.tensors()[n]], 1) for n, value in support.tensors().items()}
         prior, posterior = self.adapt(theta, support), self.adapt(theta, replace(support, **both))
         output = self._decode(theta, posterior, query.x)
