@@ -2,7 +2,7 @@
 
 A marker names the files, own results and published numbers alike, and, after semicolons, the rows wanted, by default
 all. A plot is of the learning curves of a file's first result, or of its `step_curves`, or of all its results over the
-value of a key of their configs, or on environments of their adaptation:
+value of a key of their configs, or over their calibration error, or on environments of their adaptation:
 
     <!-- results: results/omniglot.json results/omniglot_published.json -->
     <!-- end -->
@@ -13,6 +13,7 @@ value of a key of their configs, or on environments of their adaptation:
     <!-- curves: results/omniglot_best.json docs/omniglot_curves.png -->
     <!-- curves: results/omniglot_steps.json docs/omniglot_steps.png step_curves -->
     <!-- curves: results/omniglot_partitions.json docs/omniglot_partitions.png proposer.partitions -->
+    <!-- curves: results/family_instances.json docs/family_instances.png certainty -->
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from umeta.draw.curves import Curve, plot_adaptation
+from umeta.draw.curves import Curve, plot_adaptation, plot_points
 from umeta.evaluation.result import Cell, Result
 from umeta.report import page
 from umeta.report.write import format_cell, format_markdown
@@ -161,8 +162,8 @@ def draw(path: Path, picture: Path, key: str = "curves") -> None:
     """Draw curves with 95 % intervals as PNG.
 
     That is accuracy against minutes, or with the key `step_curves` against steps of adaptation, a line per episode;
-    with a key of the config, such as `proposer.partitions`, the results' own rows against it; on environments return
-    against steps of all rows.
+    with a key of the config, such as `proposer.partitions`, the results' own rows against it; with `certainty` a point
+    for each result, by its calibration error; on environments return against steps of all rows.
     """
     import matplotlib
 
@@ -173,6 +174,8 @@ def draw(path: Path, picture: Path, key: str = "curves") -> None:
     if "adaptation" in results[0]:
         curves = {name: curve for result in results for name, curve in result["adaptation"].items()}
         return plot_adaptation(picture, curves, page.MEASURES[page.name_domain(results[0])], "steps of adaptation")
+    if key == "certainty":
+        return plot_points(picture, collect_certainty(results), ("calibration error, %", "accuracy, %"))
     figure, axes = plt.subplots(figsize=(7, 3.5), layout="constrained")
     configured = "." in key
     for name, curve in (collect_series(results, key) if configured else results[0][key]).items():
@@ -188,6 +191,17 @@ def draw(path: Path, picture: Path, key: str = "curves") -> None:
     with artifacts.replace_atomically(picture) as temporary:
         figure.savefig(temporary, format="png", dpi=100)
     plt.close(figure)
+
+
+def collect_certainty(results: list[Result]) -> dict[str, tuple[float, float]]:
+    """Give calibration error and accuracy of each result in percent, in the episode that the former is of."""
+    found = {}
+    for result in results:
+        if judged := result.get("calibration"):
+            accuracy = result["rows"][result["title"]][judged["episode"]]["mean"]
+            assert accuracy is not None
+            found[result["title"].rpartition(", ")[2]] = (100 * judged["ece"], accuracy)
+    return found
 
 
 def collect_series(results: list[Result], key: str) -> dict[str, Curve]:
