@@ -73,13 +73,13 @@ def log_probability(output: Tensor, action: Tensor) -> Tensor:
     return (-0.5 * z.square() - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
 
 
-def log_likelihood(output: Tensor, batch: Batch, std: Tensor) -> Tensor:
+def log_likelihood(output: Tensor, batch: Batch, std: Tensor | None = None) -> Tensor:
     """Mean log-probability of the numbers of each task's unmasked items. Returns [T].
 
     output: [T, N, outputs], or [T, N, 2 * outputs] with log standard deviations of its own, which then count.
     std: of an output without them.
     """
-    if output.shape == batch.y.shape:
+    if std is not None and output.shape == batch.y.shape:
         output = torch.cat([output, std.log().expand_as(output)], -1)
     return (log_probability(output, batch.y) * batch.mask).sum(1) / batch.mask.sum(1)
 

@@ -268,10 +268,10 @@ class OwnMetaLoss(OwnMetaGradient):
 
     @abstractmethod
     def meta_loss(self, theta: Theta, support: Batch, query: Batch) -> tuple[Adapted, Tensor]:
-        """Adapt, and give each task's loss [T], differentiable with respect to theta."""
+        """Adapt; return each task's loss [T], differentiable with respect to theta."""
 
     def meta_gradient(self, theta: Theta, support: Batch, query: Batch) -> tuple[Adapted, dict[str, Tensor]]:
-        """Adapt, and give the gradient of the loss."""
+        """Adapt; return the gradient of the loss."""
         adapted, loss = self.meta_loss(theta, support, query)
         params = {name: value for name, value in theta.params.items() if name not in self.fixed}
         grads = torch.autograd.grad(loss.mean(), list(params.values()), materialize_grads=True)

@@ -5,33 +5,28 @@ from __future__ import annotations
 import zlib
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from umeta import seeds
-from umeta.objectives import SMALLEST_STD, gaussian, log_probability
+from umeta.objectives import SMALLEST_STD, categorical, gaussian, log_likelihood
 from umeta.types import Batch
 
 
 def likelihood(output: Tensor, batch: Batch) -> Tensor:
-    """Give the mean log-probability of the unmasked items of each task: [T].
+    """Return the mean log-probability of the unmasked items of each task: [T].
 
     output: logits [T, N, way], or of numbers the means and log standard deviations [T, N, 2 * outputs].
     """
-    if batch.y.is_floating_point():
-        each = log_probability(output, batch.y)
-    else:
-        each = -F.cross_entropy(output.flatten(0, 1), batch.y.flatten(), reduction="none").view_as(batch.y)
-    return (each * batch.mask).sum(1) / batch.mask.sum(1)
+    return log_likelihood(output, batch) if batch.y.is_floating_point() else -categorical(output, batch)
 
 
 def mix_classes(logits: Tensor) -> Tensor:
-    """Give the log-probabilities [T, N, way] of a mixture in equal parts of logits [T, S, N, way]."""
+    """Return the log-probabilities [T, N, way] of a mixture in equal parts of logits [T, S, N, way]."""
     return logits.log_softmax(-1).logsumexp(1) - torch.tensor(logits.shape[1]).log()
 
 
 def mix_numbers(output: Tensor) -> Tensor:
-    """Give mean and log standard deviation [T, N, 2 * outputs] of a mixture of Gaussians [T, S, N, 2 * outputs]."""
+    """Return mean and log standard deviation [T, N, 2 * outputs] of a mixture of Gaussians [T, S, N, 2 * outputs]."""
     mean, log_std = gaussian(output)
     variance = log_std.mul(2).exp().mean(1) + mean.var(1, correction=0)
     return torch.cat([mean.mean(1), variance.clamp(min=SMALLEST_STD**2).log() / 2], -1)

@@ -47,7 +47,7 @@ class BMAML(GradientLearner, OwnMetaLoss):
         return not self.first_order
 
     def begin(self, theta: Theta, support: Batch) -> Weights:
-        """Give the weights that the particles begin with; the support's tasks are repeated, once for each of them."""
+        """Return the weights that the particles begin with; the support's tasks are repeated, once for each of them."""
         tasks = len(support) // self.particles
         phi = super().begin(theta, support)
         moves = {name: theta.params[f"particle.{name}"] for name in phi if f"particle.{name}" in theta.params}
@@ -66,7 +66,7 @@ class BMAML(GradientLearner, OwnMetaLoss):
         return Adapted(params, found.stats, found.steps)
 
     def predict(self, theta: Theta, adapted: Adapted, x: Tensor) -> Tensor:
-        """Give log-probabilities [T, N, way] of x [T, N, ...], or mean and log standard deviation of numbers."""
+        """Return log-probabilities [T, N, way] of x [T, N, ...], or mean and log standard deviation of numbers."""
         flat = replace(adapted, params={name: value.flatten(0, 1) for name, value in adapted.params.items()})
         each = super().predict(theta, flat, x.repeat_interleave(self.particles, 0)).unflatten(0, (-1, self.particles))
         if not self.built.spec.outputs:
@@ -74,7 +74,7 @@ class BMAML(GradientLearner, OwnMetaLoss):
         return mix_numbers(torch.cat([each, torch.full_like(each, math.log(SMALLEST_STD))], -1))
 
     def meta_loss(self, theta: Theta, support: Batch, query: Batch) -> tuple[Adapted, Tensor]:
-        """Adapt, and give the chaser loss."""
+        """Adapt; return the chaser loss."""
         both = {n: torch.cat([value, query.tensors()[n]], 1) for n, value in support.tensors().items()}
         chaser = self.adapt(theta, support)
         with torch.no_grad():
@@ -83,7 +83,7 @@ class BMAML(GradientLearner, OwnMetaLoss):
         return chaser, torch.stack(moved).sum(0) / self.particles
 
     def _steer(self, phi: Weights, gradient: Weights, items: Tensor) -> Weights:
-        """Give minus the direction of such a step for each particle, of their gradients of the mean loss."""
+        """Return minus the direction of such a step for each particle, of their gradients of the mean loss."""
         both = (torch.cat([w[n].flatten(1) for n in gradient], 1) for w in (phi, gradient))
         flat, slope = (values.unflatten(0, (-1, self.particles)) for values in both)
         apart = (flat[:, :, None] - flat[:, None]).square().sum(-1)

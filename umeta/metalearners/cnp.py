@@ -33,7 +33,7 @@ class CNP(SequenceLearner, OwnMetaLoss):
         return Process(features + width, self.hidden, 2 * width if spec.outputs else width)
 
     def meta_loss(self, theta: Theta, support: Batch, query: Batch) -> tuple[Adapted, Tensor]:
-        """Adapt, and give minus the log-probability of the query."""
+        """Adapt; return minus the log-probability of the query."""
         adapted = self.adapt(theta, support)
         return adapted, -likelihood(self.predict(theta, adapted, query.x), query)
 

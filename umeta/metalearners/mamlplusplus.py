@@ -55,7 +55,7 @@ class MAMLPlusPlus(GradientLearner, OwnMetaLoss):
         return loop.finish(phi)
 
     def meta_loss(self, theta: Theta, support: Batch, query: Batch) -> tuple[Adapted, Tensor]:
-        """Adapt, and give the weighted loss over the steps."""
+        """Adapt; return the weighted loss over the steps."""
         adapted, total = None, torch.zeros(len(query)).to(query.x)
         for v in self.weigh_steps():
             adapted = self.adapt(theta, support, start=adapted, steps=1)
@@ -65,7 +65,7 @@ class MAMLPlusPlus(GradientLearner, OwnMetaLoss):
         return adapted, total
 
     def weigh_steps(self) -> list[float]:
-        """Give the weight v of each step's loss."""
+        """Return the weight v of each step's loss."""
         each = max(0.0, 1 - self.progress / self.multi_step if self.multi_step else 0.0) / self.steps
         return [each] * (self.steps - 1) + [1 - each * (self.steps - 1)]
 

@@ -64,7 +64,7 @@ class Controller(nn.Module):
     def step(
         self, x: Tensor, h: Tensor, c: Tensor, read: Tensor, weights: Tensor, usage: Tensor, memory: Tensor
     ) -> list[Tensor]:
-        """Give the state after an item x [n, d]: h and c, what was read and by which weights, usage, and memory."""
+        """Return the state after an item x [n, d]: h and c, what was read and by which weights, usage, and memory."""
         h, c = self.cell(torch.cat([x, read], -1), (h, c))
         key, (strength, gate) = self.key(h).tanh(), self.gates(h).split(1, -1)
         cosines = (F.normalize(memory, dim=-1) @ F.normalize(key, dim=-1)[..., None])[..., 0]

@@ -59,7 +59,7 @@ class MTNet(UnrolledLearner):
 
 
 def turn(theta: Theta, name: str, gradient: Tensor, mask: Tensor | None) -> Tensor:
-    """Give `T M T'` times a gradient [T, rows, ...]."""
+    """Return `T M T'` times a gradient [T, rows, ...]."""
     metric = theta.params.get(f"metric.{name}")
     if metric is None:
         return gradient

@@ -45,12 +45,12 @@ class NeuralProcess(SequenceLearner, OwnMetaLoss):
         return Adapted({"mean": mean, "std": std, "z": z}, read.stats)
 
     def predict(self, theta: Theta, adapted: Adapted, x: Tensor) -> Tensor:
-        """Give log-probabilities [T, N, way] of x [T, N, ...], or mean and log standard deviation of numbers."""
+        """Return log-probabilities [T, N, way] of x [T, N, ...], or mean and log standard deviation of numbers."""
         mix = mix_numbers if self.built.spec.outputs else mix_classes
         return mix(self._decode(theta, adapted, x))
 
     def meta_loss(self, theta: Theta, support: Batch, query: Batch) -> tuple[Adapted, Tensor]:
-        """Adapt, and give minus the lower bound, for each item of the query."""
+        """Adapt; return minus the lower bound, for each item of the query."""
         both = {n: torch.cat([value, query.tensors()[n]], 1) for n, value in support.tensors().items()}
         prior, posterior = self.adapt(theta, support), self.adapt(theta, replace(support, **both))
         output = self._decode(theta, posterior, query.x)
@@ -59,7 +59,7 @@ class NeuralProcess(SequenceLearner, OwnMetaLoss):
         return prior, kl_divergence(q, p).sum(-1) / query.mask.sum(1) - fits
 
     def _decode(self, theta: Theta, adapted: Adapted, x: Tensor) -> Tensor:
-        """Give the answers by each draw of z: [T, draws, N, ...]."""
+        """Return the answers by each draw of z: [T, draws, N, ...]."""
         return self._run_module(theta, "decode", self.embed_queries(theta, adapted, x), adapted.params["z"])
 
 

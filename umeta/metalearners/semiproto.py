@@ -56,7 +56,7 @@ class SemiProto(EmbeddingLearner):
         )
 
     def _weigh(self, theta: Theta, distance: Tensor, unknown: Tensor) -> Tensor:
-        """Give the mask m [T, N, way] of squared distances, by those of the items that are `unknown` [T, N, 1]."""
+        """Return the mask m [T, N, way] of squared distances, by those of the items that are `unknown` [T, N, 1]."""
 
         def mean(value: Tensor) -> Tensor:
             return (value * unknown).sum(1, keepdim=True) / unknown.sum(1, keepdim=True).clamp(min=1)

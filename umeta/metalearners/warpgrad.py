@@ -37,7 +37,7 @@ class WarpGrad(GradientLearner, OwnMetaLoss):
         return loop.finish(phi)
 
     def meta_loss(self, theta: Theta, support: Batch, query: Batch) -> tuple[Adapted, Tensor]:
-        """Adapt, and give the loss of the query after each single step, their mean."""
+        """Adapt; return the loss of the query after each single step, their mean."""
         begun = self.begin(theta, support)
         adapted, total = Adapted(begun), torch.zeros(len(query)).to(query.x)
         for _ in range(self.steps):

@@ -194,7 +194,7 @@ def draw(path: Path, picture: Path, key: str = "curves") -> None:
 
 
 def collect_certainty(results: list[Result]) -> dict[str, tuple[float, float]]:
-    """Give calibration error and accuracy of each result in percent, in the episode that the former is of."""
+    """Return calibration error and accuracy of each result in percent, in the episode that the former is of."""
     found = {}
     for result in results:
         if judged := result.get("calibration"):
