@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -40,3 +41,9 @@ def draw_noise(batch: Batch, *shape: int) -> Tensor:
         for task in items
     ]
     return torch.stack(found).to(batch.x)
+
+
+def join(support: Batch, query: Batch) -> Batch:
+    """Return support and query as one."""
+    more = query.tensors()
+    return replace(support, **{n: torch.cat([value, more[n]], 1) for n, value in support.tensors().items()})

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar
+from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from annotated_types import Gt
 from torch import Tensor
 
 from umeta import seeds
-from umeta.metalearners._distribution import mix_classes, mix_numbers
-from umeta.metalearners._gradient import GradientLearner, InnerLoop, Weights
-from umeta.objectives import SMALLEST_STD
-from umeta.types import Adapted, Batch, OwnMetaLoss, Theta
+from umeta.metalearners._distribution import join
+from umeta.metalearners._gradient import InnerLoop, Weights
+from umeta.metalearners._particles import ParticleLearner
+from umeta.types import Adapted, Batch, Theta
 
 
 @dataclass
-class BMAML(GradientLearner, OwnMetaLoss):
+class BMAML(ParticleLearner):
     """Bayesian MAML (BMAML, Yoon, Kim, Dia, Kim, Bengio, Ahn 2018, arXiv 1806.03836, sections 2.2 and 3.2).
 
     M particles phi_m, each from an initialisation of its own, take steps of Stein variational gradient descent:
@@ -30,21 +30,10 @@ class BMAML(GradientLearner, OwnMetaLoss):
     `lead` further steps on support and query together take the particles.
     """
 
-    particles: Annotated[int, Gt(1)] = 5
-    """M"""
     lead: Annotated[int, Gt(0)] = 1
     """steps of the leader beyond the particles (s of the paper)"""
     apart: Annotated[float, Gt(0)] = 0.1
     """how far initialisations begin from each other, in root mean squares of each weight"""
-    first_order: bool = True
-    """leave out second derivatives"""
-
-    family: ClassVar[str] = "by a distribution, not a point"
-
-    @property
-    def twice(self) -> bool:
-        """Whether meta-training takes second derivatives of the network."""
-        return not self.first_order
 
     def begin(self, theta: Theta, support: Batch) -> Weights:
         """Return the weights that the particles begin with; the support's tasks are repeated, once for each of them."""
@@ -55,36 +44,24 @@ class BMAML(GradientLearner, OwnMetaLoss):
 
     def adapt(self, theta: Theta, support: Batch, *, start: Adapted | None = None, steps: int | None = None) -> Adapted:
         """Adapt each task's particles: weights [T, M, ...]."""
-        many = support.map_tensors(lambda value: value.repeat_interleave(self.particles, 0))
-        before = start and replace(start, params={name: value.flatten(0, 1) for name, value in start.params.items()})
-        loop = InnerLoop(self, theta, many, before)
+        loop = InnerLoop(self, theta, self.repeat(support), start and self.flatten(start))
         phi = loop.start
         for size in loop.sizes(self.inner_lr, steps):
             phi = loop.move(phi, self._steer(phi, loop.gradient(phi), support.mask.sum(1)), size)
-        found = loop.finish(phi)
-        params = {name: value.unflatten(0, (-1, self.particles)) for name, value in found.params.items()}
-        return Adapted(params, found.stats, found.steps)
-
-    def predict(self, theta: Theta, adapted: Adapted, x: Tensor) -> Tensor:
-        """Return log-probabilities [T, N, way] of x [T, N, ...], or mean and log standard deviation of numbers."""
-        flat = replace(adapted, params={name: value.flatten(0, 1) for name, value in adapted.params.items()})
-        each = super().predict(theta, flat, x.repeat_interleave(self.particles, 0)).unflatten(0, (-1, self.particles))
-        if not self.built.spec.outputs:
-            return mix_classes(each)
-        return mix_numbers(torch.cat([each, torch.full_like(each, math.log(SMALLEST_STD))], -1))
+        return self.gather(loop.finish(phi))
 
     def meta_loss(self, theta: Theta, support: Batch, query: Batch) -> tuple[Adapted, Tensor]:
         """Adapt; return the chaser loss."""
-        both = {n: torch.cat([value, query.tensors()[n]], 1) for n, value in support.tensors().items()}
         chaser = self.adapt(theta, support)
         with torch.no_grad():
-            leader = self.adapt(theta, replace(support, **both), start=chaser, steps=self.lead)
+            leader = self.adapt(theta, join(support, query), start=chaser, steps=self.lead)
         moved = [(value - leader.params[n]).square().flatten(1).sum(1) for n, value in chaser.params.items()]
         return chaser, torch.stack(moved).sum(0) / self.particles
 
     def _steer(self, phi: Weights, gradient: Weights, items: Tensor) -> Weights:
         """Return minus the direction of such a step for each particle, of their gradients of the mean loss."""
-        both = (torch.cat([w[n].flatten(1) for n in gradient], 1) for w in (phi, gradient))
+        names = sorted(gradient)  # a stored theta has an order of its own
+        both = (torch.cat([w[n].flatten(1) for n in names], 1) for w in (phi, gradient))
         flat, slope = (values.unflatten(0, (-1, self.particles)) for values in both)
         apart = (flat[:, :, None] - flat[:, None]).square().sum(-1)
         median = apart.detach().flatten(1).median(1).values.clamp(min=1e-12)
@@ -92,8 +69,8 @@ class BMAML(GradientLearner, OwnMetaLoss):
         kernel = (-apart / h).exp()
         repulsion = 2 / h * (kernel.sum(2, keepdim=True) * flat - kernel @ flat) / items[:, None, None]
         steered = ((kernel @ slope - repulsion) / self.particles).flatten(0, 1)
-        parts = steered.split([gradient[n][0].numel() for n in gradient], 1)
-        return {n: part.view_as(gradient[n]) for n, part in zip(gradient, parts, strict=True)}
+        parts = steered.split([gradient[n][0].numel() for n in names], 1)
+        return {n: part.view_as(gradient[n]) for n, part in zip(names, parts, strict=True)}
 
     def _make_inner(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """Make what each particle begins away from the initialisation."""

@@ -43,7 +43,7 @@ class MTNet(UnrolledLearner):
     def _draw_masks(self, theta: Theta, support: Batch) -> dict[str, Tensor]:
         """Draw ones and zeros [T, rows] for each weight, whose gradient is that of the relaxed draws."""
         found = {}
-        zetas = {n.removeprefix("mask."): zeta for n, zeta in theta.params.items() if n.startswith("mask.")}
+        zetas = {n.removeprefix("mask."): zeta for n, zeta in sorted(theta.params.items()) if n.startswith("mask.")}
         sizes = [len(zeta) for zeta in zetas.values()]
         for (name, zeta), normal in zip(zetas.items(), draw_noise(support, sum(sizes)).split(sizes, 1), strict=True):
             uniform = torch.special.ndtr(normal).clamp(1e-6, 1 - 1e-6)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -10,7 +10,7 @@ from annotated_types import Gt
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
-from umeta.metalearners._distribution import draw_noise, likelihood, mix_classes, mix_numbers
+from umeta.metalearners._distribution import draw_noise, join, likelihood, mix_classes, mix_numbers
 from umeta.metalearners._sequence import SequenceLearner, label_width
 from umeta.types import Adapted, Batch, EpisodeSpec, OwnMetaLoss, TaskSpec, Theta
 
@@ -51,8 +51,7 @@ class NeuralProcess(SequenceLearner, OwnMetaLoss):
 
     def meta_loss(self, theta: Theta, support: Batch, query: Batch) -> tuple[Adapted, Tensor]:
         """Adapt; return minus the lower bound, for each item of the query."""
-        both = {n: torch.cat([value, query.tensors()[n]], 1) for n, value in support.tensors().items()}
-        prior, posterior = self.adapt(theta, support), self.adapt(theta, replace(support, **both))
+        prior, posterior = self.adapt(theta, support), self.adapt(theta, join(support, query))
         output = self._decode(theta, posterior, query.x)
         fits = torch.stack([likelihood(one, query) for one in output.unbind(1)]).mean(0)
         q, p = (Normal(one.params["mean"], one.params["std"]) for one in (posterior, prior))
