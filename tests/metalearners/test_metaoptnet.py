@@ -30,7 +30,7 @@ def test_logits_are_those_of_the_support_vector_machine() -> None:
             machine = LinearSVC(C=0.4, multi_class="crammer_singer", fit_intercept=False, tol=1e-8, max_iter=100_000)
             machine.fit(np.concatenate([x[t], np.eye(5)], 1), y[t])
             expected = query[t].numpy() @ machine.coef_[:, :d].T
-            np.testing.assert_allclose(found[t], expected, atol=1e-3)
+            np.testing.assert_allclose(found[t], 10 * expected, atol=1e-2)
 
 
 def test_the_implicit_gradient_is_that_of_differences() -> None:

@@ -19,7 +19,8 @@ class MetaOptNet(EmbeddingLearner):
 
     A task's classifier is the multi-class support vector machine of Crammer and Singer on the support's embeddings z,
     solved by its dual (section 3.2): `min_a |sum_n a_n z_n'|^2 / 2 - sum_n a_n[y_n]` where each item's a_n sums to 0,
-    `a_n[y_n] <= strength` and its other numbers are <= 0. The layer is `sum_n a_n z_n'`, times a learnt scale. As in
+    `a_n[y_n] <= strength` and its other numbers are <= 0. The layer is `sum_n a_n z_n'`, times a learnt scale that
+    starts at 10. As in
     the code of the authors I is added to the kernel of z, which makes the optimum unique.
 
     The paper calls a solver of quadratic programs. Here accelerated projected gradient finds which constraints hold;
@@ -34,7 +35,7 @@ class MetaOptNet(EmbeddingLearner):
     family: ClassVar[str] = "by solving for a linear layer"
 
     def _make_parameters(self, weights: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
-        return {"scale": torch.tensor(1.0)}
+        return {"scale": torch.tensor(10.0)}
 
     def adapt(self, theta: Theta, support: Batch, *, start: Adapted | None = None, steps: int | None = None) -> Adapted:
         """Return the machine's layer, scaled: weight [T, way, features]."""
