@@ -20,8 +20,7 @@ class MetaOptNet(EmbeddingLearner):
     A task's classifier is the multi-class support vector machine of Crammer and Singer on the support's embeddings z,
     solved by its dual (section 3.2): `min_a |sum_n a_n z_n'|^2 / 2 - sum_n a_n[y_n]` where each item's a_n sums to 0,
     `a_n[y_n] <= strength` and its other numbers are <= 0. The layer is `sum_n a_n z_n'`, times a learnt scale that
-    starts at 10. As in
-    the code of the authors I is added to the kernel of z, which makes the optimum unique.
+    starts at 10. As in the code of the authors I is added to the kernel of z, which makes the optimum unique.
 
     The paper calls a solver of quadratic programs. Here accelerated projected gradient finds which constraints hold;
     with these the optimum is a linear system, whose solution torch differentiates: the implicit gradient.
