@@ -67,7 +67,7 @@ def test_certainty_has_columns_where_a_result_knows_it(tmp_path):
     sure = result("B") | {"calibration": {"episode": "5w", "log_likelihood": -0.25, "ece": 0.125, "bins": []}}
     lines = make(tmp_path, result("A") | {"calibration": {"episode": "5w", "ece": 0.1, "bins": []}}, sure)
     assert lines[0] == "|  | 5w | log-likelihood, 5w | calibration error, 5w | minutes |"
-    assert lines[3:5] == ["| A | 50.00 ± 1.00 |  |  | 1.8 |", "| B | 50.00 ± 1.00 | -0.250 | 0.125 | 1.8 |"]
+    assert lines[3:5] == ["| A | 50.00 ± 1.00 |  | 0.100 | 1.8 |", "| B | 50.00 ± 1.00 | -0.250 | 0.125 | 1.8 |"]
     assert "likelihood" not in make(tmp_path, result("A"), sure, wanted=["A"])[0]
 
 

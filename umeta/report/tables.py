@@ -42,7 +42,7 @@ def make_table(files: dict[str, Path], wanted: list[str] | None = None, change: 
     """Make one Markdown table of the rows, all or those wanted, in that order, with a caption that says their origin.
 
     `files` are by the links to them. A row of ours ends with the minutes that learning took; before them, where a
-    result has it, how likely the right class was to it, and its calibration error.
+    result has the former, how likely the right class was to it, and its calibration error.
 
     change: the results of the extrapolation by this change instead, such as `amplitude`.
 
@@ -55,13 +55,15 @@ def make_table(files: dict[str, Path], wanted: list[str] | None = None, change: 
             for name, cells in (result.get("extrapolation", {}).get(change, {}) if change else result["rows"]).items():
                 own = name == result["title"]
                 if own or name not in rows:
-                    sure = judge_certainty(result) if own and not change else {}
+                    judged = judge_certainty(result) if own and not change else {}
                     minutes = sum_minutes(result) if own else ""
-                    rows[name] = Row(cells | sure, minutes, describe_origin(result, link))
+                    rows[name] = Row(cells | judged, minutes, describe_origin(result, link))
     if wanted is not None:
         rows = {name: rows[name] for name in wanted}
     columns = list(dict.fromkeys(column for row in rows.values() for column in row.cells))
-    columns.sort(key=lambda column: column.startswith(tuple(CERTAINTY.values())))
+    sure = [column for name in CERTAINTY.values() for column in columns if column.startswith(name)]
+    known = sure and sure[0].startswith(CERTAINTY["log_likelihood"])
+    columns = [column for column in columns if column not in sure] + (sure if known else [])
     body = [
         [name, *(format_cell(row.cells[c]) if c in row.cells else "" for c in columns), row.minutes]
         for name, row in rows.items()
@@ -81,14 +83,13 @@ class Row:
 
 
 def judge_certainty(result: Result) -> dict[str, Cell]:
-    """Return the cells that say how sure a result's answers were, and how rightly; none of earlier versions."""
-    found = result.get("calibration", {})
-    if "log_likelihood" not in found:
-        return {}
-    tasks = result["protocol"]["tasks"]
+    """Return the cells that say how sure a result's answers were, and how rightly, as far as it knows."""
+    found = result.get("calibration") or {}
+    tasks = result.get("protocol", {}).get("tasks", 0)
     return {
         f"{name}, {found['episode']}": {"mean": found[key], "interval": None, "tasks": tasks, "digits": 3}
         for key, name in CERTAINTY.items()
+        if key in found
     }
 
 
