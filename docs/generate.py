@@ -34,6 +34,16 @@ ARXIV = re.compile(r"(?<!\[)arXiv (\d{4}\.\d{5})")
 CAPTION = re.compile(r"^\*((?:Source|Published): .*)\*$", re.MULTILINE)
 
 
+def on_config(config: dict[str, Any]) -> dict[str, Any]:
+    """Put the page of each meta-learner into the navigation, where it has an empty section for them, by family."""
+    methods = next(part["Methods"] for part in config["nav"] if "Methods" in part)
+    place = next(part for part in methods if "Meta-learners" in part)
+    place["Meta-learners"] = [
+        {family.capitalize(): [f"methods/{name}.md" for name in names]} for family, names in registry.families().items()
+    ]
+    return config
+
+
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Put what the markers of a page ask for in their place, link papers, and set captions in small type."""
     makers = {"part": part, "parts": parts, "options": options, "configs": configs, "commands": commands}
@@ -51,7 +61,11 @@ def part(kind: str, name: str) -> str:
 
 
 def parts(kind: str) -> str:
-    """List the built-in parts of a kind, each with its paper."""
+    """List the built-in parts of a kind, each with its paper; meta-learners by family, with a link to their page."""
+    if kind == "metalearner":
+        rows = [[family, name] for family, names in registry.families().items() for name in names]
+        said = {name: registry.describe(kind, name)[0].partition("\n")[0] for _, name in rows}
+        return table([kind, "it adapts", ""], [[f"[`{name}`]({name}.md)", family, said[name]] for family, name in rows])
     lines = [[f"`{name}`", registry.describe(kind, name)[0].partition("\n")[0]] for name in registry.built_in(kind)]
     return table([kind, ""], lines)
 

@@ -32,9 +32,9 @@ def squared_error(output: Tensor, batch: Batch) -> Tensor:
 
     Twice the mean negative log-likelihood of a Gaussian of variance 1, but for a constant.
 
-    output: [T, N, outputs].
+    output: [T, N, outputs], which log standard deviations may follow.
     """
-    each = (output - batch.y).square().mean(-1)
+    each = (output[..., : batch.y.shape[-1]] - batch.y).square().mean(-1)
     return (each * batch.mask).sum(1) / batch.mask.sum(1)
 
 
@@ -71,6 +71,17 @@ def log_probability(output: Tensor, action: Tensor) -> Tensor:
     mean, log_std = gaussian(output)
     z = (action - mean) * (-log_std).exp()
     return (-0.5 * z.square() - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
+
+
+def log_likelihood(output: Tensor, batch: Batch, std: Tensor | None = None) -> Tensor:
+    """Mean log-probability of the numbers of each task's unmasked items. Returns [T].
+
+    output: [T, N, outputs], or [T, N, 2 * outputs] with log standard deviations of its own, which then count.
+    std: of an output without them.
+    """
+    if std is not None and output.shape == batch.y.shape:
+        output = torch.cat([output, std.log().expand_as(output)], -1)
+    return (log_probability(output, batch.y) * batch.mask).sum(1) / batch.mask.sum(1)
 
 
 def kl(before: Tensor, after: Tensor, batch: Batch) -> Tensor:

@@ -101,8 +101,9 @@ def metatrain(
             supports, query = roll_out(learner, theta, batch, len(indices), config.rounds)
         else:
             supports, query = [batch.support()], batch.query()
-        problem = BatchProblem(learner, theta, tasks.spec, supports, query, config.task_chunk, share)
-        metrics = outer.step(problem, progress(i))
+        over = progress(i)
+        problem = BatchProblem(learner.at(over), theta, tasks.spec, supports, query, config.task_chunk, share)
+        metrics = outer.step(problem, over)
         running = average(running, problem.stats)
         before = supports[0].score
         if before is not None:

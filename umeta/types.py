@@ -161,6 +161,8 @@ class MetaLearner(ABC):
     value is what the library asks of a learner; a method for which it is otherwise says so.
     """
 
+    family: ClassVar[str] = ""
+    """how it adapts, in lists of methods"""
     regresses: ClassVar[bool] = False
     """whether it can predict numbers, and not only tell classes apart"""
     steps: int | None = None
@@ -185,6 +187,10 @@ class MetaLearner(ABC):
     def one_way(self) -> bool:
         """Whether it can do the way of its meta-training alone."""
         return False
+
+    def at(self, progress: float) -> Self:
+        """Return the learner as meta-training has it when this share of it, 0 to 1, is over: by default always so."""
+        return self
 
     @abstractmethod
     def build(self, spec: TaskSpec, episode: EpisodeSpec) -> Self:
@@ -255,3 +261,18 @@ class OwnMetaGradient(MetaLearner):
     @abstractmethod
     def meta_gradient(self, theta: Theta, support: Batch, query: Batch) -> tuple[Adapted, dict[str, Tensor]]:
         """Adapt; return the direction that the outer step descends instead, by parameter name: the mean over tasks."""
+
+
+class OwnMetaLoss(OwnMetaGradient):
+    """A meta-learner whose outer step descends a loss of its own, and not that of its answers to the query alone."""
+
+    @abstractmethod
+    def meta_loss(self, theta: Theta, support: Batch, query: Batch) -> tuple[Adapted, Tensor]:
+        """Adapt; return each task's loss [T], differentiable with respect to theta."""
+
+    def meta_gradient(self, theta: Theta, support: Batch, query: Batch) -> tuple[Adapted, dict[str, Tensor]]:
+        """Adapt; return the gradient of the loss."""
+        adapted, loss = self.meta_loss(theta, support, query)
+        params = {name: value for name, value in theta.params.items() if name not in self.fixed}
+        grads = torch.autograd.grad(loss.mean(), list(params.values()), materialize_grads=True)
+        return adapted, dict(zip(params, grads, strict=True))

@@ -126,6 +126,18 @@ def test_list_shows_each_part_with_its_line(umeta):
     assert "omniglot_acai_kmeans_protonet" in out
 
 
+def test_list_shows_meta_learners_by_family(umeta):
+    lines = umeta("list")[1].splitlines()
+    for family, name in {
+        "by gradient steps": "maml",
+        "by comparing embeddings": "protonet",
+        "by solving for a linear layer": "r2d2",
+        "by reading the support": "snail",
+    }.items():
+        above = lines[: next(i for i, line in enumerate(lines) if line.split()[:1] == [name])]
+        assert [line for line in above if line.endswith(":")][-1] == f" {family}:"
+
+
 def test_list_shows_the_options_of_a_part(umeta):
     out = umeta("list", "kmeans")[1]
     assert "k: int > 1 = 500\n      clusters per partition" in out

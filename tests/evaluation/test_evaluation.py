@@ -4,10 +4,12 @@ import json
 import math
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from umeta.benchmarks import baselines
 from umeta.benchmarks.labelled import LabelledImages
@@ -22,10 +24,12 @@ from umeta.evaluation.result import list_better_baselines, summarize
 from umeta.evaluation.rows import find_commit, record_result
 from umeta.evaluation.run import evaluate_run
 from umeta.metalearners.protonet import ProtoNet
+from umeta.models.conv4 import Conv4
 from umeta.report.tables import collect_series, rewrite
 from umeta.report.write import align_columns, format_markdown, tabulate
 from umeta.stages import metatrain, propose, runs
 from umeta.tasks.partition import PartitionTasks
+from umeta.testing import sampled, toy_tasks
 from umeta.types import Adapted, EpisodeSpec, Theta
 
 EPISODE = EpisodeSpec(3, 2, 4)
@@ -411,3 +415,16 @@ def test_a_report_says_where_a_baseline_is_better_by_more_than_the_intervals(bas
     expected = ["5w: a simpler method is better here, pixels"] if said else []
     assert list_better_baselines(result) == expected
     assert list_better_baselines({**result, "domain": "regression"}) == []
+
+
+def test_certainty_is_the_mean_log_probability_of_the_right_class():
+    tasks, episode = toy_tasks(), EpisodeSpec(3, 2, 2)
+    learner = ProtoNet(Conv4(filters=4)).build(tasks.spec, episode)
+    theta = learner.init(0)
+    config = SimpleNamespace(evaluate=SimpleNamespace(seed=3))
+    run = SimpleNamespace(learner=learner, theta=theta, test_steps=None, config=config)
+    found = images.measure_calibration(run, tasks, episode, 10)
+    support, query = sampled(tasks, np.arange(10), episode, 3)
+    logits = learner.predict(theta, learner.adapt(theta, support), query.x)
+    expected = -F.cross_entropy(logits.flatten(0, 1), query.y.flatten())
+    assert found["log_likelihood"] == pytest.approx(expected.item(), rel=1e-4)

@@ -19,7 +19,7 @@ from helpers.toys import Itself, rand
 from proposers.sinusoid import Sinusoid
 from umeta import seeds
 from umeta.cli.main import main
-from umeta.config import build, reading
+from umeta.config import build, reading, registry
 from umeta.config.regression import TrainConfig
 from umeta.errors import UserError
 from umeta.evaluation import regression
@@ -28,7 +28,7 @@ from umeta.metalearners.maml import MAML
 from umeta.metalearners.reptile import Reptile
 from umeta.metalearners.snail import SNAIL
 from umeta.models.mlp import MLP
-from umeta.objectives import squared_error
+from umeta.objectives import log_likelihood, squared_error
 from umeta.outer.adam import Adam
 from umeta.report import write
 from umeta.report.tables import make_table
@@ -102,6 +102,17 @@ def test_squared_error_by_hand() -> None:
     assert squared_error(output, points(y, y, mask)).tolist() == [2.5]  # (1 + 4) / 2
     two = torch.tensor([[[1.0, 3.0]]])
     assert squared_error(two, points(two, torch.zeros_like(two))).tolist() == [5.0]  # (1 + 9) / 2
+
+
+def test_log_likelihood_is_that_of_the_spread_an_answer_has() -> None:
+    y, mean, log_std = rand(2, 3, 1), rand(2, 3, 1, seed=1), 0.3 * rand(2, 3, 1, seed=2)
+    mask = torch.tensor([[True, True, False]] * 2)
+    query = points(rand(2, 3, 2), y, mask)
+    for std, output in ((log_std.exp(), torch.cat([mean, log_std], -1)), (torch.tensor(0.5), mean)):
+        expected = torch.distributions.Normal(mean, std).log_prob(y)[:, :2].mean((1, 2))
+        torch.testing.assert_close(log_likelihood(output, query, torch.tensor(0.5)), expected)
+    errors = squared_error(torch.cat([mean, log_std], -1), query)
+    torch.testing.assert_close(errors, squared_error(mean, query))
 
 
 @pytest.mark.parametrize("steps", [0, 1, 3])
@@ -201,7 +212,8 @@ def test_every_stage_runs_and_reports(finished: tuple[Path, str]) -> None:
     run = place / "runs" / "tiny"
     result = json.loads((run / "report.json").read_text())
     assert list(result["rows"]) == [*regression.BASELINES.values(), "MAML"]
-    assert list(result["rows"]["MAML"]) == [f"{n} points, {k}" for n in (3, 5) for k in ("1 step", "3 steps")]
+    columns = [f"{n} points, {k}" for n in (3, 5) for k in ("1 step", "3 steps")]
+    assert list(result["rows"]["MAML"]) == [*columns, *(f"{n} points, log-likelihood" for n in (3, 5))]
     assert "5 points, 3 steps" in printed
     for picture in ("adaptation", "fits", "extrapolation", "training"):
         assert (run / f"{picture}.png").stat().st_size > 1000
@@ -230,6 +242,9 @@ def test_the_errors_are_those_of_the_run_on_tasks_of_their_own(finished: tuple[P
         cell = result["extrapolation"]["amplitude"]["MAML"][name]
         assert cell["mean"] == pytest.approx(each.mean().item(), rel=1e-4)
         assert cell["interval"] == pytest.approx(1.96 * each.std(correction=0).item() / 20**0.5, rel=1e-3)
+    mean = result["rows"]["MAML"]["5 points, 3 steps"]["mean"]
+    likelihood = result["rows"]["MAML"]["5 points, log-likelihood"]["mean"]  # of Gaussians of this variance
+    assert likelihood == pytest.approx(-0.5 * math.log(2 * math.pi * mean) - 0.5, rel=1e-4)
     inside = result["rows"]["MAML"]["5 points, 3 steps"]
     assert inside == result["extrapolation"]["amplitude"]["MAML"]["0.1 to 5"]
 
@@ -260,7 +275,10 @@ def test_results_become_tables(finished: tuple[Path, str]) -> None:
     assert [row.split(" | ")[0] for row in rows] == [f"| {name}" for name in found["rows"]]
 
 
-@pytest.mark.parametrize("learner", ["reptile", "snail", "lstm_learner", "anil", "metasgd", "metacurvature", "imaml"])
+REGRESS = [name for name in registry.built_in("metalearner") if registry.find("metalearner", name).regresses]
+
+
+@pytest.mark.parametrize("learner", REGRESS)
 def test_learners_that_regress(learner: str) -> None:
     made = build.build(
         {**TINY, "name": learner, "metalearner": {"name": learner, "model": {"name": "mlp", "hidden": [4]}}}
@@ -269,7 +287,8 @@ def test_learners_that_regress(learner: str) -> None:
     theta = metatrain(built, TASKS, replace(made.train, steps=2))
     support, query = sampled(TASKS, np.arange(2), EPISODE, 0)
     found = built.predict(theta, built.adapt(theta, support, steps=2), query.x)
-    assert found.shape == query.y.shape
+    assert found[..., :1].shape == query.y.shape
+    assert found.shape[-1] <= 2  # beside a number how sure it is
     assert found.isfinite().all()
 
 

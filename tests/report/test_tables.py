@@ -2,7 +2,7 @@
 
 import json
 
-from umeta.report.tables import join_names, make_table
+from umeta.report.tables import collect_certainty, join_names, make_table
 
 
 def result(title: str, tasks: int = 1000, seed: int | str = 0, commit: str = "aaa", **rows) -> dict:
@@ -61,3 +61,16 @@ def test_names_are_listed_as_in_a_sentence():
     assert join_names(["a"]) == "“a”"
     assert join_names(["a", "b"]) == "“a” and “b”"
     assert join_names(["a", "b", "c"]) == "“a”, “b” and “c”"
+
+
+def test_certainty_has_columns_where_a_result_knows_it(tmp_path):
+    sure = result("B") | {"calibration": {"episode": "5w", "log_likelihood": -0.25, "ece": 0.125, "bins": []}}
+    lines = make(tmp_path, result("A") | {"calibration": {"episode": "5w", "ece": 0.1, "bins": []}}, sure)
+    assert lines[0] == "|  | 5w | log-likelihood, 5w | calibration error, 5w | minutes |"
+    assert lines[3:5] == ["| A | 50.00 ± 1.00 |  | 0.100 | 1.8 |", "| B | 50.00 ± 1.00 | -0.250 | 0.125 | 1.8 |"]
+    assert "likelihood" not in make(tmp_path, result("A"), sure, wanted=["A"])[0]
+
+
+def test_points_of_a_plot_are_calibration_error_and_accuracy():
+    judged = result("instance tasks, B") | {"calibration": {"episode": "5w", "ece": 0.125, "bins": []}}
+    assert collect_certainty([result("A"), judged]) == {"B": (12.5, 50.0)}

@@ -24,10 +24,13 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         shown: dict[str, Any] = {}
         for kind, found in parts.items():
             print(f"{kind}:")
-            for name in found:
-                line = registry.describe(kind, name)[0].partition("\n\n")[0].replace("\n", " ")
-                shown.setdefault(kind, {})[name] = line
-                print(f"  {name:<16} {line}")
+            for family, names in (registry.families() if kind == "metalearner" else {"": found}).items():
+                if family:
+                    print(f" {family}:")
+                for name in names:
+                    line = registry.describe(kind, name)[0].partition("\n\n")[0].replace("\n", " ")
+                    shown.setdefault(kind, {})[name] = line
+                    print(f"  {name:<16} {line}")
         print("configs:")
         for name in reading.find_packaged():
             print(f"  {name}")

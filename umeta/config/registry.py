@@ -328,6 +328,18 @@ def describe(kind: str, name: str) -> tuple[str, list[Option]]:
     return describe_class(f"{KINDS[kind]}.{name}", node.name)
 
 
+def families() -> dict[str, list[str]]:
+    """List the names of the built-in meta-learners by family, each as its class or the nearest base declares it."""
+    found: dict[str, list[str]] = {}
+    for name in built_in("metalearner"):
+        node = _part("metalearner", name)
+        assert node is not None
+        body = [item for one in _ancestry(f"{KINDS['metalearner']}.{name}", node.name) for item in one.body]
+        said = [i.value.value for i in body if ast.unparse(i).startswith("family: ")]  # type: ignore[attr-defined]
+        found.setdefault(said[-1], []).append(name)
+    return found
+
+
 def describe_class(module: str, name: str) -> tuple[str, list[Option]]:
     """Return the docstring and the options of a dataclass of this library, read from the source without importing it.
 

@@ -61,6 +61,21 @@ def plot_adaptation(path: Path, curves: Mapping[str, Curve], ylabel: str, xlabel
     mosaic.save(mosaic.render(figure), path)
 
 
+def plot_points(path: Path, points: Mapping[str, tuple[float, float]], labels: tuple[str, str]) -> None:
+    """Plot a named point for each (x, y) as PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    for i, (name, (x, y)) in enumerate(points.items()):
+        axes.plot(x, y, "os^vD*"[i % 6], color=colours(len(points))[i], markersize=6, linestyle="", label=name)
+    axes.set(xlabel=labels[0], ylabel=labels[1])
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+    mosaic.save(mosaic.render(figure), path)
+
+
 def plot_extrapolation(path: Path, axes_of: Mapping[str, Mapping[str, Mapping[str, Any]]], ylabel: str) -> None:
     """Plot a panel per kind of change as PNG, a line per learner over how far it goes, with 95 % intervals."""
     from matplotlib.figure import Figure

@@ -286,13 +286,18 @@ def test_learner(run: Run, tasks: TaskDistribution, episode: EpisodeSpec) -> np.
 
 
 def measure_calibration(run: Run, tasks: PartitionTasks, episode: EpisodeSpec, count: int) -> dict[str, Any]:
-    """How sure the learner is on test tasks, not calibrated: expected calibration error and reliability diagram."""
+    """How sure the learner is on test tasks, not calibrated: mean log-probability of the right class, and its errors.
+
+    The latter are the expected calibration error and the reliability diagram.
+    """
     seed = run.config.evaluate.seed
     chunks = answers(run.learner, run.theta, tasks, episode, count, seed, run.test_steps)
     found = [(logits.softmax(-1).flatten(0, 1).cpu(), query.y.flatten().cpu()) for logits, query in chunks]
     probabilities, labels = (torch.cat(parts).numpy() for parts in zip(*distributed.gather(found), strict=True))
     ece = expected_calibration_error(probabilities, labels)
-    return {"episode": str(episode), "ece": ece, "bins": reliability(probabilities, labels)}
+    right = np.take_along_axis(probabilities, labels[:, None], 1).clip(np.finfo(np.float32).tiny)
+    sure = {"log_likelihood": float(np.log(right).mean()), "ece": ece, "bins": reliability(probabilities, labels)}
+    return {"episode": str(episode), **sure}
 
 
 def trace_learning(

@@ -32,14 +32,14 @@ from umeta.evaluation.rows import (
     record_result,
 )
 from umeta.metalearners.maml import MAML
-from umeta.objectives import squared_error
+from umeta.objectives import log_likelihood, squared_error
 from umeta.parts import Tracker
 from umeta.report import write
 from umeta.runtime.loop import RunContext, start_trackers
 from umeta.stages.runs import Run
 from umeta.tasks.sinusoid import SinusoidTasks
 from umeta.train import metatrain
-from umeta.types import EpisodeSpec, MetaLearner, Theta
+from umeta.types import Batch, EpisodeSpec, MetaLearner, Theta
 
 BASELINES = {"oracle": "oracle, told amplitude and phase", "pretrained": "pretrained on all tasks, fine-tuned"}
 RATES = (0.001, 0.003, 0.01, 0.03, 0.1)  # step sizes that fine-tuning the pretrained network is tuned over
@@ -61,11 +61,18 @@ class Fitted:
 
 
 def measure_errors(
-    fitted: Fitted, tasks: SinusoidTasks, episode: EpisodeSpec, count: int, seed: int, steps: Sequence[int]
+    fitted: Fitted,
+    tasks: SinusoidTasks,
+    episode: EpisodeSpec,
+    count: int,
+    seed: int,
+    steps: Sequence[int],
+    measure: Callable[[Tensor, Batch], Tensor] = squared_error,
 ) -> Tensor:
     """Mean squared error on the queries of each of `count` tasks, after these numbers of steps: [count, len(steps)].
 
-    steps: rising. A learner without steps has the same error after any number of them.
+    measure: another measure of the answers. steps: rising. A learner without steps has the same error after any number
+    of them.
     """
     tasks = replace(tasks, told=fitted.told)
     counts = [0] if fitted.learner.steps is None else steps
@@ -77,7 +84,7 @@ def measure_errors(
             adapted, each = None, []
             for before, k in pairwise([0, *counts]):
                 adapted = fitted.learner.adapt(fitted.theta, support, start=adapted, steps=k - before)
-                each.append(squared_error(fitted.learner.predict(fitted.theta, adapted, query.x), query))
+                each.append(measure(fitted.learner.predict(fitted.theta, adapted, query.x), query))
             found.append(torch.stack(each, 1))
     return torch.cat(found).cpu().expand(count, len(steps))
 
@@ -96,12 +103,19 @@ class Trial:
             for option, ranges in self.settings.ranges.items()
         }
 
-    def test(self, fitted: Fitted, tasks: SinusoidTasks, shot: int, steps: Sequence[int]) -> Tensor:
-        """Errors on test tasks after these numbers of steps."""
+    def test(
+        self,
+        fitted: Fitted,
+        tasks: SinusoidTasks,
+        shot: int,
+        steps: Sequence[int],
+        measure: Callable[[Tensor, Batch], Tensor] = squared_error,
+    ) -> Tensor:
+        """Errors on test tasks after these numbers of steps, or what else is measured."""
         s = self.settings
         # a seed of the test's own, or its first tasks would be those of a meta-training with the same seed
         seed = seeds.integer(s.seed, "test")
-        return measure_errors(fitted, tasks, EpisodeSpec(1, shot, s.query), s.tasks, seed, steps)
+        return measure_errors(fitted, tasks, EpisodeSpec(1, shot, s.query), s.tasks, seed, steps, measure)
 
     def own(self, shot: int) -> Fitted:
         """Return the run's learner."""
@@ -217,6 +231,8 @@ def compute_row(trial: Trial, method: Callable[[int], Fitted]) -> dict[str, Any]
     fitted = {shot: method(shot) for shot in shots}
     last = trial.settings.steps
     found = {shot: trial.test(fitted[shot], trial.tasks, shot, range(last + 1)) for shot in shots}
+    # a learner that does not say how sure it is gets the one standard deviation that is best for it on these tasks
+    sure = {shot: partial(log_likelihood, std=found[shot][:, last].mean().sqrt()) for shot in shots}
     most = max(shots)
     finite = [k for k, values in enumerate(found[most].T) if values.isfinite().all()]
     return {
@@ -224,6 +240,12 @@ def compute_row(trial: Trial, method: Callable[[int], Fitted]) -> dict[str, Any]
             f"{shot} points, {k} step{'' if k == 1 else 's'}": make_cell(found[shot][:, k])
             for shot in shots
             for k in dict.fromkeys([1, last])
+        }
+        | {
+            f"{shot} points, log-likelihood": make_cell(
+                trial.test(fitted[shot], trial.tasks, shot, [last], sure[shot])[:, 0]
+            )
+            for shot in shots
         },
         "curve": trace(finite, [summarize(found[most][:, k]) for k in finite]),
         "elsewhere": {

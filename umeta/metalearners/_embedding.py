@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,8 @@ class EmbeddingLearner(NetworkLearner):
     """the embedding network"""
     normalisation: Normalisation = "running"
     """what batch normalisation normalises by (umeta/models/functional.py); `batch` is transductive"""
+
+    family: ClassVar[str] = "by comparing embeddings"
 
     @property
     def task_by_task(self) -> bool:
@@ -81,8 +83,8 @@ class WeightedSum(nn.Linear):
 
 
 def members(support: Batch) -> Tensor:
-    """Which items are of which class [T, N, way] bool; padding is of none."""
-    return F.one_hot(support.y, support.way).bool() & support.mask[..., None]
+    """Which items are of which class [T, N, way] bool; padding is of none, nor is an item of label -1."""
+    return F.one_hot(support.y.clamp(min=0), support.way).bool() & (support.mask & (support.y >= 0))[..., None]
 
 
 def prototypes(z: Tensor, support: Batch) -> tuple[Tensor, Tensor]:

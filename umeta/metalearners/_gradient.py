@@ -54,6 +54,7 @@ class GradientLearner(NetworkLearner):
     normalisation: Normalisation = "support"
     """what batch normalisation normalises by (umeta/models/functional.py); `batch` is transductive"""
 
+    family: ClassVar[str] = "by gradient steps"
     regresses: ClassVar[bool] = True
     first_order = False
 

@@ -26,6 +26,7 @@ class SequenceLearner(EmbeddingLearner):
     layer is `answer`.
     """
 
+    family: ClassVar[str] = "by reading the support"
     regresses: ClassVar[bool] = True
 
     @property
@@ -59,7 +60,7 @@ class SequenceLearner(EmbeddingLearner):
         return self._run_module(theta, queries, adapted.params["pairs"], adapted.params["present"])
 
     def _width(self, theta: Theta) -> int:
-        return len(theta.params[self._own("answer.bias")])
+        return self.built.spec.outputs or len(theta.params[self._own("answer.bias")])
 
 
 def label_width(spec: TaskSpec, episode: EpisodeSpec) -> int:

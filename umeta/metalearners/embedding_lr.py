@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from annotated_types import Gt
 from torch import Tensor
@@ -32,6 +32,7 @@ class EmbeddingLR(EmbeddingLearner):
     test_steps: Annotated[int, Gt(0)] = 200
     """steps of the regression at evaluation: as good as all"""
     distance = "cosine"
+    family: ClassVar[str] = "by solving for a linear layer"
 
     def adapt(self, theta: Theta, support: Batch, *, start: Adapted | None = None, steps: int | None = None) -> Adapted:
         """Return the regression's layer, scaled: weight [T, way, features] and bias [T, way]."""

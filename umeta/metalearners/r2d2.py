@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -19,6 +20,8 @@ class R2D2(EmbeddingLearner):
     system as large as the support, not as the embedding. The logits of a query are `scale z W + shift`. lambda > 0,
     scale and shift are learnt; shift adds the same to all classes, so it only matters to who reads the logits.
     """
+
+    family: ClassVar[str] = "by solving for a linear layer"
 
     def _make_parameters(self, weights: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
         return {"scale": torch.tensor(10.0), "shift": torch.tensor(0.0), "log_lambda": torch.tensor(0.0)}

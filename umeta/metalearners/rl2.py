@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import torch
 from annotated_types import Ge, Gt, Le
@@ -42,6 +42,7 @@ class RL2(NetworkLearner, RecurrentLearner):
     discount: Annotated[float, Ge(0), Le(1)] = 0.99
     """of later rewards, on through the episodes of the trial"""
 
+    family: ClassVar[str] = "by a policy's memory"
     normalisation = "group"  # other statistics would be over steps that nothing has seen yet
 
     def build(self, spec: TaskSpec, episode: EpisodeSpec) -> Self:

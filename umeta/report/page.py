@@ -242,6 +242,8 @@ def draw_calibration(calibration: Mapping[str, Any]) -> list[Markup]:
         f"Expected calibration error: {calibration['ece']:.1%}, the mean distance between how sure the learner is and "
         "how often it is right. On the dashed line the two agree."
     )
+    if "log_likelihood" in calibration:  # evaluations of earlier versions have none
+        text += f" The right class has a log-probability of {calibration['log_likelihood']:.3f} on average."
     bins = [one for one in calibration["bins"] if one["count"]]
     x, y = ([100 * one[key] for one in bins] for key in ("confidence", "accuracy"))
     shown = draw_plot("accuracy by confidence, in percent", "confidence", x, y, ideal=True)

@@ -2,7 +2,7 @@
 
 A marker names the files, own results and published numbers alike, and, after semicolons, the rows wanted, by default
 all. A plot is of the learning curves of a file's first result, or of its `step_curves`, or of all its results over the
-value of a key of their configs, or on environments of their adaptation:
+value of a key of their configs, or over their calibration error, or on environments of their adaptation:
 
     <!-- results: results/omniglot.json results/omniglot_published.json -->
     <!-- end -->
@@ -13,6 +13,7 @@ value of a key of their configs, or on environments of their adaptation:
     <!-- curves: results/omniglot_best.json docs/omniglot_curves.png -->
     <!-- curves: results/omniglot_steps.json docs/omniglot_steps.png step_curves -->
     <!-- curves: results/omniglot_partitions.json docs/omniglot_partitions.png proposer.partitions -->
+    <!-- curves: results/family_instances.json docs/family_instances.png certainty -->
 """
 
 from __future__ import annotations
@@ -25,13 +26,14 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from umeta.draw.curves import Curve, plot_adaptation
+from umeta.draw.curves import Curve, plot_adaptation, plot_points
 from umeta.evaluation.result import Cell, Result
 from umeta.report import page
 from umeta.report.write import format_cell, format_markdown
 from umeta.runtime import artifacts
 
 CURVES = re.compile(r"<!-- curves: (?P<file>\S+) (?P<picture>\S+)(?: (?P<key>\S+))? -->")
+CERTAINTY = {"log_likelihood": "log-likelihood", "ece": "calibration error"}
 FACTS = ("file", "protocol", "seed", "inference", "commit")
 MARKER = re.compile(r"(<!-- results: (?P<files>[^>;]*?)(?P<rows>;[^>]*?)? -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -39,7 +41,8 @@ MARKER = re.compile(r"(<!-- results: (?P<files>[^>;]*?)(?P<rows>;[^>]*?)? -->\n)
 def make_table(files: dict[str, Path], wanted: list[str] | None = None, change: str = "") -> str:
     """Make one Markdown table of the rows, all or those wanted, in that order, with a caption that says their origin.
 
-    `files` are by the links to them. A row of ours ends with the minutes that learning took.
+    `files` are by the links to them. A row of ours ends with the minutes that learning took; before them, where a
+    result has the former, how likely the right class was to it, and its calibration error.
 
     change: the results of the extrapolation by this change instead, such as `amplitude`.
 
@@ -52,10 +55,15 @@ def make_table(files: dict[str, Path], wanted: list[str] | None = None, change: 
             for name, cells in (result.get("extrapolation", {}).get(change, {}) if change else result["rows"]).items():
                 own = name == result["title"]
                 if own or name not in rows:
-                    rows[name] = Row(cells, sum_minutes(result) if own else "", describe_origin(result, link))
-    columns = list(dict.fromkeys(column for row in rows.values() for column in row.cells))
+                    judged = judge_certainty(result) if own and not change else {}
+                    minutes = sum_minutes(result) if own else ""
+                    rows[name] = Row(cells | judged, minutes, describe_origin(result, link))
     if wanted is not None:
         rows = {name: rows[name] for name in wanted}
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row.cells))
+    sure = [column for name in CERTAINTY.values() for column in columns if column.startswith(name)]
+    known = sure and sure[0].startswith(CERTAINTY["log_likelihood"])
+    columns = [column for column in columns if column not in sure] + (sure if known else [])
     body = [
         [name, *(format_cell(row.cells[c]) if c in row.cells else "" for c in columns), row.minutes]
         for name, row in rows.items()
@@ -72,6 +80,17 @@ class Row:
     cells: dict[str, Cell]
     minutes: str
     origin: dict[str, str]
+
+
+def judge_certainty(result: Result) -> dict[str, Cell]:
+    """Return the cells that say how sure a result's answers were, and how rightly, as far as it knows."""
+    found = result.get("calibration") or {}
+    tasks = result.get("protocol", {}).get("tasks", 0)
+    return {
+        f"{name}, {found['episode']}": {"mean": found[key], "interval": None, "tasks": tasks, "digits": 3}
+        for key, name in CERTAINTY.items()
+        if key in found
+    }
 
 
 def sum_minutes(result: Result) -> str:
@@ -144,8 +163,8 @@ def draw(path: Path, picture: Path, key: str = "curves") -> None:
     """Draw curves with 95 % intervals as PNG.
 
     That is accuracy against minutes, or with the key `step_curves` against steps of adaptation, a line per episode;
-    with a key of the config, such as `proposer.partitions`, the results' own rows against it; on environments return
-    against steps of all rows.
+    with a key of the config, such as `proposer.partitions`, the results' own rows against it; with `certainty` a point
+    for each result, by its calibration error; on environments return against steps of all rows.
     """
     import matplotlib
 
@@ -156,6 +175,8 @@ def draw(path: Path, picture: Path, key: str = "curves") -> None:
     if "adaptation" in results[0]:
         curves = {name: curve for result in results for name, curve in result["adaptation"].items()}
         return plot_adaptation(picture, curves, page.MEASURES[page.name_domain(results[0])], "steps of adaptation")
+    if key == "certainty":
+        return plot_points(picture, collect_certainty(results), ("calibration error, %", "accuracy, %"))
     figure, axes = plt.subplots(figsize=(7, 3.5), layout="constrained")
     configured = "." in key
     for name, curve in (collect_series(results, key) if configured else results[0][key]).items():
@@ -171,6 +192,17 @@ def draw(path: Path, picture: Path, key: str = "curves") -> None:
     with artifacts.replace_atomically(picture) as temporary:
         figure.savefig(temporary, format="png", dpi=100)
     plt.close(figure)
+
+
+def collect_certainty(results: list[Result]) -> dict[str, tuple[float, float]]:
+    """Return calibration error and accuracy of each result in percent, in the episode that the former is of."""
+    found = {}
+    for result in results:
+        if judged := result.get("calibration"):
+            accuracy = result["rows"][result["title"]][judged["episode"]]["mean"]
+            assert accuracy is not None
+            found[result["title"].rpartition(", ")[2]] = (100 * judged["ece"], accuracy)
+    return found
 
 
 def collect_series(results: list[Result], key: str) -> dict[str, Curve]:

@@ -1,0 +1,55 @@
+"""WarpGrad: layers that no task moves warp the loss surface so that short steps of the others go far."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from umeta.metalearners._gradient import GradientLearner, InnerLoop
+from umeta.objectives import OBJECTIVES
+from umeta.types import Adapted, Batch, OwnMetaLoss, Theta
+
+
+@dataclass
+class WarpGrad(GradientLearner, OwnMetaLoss):
+    """Warped gradient descent (WarpGrad, Flennerhag et al. 2020, arXiv 1909.00025, section 2).
+
+    Every second layer of the network is a warp: the inner loop, gradient descent, moves the other weights alone. The
+    outer loop descends the mean over the steps k of `L_query(phi_k - inner_lr * grad L_support(phi_k))`, where phi_k,
+    wherever on the way of the inner loop it is, counts as given: only one step is ever differentiated twice, however
+    many there are. The initialisation has the gradient that the phi_k would have if steps were constants, as in
+    first-order MAML; the paper leaves its objective open.
+    """
+
+    @property
+    def twice(self) -> bool:
+        """Whether meta-training takes second derivatives of the network."""
+        return True
+
+    def adapt(self, theta: Theta, support: Batch, *, start: Adapted | None = None, steps: int | None = None) -> Adapted:
+        """Adapt each task's weights [T, ...] but for the warps."""
+        loop = InnerLoop(self, theta, support, start)
+        phi = loop.start
+        for size in loop.sizes(self.inner_lr, steps):
+            phi = loop.move(phi, loop.gradient(phi), size)
+        return loop.finish(phi)
+
+    def meta_loss(self, theta: Theta, support: Batch, query: Batch) -> tuple[Adapted, Tensor]:
+        """Adapt; return the loss of the query after each single step, their mean."""
+        begun = self.begin(theta, support)
+        adapted, total = Adapted(begun), torch.zeros(len(query)).to(query.x)
+        for _ in range(self.steps):
+            here = {
+                name: value + (adapted.params[name] - value).detach() if self.adapts_weight(name) else value
+                for name, value in begun.items()
+            }
+            adapted = self.adapt(theta, support, start=Adapted(here, steps=adapted.steps), steps=1)
+            total = total + OBJECTIVES[self.built.spec.objective](self.predict(theta, adapted, query.x), query)
+        return adapted, total / self.steps
+
+    def adapts_weight(self, name: str) -> bool:
+        """Whether the inner loop moves the weight of this name."""
+        layers = [n.rpartition(".")[0] for n, p in self.built.network.params().items() if p.dim() > 1]
+        return name.rpartition(".")[0] not in layers[1::2]
