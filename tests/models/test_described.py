@@ -59,15 +59,17 @@ def test_an_edge_has_its_orientation():
     assert turned[4] == turned[5] > 0  # 90 degrees is between two of nine
 
 
-def test_half_of_a_cosine_is_the_networks_and_the_rest_the_descriptors():
+def test_a_cosine_is_the_weighted_mean_of_the_networks_and_the_descriptors():
     torch.manual_seed(0)
     x = torch.from_numpy(pictures(6)).float() / 255
     net = TINY.build((3, 40, 40))
-    z = net(x)
-    own, described = F.normalize(net.network(x), dim=1), describe(x)
-    apart = described - described.mean(0)
-    apart = F.normalize(apart / (apart.square().mean(0) + 5e-4).sqrt(), dim=1)
-    torch.testing.assert_close(z @ z.T, own @ own.T + 3 * apart @ apart.T, atol=1e-4, rtol=1e-4)
+    z, own = net(x), F.normalize(net.network(x), dim=1)
+    expected, parts = own @ own.T, describe(x)
+    for part, weight in parts:
+        apart = part - part.mean(0)
+        apart = F.normalize(apart / (apart.square().mean(0) + 0.5 / part.shape[1]).sqrt(), dim=1)
+        expected = expected + 3 * weight / sum(w for _, w in parts) * apart @ apart.T
+    torch.testing.assert_close(z @ z.T, expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("learner", [MAML(TINY, steps=2), ProtoNet(TINY)], ids=["maml", "protonet"])
@@ -83,7 +85,13 @@ def test_it_is_exported_and_takes_grey_pictures():
 
 def test_large_pictures_are_described_at_half_their_size():
     x = torch.from_numpy(pictures(3)).float() / 255
-    torch.testing.assert_close(describe(x.repeat_interleave(2, 2).repeat_interleave(2, 3)), describe(x))
+    large = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    torch.testing.assert_close(describe(large), describe(x))
+
+
+def test_a_mirror_image_is_described_alike():
+    x = torch.from_numpy(pictures(3)).float() / 255
+    torch.testing.assert_close(describe(x.flip(3)), describe(x))
 
 
 def test_items_that_are_no_images_are_named():

@@ -16,19 +16,19 @@ from umeta.models.resnet9 import ResNet9
 from umeta.parts import Model
 
 ORIENTATIONS = 9  # of edges
-EDGES = ((5, 1.0), (3, 0.5))  # cells a side that orientations are counted in, and how much that counts
-COLOURS = ((1, 8, 0.7), (2, 4, 0.5))  # parts a side, bins of red, green and blue each, and how much that counts
-LAYOUT = 8, 0.3  # points a side of the picture in small, and how much it counts
+EDGES = ((4, 0.7), (3, 0.7))  # cells a side that orientations are counted in, and how much that counts
+COLOURS = ((1, 8, 1.2), (2, 4, 0.5))  # parts a side, bins of red, green and blue each, and how much that counts
+LAYOUT = 8, 0.5  # points a side of the picture in small, and how much it counts
 LARGE = 48  # pixels a side from which on pictures are halved first: descriptors are as good, and faster
-RIDGE = 5e-4  # added to variances, of which this is the usual one: what hardly varies is not blown up
+RIDGE = 0.5  # added to the variances of a vector of length 1, which are less than 1 in sum: what hardly varies stays so
 
 
 @dataclass(frozen=True)
 class Described:
     """Features of a network, then centred histograms of edges (HOG, Dalal and Triggs 2005) and of colours.
 
-    Each half has length 1 times a weight, so that a cosine is the mean of both halves' cosines. In minutes a network
-    learns less of photographs than these descriptors tell; it is trained beside them, on what they leave open.
+    A cosine of them is the weighted mean of the network's and of each descriptor's. In minutes a network learns less of
+    photographs than these descriptors tell; it is trained beside them, on what they leave open.
     """
 
     model: Model = field(default_factory=ResNet9)
@@ -39,21 +39,25 @@ class Described:
     def build(self, item_shape: tuple[int, ...]) -> nn.Module:
         if len(item_shape) != 3:
             raise UserError(f"Described takes images [C, H, W], not items of shape {item_shape}")
-        return Beside(self.model.build(item_shape), describe(torch.zeros(1, *item_shape)).shape[1], self.weight)
+        counts = [part.shape[1] for part, _ in describe(torch.zeros(1, *item_shape))]
+        return Beside(self.model.build(item_shape), counts, self.weight)
 
 
 class Beside(nn.Module):
     """Features of the network and descriptors, one after the other."""
 
-    def __init__(self, network: nn.Module, count: int, weight: float) -> None:
+    def __init__(self, network: nn.Module, counts: list[int], weight: float) -> None:
         super().__init__()
-        self.network = network
-        self.centre = nn.BatchNorm1d(count, eps=RIDGE, affine=False)
-        self.scale = math.sqrt(weight)
+        self.network, self.weight = network, weight
+        self.centres = nn.ModuleList(nn.BatchNorm1d(n, eps=RIDGE / n, affine=False) for n in counts)
 
     def forward(self, x: Tensor) -> Tensor:
-        learnt, described = self.network(x), self.centre(describe(x))
-        return torch.cat([F.normalize(precise(learnt), dim=1), self.scale * F.normalize(described, dim=1)], 1)
+        found = [(precise(self.network(x)), 1.0)]
+        parts = describe(x)
+        total = sum(weight for _, weight in parts)
+        for centre, (part, weight) in zip(self.centres, parts, strict=True):
+            found.append((centre(part), self.weight * weight / total))
+        return torch.cat([math.sqrt(weight) * F.normalize(part, dim=1) for part, weight in found], 1)
 
 
 def precise(x: Tensor) -> Tensor:
@@ -61,20 +65,26 @@ def precise(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def describe(x: Tensor) -> Tensor:
-    """Descriptors [n, d] of images [n, C, H, W] in [0, 1]."""
+def describe(x: Tensor) -> list[tuple[Tensor, float]]:
+    """Descriptors [n, d] of length 1 of images [n, C, H, W] in [0, 1], and how much each counts.
+
+    They are sums of the picture's and of its mirror image's.
+    """
     with torch.no_grad():
         x = precise(x)
         while min(x.shape[2:]) >= LARGE:
             x = F.avg_pool2d(x, 2)
         edges = orient_edges(x)
-        found = [(count_edges(edges, cells), weight) for cells, weight in EDGES]
+        # in a mirror an edge of one orientation has the one that is as far from upright the other way
+        both = edges, edges.flip(3)[:, [-k % ORIENTATIONS for k in range(ORIENTATIONS)]]
+        found = [(sum(count_edges(one, cells) for one in both), weight) for cells, weight in EDGES]
+        both = x, x.flip(3)
         if x.shape[1] == 3:
-            found += [(count_colours(x, parts, bins), weight) for parts, bins, weight in COLOURS]
+            found += [(sum(count_colours(one, parts, bins) for one in both), w) for parts, bins, w in COLOURS]
         side, weight = LAYOUT
-        small = F.adaptive_avg_pool2d(x, side).flatten(1)
+        small = sum(F.adaptive_avg_pool2d(one, side).flatten(1) for one in both)
         found.append((small - small.mean(1, keepdim=True), weight))
-        return torch.cat([math.sqrt(weight) * F.normalize(part, dim=1) for part, weight in found], 1)
+        return [(F.normalize(part, dim=1), weight) for part, weight in found]
 
 
 def orient_edges(x: Tensor) -> Tensor:
