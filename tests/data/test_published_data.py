@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -109,17 +111,20 @@ def test_mnist_is_downloaded_only_when_asked_to(mnist, monkeypatch):
 def cifar_fs(root: Path, layout: str) -> CIFARFS:
     """Three classes of two images: apple to learn from, bear for validation, cup to test on."""
     for i, (split, name) in enumerate((("train", "apple"), ("val", "bear"), ("test", "cup"))):
-        base = root / (f"meta-{split}" if layout == "meta" else "cifar100/data") / name
+        base = root / {"meta": f"meta-{split}", "bertinetto": "cifar100/data", "images": "images/test"}[layout] / name
         for j in range(2):
             drawn(base / f"{name}_s_{j:06}.png", 100 * i + j)
         if layout == "bertinetto":
             (root / "cifar100/splits/bertinetto").mkdir(parents=True, exist_ok=True)
             (root / f"cifar100/splits/bertinetto/{split}.txt").write_text(f"{name}\n")
+        if layout == "images":
+            (root / "splits").mkdir(exist_ok=True)
+            (root / f"splits/cifar-fs-{split}.txt").write_text(f"{name}\n")
     return CIFARFS(str(root))
 
 
-@pytest.mark.parametrize("layout", ["bertinetto", "meta"])
-def test_cifar_fs_is_read_from_either_layout(tmp_path, layout):
+@pytest.mark.parametrize("layout", ["bertinetto", "meta", "images"])
+def test_cifar_fs_is_read_from_any_layout(tmp_path, layout):
     source = cifar_fs(tmp_path, layout)
     for i, (split, name) in enumerate((("train", "apple"), ("val", "bear"), ("test", "cup"))):
         items = source.read(split)
@@ -134,8 +139,20 @@ def test_cifar_fs_may_be_named_by_the_folder_that_holds_data(tmp_path):
     assert CIFARFS(str(tmp_path / "cifar100"), size=16).read("val").pixels.shape == (2, 3, 16, 16)
 
 
+def test_fc100_deals_the_same_classes_out_otherwise_and_they_may_be_in_a_zip(tmp_path):
+    source = cifar_fs(tmp_path, "images")
+    shutil.make_archive(str(tmp_path / "images"), "zip", tmp_path / "images")
+    shutil.rmtree(tmp_path / "images")
+    (tmp_path / "splits/fc100-val.txt").write_text("cup\napple\n")
+    assert source.read("val").names == ("bear",)
+    items = replace(source, classes="fc100").read("val")
+    assert (items.names, colours(items)) == (("apple", "cup"), [0, 1, 200, 201])
+
+
 def test_a_bad_cifar_fs_is_named(tmp_path):
-    with pytest.raises(UserError, match="holds neither data/CLASS"):
+    with pytest.raises(UserError, match=r"holds no images\.zip \(and splits/fc100-train\.txt\); set data\.root"):
+        CIFARFS(str(tmp_path), classes="fc100").read("train")
+    with pytest.raises(UserError, match="holds no data/CLASS"):
         CIFARFS(str(tmp_path)).read("train")
     source = cifar_fs(tmp_path, "bertinetto")
     (tmp_path / "cifar100/splits/bertinetto/test.txt").write_text("cap\n")
@@ -176,8 +193,6 @@ def test_mini_imagenet_has_the_classes_its_lists_say(mini):
 
 
 def test_mini_imagenet_images_may_be_in_a_zip(mini, tmp_path):
-    import shutil
-
     before = mini.read("train")
     shutil.make_archive(str(tmp_path / "images"), "zip", tmp_path, "images")
     shutil.rmtree(tmp_path / "images")
@@ -251,8 +266,6 @@ def test_celeba_has_its_partitions_and_attributes(celeba, split, part, attribute
 
 
 def test_celeba_may_be_in_its_zip(celeba, tmp_path):
-    import shutil
-
     before = celeba.read("test")
     shutil.make_archive(str(tmp_path / "celeba/img_align_celeba"), "zip", tmp_path / "celeba", "img_align_celeba")
     shutil.rmtree(tmp_path / "celeba/img_align_celeba")

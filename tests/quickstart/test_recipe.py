@@ -19,7 +19,7 @@ from umeta.quickstart import recipe
 from umeta.quickstart.recipe import shared
 from umeta.quickstart.survey import strokes, survey
 
-TINY = ["train.steps=3", "train.way=4", "metalearner.model.filters=4"]
+TINY = ["train.steps=3", "train.way=4", "metalearner.model.model.filters=[4,4,4,4]"]
 Paint = Callable[[np.random.Generator, tuple[int, int]], Image.Image]
 
 
@@ -98,9 +98,13 @@ def test_size_channels_and_augmentation_are_those_of_the_pictures(here, clock, p
     plain = written(folder(here / "pictures", paint, 12, size, ending))
     assert plain["data"] == {"name": "folder", "root": str(here / "pictures"), **data}
     assert plain["proposer"] == {"name": "instances", "augment": {"name": augment}, "rotations": augment == "drawing"}
-    large = data["size"] > 32
-    assert plain["metalearner"]["model"]["halvings"] == (4 if large else 3)
-    assert plain["metalearner"]["model"]["filters"] == [32 if large else 64, 64, 128, 256]
+    if augment == "drawing":
+        network = {"name": "conv4", "filters": [64, 64, 128, 256], "down": "pool_first", "halvings": 3}
+    else:
+        stride = 2 if data["size"] > 40 else 1
+        network = {"name": "resnet9", "filters": [32, 64, 128, 256], "stride": stride}
+        network = {"name": "described", "model": network}
+    assert plain["metalearner"]["model"] == network
     assert plain["train"]["way"] == 6
     assert plain["evaluate"] == {"episodes": []}
 
@@ -134,7 +138,7 @@ def test_enough_images_are_clustered_in_a_second_round(here, clock):
     (later,) = plain["rounds"]
     assert later["proposer"] == {"name": "progressive", "k": [40], "augment": {"name": "photo"}, "rotations": False}
     assert later["train"]["way"] == 20  # no more than half of the clusters of k-means
-    assert (plain["train"]["way"], later["train"]["outer"]) == (128, {"lr": 1e-3})
+    assert (plain["train"]["way"], later["train"]["outer"]) == (200, {"lr": 1e-3})
     total = plain["train"]["steps"] + later["train"]["steps"]
     assert 1140 <= total <= 1200  # 10 minutes of half a second, less what looking took
     assert abs(plain["train"]["steps"] / total - 0.6) < 0.01
@@ -159,7 +163,7 @@ def test_what_is_given_is_not_decided(here, clock, capsys):
     images = folder(here / "pictures", colour, 320)
     plain = written(images, "train.steps=30", "train.way=10", "data.size=48", "proposer.augment=drawing", "name=mine")
     assert (plain["train"]["steps"], plain["train"]["way"], plain["data"]["size"]) == (30, 10, 48)
-    assert plain["metalearner"]["model"]["halvings"] == 4
+    assert plain["metalearner"]["model"]["model"]["stride"] == 2
     (later,) = plain["rounds"]
     assert (later["train"]["steps"], later["train"]["way"]) == (20, 10)
     assert later["proposer"]["augment"] == {"name": "drawing"}
@@ -183,7 +187,7 @@ def test_the_time_is_told_before_it_begins(here, clock, capsys):
 
 def test_a_meta_step_is_timed_by_taking_some(here):
     images = folder(here / "pictures", colour, 8)
-    plain = written(images, "metalearner.model.filters=4", "train.way=4", minutes=1)
+    plain = written(images, TINY[-1], "train.way=4", minutes=1)
     assert 300 <= plain["train"]["steps"] <= 3000
 
 
@@ -192,9 +196,8 @@ def seconds_by_work(factor: float) -> Callable[..., float]:
 
     def seconds(planned: Any, *_: Any) -> float:
         plain = planned.plain
-        return (
-            factor * plain["data"]["size"] ** 2 * plain["train"]["way"] * sum(plain["metalearner"]["model"]["filters"])
-        )
+        filters = plain["metalearner"]["model"]["model"]["filters"]
+        return factor * plain["data"]["size"] ** 2 * plain["train"]["way"] * sum(filters)
 
     return seconds
 
@@ -202,18 +205,18 @@ def seconds_by_work(factor: float) -> Callable[..., float]:
 @pytest.mark.parametrize(
     ("factor", "expected"),
     [
-        (1e-10, (84, 64, 32)),
-        (3e-9, (84, 64, 32)),
-        (1e-8, (56, 32, 32)),
-        (1e-7, (28, 32, 64)),
-        (3e-7, (28, 16, 32)),
+        (1e-10, (84, 160, 32)),
+        (1e-9, (84, 160, 32)),
+        (1e-8, (56, 64, 32)),
+        (5e-8, (28, 64, 32)),
+        (2e-7, (28, 32, 16)),
     ],
 )
 def test_a_slow_machine_gets_what_it_can_do_in_the_minutes(here, capsys, monkeypatch, factor, expected):
     monkeypatch.setattr(recipe, "seconds_a_step", seconds_by_work(factor))
     monkeypatch.setattr(recipe.time, "monotonic", lambda: 0.0)
     plain = written(folder(here / "pictures", colour, 320, (90, 90), "jpg"), minutes=10)
-    found = plain["data"]["size"], plain["train"]["way"], plain["metalearner"]["model"]["filters"][0]
+    found = plain["data"]["size"], plain["train"]["way"], plain["metalearner"]["model"]["model"]["filters"][0]
     assert found == expected
     each = seconds_by_work(factor)(build.build(plain))
     (later,) = plain["rounds"]

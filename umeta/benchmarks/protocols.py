@@ -34,6 +34,8 @@ PROTOCOLS = {
     "rotated": Protocol(((5, 1), (5, 5), (20, 1), (20, 5)), query=15, tasks=1000, rotations=True),
     # CACTUs on CelebA: three attributes, each as a pattern says, against the opposite of each
     "celeba": Protocol(((2, 5),), query=5, tasks=1000),
+    # the usual one of CIFAR-FS, FC100 and miniImageNet: 600 tasks, 15 queries (Chen et al. 2019, "A Closer Look")
+    "photographs": Protocol(((5, 1), (5, 5)), query=15, tasks=600),
     # few classes and few tasks, for small data
     "small": Protocol(((5, 1), (5, 5)), query=5, tasks=200),
 }

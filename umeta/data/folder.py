@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
@@ -64,14 +65,24 @@ class Folder:
                     "(class lists train.txt, val.txt, test.txt)"
                 )
             return self._decode(Path(self.test), classify(decode.list_files(Path(self.test)), Path(self.test)))
-        listed = read_class_list(Path(self.splits) / f"{split}.txt")
+        return self.select(Path(self.splits) / f"{split}.txt")
+
+    def select(self, classes: Path, places: Callable[[decode.File], list[str]] | None = None) -> Items:
+        """Read the classes that a file lists.
+
+        places: what a picture's class may be called; by default the folders it lies in.
+
+        Raises:
+            UserError: as `read_class_list`, or a class that is not there.
+        """
+        listed, places, root = read_class_list(classes), places or folders_of, Path(self.root)
         found = decode.list_files(root)
-        present = {name for file in found for name in folders_of(file)}
+        present = {name for file in found for name in places(file)}
         for name in listed:
             if name not in present:
-                raise UserError(f"{self.splits}/{split}.txt: class '{name}' is not in {root}{suggest(name, present)}")
+                raise UserError(f"{classes}: class '{name}' is not in {root}{suggest(name, present)}")
         wanted = set(listed)
-        below = [(file, next((name for name in folders_of(file) if name in wanted), None)) for file in found]
+        below = [(file, next((name for name in places(file) if name in wanted), None)) for file in found]
         return self._decode(root, {file: name for file, name in below if name is not None})
 
     def _decode(self, root: Path, classes: dict[decode.File, str]) -> Items:

@@ -1,7 +1,7 @@
 """`umeta run --images`: a config for unlabelled images of which nothing else is known.
 
-Instance tasks first, then clusters of what was learnt by then, with the settings that did best on Omniglot and on
-photographs of groceries (configs omniglot_best and grocery_best), and as many meta-steps as there is time for.
+Instance tasks first, then clusters of what was learnt by then, with the settings that did best on Omniglot (config
+omniglot_best) and on photographs of CIFAR-FS, and as many meta-steps as there is time for.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from umeta.train import metatrain
 
 MINUTES = 30.0
 LARGEST, DRAWING = 84, 28  # pixels a side that photographs, and drawings, need at most
-SMALL = 32  # pixels a side up to which the network halves three times
+LARGE = 40  # pixels a side from which on the first convolution of photographs takes every other one
 STEPS = (3000, 2000)  # of the two rounds at most: more hardly help
 LEAST = 300  # meta-steps in all: fewer are not worth the wait
 CLUSTERED = 300  # images from which on there is something to cluster
@@ -239,7 +239,7 @@ def choose_side(seen: Survey) -> int:
     largest = DRAWING if seen.drawings else LARGEST
     if side >= 0.9 * largest:
         return largest
-    return DRAWING if DRAWING <= side < SMALL else max(8, side // 8 * 8)
+    return DRAWING if DRAWING <= side < 32 else max(8, side // 8 * 8)
 
 
 def choose_augmentation(seen: Survey) -> str:
@@ -257,9 +257,6 @@ def of_images(plain: dict[Any, Any]) -> Config:
 
 def learning(seen: Survey, size: int, different: int, scale: Scale) -> dict[str, Any]:
     """Return the first round, on images of this size: its proposer, learner and outer loop."""
-    small = size <= SMALL
-    filters = [n // scale.divide for n in (64 if small else 32, 64, 128, 256)]
-    model = {"name": "conv4", "filters": filters, "down": "pool_first"}
     return expand_names(
         {
             "proposer": {"name": "instances", "augment": choose_augmentation(seen), "rotations": seen.drawings},
@@ -267,17 +264,26 @@ def learning(seen: Survey, size: int, different: int, scale: Scale) -> dict[str,
                 "name": "protonet",
                 "distance": "cosine",
                 "precision": "auto",
-                "model": {**model, "halvings": 3 if small else 4},
+                "model": choose_network(seen, size, scale),
             },
             "train": {
                 "outer": {"name": "adam", "lr": 2e-3, "schedule": "cosine"},
-                "way": min(128 if small else 64, scale.way, max(2, different // 2)),
+                "way": min(scale.way if seen.drawings else 2 * scale.way, max(2, different // 2)),
                 "shot": 1,
-                "query": 2,
+                "query": 2 if seen.drawings else 1,
                 "meta_batch": 1,
             },
         }
     )
+
+
+def choose_network(seen: Survey, size: int, scale: Scale) -> dict[str, Any]:
+    """Return the network for such pictures: of photographs it learns what edges and colours leave open."""
+    filters = [n // scale.divide for n in ((64 if seen.drawings else 32), 64, 128, 256)]
+    if seen.drawings:
+        return {"name": "conv4", "filters": filters, "down": "pool_first", "halvings": 3}
+    network = {"name": "resnet9", "filters": filters, "stride": 2 if size > LARGE else 1}
+    return {"name": "described", "model": network}
 
 
 def clustering(first: Config, different: int, steps: int) -> dict[str, Any]:
