@@ -229,6 +229,10 @@ class PolicyLearner(MetaLearner):
     def unadapted(self, theta: Theta, tasks: int) -> Adapted:
         """Return the policy of `tasks` tasks before anything is known of them."""
 
+    def start_from(self, skills: dict[str, Tensor]) -> Theta:
+        """Make what meta-training starts from out of skills' policies [K, ...]: their mean."""
+        return Theta({name: value.mean(0) for name, value in skills.items()})
+
 
 class RecurrentLearner(PolicyLearner):
     """A policy learner that goes on learning while it acts: its answer depends on the episode so far.
