@@ -102,13 +102,13 @@ class Space(nn.Module):
 
 @dataclass(frozen=True)
 class Metra:
-    """METRA (Park, Rybkin, Levine 2024, arXiv 2310.08887), on-policy, with rewards for moving in the space that it learns.
+    """METRA (Park, Rybkin, Levine 2024, arXiv 2310.08887) on-policy, with rewards for moving in the space it learns.
 
     A map phi of states learns to be moved along by skills z, `E (phi(s') - phi(s))'z`, while one step stays at most 1
-    long (section 4.2, a dual variable for the constraint); skills earn this alignment. As in Constrained Skill Discovery
-    (Rho et al. 2024, arXiv 2410.07877) they earn more and more `1 / (1 + 10 |phi(s') - phi(s) - z|^2)` once they are
-    aligned (norm matching), so that the length of z says how fast. All skills act in a fast simulator at once and learn
-    by PPO (Schulman et al. 2017), where the authors' learn by SAC.
+    long (section 4.2, a dual variable for the constraint); skills earn this alignment. Once they are aligned they earn
+    `1 / (1 + 10 |phi(s') - phi(s) - z|^2)` instead, as in Constrained Skill Discovery (arXiv 2410.07877): the length of
+    z says how fast. All skills act in a fast simulator at once and learn by PPO (Schulman et al. 2017), where the
+    authors' learn by SAC.
     """
 
     skills: Annotated[int, Gt(1)] = 50

@@ -225,6 +225,9 @@ class FeatureLearner(MetaLearner):
 class PolicyLearner(MetaLearner):
     """A meta-learner that can act before it has adapted, which tasks on an environment need."""
 
+    explores: ClassVar[bool] = False
+    """whether episodes before it has adapted are of many policies, from which only a step of its own can learn"""
+
     @abstractmethod
     def unadapted(self, theta: Theta, tasks: int) -> Adapted:
         """Return the policy of `tasks` tasks before anything is known of them."""

@@ -10,10 +10,11 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
-from annotated_types import Ge, Gt, Le
+from annotated_types import Gt
 from torch import Tensor
 
 from umeta.config.registry import from_here
+from umeta.envs._episodes import Episodes
 from umeta.envs.batched import quiet
 from umeta.errors import UserError
 
@@ -22,7 +23,7 @@ ENDLESS = 1e30  # bounds of actions beyond it are a way to say that there are no
 
 
 @dataclass(frozen=True)
-class Gym:
+class Gym(Episodes):
     """Any environment of gymnasium's whose observations and actions are vectors (Towers et al. 2024).
 
     A copy that ends stays ended, and is stepped no more.
@@ -34,13 +35,6 @@ class Gym:
     """as gymnasium knows it, such as Pendulum-v1; with module:Env-v0 the module is imported first"""
     options: dict[str, Any] = field(default_factory=dict)
     """the environment's own options"""
-    horizon: Annotated[int, Gt(0)] = 100
-    """steps of an episode"""
-    discount: Annotated[float, Ge(0), Le(1)] = 0.99
-    """of later rewards"""
-    lam: Annotated[float, Ge(0), Le(1)] = 1.0
-    """lambda of generalised advantage estimation: at 1 an advantage counts all that came after the step, below 1 the
-    sooner the more, and leaves the rest to the baseline: less noise, some bias"""
     unit: Annotated[float, Gt(0)] = 0.7
     """how far an action of 1 goes from the middle of its bounds, where 1 is to either bound, or in the environment's
     own numbers where it has no bounds; a policy's standard deviation starts there"""

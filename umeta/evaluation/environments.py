@@ -208,7 +208,8 @@ class Trial:
         if not isinstance(learner, RecurrentLearner):
             plain = list_candidates(self.policy_learner(), run.config.env, theta)
             later = {name: way for name, way in plain.items() if not name.startswith("SGD")}
-            ways |= plain | {f"{OWN}, then {name}": partial(follow, own, way) for name, way in later.items()}
+            ways |= {} if learner.explores else plain
+            ways |= {f"{OWN}, then {name}": partial(follow, own, way) for name, way in later.items()}
         found, policies, facts = self.best(
             learner, theta, lambda batch: learner.unadapted(theta, len(batch.which)), ways
         )

@@ -1,4 +1,4 @@
-"""A policy that is told a context: try several, regress what they earned, take the best, and go on by gradient steps."""
+"""A policy that is told a context: try several, regress what they earned, and take the best."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from annotated_types import Gt
 from torch import Tensor
 
 from umeta.errors import UserError
-from umeta.metalearners.maml import MAML
+from umeta.metalearners._gradient import InnerLoop, UnrolledLearner
 from umeta.types import Adapted, Batch, EpisodeSpec, TaskSpec, Theta
 
 BIAS, TOLD, KNOWN = "1.bias", "told.weight", "told.known"
@@ -20,13 +20,13 @@ NOISES = (0.03, 0.1, 0.3, 1.0)  # variance of a return about what its context gi
 
 
 @dataclass
-class Context(MAML):
+class Context(UnrolledLearner):
     """Adapt by intelligent trial and error over contexts (Cully, Clune, Tarapore, Mouret 2015, arXiv 1407.3501).
 
-    As in CAVIA (Zintgraf et al. 2019) a policy is told its context z by what that adds to the first layer's bias, `B z`;
-    meta-training moves B with the other weights. Before anything is known, each episode has a context of its own, out
-    of those that are known. The first step regresses the episodes' returns on their contexts by a Gaussian process, and
-    takes the known context for which that expects most. Later steps are MAML's, and move what `adapts` says.
+    As in CAVIA (Zintgraf et al. 2019) a policy is told its context z by what that adds to the first layer's bias, B z,
+    and meta-training moves B with the other weights. Before anything is known, each episode has a context of its own,
+    out of those that are known. The first step regresses the episodes' returns on their contexts by a Gaussian process,
+    and takes the known context for which that expects most. Later steps are MAML's, by the policy gradient.
 
     With `start: skills` the known contexts are the proposer's skills, in the few directions in which they differ most.
     """
@@ -38,6 +38,8 @@ class Context(MAML):
     size: Annotated[int, Gt(0)] = 2
     """numbers in a context"""
 
+    explores = True
+
     def build(self, spec: TaskSpec, episode: EpisodeSpec) -> Self:
         """Return a copy with the network for such tasks.
 
@@ -45,7 +47,7 @@ class Context(MAML):
             UserError: there is no policy, or the model is another than `mlp`.
         """
         if not spec.interactive:
-            raise UserError("metalearner: context is for policies on an environment; elsewhere take maml")
+            raise UserError("metalearner: context is for policies, on an environment; elsewhere take maml")
         learner = super().build(spec, episode)
         if BIAS not in learner.built.network.names:
             raise UserError("metalearner.model: a context is told to the first layer of an mlp; take that")
@@ -84,9 +86,13 @@ class Context(MAML):
         return super().predict(theta, Adapted(each), x.flatten(0, 1)[:, None]).view(tasks, items, -1)
 
     def adapt(self, theta: Theta, support: Batch, *, start: Adapted | None = None, steps: int | None = None) -> Adapted:
-        """Take a context in the first step, and MAML's inner steps from there."""
+        """Take a context in the first step, and steps of the policy gradient from there."""
         if start is not None and start.steps:
-            return super().adapt(theta, support, start=start, steps=steps)
+            loop = InnerLoop(self, theta, support, start)
+            phi = loop.start
+            for size in loop.sizes(self.inner_lr, steps):
+                phi = loop.move(phi, loop.gradient(phi), size)
+            return loop.finish(phi)
         assert support.reward is not None
         returns = (support.reward * support.mask).unflatten(1, (support.sequences, -1)).sum(-1)
         known = theta.params[KNOWN]
