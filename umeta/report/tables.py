@@ -145,7 +145,7 @@ def draw(path: Path, picture: Path, key: str = "curves") -> None:
 
     That is accuracy against minutes, or with the key `step_curves` against steps of adaptation, a line per episode;
     with a key of the config, such as `proposer.partitions`, the results' own rows against it; on environments return
-    against steps of all rows.
+    against environment steps of all rows.
     """
     import matplotlib
 
@@ -155,7 +155,7 @@ def draw(path: Path, picture: Path, key: str = "curves") -> None:
     results = artifacts.read_json(path)
     if "adaptation" in results[0]:
         curves = {name: curve for result in results for name, curve in result["adaptation"].items()}
-        return plot_adaptation(picture, curves, page.MEASURES[page.name_domain(results[0])], "steps of adaptation")
+        return plot_adaptation(picture, curves, page.MEASURES[page.name_domain(results[0])])
     figure, axes = plt.subplots(figsize=(7, 3.5), layout="constrained")
     configured = "." in key
     for name, curve in (collect_series(results, key) if configured else results[0][key]).items():
