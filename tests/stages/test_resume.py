@@ -84,6 +84,12 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
     "diayn": ENV,
     "sac": {**ENV, "proposer": SAC, "train": {**ENV["train"], "outer": "trpo"}},
+    "metra": {
+        **ENV,
+        "proposer": {"name": "metra", "skills": 3, "iterations": 3, "episodes": 2, "hidden": 4, "map_steps": 2},
+        "metalearner": {"name": "context", "model": {"name": "mlp", "hidden": [4, 4]}, "contexts": 3},
+        "start": "skills",
+    },
     "random_discriminator": {
         **ENV,
         "proposer": {"name": "random_discriminator", "skills": 3, "hidden": 8},
