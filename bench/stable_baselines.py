@@ -14,11 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 import torch
+from gymnasium.spaces import Box
 from stable_baselines3 import PPO, __version__
-from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import VecEnv
 
 from umeta.benchmarks.goals import goals
 from umeta.config.build import load
@@ -28,43 +28,66 @@ from umeta.rl.rollout import Paths
 from umeta.tasks.reward import RewardTasks
 from umeta.types import Theta
 
+BATCH = 100  # which divides a rollout; 64 does not
 TITLE = "PPO on the true reward (stable-baselines3)"
 
 
-class Goal(gymnasium.Env):
-    """An episode of one copy of an environment at a time, with the true reward of a goal."""
+class Goal(VecEnv):
+    """Copies of an environment side by side, with a goal's true reward; episodes end with the horizon."""
 
-    def __init__(self, tasks: RewardTasks, which: int) -> None:
+    def __init__(self, tasks: RewardTasks, which: int, copies: int) -> None:
         self.tasks, self.which, self.env = tasks, torch.tensor([which]), tasks.env
-        self.simulation = self.env.simulate(1)
+        self.simulation = self.env.simulate(copies)
         self.random = torch.Generator().manual_seed(which)
-        unbounded = partial(gymnasium.spaces.Box, -np.inf, np.inf, dtype=np.float32)
-        self.observation_space = unbounded((self.env.observation,))
-        self.action_space = gymnasium.spaces.Box(-10, 10, (self.env.action,), np.float32)  # what is beyond is clipped
+        self.returns: list[float] = []  # of each round of episodes, their mean
+        actions = Box(-10, 10, (self.env.action,), np.float32)  # the environment clips them itself
+        super().__init__(copies, Box(-np.inf, np.inf, (self.env.observation,), np.float32), actions)
 
-    def reset(self, **_: Any) -> tuple[np.ndarray, dict]:
-        self.seen = self.simulation.reset(torch.rand(1, self.env.randoms, generator=self.random))
-        self.place, self.steps = self.simulation.positions(), 0
-        return self.seen[0].numpy(), {}
+    def reset(self) -> np.ndarray:
+        self.seen = self.simulation.reset(torch.rand(self.num_envs, self.env.randoms, generator=self.random))
+        self.place, self.steps, self.earned = self.simulation.positions(), 0, 0.0
+        return self.seen.numpy()
 
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
-        done = torch.from_numpy(action)[None]
-        after, ended = self.simulation.step(done)
+    def step_async(self, actions: np.ndarray) -> None:
+        self.actions = torch.from_numpy(actions)
+
+    def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict]]:
+        seen, _ = self.simulation.step(self.actions)
         place = self.simulation.positions()
-        observed, places = (torch.stack(pair, 1)[None] for pair in ((self.seen, after), (self.place, place)))
-        mask = torch.ones(1, 1, 1, dtype=torch.bool)
-        step = Paths(observed, done.view(1, 1, 1, -1), torch.zeros(1, 1, 1), places, mask)
-        reward = self.tasks.rewards(step, self.which).item()
-        self.seen, self.place, self.steps = after, place, self.steps + 1
-        return after[0].numpy(), reward, bool(ended[0]), self.steps == self.env.horizon, {}
+        observed, places = (torch.stack(pair, 1)[None] for pair in ((self.seen, seen), (self.place, place)))
+        there = torch.ones(1, self.num_envs, 1, dtype=torch.bool)
+        step = Paths(observed, self.actions[None, :, None], torch.zeros(1, self.num_envs, 1), places, there)
+        reward = self.tasks.rewards(step, self.which)[0, :, 0]
+        self.seen, self.place, self.steps, self.earned = seen, place, self.steps + 1, self.earned + reward.mean().item()
+        over = self.steps == self.env.horizon
+        infos = [{"TimeLimit.truncated": over, "terminal_observation": last} for last in seen.numpy()]
+        if over:
+            self.returns.append(self.earned)
+            self.reset()
+        return self.seen.numpy(), reward.numpy(), np.full(self.num_envs, over), infos
+
+    def close(self) -> None:
+        pass
+
+    def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
+        return [False] * self.num_envs
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        return [None] * self.num_envs  # such as render_mode
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        raise NotImplementedError
+
+    def env_method(self, method_name: str, *args: Any, indices: Any = None, **options: Any) -> list[Any]:
+        raise NotImplementedError
 
 
 def learn(tasks: RewardTasks, which: int, episodes: int, steps: int) -> list[float]:
     """Mean return of the episodes of each rollout, before the first update and after each of `steps`."""
-    env = Monitor(Goal(tasks, which))
-    each = episodes * tasks.env.horizon
-    PPO("MlpPolicy", env, n_steps=each, batch_size=100, seed=which, device="cpu").learn((steps + 1) * each)
-    return [float(np.mean(env.get_episode_rewards()[k * episodes :][:episodes])) for k in range(steps + 1)]
+    goal, horizon = Goal(tasks, which, episodes), tasks.env.horizon
+    model = PPO("MlpPolicy", goal, n_steps=horizon, batch_size=BATCH, seed=which, device="cpu")
+    model.learn((steps + 1) * episodes * horizon)
+    return goal.returns
 
 
 def main() -> None:
@@ -91,7 +114,7 @@ def main() -> None:
             "rows": {TITLE: tabulate_returns(torch.tensor(returns))},
             "adaptation": {TITLE: trace_returns(row, s.episodes * config.env.horizon)},
             "protocol": {**protocol, "episodes": s.episodes, "steps": s.steps, "seed": s.seed},
-            "facts": [f"stable-baselines3 {__version__}, its defaults but for a rollout of {s.episodes} episodes"],
+            "facts": [f"stable-baselines3 {__version__}, its defaults but for the rollout and batches of {BATCH}"],
             "seed": 0,
             "hardware": name_hardware(Theta({"": torch.zeros(1)})),
             "umeta": "",

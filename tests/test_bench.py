@@ -163,19 +163,20 @@ def test_data_is_the_same_for_every_side():
 
 def test_a_goal_for_stable_baselines_pays_what_the_tasks_do():
     pytest.importorskip("stable_baselines3")
-    from stable_baselines3.common.env_checker import check_env
-
     from bench.stable_baselines import Goal, learn
 
     tasks = goals("nav2d", Nav2D(horizon=5), "test", 3, seed=0)
-    goal = Goal(tasks, 2)
-    check_env(goal)
-    x, _ = goal.reset()
+    goal = Goal(tasks, 2, copies=2)
+    x, total = goal.reset(), np.zeros(2)
     for t in range(5):
-        action = np.array([1.0, -0.5], np.float32)
-        before = x.copy()
-        x, reward, ended, cut, _ = goal.step(action)
-        assert x == pytest.approx(before + 0.05 * action)
-        assert reward == pytest.approx(-np.linalg.norm(x - tasks.rewards.goals[2].numpy()), abs=1e-6)
-        assert (ended, cut) == (False, t == 4)
+        action = np.array([[1.0, -0.5], [-1.0, 0.2 * t]], np.float32)
+        after = x + 0.05 * action
+        x, reward, ended, infos = goal.step(action)
+        expected = -np.linalg.norm(after - tasks.rewards.goals[2].numpy(), axis=1)
+        assert reward == pytest.approx(expected, abs=1e-6)
+        assert ended.tolist() == [t == 4] * 2
+        assert infos[1]["terminal_observation"] == pytest.approx(after[1])
+        total += expected
+    assert x == pytest.approx(np.zeros((2, 2)))  # the next episode
+    assert goal.returns == pytest.approx([total.mean()])
     assert len(learn(tasks, 0, episodes=4, steps=2)) == 3
