@@ -27,6 +27,8 @@ SHARP = 10.0  # of norm matching
 ALIGNED = (0.5, 0.7)  # cosines between which alignment gives way to norm matching
 FASTEST = 1.5  # length of the longest skill; beyond 1 it asks for more than a step can do
 
+HABITS = {"clip": 0.2, "epochs": 4, "lam": 0.95, "entropy": 0.0}  # of PPO
+
 Family = Literal["directions", "velocities", "places"]
 
 
@@ -132,15 +134,6 @@ class Metra:
     sees: list[int] | None = None
     """which numbers the map sees, of the observation and, after it, the two of the position; by default all. The
     policies see the observation alone"""
-    clip: Annotated[float, Gt(0)] = 0.2
-    """PPO's bound on probability ratios"""
-    epochs: Annotated[int, Gt(0)] = 4
-    """PPO's passes over an iteration's steps, in four parts each"""
-    lam: Annotated[float, Gt(0)] = 0.95
-    """of generalised advantage estimation"""
-    entropy: float = 0.0
-    """bonus per nat of the policy's entropy"""
-
     domain: ClassVar[Literal["image", "env"]] = "env"
     sees_labels: ClassVar[bool] = False
 
@@ -152,7 +145,8 @@ class Metra:
         """
         learning = Learning(self, source, ctx)
         ctx.loop("metra", self.iterations, learning.step, learning.save, learning.load)
-        ctx.note(tell_success(learning.cosine))
+        if learning.cosine is not None:  # else all iterations had been done before
+            ctx.note(tell_success(learning.cosine))
         return RewardTasks(source, learning.space, learning.policy.policies(learning.stored))
 
     def rewards(self, source: Environment) -> Space:
@@ -178,15 +172,15 @@ class Learning:
 
     def __init__(self, options: Metra, env: Environment, ctx: Context) -> None:
         o = self.options = options
-        self.env, self.seed, self.cosine = env, ctx.seed, 0.0
+        self.env, self.seed = env, ctx.seed
+        self.cosine: float | None = None  # of steps and skills, in the last iteration
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seeds.integer(ctx.seed, "metra"))
             self.policy = SpacePolicy(env.observation, env.action, o.dim, o.hidden)
-            self.learner = PPO(
-                self.policy, env.discount, lr=o.lr, clip=o.clip, epochs=o.epochs, lam=o.lam, entropy=o.entropy
-            )
+            self.learner = PPO(self.policy, env.discount, lr=o.lr, **HABITS)
             self.space = o.rewards(env)
         self.space.standardise(wandered(env, ctx.seed))
+        # what skills are told is longer than the points: the longest ask for more than a step can do
         self.stored = draw_skills(o.skills, o.dim, seeds.generator(ctx.seed, "metra, stored"))
         units = {"directions": 1 / self.stored.norm(dim=1, keepdim=True), "velocities": 1 / FASTEST}
         self.space.points.copy_(self.stored * units.get(o.family, env.horizon / FASTEST))
@@ -213,25 +207,13 @@ class Learning:
         with torch.no_grad():
             d = self.space.locate(self.space.seen(paths)).diff(dim=2)
         self.cosine = torch.cosine_similarity(d, skill, dim=-1)[paths.mask].mean().item()
-        rewards = self.reward(d, skill, paths.mask)
-        self.learner.learn(paths, skill, rewards, random)
+        self.learner.learn(paths, skill, reward(d, skill, paths.mask, self.cosine), random)
         far = (d - skill).norm(dim=-1)[paths.mask].mean().item()
         std = gaussian(torch.cat([self.policy.log_std] * 2, -1))[1].exp().mean().item()
         return {"cosine": self.cosine, "step": length, "off": far, "dual": self.dual[0].exp().item(), "std": std}
 
-    def reward(self, d: Tensor, skill: Tensor, mask: Tensor) -> Tensor:
-        """Give what steps d [T, E, H, dim] of the space earn: alignment, and norm matching once they are aligned."""
-        low, high = ALIGNED
-        share = min(max((self.cosine - low) / (high - low), 0.0), 1.0)
-        along = (d * skill).sum(-1)
-        matched = 1 / (1 + SHARP * (d - skill).square().sum(-1))
-        return sum(
-            weight * (kind - kind[mask].mean()) / (kind[mask].std() + 1e-8)
-            for weight, kind in ((1 - share, along), (share, matched))
-        )
-
     def learn_space(self, paths: Paths, skill: Tensor, random: torch.Generator) -> float:
-        """Train the map and the dual variable on the steps of this iteration; returns the mean square of a step."""
+        """Train the map and the dual variable on the steps of this iteration; give the root mean square of a step."""
         seen, there = self.space.seen(paths), paths.mask
         before, after, z = seen[:, :, :-1][there], seen[:, :, 1:][there], skill[there]
         square = torch.zeros(())
@@ -246,3 +228,13 @@ class Learning:
             loss.backward()
             self.optimiser.step()
         return square.mean().sqrt().item()
+
+
+def reward(d: Tensor, skill: Tensor, mask: Tensor, cosine: float) -> Tensor:
+    """Give what steps d [T, E, H, dim] of the space earn: alignment, and norm matching once they are aligned."""
+    low, high = ALIGNED
+    share = min(max((cosine - low) / (high - low), 0.0), 1.0)
+    along = (d * skill).sum(-1)
+    matched = 1 / (1 + SHARP * (d - skill).square().sum(-1))
+    along, matched = ((kind - kind[mask].mean()) / (kind[mask].std() + 1e-8) for kind in (along, matched))
+    return (1 - share) * along + share * matched

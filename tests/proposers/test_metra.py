@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from proposers.metra import FASTEST, Learning, Metra, Space, tell_success
+from proposers.metra import FASTEST, Learning, Metra, Space, reward, tell_success
 from umeta import seeds
 from umeta.cli.main import main
 from umeta.config.build import load
@@ -85,6 +85,18 @@ def test_the_space_is_what_the_constraint_lets_it_be() -> None:
     assert d.norm(dim=-1).quantile(0.99).item() < 1.1
     torch.testing.assert_close(d, skill / FASTEST, atol=0.25, rtol=0)
     assert (d - skill / FASTEST).norm(dim=-1).mean() < 0.1
+
+
+@pytest.mark.parametrize(("cosine", "share"), [(0.4, 0.0), (0.6, 0.5), (0.9, 1.0)])
+def test_alignment_gives_way_to_norm_matching(cosine: float, share: float) -> None:
+    d, z = drawn(1, 3, 4, 2), drawn(1, 3, 4, 2, seed=1)
+    mask = torch.ones(1, 3, 4, dtype=torch.bool)
+    mask[0, 1, 2:] = False
+    moved, told = d[mask].numpy(), z[mask].numpy()
+    kinds = [(moved * told).sum(1), 1 / (1 + 10 * ((moved - told) ** 2).sum(1))]
+    along, matched = ((kind - kind.mean()) / kind.std(ddof=1) for kind in kinds)
+    found = reward(d, z, mask, cosine)[mask].numpy()
+    assert found == pytest.approx((1 - share) * along + share * matched, abs=1e-5)
 
 
 def test_skills_go_their_way_at_their_speed() -> None:
