@@ -9,7 +9,7 @@ from annotated_types import Ge, Gt, Le
 
 
 @dataclass(frozen=True, kw_only=True)
-class Episodes:
+class Episodic:
     """How long an episode is, and what a step in it counts for."""
 
     horizon: Annotated[int, Gt(0)] = 100

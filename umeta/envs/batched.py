@@ -18,7 +18,7 @@ import torch
 from annotated_types import Gt
 from torch import Tensor
 
-from umeta.envs._episodes import Episodes
+from umeta.envs._episodes import Episodic
 from umeta.errors import UserError
 
 FRAMES = 5  # physics steps of an environment step
@@ -27,7 +27,7 @@ PICTURE = 128  # pixels
 
 
 @dataclass(frozen=True)
-class Driven(Episodes):
+class Driven(Episodic):
     """What bodies that motors drive have in common."""
 
     unit: Annotated[float, Gt(0)] = 0.7

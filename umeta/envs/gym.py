@@ -14,7 +14,7 @@ from annotated_types import Gt
 from torch import Tensor
 
 from umeta.config.registry import from_here
-from umeta.envs._episodes import Episodes
+from umeta.envs._episodes import Episodic
 from umeta.envs.batched import quiet
 from umeta.errors import UserError
 
@@ -23,7 +23,7 @@ ENDLESS = 1e30  # bounds of actions beyond it are a way to say that there are no
 
 
 @dataclass(frozen=True)
-class Gym(Episodes):
+class Gym(Episodic):
     """Any environment of gymnasium's whose observations and actions are vectors (Towers et al. 2024).
 
     A copy that ends stays ended, and is stepped no more.

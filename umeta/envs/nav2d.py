@@ -10,13 +10,13 @@ import torch
 from annotated_types import Gt
 from torch import Tensor
 
-from umeta.envs._episodes import Episodes
+from umeta.envs._episodes import Episodic
 
 BOX = 0.5
 
 
 @dataclass(frozen=True)
-class Nav2D(Episodes):
+class Nav2D(Episodic):
     """A point that moves in the plane (2-D navigation of MAML, Finn, Abbeel, Levine 2017).
 
     It starts at the origin; an action moves it by at most 0.1 along each axis. It observes its position.
