@@ -210,7 +210,7 @@ class Learning:
         self.learner.learn(paths, skill, reward(d, skill, paths.mask, self.cosine), random)
         far = (d - skill).norm(dim=-1)[paths.mask].mean().item()
         std = gaussian(torch.cat([self.policy.log_std] * 2, -1))[1].exp().mean().item()
-        return {"cosine": self.cosine, "step": length, "off": far, "dual": self.dual[0].exp().item(), "std": std}
+        return {"cosine": self.cosine, "length": length, "off": far, "dual": self.dual[0].exp().item(), "std": std}
 
     def learn_space(self, paths: Paths, skill: Tensor, random: torch.Generator) -> float:
         """Train the map and the dual variable on the steps of this iteration; give the root mean square of a step."""

@@ -188,7 +188,7 @@ def survived(forks: Forks, place: Path, name: str, kills: int, seed: int) -> int
         begin(place / "cut", name)
 
 
-@pytest.mark.parametrize("name", ["acai", "sac"])
+@pytest.mark.parametrize("name", ["acai", "metra", "sac"])
 def test_a_few_kills_are_survived_bit_for_bit(forks: Forks, tmp_path: Path, name: str) -> None:
     assert survived(forks, tmp_path / "place", name, kills=3, seed=1) >= 1
 
