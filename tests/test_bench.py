@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -12,6 +13,8 @@ from bench.driver import Measurement, Side, measure, ratio
 from bench.install import attempt
 from bench.maml import Case, agreement, loop_gradient
 from bench.measurements import CURVES, GOALS, MEASUREMENTS
+from umeta.benchmarks.goals import goals
+from umeta.envs.nav2d import Nav2D
 
 TINY = Case(tasks=1, way=2, query=1, steps=2, size=16, channels=2, filters=3)
 
@@ -156,3 +159,24 @@ def test_data_is_the_same_for_every_side():
     assert torch.equal(support.x, TINY.batches()[0].x)
     assert support.x.shape == (1, 2, 2, 16, 16)
     assert not torch.equal(support.x[0, 0], query.x[0, 0])
+
+
+def test_a_goal_for_stable_baselines_pays_what_the_tasks_do():
+    pytest.importorskip("stable_baselines3")
+    from bench.stable_baselines import Goal, learn
+
+    tasks = goals("nav2d", Nav2D(horizon=5), "test", 3, seed=0)
+    goal = Goal(tasks, 2, copies=2)
+    x, total = goal.reset(), np.zeros(2)
+    for t in range(5):
+        action = np.array([[1.0, -0.5], [-1.0, 0.2 * t]], np.float32)
+        after = x + 0.05 * action
+        x, reward, ended, infos = goal.step(action)
+        expected = -np.linalg.norm(after - tasks.rewards.goals[2].numpy(), axis=1)
+        assert reward == pytest.approx(expected, abs=1e-6)
+        assert ended.tolist() == [t == 4] * 2
+        assert infos[1]["terminal_observation"] == pytest.approx(after[1])
+        total += expected
+    assert x == pytest.approx(np.zeros((2, 2)))  # the next episode
+    assert goal.returns == pytest.approx([total.mean()])
+    assert len(learn(tasks, 0, episodes=4, steps=2)) == 3

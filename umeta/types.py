@@ -231,9 +231,16 @@ class FeatureLearner(MetaLearner):
 class PolicyLearner(MetaLearner):
     """A meta-learner that can act before it has adapted, which tasks on an environment need."""
 
+    explores: ClassVar[bool] = False
+    """whether episodes before it has adapted are of many policies, from which only a step of its own can learn"""
+
     @abstractmethod
     def unadapted(self, theta: Theta, tasks: int) -> Adapted:
         """Return the policy of `tasks` tasks before anything is known of them."""
+
+    def start_from(self, skills: dict[str, Tensor]) -> Theta:
+        """Make what meta-training starts from out of skills' policies [K, ...]: their mean."""
+        return Theta({name: value.mean(0) for name, value in skills.items()})
 
 
 class RecurrentLearner(PolicyLearner):

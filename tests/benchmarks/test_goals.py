@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
 from umeta.benchmarks.goals import goals
+from umeta.config.registry import find_plugins
 from umeta.envs.ant import Ant
 from umeta.envs.gym import Gym
 from umeta.envs.half_cheetah import HalfCheetah
@@ -102,3 +104,30 @@ def test_a_benchmark_of_another_name_or_environment_is_named() -> None:
         goals("nav2", Nav2D(), "test", 3, 0)
     with pytest.raises(UserError, match="'ant_direction' is of Ant, the environment is Nav2D"):
         goals("ant_direction", Nav2D(), "test", 3, 0)
+
+
+MINE = """
+from umeta.benchmarks.goals import Benchmark
+
+def reward(env, paths, goal):
+    return goal[..., 0] - env.torque(paths.actions).sum(-1)
+
+mine = Benchmark("HalfCheetah", reward, goals=lambda u: 5 + u[:, :1])
+other = 3
+"""
+
+
+def test_a_persons_own_rewards_are_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my.py").write_text(MINE)
+    found, goal = earned("my.py:mine", HalfCheetah(unit=0.5), 2, action=0.4)
+    assert 5 < goal[0] < 6
+    assert found == pytest.approx([goal[0] - 6 * 0.5 * 0.4] * 2)
+    with pytest.raises(UserError, match=r"'my\.py:mine' is of HalfCheetah, the environment is Ant"):
+        goals("my.py:mine", Ant(), "test", 1, 0)
+    with pytest.raises(UserError, match=r"'my\.py:other' is no umeta\.benchmarks\.goals\.Benchmark"):
+        goals("my.py:other", Ant(), "test", 1, 0)
+    with pytest.raises(UserError, match=r"plug-in file 'your\.py' does not exist"):
+        goals("your.py:mine", Ant(), "test", 1, 0)
+    assert find_plugins({"evaluate": {"benchmark": "my.py:mine"}}) == {"my.py:mine"}
+    assert find_plugins({"evaluate": {"benchmark": "cheetah_velocity"}}) == set()

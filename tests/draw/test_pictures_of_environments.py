@@ -184,7 +184,7 @@ def test_where_nothing_can_be_drawn_the_person_is_told(tmp_path):
 
 def test_curves_and_behaviour_are_pictures(tmp_path):
     curve = {"x": [0, 1, 2], "mean": [-3.0, -2.0, -1.0], "interval": [0.1, 0.2, 0.3]}
-    curves.plot_adaptation(tmp_path / "adaptation.png", {"one": curve, "other": curve}, "return", "steps")
+    curves.plot_adaptation(tmp_path / "adaptation.png", {"one": curve, "other": curve}, "return")
     paths = environments.explore(tasks(Nav2D(horizon=12)))
     along = replace(paths, positions=paths.positions * torch.tensor([1.0, 0.0]))  # all on one line
     environments.draw_behaviour(tmp_path / "behaviour.png", {"before": paths, "after": paths}, Nav2D(), GOALS)

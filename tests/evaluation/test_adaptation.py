@@ -13,6 +13,7 @@ from torch import Tensor
 
 from umeta.benchmarks.goals import GoalOracle, goals
 from umeta.config import build
+from umeta.draw.curves import label_of
 from umeta.envs.nav2d import Nav2D
 from umeta.evaluation import environments
 from umeta.evaluation.environments import (
@@ -35,7 +36,9 @@ from umeta.evaluation.environments import (
     trace_returns,
 )
 from umeta.evaluation.result import summarize
+from umeta.metalearners.context import Context
 from umeta.metalearners.maml import MAML
+from umeta.metalearners.rl2 import RL2
 from umeta.models.mlp import MLP
 from umeta.objectives import gaussian, kl, policy
 from umeta.rl.rollout import Paths
@@ -390,7 +393,32 @@ def test_cells_and_curve() -> None:
     shown = tabulate_returns(found)
     assert list(shown) == ["0 steps", "1 step", "2 steps", "3 steps"]
     assert shown["2 steps"]["mean"] == 21
-    drawn = trace_returns({"returns": found.tolist(), "offset": 2.5})
-    assert drawn["x"] == [2.5, 3.5, 4.5, 5.5, 6.5]
+    drawn = trace_returns({"returns": found.tolist(), "offset": 2.5}, 200)
+    assert drawn["x"] == [500, 700, 900, 1100, 1300]
     assert drawn["mean"] == [1, 11, 21, 31, 41]
-    assert trace_returns({"returns": found.tolist()})["x"] == [0, 1, 2, 3, 4]
+    assert label_of({"one": drawn}) == "environment steps of adaptation"
+    assert trace_returns({"returns": found.tolist()}, 1)["x"] == [0, 1, 2, 3, 4]
+
+
+def test_a_step_counts_the_environment_steps_of_all_its_episodes(trial: Trial) -> None:
+    horizon = trial.run.config.env.horizon
+    each = horizon * trial.settings.episodes
+    assert (trial.steps_of(own=True), trial.steps_of(own=False)) == (each, each)
+    recurrent = Trial(replace(trial.run, learner=RL2(MLP([4]))), trial.settings)
+    assert (recurrent.steps_of(own=True), recurrent.steps_of(own=False)) == (horizon, each)
+
+
+def test_only_its_own_step_follows_episodes_of_many_policies(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+
+    def keep(self: Trial, *arguments: Any) -> Any:
+        given.append(arguments)
+        raise StopIteration
+
+    monkeypatch.setattr(Trial, "best", keep)
+    for learner in (trial.run.learner, Context(MLP([4, 4]), contexts=3).build(policy_spec(ENV), EpisodeSpec(1, 2, 2))):
+        with pytest.raises(StopIteration):
+            Trial(replace(trial.run, learner=learner), trial.settings).own()
+    plain, told = (set(arguments[-1]) for arguments in given)
+    assert told == {name for name in plain if name.startswith("its own step")}
+    assert len(told) > 5

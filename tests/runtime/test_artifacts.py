@@ -11,6 +11,7 @@ import torch
 
 from umeta.errors import UserError
 from umeta.runtime import artifacts
+from umeta.runtime.checkpoints import Checkpoints
 
 
 @pytest.fixture
@@ -174,3 +175,12 @@ def test_the_cache_folder_follows_the_environment(monkeypatch):
     assert artifacts.cache_folder() == Path("/b/umeta")
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert artifacts.cache_folder() == Path.home() / ".cache" / "umeta"
+
+
+def test_a_metric_may_not_hide_the_number_of_its_step(tmp_path):
+    """A resume finds by it what it has to drop."""
+    kept = Checkpoints(tmp_path, "loop")
+    kept.append(3, {"loss": 0.5})
+    with pytest.raises(UserError, match="loop: it measures a 'step'"):
+        kept.append(4, {"step": 0.1})
+    assert (tmp_path / "loop.jsonl").read_text() == '{"step": 3, "loss": 0.5}\n'

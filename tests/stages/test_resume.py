@@ -84,6 +84,12 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
     "diayn": ENV,
     "sac": {**ENV, "proposer": SAC, "train": {**ENV["train"], "outer": "trpo"}},
+    "metra": {
+        **ENV,
+        "proposer": {"name": "metra", "skills": 3, "iterations": 3, "episodes": 2, "hidden": 4, "map_steps": 2},
+        "metalearner": {"name": "context", "model": {"name": "mlp", "hidden": [4, 4]}, "contexts": 3},
+        "start": "skills",
+    },
     "random_discriminator": {
         **ENV,
         "proposer": {"name": "random_discriminator", "skills": 3, "hidden": 8},
@@ -182,7 +188,7 @@ def survived(forks: Forks, place: Path, name: str, kills: int, seed: int) -> int
         begin(place / "cut", name)
 
 
-@pytest.mark.parametrize("name", ["acai", "sac"])
+@pytest.mark.parametrize("name", ["acai", "metra", "sac"])
 def test_a_few_kills_are_survived_bit_for_bit(forks: Forks, tmp_path: Path, name: str) -> None:
     assert survived(forks, tmp_path / "place", name, kills=3, seed=1) >= 1
 

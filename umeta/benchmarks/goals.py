@@ -13,6 +13,7 @@ from annotated_types import Gt
 from torch import Tensor
 
 from umeta import seeds
+from umeta.config import registry
 from umeta.errors import UserError, suggest
 from umeta.parts import Embedder, Environment
 from umeta.rl.rollout import Paths
@@ -100,9 +101,9 @@ def disc(u: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A family of true rewards."""
+    """A family of true rewards: a function and a distribution of goals."""
 
-    env: str  # the part whose environments it is for
+    env: str  # the part whose environments it is for, such as HalfCheetah or Gym
     reward: Callable[[Any, Paths, Tensor], Tensor]  # (environment, paths, goals [T, 1, 1, g]) -> [T, E, H]
     goals: Callable[[Tensor], Tensor]  # uniform numbers [n, 2] -> goals [n, g]
     in_plane: bool = False  # whether a goal is a place
@@ -117,6 +118,22 @@ BENCHMARKS = {
     "ant_position": Benchmark("Ant", ant_position, disc, in_plane=True),
 }
 Split = Literal["train", "val", "test"]
+
+
+def find_benchmark(name: str) -> Benchmark:
+    """Find a family of rewards: one of these, or `my_rewards.py:name`, a `Benchmark` of a person's own.
+
+    Raises:
+        UserError: nothing has that name, or it is something else.
+    """
+    if name in BENCHMARKS:
+        return BENCHMARKS[name]
+    if ":" not in name:
+        raise UserError(f"benchmark: none is named '{name}'{suggest(name, BENCHMARKS)}")
+    found = registry.load_named(name, "benchmark")
+    if not isinstance(found, Benchmark):
+        raise UserError(f"benchmark: '{name}' is no umeta.benchmarks.goals.Benchmark")
+    return found
 
 
 @dataclass(frozen=True)
@@ -155,9 +172,7 @@ def goals(benchmark: str, env: Environment, split: Split, count: int, seed: int)
     Raises:
         UserError: no benchmark has that name, or it is of another environment.
     """
-    if benchmark not in BENCHMARKS:
-        raise UserError(f"benchmark: none is named '{benchmark}'{suggest(benchmark, BENCHMARKS)}")
-    found = BENCHMARKS[benchmark]
+    found = find_benchmark(benchmark)
     if type(env).__name__ != found.env:
         raise UserError(f"benchmark: '{benchmark}' is of {found.env}, the environment is {type(env).__name__}")
     keys = seeds.key(seed, "goals", split, np.arange(count)[:, None], np.arange(2)[None])

@@ -13,19 +13,26 @@ def add_parser(commands: Commands) -> None:
     text = "write a run or an adapted learner as files that need nothing but torch, with a model card"
     sub = commands.add_parser("export", help=text, description=text)
     add_common_options(sub)
-    sub.add_argument("run", type=Path, help="runs/NAME or what adapt wrote")
+    sub.add_argument("run", type=Path, help="runs/NAME, what adapt wrote, or tasks/NAME for a skill")
     sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder, or an earlier export's")
+    sub.add_argument("--skill", type=int, metavar="N", help="which skill of tasks/NAME")
     sub.add_argument("--onnx", action="store_true", help="also write ONNX (pip install 'umeta[onnx]')")
     add_allow_plugin(sub)
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
+    from umeta.config.reading import read_yaml
     from umeta.deploy.export import export_learner, export_run
+    from umeta.deploy.policies import export_policy
     from umeta.runtime import artifacts
 
-    kind = artifacts.read_manifest(options.run, "run", "learner")["kind"]
-    write = export_run if kind == "run" else export_learner
-    folder = write(options.run, options.out, onnx=options.onnx, trusted=None if options.allow_plugin else ())
+    trusted = None if options.allow_plugin else ()
+    kind = artifacts.read_manifest(options.run, "run", "learner", "tasks")["kind"]
+    if kind == "tasks" or (kind == "run" and "env" in read_yaml(options.run / "config.yaml")):
+        folder = export_policy(options.run, options.out, skill=options.skill, trusted=trusted)
+    else:
+        write = export_run if kind == "run" else export_learner
+        folder = write(options.run, options.out, onnx=options.onnx, trusted=trusted)
     files = sorted(path.name for path in folder.iterdir())
     print(f"{folder}: {', '.join(files)}")
     return {"export": str(folder), "files": files}

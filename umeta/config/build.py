@@ -84,7 +84,7 @@ def check_parts(config: RunConfig) -> None:
     if config.domain == "env" and not isinstance(learner, PolicyLearner):
         raise UserError(
             f"metalearner: an environment needs one that acts before it has adapted, and "
-            f"{registry.name_of('metalearner', learner)} does not; take maml, anil, metasgd, metacurvature or rl2"
+            f"{registry.name_of('metalearner', learner)} does not; take maml, context, anil, metasgd or rl2"
         )
     if config.domain != "env" and isinstance(learner, RecurrentLearner):
         raise UserError("metalearner: it is a policy, for an environment; use another, such as maml")

@@ -143,7 +143,7 @@ _OURS = re.compile(r"umeta(\.(?!py:)\w+)+:\w+")  # a module of the library, not 
 def find_plugins(value: Any, key: str = "name") -> set[str]:
     """Find the names in a plain configuration that lead to code outside the library: files and other modules.
 
-    key: under which the value stands; a name may stand under `name`, or under the kind of part itself.
+    key: under which the value stands; a name may stand under `name`, `benchmark`, or the kind of part itself.
     """
     if isinstance(value, Mapping):
         return set().union(*(find_plugins(part, name) for name, part in value.items()))
@@ -153,7 +153,7 @@ def find_plugins(value: Any, key: str = "name") -> set[str]:
         return set()
     if key == "id":  # gymnasium imports the module of an environment `module:Name-v0`
         return {value} if ":" in value else set()
-    part = key == "name" or key.removesuffix("s") in KINDS
+    part = key in ("name", "benchmark") or key.removesuffix("s") in KINDS
     return {value} if part and (":" in value or value.endswith(".py")) and not _OURS.fullmatch(value) else set()
 
 
@@ -171,7 +171,7 @@ def refuse_plugins(value: Any, trusted: Collection[str] | None, where: str, then
 
 def _find(kind: str, name: str, where: str) -> Any:
     if ":" in name or name.endswith(".py"):
-        return _from_path(name, where)
+        return load_named(name, where)
     if name.isidentifier() and _part(kind, name) is not None:
         module = importlib.import_module(f"{KINDS[kind]}.{name}")
         return next(value for key, value in vars(module).items() if inspect.isclass(value) and _is_part(name, key))
@@ -211,7 +211,12 @@ def _is_module(source: str) -> bool:
     return all(part.isidentifier() for part in source.split("."))
 
 
-def _from_path(name: str, where: str) -> Any:
+def load_named(name: str, where: str) -> Any:
+    """Load what `path/to/file.py:Class` or `package.module:Class` names.
+
+    Raises:
+        UserError: it is not there, or cannot be imported.
+    """
     source, _, class_name = name.rpartition(":") if ":" in name else (name, "", "")
     try:
         if source.endswith(".py"):

@@ -43,7 +43,12 @@ def colours(count: int) -> list[tuple[float, float, float]]:
     return [colorsys.hsv_to_rgb(0.618034 * i % 1, (0.9, 0.6)[i % 2], (0.85, 0.7, 0.55)[i % 3]) for i in range(count)]
 
 
-def plot_adaptation(path: Path, curves: Mapping[str, Curve], ylabel: str, xlabel: str) -> None:
+def label_of(curves: Mapping[str, Curve]) -> str:
+    """Say what the x of curves of adaptation is."""
+    return next(iter(curves.values())).get("label", "steps of adaptation")
+
+
+def plot_adaptation(path: Path, curves: Mapping[str, Curve], ylabel: str) -> None:
     """Plot several curves as PNG, each with `x`, its `mean` and the half width of its 95 % `interval`."""
     from matplotlib.figure import Figure
 
@@ -54,7 +59,7 @@ def plot_adaptation(path: Path, curves: Mapping[str, Curve], ylabel: str, xlabel
         x, mean, half = (np.asarray(v, float) for v in (curve["x"], curve["mean"], curve["interval"]))
         axes.fill_between(x, mean - half, mean + half, color=colour, alpha=0.15, linewidth=0)
         axes.plot(x, mean, dash, color=colour, marker=marker, markersize=4, linewidth=1.8, label=name)
-    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.set(xlabel=label_of(curves), ylabel=ylabel)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside right upper", frameon=False)

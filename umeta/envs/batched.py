@@ -15,9 +15,10 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-from annotated_types import Ge, Gt, Le
+from annotated_types import Gt
 from torch import Tensor
 
+from umeta.envs._episodes import Episodic
 from umeta.errors import UserError
 
 FRAMES = 5  # physics steps of an environment step
@@ -26,16 +27,9 @@ PICTURE = 128  # pixels
 
 
 @dataclass(frozen=True)
-class Driven:
+class Driven(Episodic):
     """What bodies that motors drive have in common."""
 
-    horizon: Annotated[int, Gt(0)] = 100
-    """steps of an episode"""
-    discount: Annotated[float, Ge(0), Le(1)] = 0.99
-    """of later rewards"""
-    lam: Annotated[float, Ge(0), Le(1)] = 1.0
-    """lambda of generalised advantage estimation: at 1 an advantage counts all that came after the step, below 1 the
-    sooner the more, and leaves the rest to the baseline: less noise, some bias"""
     unit: Annotated[float, Gt(0)] = 0.7
     """torque of an action of 1, where 1 is the most; a policy's standard deviation starts there"""
     positions: bool = False

@@ -10,10 +10,11 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
-from annotated_types import Ge, Gt, Le
+from annotated_types import Gt
 from torch import Tensor
 
 from umeta.config.registry import from_here
+from umeta.envs._episodes import Episodic
 from umeta.envs.batched import quiet
 from umeta.errors import UserError
 
@@ -22,7 +23,7 @@ ENDLESS = 1e30  # bounds of actions beyond it are a way to say that there are no
 
 
 @dataclass(frozen=True)
-class Gym:
+class Gym(Episodic):
     """Any environment of gymnasium's whose observations and actions are vectors (Towers et al. 2024).
 
     A copy that ends stays ended, and is stepped no more.
@@ -34,13 +35,6 @@ class Gym:
     """as gymnasium knows it, such as Pendulum-v1; with module:Env-v0 the module is imported first"""
     options: dict[str, Any] = field(default_factory=dict)
     """the environment's own options"""
-    horizon: Annotated[int, Gt(0)] = 100
-    """steps of an episode"""
-    discount: Annotated[float, Ge(0), Le(1)] = 0.99
-    """of later rewards"""
-    lam: Annotated[float, Ge(0), Le(1)] = 1.0
-    """lambda of generalised advantage estimation: at 1 an advantage counts all that came after the step, below 1 the
-    sooner the more, and leaves the rest to the baseline: less noise, some bias"""
     unit: Annotated[float, Gt(0)] = 0.7
     """how far an action of 1 goes from the middle of its bounds, where 1 is to either bound, or in the environment's
     own numbers where it has no bounds; a policy's standard deviation starts there"""
@@ -95,6 +89,18 @@ class Gym:
                     f"env: '{self.id}' does not accept env.options {self.options}, or fails ({told})"
                 ) from error
 
+    @cached_property
+    def bounds(self) -> tuple[Tensor, Tensor]:
+        """The least and the most that an action may be."""
+        return torch.from_numpy(self.one.action_space.low), torch.from_numpy(self.one.action_space.high)
+
+    def torque(self, actions: Tensor) -> Tensor:
+        """Give what the environment gets: actions in its own numbers, within its bounds."""
+        low, high = self.bounds
+        bounded = (low.abs() < ENDLESS) & (high.abs() < ENDLESS)
+        least, most = low.where(bounded, -1), high.where(bounded, 1)
+        return ((least + most) / 2 + (most - least) / 2 * self.unit * actions).clamp(low, high)
+
     def simulate(self, n: int, rewarded: bool = False) -> Copies:
         """rewarded: whether `last_reward` is kept, which benchmarks alone may ask for."""
         return Copies(self, n, rewarded)
@@ -105,11 +111,6 @@ class Copies:
 
     def __init__(self, env: Gym, n: int, rewarded: bool) -> None:
         self.env = env
-        space = env.one.action_space
-        self.low, self.high = torch.from_numpy(space.low), torch.from_numpy(space.high)
-        bounded = (self.low.abs() < ENDLESS) & (self.high.abs() < ENDLESS)
-        low, high = self.low.where(bounded, -1), self.high.where(bounded, 1)
-        self.middle, self.reach = (low + high) / 2, (high - low) / 2
         drawn = {"render_mode": "rgb_array"} if self.drawable and "render_mode" not in env.options else {}
         with self.theirs("made"):
             self.copies = [env.made(**drawn) for _ in range(n)]
@@ -132,9 +133,8 @@ class Copies:
 
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Step the copies that go on. Those that have ended show their last observation for ever."""
-        wanted = self.middle + self.reach * self.env.unit * actions
-        clipped = wanted.clamp(self.low, self.high).numpy().astype(self.env.one.action_space.dtype)
-        self.check("an action", wanted, CALMER)
+        self.check("an action", actions, CALMER)
+        clipped = self.env.torque(actions).numpy().astype(self.env.one.action_space.dtype)
         earned, ended = torch.zeros(len(self.copies)), self.ended.clone()
         with self.theirs("stepped"):
             for i in (~self.ended).nonzero()[:, 0].tolist():

@@ -7,14 +7,16 @@ from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from annotated_types import Ge, Gt, Le
+from annotated_types import Gt
 from torch import Tensor
+
+from umeta.envs._episodes import Episodic
 
 BOX = 0.5
 
 
 @dataclass(frozen=True)
-class Nav2D:
+class Nav2D(Episodic):
     """A point that moves in the plane (2-D navigation of MAML, Finn, Abbeel, Levine 2017).
 
     It starts at the origin; an action moves it by at most 0.1 along each axis. It observes its position.
@@ -27,13 +29,6 @@ class Nav2D:
 
     id: Literal["Nav2D-v0", "Nav2DOpen-v0"] = "Nav2D-v0"
     """with or without walls"""
-    horizon: Annotated[int, Gt(0)] = 100
-    """steps of an episode"""
-    discount: Annotated[float, Ge(0), Le(1)] = 0.99
-    """of later rewards"""
-    lam: Annotated[float, Ge(0), Le(1)] = 1.0
-    """lambda of generalised advantage estimation: at 1 an advantage counts all that came after the step, below 1 the
-    sooner the more, and leaves the rest to the baseline: less noise, some bias"""
     unit: Annotated[float, Gt(0)] = 0.05
     """how far an action of 1 moves; a policy's standard deviation starts there"""
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from umeta.benchmarks.goals import BENCHMARKS, Split, goals
+from umeta.benchmarks.goals import Split, find_benchmark, goals
 from umeta.config.environments import Config, EvaluateConfig
 from umeta.draw import environments
 from umeta.draw.curves import Curve
@@ -208,7 +208,8 @@ class Trial:
         if not isinstance(learner, RecurrentLearner):
             plain = list_candidates(self.policy_learner(), run.config.env, theta)
             later = {name: way for name, way in plain.items() if not name.startswith("SGD")}
-            ways |= plain | {f"{OWN}, then {name}": partial(follow, own, way) for name, way in later.items()}
+            ways |= {} if learner.explores else plain
+            ways |= {f"{OWN}, then {name}": partial(follow, own, way) for name, way in later.items()}
         found, policies, facts = self.best(
             learner, theta, lambda batch: learner.unadapted(theta, len(batch.which)), ways
         )
@@ -289,6 +290,11 @@ class Trial:
         found, policies = measure_returns(learner, theta, begin(test), ways[chosen](), test, steps, chosen)
         return found, policies, {"chosen": chosen}
 
+    def steps_of(self, own: bool) -> int:
+        """Count the environment steps of a step of adaptation; own: of the run's own learner, not of a baseline."""
+        alone = own and isinstance(self.run.learner, RecurrentLearner)  # each of its trials learns from itself alone
+        return self.run.config.env.horizon * (1 if alone else self.settings.episodes)
+
     def policy_learner(self) -> MAML:
         """MAML with the run's network, whatever its learner."""
         return change_learner(MAML(self.run.config.metalearner.model), self.run.config.env)
@@ -323,7 +329,7 @@ def evaluate_run(run: Run, device: str, record: Path | None = None, trackers: Se
         "name": config.name,
         "title": title,
         "rows": {name: tabulate_returns(torch.tensor(row["returns"])) for name, row in table.items()},
-        "adaptation": {name: trace_returns(row) for name, row in table.items()},
+        "adaptation": {name: trace_returns(row, trial.steps_of(name == title)) for name, row in table.items()},
         "protocol": {
             "name": settings.benchmark,
             "split": "test",
@@ -388,16 +394,20 @@ def tabulate_returns(found: Tensor) -> dict[str, Cell]:
     return {f"{k} step{'' if k == 1 else 's'}": summarize(found[:, k]) for k in shown}
 
 
-def trace_returns(row: dict[str, Any]) -> Curve:
-    """Mean return against steps; those that choosing where to begin took come first."""
+def trace_returns(row: dict[str, Any], each: int) -> Curve:
+    """Mean return against environment steps; those that choosing where to begin took come first.
+
+    each: environment steps that a step of adaptation takes.
+    """
     found = [summarize(values) for values in torch.tensor(row["returns"]).T]
-    return trace([k + row.get("offset", 0.0) for k in range(len(found))], found)
+    x = [(k + row.get("offset", 0.0)) * each for k in range(len(found))]
+    return trace(x, found, "environment steps of adaptation")
 
 
 def list_facts(run: Run, rows: dict[str, dict[str, Any]]) -> list[str]:
     """Return what a reader must know to compare the numbers with others."""
     s: EvaluateConfig = run.config.evaluate
-    reward = " ".join((BENCHMARKS[s.benchmark].reward.__doc__ or "").split())
+    reward = " ".join((find_benchmark(s.benchmark).reward.__doc__ or "").split())
     title = run.config.title or run.config.name
     own = s.benchmark == "own"  # one reward, which all goals are
     oracle = "the true reward, the same" if own else "true rewards of other goals"

@@ -56,7 +56,7 @@ class Result(Provenance):
     """what a reader must know to compare the numbers; images have it from the protocol"""
     notes: NotRequired[list[str]]
     adaptation: NotRequired[dict[str, Curve]]
-    """by method, against steps of adaptation"""
+    """by method, against what its label says, by default steps of adaptation"""
     curves: NotRequired[dict[str, Curve]]
     """by episode, accuracy against minutes of learning"""
     step_curves: NotRequired[dict[str, Curve]]

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from umeta.draw.curves import Curve
+from umeta.draw.curves import Curve, label_of
 from umeta.evaluation.result import Result, list_better_baselines
 
 STYLE = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
@@ -163,9 +163,7 @@ def build_sections(chapter: Chapter) -> list[tuple[str, list[Markup]]]:
     heading = "How it was measured" if result["rows"] else "What was done"
     parts: dict[str, list[Markup]] = {heading: [describe_protocol(result)]}
     if curves := result.get("adaptation"):
-        parts["Adaptation"] = draw_comparison(
-            MEASURES[name_domain(result)], "steps of adaptation", curves, result["title"]
-        )
+        parts["Adaptation"] = draw_comparison(MEASURES[name_domain(result)], curves, result["title"])
     for heading in ("Before and after adaptation", "Extrapolation"):
         parts[heading] = shown.get(heading, [])
     words = [describe_answers(chapter.answers)] if chapter.answers else []
@@ -333,11 +331,12 @@ def draw_plot(
     return element("figure", element("figcaption", title), figure)
 
 
-def draw_comparison(what: str, xlabel: str, curves: Mapping[str, Curve], first: str) -> list[Markup]:
+def draw_comparison(what: str, curves: Mapping[str, Curve], first: str) -> list[Markup]:
     """Several lines with bands in one plot, told apart by colour and dashes, the one named `first` the boldest.
 
     curves: `x`, `mean` and the half width `interval` of each by name. The legend has them in the order of their ends.
     """
+    xlabel = label_of(curves)
     arrays = {name: [np.asarray(curve[k], float) for k in ("x", "mean", "interval")] for name, curve in curves.items()}
     every = [np.concatenate(values) for values in zip(*arrays.values(), strict=True)]
     drawn, xs, ys = draw_grid(every[0], [*(every[1] - every[2]), *(every[1] + every[2])], xlabel, 720, 340)

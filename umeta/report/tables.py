@@ -164,7 +164,8 @@ def draw(path: Path, picture: Path, key: str = "curves") -> None:
 
     That is accuracy against minutes, or with the key `step_curves` against steps of adaptation, a line per episode;
     with a key of the config, such as `proposer.partitions`, the results' own rows against it; with `certainty` a point
-    for each result, by its calibration error; on environments return against steps of all rows.
+    for each result, by its calibration error; on environments return against
+    environment steps of all rows.
     """
     import matplotlib
 
@@ -174,7 +175,7 @@ def draw(path: Path, picture: Path, key: str = "curves") -> None:
     results = artifacts.read_json(path)
     if "adaptation" in results[0]:
         curves = {name: curve for result in results for name, curve in result["adaptation"].items()}
-        return plot_adaptation(picture, curves, page.MEASURES[page.name_domain(results[0])], "steps of adaptation")
+        return plot_adaptation(picture, curves, page.MEASURES[page.name_domain(results[0])])
     if key == "certainty":
         return plot_points(picture, collect_certainty(results), ("calibration error, %", "accuracy, %"))
     figure, axes = plt.subplots(figsize=(7, 3.5), layout="constrained")

@@ -46,7 +46,7 @@ def write(
 def write_adaptation(run: Run, result: Result, trackers: Sequence[Tracker] = ()) -> None:
     """Write `report.{html,md,json}`, `adaptation.png` and `training.png` into the run's folder."""
     measure = web.MEASURES[web.name_domain(result)]
-    curves.plot_adaptation(run.folder / "adaptation.png", result["adaptation"], measure, "steps of adaptation")
+    curves.plot_adaptation(run.folder / "adaptation.png", result["adaptation"], measure)
     write_files(run, result)
     track_result(result, trackers, measure, result["adaptation"])
 

@@ -27,9 +27,8 @@ class PPO(nn.Module):
     ) -> None:
         super().__init__()
         self.discount, self.clip, self.epochs, self.lam, self.entropy = discount, clip, epochs, lam, entropy
-        self.skills, hidden = len(policy.log_std), policy.first.out_features
-        self.policy = policy
-        inputs = policy.first.in_features + self.skills
+        self.policy, hidden = policy, policy.first.out_features
+        inputs = policy.first.in_features + policy.size
         self.value = nn.Sequential(
             nn.Linear(inputs, hidden), nn.Tanh(), nn.Linear(hidden, hidden), nn.Tanh(), nn.Linear(hidden, 1)
         )
@@ -39,15 +38,18 @@ class PPO(nn.Module):
     def improve(
         self, paths: Paths, skill: Tensor, earned: Callable[[Tensor, Tensor], Tensor], random: torch.Generator
     ) -> None:
-        """Improve the policies on these episodes of each skill.
+        """Learn from episodes of each skill.
 
         skill: [T, E, H], which one acted; earned: its rewards [...] for steps that led to states [..., observation].
         """
-        rewards = earned(paths.after, skill)
+        self.learn(paths, skill, earned(paths.after, skill), random)
+
+    def learn(self, paths: Paths, skill: Tensor, rewards: Tensor, random: torch.Generator) -> None:
+        """Learn from episodes; skill: what the policy was told [T, E, H, ...], rewards: [T, E, H]."""
         self.scale.lerp_(rewards[paths.mask].square().mean().sqrt(), 0.1)
         rewards = rewards / self.scale
         with torch.no_grad():
-            values = self.valued(paths.observations, skill[..., :1].expand(paths.observations.shape[:3]))
+            values = self.valued(paths.observations, torch.cat([skill, skill[:, :, -1:]], 2))
             advantage = gae(rewards, values[..., :-1], paths.mask, self.discount, self.lam, last=values[..., -1])
         target = advantage + values[..., :-1]
         w = normalise(advantage, paths.mask)
@@ -64,8 +66,7 @@ class PPO(nn.Module):
 
     def valued(self, observations: Tensor, skill: Tensor) -> Tensor:
         """Values [...] of observations [..., d] under skills [...]."""
-        told = F.one_hot(skill, self.skills).to(observations.dtype)
-        return self.value(torch.cat([observations, told], -1))[..., 0]
+        return self.value(torch.cat([observations, self.policy.tell(skill)], -1))[..., 0]
 
 
 def parts(count: int, epochs: int, random: torch.Generator) -> Iterator[Tensor]:

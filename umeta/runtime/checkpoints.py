@@ -58,6 +58,13 @@ class Checkpoints:
         return None
 
     def append(self, step: int, metrics: dict[str, float]) -> None:
+        """Write what a step measured.
+
+        Raises:
+            UserError: a metric has the name of the step's number.
+        """
+        if "step" in metrics:
+            raise UserError(f"{self.metrics.stem}: it measures a 'step', which is the step's number; name it otherwise")
         line = json.dumps({"step": step, **{k: round(v, 6) for k, v in metrics.items()}}) + "\n"
         try:
             with open(self.metrics, "a", encoding="utf-8") as file:

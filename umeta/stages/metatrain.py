@@ -17,19 +17,21 @@ from umeta.stages.runs import load_parent, name_sources
 from umeta.stages.tasks import check_usable, load_tasks
 from umeta.train import metatrain as train
 from umeta.train import pack
-from umeta.types import MetaLearner, TaskDistribution, Theta
+from umeta.types import MetaLearner, PolicyLearner, TaskDistribution, Theta
 from umeta.version import __version__
 
 
-def mean_skill_policy(tasks: TaskDistribution, learner: MetaLearner) -> Theta:
-    """Average the policies of the proposed skills.
+def start_from_skills(tasks: TaskDistribution, learner: MetaLearner) -> Theta:
+    """Begin with the policies of the proposed skills.
 
     Raises:
         UserError: the tasks have none, or the learner's network is another.
     """
     skills = getattr(tasks, "skills", None)
     if skills is None:
-        raise UserError("start: skills: these tasks have no skills' policies; propose them with diayn, or leave it out")
+        raise UserError(
+            "start: skills: these tasks have no skills' policies; propose them with diayn or metra, or leave it out"
+        )
     own = learner.init(seed=0).params
     if any(name not in own or own[name].shape != value.shape[1:] for name, value in skills.items()):
         width = skills["1.bias"].shape[1]
@@ -37,7 +39,8 @@ def mean_skill_policy(tasks: TaskDistribution, learner: MetaLearner) -> Theta:
             "start: skills: metalearner.model is not the same model as the skills', {name: mlp, hidden: "
             f"[{width}, {width}]}}; use that, or leave it out"
         )
-    return Theta({name: value.mean(0) for name, value in skills.items()})
+    assert isinstance(learner, PolicyLearner)
+    return learner.start_from(skills)
 
 
 def metatrain(
@@ -67,7 +70,7 @@ def metatrain(
         check_usable(tasks, config)
         watch = ctx.watch()
         learner = config.metalearner.build(tasks.spec, config.train.episode)
-        start = parent.theta if parent else mean_skill_policy(tasks, learner) if config.start else None
+        start = parent.theta if parent else start_from_skills(tasks, learner) if config.start else None
         theta = train(learner, tasks.to(ctx.device), config.train, ctx, start)
         if not distributed.is_first():
             return folder

@@ -63,6 +63,5 @@ def load_tasks(config: RunConfig) -> tuple[TaskDistribution, dict[str, Any]]:
             if kind != "learnt":
                 return proposer.propose(source, RunContext(made["seed"])), manifest
             rewards = proposer.rewards(source)
-            rewards.load_state_dict(artifacts.read_tensors(config.tasks_folder / manifest["tasks"]["file"]))
-            return RewardTasks(source, rewards), manifest
+            return RewardTasks.load_learnt(rewards, manifest["tasks"], config.tasks_folder, source), manifest
         return store.load_saved(manifest["tasks"], config.tasks_folder, source), manifest

@@ -77,25 +77,30 @@ class RewardTasks:
         Rewards that are a formula are proposed again where they are needed.
         """
         if isinstance(self.rewards, SkillRewards):
-            discriminator = self.rewards.discriminator
-            artifacts.write_tensors(folder / "discriminator.safetensors", discriminator.state_dict())
-            description = {"kind": "skills", "file": "discriminator.safetensors", "shape": discriminator.shape}
-            if self.skills is not None:
-                artifacts.write_tensors(folder / "skills.safetensors", self.skills)
-                description["policies"] = "skills.safetensors"
-            return description
-        if isinstance(self.rewards, nn.Module):
-            artifacts.write_tensors(folder / "rewards.safetensors", self.rewards.state_dict())
-            return {"kind": "learnt", "file": "rewards.safetensors"}
-        return {"kind": "formula"}
+            learnt, description = self.rewards.discriminator, {"kind": "skills", "file": "discriminator.safetensors"}
+            description["shape"] = learnt.shape
+        elif isinstance(self.rewards, nn.Module):
+            learnt, description = self.rewards, {"kind": "learnt", "file": "rewards.safetensors"}
+        else:
+            return {"kind": "formula"}
+        artifacts.write_tensors(folder / description["file"], learnt.state_dict())
+        if self.skills is not None:
+            artifacts.write_tensors(folder / "skills.safetensors", self.skills)
+            description["policies"] = "skills.safetensors"
+        return description
 
     @classmethod
     def load(cls, description: dict[str, Any], folder: Path, source: Environment, parts: list[Any]) -> RewardTasks:
         """Load skills' rewards and policies, on the environment they were learnt in."""
-        discriminator = Discriminator(**description["shape"])
-        discriminator.load_state_dict(artifacts.read_tensors(folder / description["file"]))
+        return cls.load_learnt(SkillRewards(Discriminator(**description["shape"])), description, folder, source)
+
+    @classmethod
+    def load_learnt(cls, rewards: Any, description: dict[str, Any], folder: Path, source: Environment) -> RewardTasks:
+        """Load what was learnt into rewards, and the skills' policies where there are some."""
+        learnt = rewards.discriminator if isinstance(rewards, SkillRewards) else rewards
+        learnt.load_state_dict(artifacts.read_tensors(folder / description["file"]))
         policies = description.get("policies")
-        return cls(source, SkillRewards(discriminator), policies and artifacts.read_tensors(folder / policies))
+        return cls(source, rewards, policies and artifacts.read_tensors(folder / policies))
 
     def simulation(self, copies: int) -> Simulation:
         """Return a simulation of `copies` copies, made once."""

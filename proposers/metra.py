@@ -1,0 +1,240 @@
+"""Skills that move as far and as fast as asked for, in a space that is learnt, and rewards in that space."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from annotated_types import Gt
+from torch import Tensor, nn
+
+from umeta import seeds
+from umeta.errors import UserError
+from umeta.models.embedder import make_resumable
+from umeta.objectives import gaussian
+from umeta.parts import Context, Embedder, Environment
+from umeta.rl.explore import wandered
+from umeta.rl.ppo import PPO
+from umeta.rl.rollout import Paths, rollout
+from umeta.rl.skills import SpacePolicy
+from umeta.tasks.reward import RewardTasks
+
+SLACK = 1e-3  # of the constraint, as the authors'
+DUAL = 30.0  # where the multiplier of the constraint starts, as the authors'
+SHARP = 10.0  # of norm matching
+ALIGNED = (0.5, 0.7)  # cosines between which alignment gives way to norm matching
+FASTEST = 1.5  # length of the longest skill; beyond 1 it asks for more than a step can do
+
+HABITS = {"clip": 0.2, "epochs": 4, "lam": 0.95, "entropy": 0.0}  # of PPO
+
+Family = Literal["directions", "velocities", "places"]
+
+
+class Space(nn.Module):
+    """A map phi of states to a space in which a step is at most 1 long, and a reward for each of some points w there.
+
+    The reward of a step from s to s' of an episode that began in s0, with d = phi(s') - phi(s):
+    `directions` w'd, `velocities` -|d - w|, `places` -|phi(s') - phi(s0) - w|.
+    """
+
+    mean: Tensor
+    scale: Tensor
+    points: Tensor
+
+    def __init__(
+        self, env: Environment, family: Family, *, count: int, dim: int, hidden: int, sees: list[int] | None
+    ) -> None:
+        """Build the network; sees: which numbers of the observation and, after it, the two of the position.
+
+        Raises:
+            UserError: `sees` names numbers that there are not.
+        """
+        super().__init__()
+        known = env.observation + 2
+        if sees is not None and (not sees or any(not 0 <= i < known for i in sees)):
+            raise UserError(f"proposer.sees: expected some of 0 to {known - 1}, got {sees}")
+        self.sees, self.family = list(range(known)) if sees is None else sees, family
+        d = len(self.sees)
+        self.register_buffer("mean", torch.zeros(d))  # of what it sees
+        self.register_buffer("scale", torch.ones(d))
+        self.register_buffer("points", torch.zeros(count, dim))
+        self.layers = nn.Sequential(
+            nn.Linear(d, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, dim)
+        )
+
+    @property
+    def count(self) -> int:
+        return len(self.points)
+
+    @property
+    def of_places(self) -> bool:
+        """Whether a place alone tells its reward: no, where it comes from counts as well."""
+        return False
+
+    def seen(self, paths: Paths) -> Tensor:
+        """Give what the map sees of episodes, before it is scaled: [T, E, H + 1, d]."""
+        return torch.cat([paths.observations, paths.positions], -1)[..., self.sees]
+
+    def standardise(self, paths: Paths) -> None:
+        """From now on its input has a standard deviation of 1 over the states of these episodes."""
+        states = self.seen(paths)[:, :, 1:][paths.mask]
+        spread = states.std(0)
+        self.mean.copy_(states.mean(0))
+        self.scale.copy_(torch.where(spread > 1e-6, 1 / spread, 0.0))
+
+    def locate(self, seen: Tensor) -> Tensor:
+        """Give phi [..., dim] of what it sees [..., d]."""
+        return self.layers((seen - self.mean) * self.scale)
+
+    @torch.no_grad()
+    def forward(self, paths: Paths, which: Tensor) -> Tensor:
+        """Return what each step earns [T, E, H]; which: each task's reward [T]."""
+        phi, w = self.locate(self.seen(paths)), self.points[which][:, None, None]
+        if self.family == "places":
+            return -(phi[:, :, 1:] - phi[:, :, :1] - w).norm(dim=-1)
+        d = phi.diff(dim=2)
+        return (w * d).sum(-1) if self.family == "directions" else -(d - w).norm(dim=-1)
+
+    def describe(self, states: Tensor) -> list[str]:
+        """In numbers."""
+        return [f"reward: {self.family} in a space of {self.points.shape[1]} dimensions, learnt from {len(self.sees)}"]
+
+
+@dataclass(frozen=True)
+class Metra:
+    """METRA (Park, Rybkin, Levine 2024, arXiv 2310.08887) on-policy, with rewards for moving in the space it learns.
+
+    A map phi of states learns to be moved along by skills z, `E (phi(s') - phi(s))'z`, while one step stays at most 1
+    long (section 4.2, a dual variable for the constraint); skills earn this alignment. Once they are aligned they earn
+    `1 / (1 + 10 |phi(s') - phi(s) - z|^2)` instead, as in Constrained Skill Discovery (arXiv 2410.07877): the length of
+    z says how fast. All skills act in a fast simulator at once and learn by PPO (Schulman et al. 2017), where the
+    authors' learn by SAC.
+    """
+
+    skills: Annotated[int, Gt(1)] = 50
+    """how many points of the space have a reward and a stored policy"""
+    family: Family = "velocities"
+    """what the tasks ask for: to go in directions of the space, at velocities, or to places in it"""
+    dim: Annotated[int, Gt(0)] = 2
+    """of the space"""
+    iterations: Annotated[int, Gt(0)] = 500
+    """rounds of acting and learning"""
+    episodes: Annotated[int, Gt(0)] = 50
+    """per iteration, each of a skill of its own"""
+    hidden: Annotated[int, Gt(0)] = 64
+    """width of the two hidden layers of policy and value; the map's are twice as wide"""
+    lr: Annotated[float, Gt(0)] = 1e-3
+    """Adam's step size for policy and value"""
+    map_lr: Annotated[float, Gt(0)] = 1e-3
+    """Adam's step size for the map and the dual variable"""
+    map_steps: Annotated[int, Gt(0)] = 20
+    """of the map per iteration, on a tenth of its steps each"""
+    sees: list[int] | None = None
+    """which numbers the map sees, of the observation and, after it, the two of the position; by default all. The
+    policies see the observation alone"""
+    domain: ClassVar[Literal["image", "env"]] = "env"
+    sees_labels: ClassVar[bool] = False
+
+    def propose(self, source: Environment, ctx: Context, embedder: Embedder | None = None) -> RewardTasks:
+        """Return a reward per point, and the policies of skills.
+
+        Raises:
+            UserError: the simulation breaks, or `sees` names numbers that there are not.
+        """
+        learning = Learning(self, source, ctx)
+        ctx.loop("metra", self.iterations, learning.step, learning.save, learning.load)
+        if learning.cosine is not None:  # else all iterations had been done before
+            ctx.note(tell_success(learning.cosine))
+        return RewardTasks(source, learning.space, learning.policy.policies(learning.stored))
+
+    def rewards(self, source: Environment) -> Space:
+        """Return the rewards, to load what was learnt into."""
+        return Space(source, self.family, count=self.skills, dim=self.dim, hidden=2 * self.hidden, sees=self.sees)
+
+
+def tell_success(cosine: float) -> str:
+    """Say how well skills go their way, and what to do where that is hardly better than by chance."""
+    said = f"metra: skills go where they are told with a cosine of {cosine:.2f} on average, by chance 0"
+    failed = ". The skills are alike, and so are their rewards: try more iterations, a smaller env.unit or proposer.dim"
+    return said + failed * (cosine < 0.3)
+
+
+def draw_skills(count: int, dim: int, random: torch.Generator) -> Tensor:
+    """Draw skills [count, dim], uniform in a ball."""
+    way = nn.functional.normalize(torch.randn(count, dim, generator=random), dim=-1)
+    return FASTEST * torch.rand(count, 1, generator=random) ** (1 / dim) * way
+
+
+class Learning:
+    """The policy, what improves it, and the space on their way."""
+
+    def __init__(self, options: Metra, env: Environment, ctx: Context) -> None:
+        o = self.options = options
+        self.env, self.seed = env, ctx.seed
+        self.cosine: float | None = None  # of steps and skills, in the last iteration
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seeds.integer(ctx.seed, "metra"))
+            self.policy = SpacePolicy(env.observation, env.action, o.dim, o.hidden)
+            self.learner = PPO(self.policy, env.discount, lr=o.lr, **HABITS)
+            self.space = o.rewards(env)
+        self.space.standardise(wandered(env, ctx.seed))
+        # what skills are told is longer than the points: the longest ask for more than a step can do
+        self.stored = draw_skills(o.skills, o.dim, seeds.generator(ctx.seed, "metra, stored"))
+        units = {"directions": 1 / self.stored.norm(dim=1, keepdim=True), "velocities": 1 / FASTEST}
+        self.space.points.copy_(self.stored * units.get(o.family, env.horizon / FASTEST))
+        self.dual = nn.ParameterList([torch.tensor(math.log(DUAL))])
+        self.optimiser = torch.optim.Adam([*self.space.parameters(), *self.dual.parameters()], lr=o.map_lr)
+        self.simulation = env.simulate(o.episodes)
+        self.save, self.load = make_resumable(
+            learner=self.learner,
+            learner_adam=self.learner.optimiser,
+            space=self.space,
+            dual=self.dual,
+            space_adam=self.optimiser,
+        )
+
+    def step(self, i: int) -> dict[str, float]:
+        """One iteration: act, learn the space, earn what going one's way in it gives."""
+        o, random = self.options, seeds.generator(self.seed, "metra", i)
+        z = draw_skills(o.episodes, o.dim, random)
+        noise = torch.randn(1, o.episodes, self.env.horizon, self.env.action, generator=random)
+        u = torch.rand(1, o.episodes, self.env.randoms, generator=random)
+        paths = rollout(self.simulation, lambda x: self.policy(x, z[None]), noise, u)
+        skill = z[None, :, None].expand(*paths.mask.shape, -1)
+        length = self.learn_space(paths, skill, random)
+        with torch.no_grad():
+            d = self.space.locate(self.space.seen(paths)).diff(dim=2)
+        self.cosine = torch.cosine_similarity(d, skill, dim=-1)[paths.mask].mean().item()
+        self.learner.learn(paths, skill, reward(d, skill, paths.mask, self.cosine), random)
+        far = (d - skill).norm(dim=-1)[paths.mask].mean().item()
+        std = gaussian(torch.cat([self.policy.log_std] * 2, -1))[1].exp().mean().item()
+        return {"cosine": self.cosine, "length": length, "off": far, "dual": self.dual[0].exp().item(), "std": std}
+
+    def learn_space(self, paths: Paths, skill: Tensor, random: torch.Generator) -> float:
+        """Train the map and the dual variable on the steps of this iteration; give the root mean square of a step."""
+        seen, there = self.space.seen(paths), paths.mask
+        before, after, z = seen[:, :, :-1][there], seen[:, :, 1:][there], skill[there]
+        square = torch.zeros(())
+        for _ in range(self.options.map_steps):
+            part = torch.randperm(len(z), generator=random)[: max(len(z) // 10, 1)]
+            d = self.space.locate(after[part]) - self.space.locate(before[part])
+            square = d.square().sum(-1)
+            room = (1 - square).clamp(max=SLACK)
+            dual = self.dual[0].exp()
+            loss = -((d * z[part]).sum(-1) + dual.detach() * room).mean() + dual * room.mean().detach()
+            self.optimiser.zero_grad()
+            loss.backward()
+            self.optimiser.step()
+        return square.mean().sqrt().item()
+
+
+def reward(d: Tensor, skill: Tensor, mask: Tensor, cosine: float) -> Tensor:
+    """Give what steps d [T, E, H, dim] of the space earn: alignment, and norm matching once they are aligned."""
+    low, high = ALIGNED
+    share = min(max((cosine - low) / (high - low), 0.0), 1.0)
+    along = (d * skill).sum(-1)
+    matched = 1 / (1 + SHARP * (d - skill).square().sum(-1))
+    along, matched = ((kind - kind[mask].mean()) / (kind[mask].std() + 1e-8) for kind in (along, matched))
+    return (1 - share) * along + share * matched

@@ -1,0 +1,86 @@
+"""Policies as files: they act in gymnasium as they do here, where nothing of the library is there."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from umeta.cli.main import main
+from umeta.config.build import load
+from umeta.deploy.policies import export_policy
+from umeta.errors import UserError
+from umeta.rl.rollout import rollout
+from umeta.rl.skills import act
+from umeta.stages.runs import load_run
+from umeta.stages.tasks import load_tasks
+
+TINY = """
+name: tiny
+env: {name: ENV, horizon: 20}
+proposer: {name: metra, skills: 3, iterations: 1, episodes: 4, hidden: 8}
+metalearner: {name: maml, model: {name: mlp, hidden: [8, 8]}, steps: 1}
+train: {outer: adam, steps: 1, meta_batch: 2, episodes: 2}
+evaluate: {benchmark: own}
+"""
+
+
+def made(place: Path, env: str) -> None:
+    (place / "tiny.yaml").write_text(TINY.replace("ENV", env))
+    assert main(["propose", "tiny.yaml"]) == 0
+
+
+@pytest.mark.parametrize("env", ["gym, id: Pendulum-v1", "half_cheetah"])
+def test_a_skill_acts_in_gymnasium_as_it_does_here(env: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import gymnasium
+
+    monkeypatch.chdir(tmp_path)
+    made(tmp_path, env)
+    assert main(["export", "tasks/tiny", "--skill", "1", "--out", "out"]) == 0
+    policy = torch.export.load("out/policy.pt2").module()
+    tasks = load_tasks(load("tiny.yaml"))[0]
+    one = act({name: value[1:2] for name, value in tasks.skills.items()})  # type: ignore[attr-defined]
+    simulation = tasks.env.simulate(1)  # type: ignore[attr-defined]
+    u = torch.rand(1, 1, tasks.env.randoms, generator=torch.Generator().manual_seed(0))  # type: ignore[attr-defined]
+    paths = rollout(simulation, one, torch.zeros(1, 1, 20, tasks.env.action), u)  # type: ignore[attr-defined]
+    env_ = gymnasium.make(tasks.env.id)  # type: ignore[attr-defined]
+    if hasattr(env_.unwrapped, "set_state"):  # reset to the same state
+        x = env_.reset(seed=0)[0]
+        first = paths.observations[0, 0, 0].double().numpy()
+        place = paths.positions[0, 0, 0, 0].item()
+        env_.unwrapped.set_state(np.array([place, *first[:8]]), first[8:])
+        x = first
+    else:
+        x = env_.reset(seed=int(u[0, 0, 0].item() * 2**31))[0]
+    for t in range(20):
+        x = env_.step(policy(torch.tensor(x[None], dtype=torch.float32))[0].numpy())[0]
+        assert x == pytest.approx(paths.observations[0, 0, t + 1].numpy(), abs=1e-2 if t > 5 else 1e-4)
+
+
+def test_the_card_s_lines_run_without_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    made(tmp_path, "gym, id: Pendulum-v1")
+    assert main(["metatrain", "tiny.yaml"]) == 0
+    assert main(["export", "runs/tiny", "--out", "out"]) == 0
+    lines = re.search(r"```python\n(.*?)```", Path("out/README.md").read_text(), re.DOTALL)
+    assert lines
+    code = f"import sys; sys.modules['umeta'] = None\n{lines[1]}\nprint(policy(torch.zeros(1, 3)).tolist())"
+    done = subprocess.run([sys.executable, "-c", code], cwd="out", capture_output=True, text=True, check=True)
+    run = load_run("runs/tiny")
+    answer = run.learner.predict(run.theta, run.learner.unadapted(run.theta, 1), torch.zeros(1, 1, 3))  # type: ignore[attr-defined]
+    expected = 2 * 0.7 * answer[0, 0, 0].item()  # a pendulum's torque is from -2 to 2, and a unit 0.7
+    assert eval(done.stdout.splitlines()[-1])[0][0] == pytest.approx(expected, abs=1e-5)
+
+
+def test_what_cannot_be_exported_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    made(tmp_path, "nav2d")
+    with pytest.raises(UserError, match=r"which of its 3 skills\? give --skill a number from 0 to 2"):
+        export_policy("tasks/tiny", "out", skill=3)
+    with pytest.raises(UserError, match="'Nav2D-v0' is not one of gymnasium's"):
+        export_policy("tasks/tiny", "out", skill=1)

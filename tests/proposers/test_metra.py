@@ -1,0 +1,135 @@
+"""A space to move in, and skills that do, where what they must come to is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from proposers.metra import FASTEST, Learning, Metra, Space, reward, tell_success
+from umeta import seeds
+from umeta.cli.main import main
+from umeta.config.build import load
+from umeta.envs.nav2d import Nav2D
+from umeta.errors import UserError
+from umeta.rl.explore import episodes
+from umeta.rl.rollout import Paths
+from umeta.rl.skills import act
+from umeta.runtime.loop import RunContext
+from umeta.stages.tasks import load_tasks
+
+OPEN = Nav2D("Nav2DOpen-v0", horizon=12)
+FEW = Metra(skills=4, iterations=2, episodes=6, hidden=8, map_steps=2)
+
+
+def drawn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def walks(steps: Tensor) -> Paths:
+    """Episodes with these steps [T, E, H, 2] in the plane, which is what is observed."""
+    places = torch.cat([torch.zeros_like(steps[:, :, :1]), steps.cumsum(2)], 2)
+    shape = steps.shape[:3]
+    return Paths(places, torch.zeros_like(steps), torch.zeros(shape), places, torch.ones(shape, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("family", ["directions", "velocities", "places"])
+def test_rewards_by_hand(family: str) -> None:
+    space = Space(OPEN, family, count=3, dim=2, hidden=5, sees=[0, 3])  # type: ignore[arg-type]
+    space.points.copy_(drawn(3, 2, seed=1))
+    space.mean.copy_(torch.tensor([1.0, -2.0]))
+    space.scale.copy_(torch.tensor([0.5, 3.0]))
+    paths = walks(drawn(2, 3, 4, 2))
+    found = space(paths, torch.tensor([2, 0]))
+    layers = [(layer.weight.detach().numpy(), layer.bias.detach().numpy()) for layer in list(space.layers)[::2]]  # type: ignore[operator, union-attr]
+
+    def phi(x: np.ndarray) -> np.ndarray:
+        h = (x - [1, -2]) * [0.5, 3]
+        for i, (weight, bias) in enumerate(layers):
+            h = weight @ h + bias
+            h = np.maximum(h, 0) if i < 2 else h
+        return h
+
+    for t, w in enumerate(space.points[[2, 0]].numpy()):
+        for e in range(3):
+            at = [phi(place) for place in paths.positions[t, e].numpy()]
+            for h in range(4):
+                d = at[h + 1] - at[h]
+                expected = {
+                    "directions": w @ d,
+                    "velocities": -np.linalg.norm(d - w),
+                    "places": -np.linalg.norm(at[h + 1] - at[0] - w),
+                }[family]
+                assert found[t, e, h].item() == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_space_is_what_the_constraint_lets_it_be() -> None:
+    """Where skills already move as they are told, the longest by a length l, phi must be 1 / l of the place."""
+    learning = Learning(Metra(hidden=16, map_steps=300, map_lr=3e-3), OPEN, RunContext())
+    random = seeds.generator(3, "walks")
+    z = (
+        FASTEST
+        * torch.nn.functional.normalize(drawn(1, 400, 2), dim=-1)
+        * torch.rand(1, 400, 1, generator=random) ** 0.5
+    )
+    skill = z[:, :, None].expand(-1, -1, 8, -1)
+    paths = walks(0.05 * skill)
+    learning.space.standardise(paths)
+    for _ in range(5):
+        learning.learn_space(paths, skill, random)
+    with torch.no_grad():
+        d = learning.space.locate(learning.space.seen(paths)).diff(dim=2)
+    assert d.norm(dim=-1).quantile(0.99).item() < 1.1
+    torch.testing.assert_close(d, skill / FASTEST, atol=0.25, rtol=0)
+    assert (d - skill / FASTEST).norm(dim=-1).mean() < 0.1
+
+
+@pytest.mark.parametrize(("cosine", "share"), [(0.4, 0.0), (0.6, 0.5), (0.9, 1.0)])
+def test_alignment_gives_way_to_norm_matching(cosine: float, share: float) -> None:
+    d, z = drawn(1, 3, 4, 2), drawn(1, 3, 4, 2, seed=1)
+    mask = torch.ones(1, 3, 4, dtype=torch.bool)
+    mask[0, 1, 2:] = False
+    moved, told = d[mask].numpy(), z[mask].numpy()
+    kinds = [(moved * told).sum(1), 1 / (1 + 10 * ((moved - told) ** 2).sum(1))]
+    along, matched = ((kind - kind.mean()) / kind.std(ddof=1) for kind in kinds)
+    found = reward(d, z, mask, cosine)[mask].numpy()
+    assert found == pytest.approx((1 - share) * along + share * matched, abs=1e-5)
+
+
+def test_skills_go_their_way_at_their_speed() -> None:
+    tasks = Metra(skills=8, iterations=60, episodes=32, hidden=32, lr=3e-3).propose(OPEN, RunContext())
+    assert isinstance(tasks.rewards, Space)
+    paths = episodes(OPEN, act(tasks.skills), 8, 8, seeds.generator(7, "fresh"))  # type: ignore[arg-type]
+    with torch.no_grad():
+        moved = tasks.rewards.locate(tasks.rewards.seen(paths))
+    mean = (moved[:, :, -1] - moved[:, :, 0]).mean(1) / OPEN.horizon
+    aim = tasks.rewards.points * FASTEST
+    assert torch.cosine_similarity(mean, aim).min() > 0.5
+    lengths = torch.stack([mean.norm(dim=1), aim.norm(dim=1)])
+    assert torch.corrcoef(lengths)[0, 1] > 0.5
+    of_own = tasks.rewards(paths, torch.arange(8)).mean((1, 2))
+    of_next = tasks.rewards(paths, torch.arange(8).roll(1)).mean((1, 2))
+    assert (of_own > of_next).float().mean() > 0.8
+
+
+def test_it_says_when_discovery_failed() -> None:
+    assert "cosine of 0.91 on average, by chance 0" in tell_success(0.91)
+    assert "are alike" not in tell_success(0.91)
+    assert "are alike, and so are their rewards" in tell_success(0.1)
+    with pytest.raises(UserError, match=r"proposer\.sees: expected some of 0 to 3, got \[4\]"):
+        Metra(sees=[4]).rewards(OPEN)
+
+
+def test_rewards_and_skills_are_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    changes = [f"proposer.{key}={getattr(FEW, key)}" for key in ("skills", "iterations", "episodes", "hidden")]
+    asked = ["nav2d_diayn", "proposer=metra", *changes, "name=few", "env.horizon=12"]
+    assert main(["propose", *asked]) == 0
+    loaded = load_tasks(load(asked[0], asked[1:]))[0]
+    again = FEW.propose(Nav2D(horizon=12), RunContext())
+    assert loaded.skills.keys() == again.skills.keys()  # type: ignore[attr-defined, union-attr]
+    assert len(loaded.skills["1.bias"]) == 4  # type: ignore[attr-defined]
+    assert loaded.rewards.points.any()  # type: ignore[attr-defined]
