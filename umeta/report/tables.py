@@ -164,8 +164,7 @@ def draw(path: Path, picture: Path, key: str = "curves") -> None:
 
     That is accuracy against minutes, or with the key `step_curves` against steps of adaptation, a line per episode;
     with a key of the config, such as `proposer.partitions`, the results' own rows against it; with `certainty` a point
-    for each result, by its calibration error; on environments return against
-    environment steps of all rows.
+    for each result, by its calibration error; on environments return against environment steps of all rows.
     """
     import matplotlib
 
