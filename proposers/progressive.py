@@ -80,7 +80,8 @@ class Progressive:
                 found[p] = reciprocal(z, self.neighbours[p], self.similarity)
             else:
                 k = self.k[p - len(self.neighbours)]
-                found[p] = keep_core(*kmeans(z, k, 20, seeds.integer(ctx.seed, "progressive", p)), self.core)
+                seed = seeds.integer(ctx.seed, "progressive", p)
+                found[p] = keep_core(*kmeans(z, k, 20, seed, ctx.device), self.core)
             return {"kept": float((found[p] >= 0).mean()), "clusters": float(found[p].max() + 1)}
 
         def save() -> State:

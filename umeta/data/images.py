@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, Protocol
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from umeta.errors import UserError
+from umeta.runtime.devices import keep, send
 
 Split = Literal["train", "val", "test"]
 
@@ -71,9 +73,28 @@ class UnlabelledImages:
         digest.update(np.ascontiguousarray(self.pixels).data)
         return digest.hexdigest()
 
-    def floats(self, index: slice | np.ndarray, device: torch.device | str = "cpu") -> Tensor:
-        """Return some of the images as float32 in [0, 1]: [m, C, H, W]."""
-        return to_float(torch.from_numpy(np.ascontiguousarray(self.pixels[index])).to(device))
+    def floats(self, index: slice | np.ndarray | Tensor, device: torch.device | str = "cpu") -> Tensor:
+        """Return some of the images as float32 in [0, 1]: [m, C, H, W]. On a GPU all stay there, where they fit."""
+        if torch.device(device).type == "cuda":
+            if str(device) not in self._kept:
+                self._kept[str(device)] = keep(share(self.pixels), device)
+            if (there := self._kept[str(device)]).is_cuda:
+                some = index if isinstance(index, slice) else send(torch.as_tensor(index), device)
+                return to_float(there[some])
+        index = index.cpu().numpy() if isinstance(index, Tensor) else index
+        return to_float(send(torch.from_numpy(np.ascontiguousarray(self.pixels[index])), device))
+
+    @cached_property
+    def _kept(self) -> dict[str, Tensor]:
+        """The images by device, on it or not."""
+        return {}
+
+
+def share(array: np.ndarray) -> Tensor:
+    """Give an array that nothing writes to as a tensor, on the same memory; a memory map stays on disk."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(np.require(array, requirements="C"))
 
 
 def to_float(pixels: Tensor) -> Tensor:
