@@ -1,16 +1,18 @@
 """The benchmarks' own logic: whose turn it is, what becomes of the rounds, and that all sides do the same work."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench import table
+from bench import cards, gpu, table
 from bench.driver import Measurement, Side, measure, ratio
 from bench.install import attempt
-from bench.maml import Case, agreement, loop_gradient
+from bench.maml import Case, agreement, distance, gradients, loop_gradient
 from bench.measurements import CURVES, GOALS, MEASUREMENTS
 
 TINY = Case(tasks=1, way=2, query=1, steps=2, size=16, channels=2, filters=3)
@@ -139,6 +141,48 @@ def test_operations_are_those_that_torch_counts(first_order):
     found = sum(n for op, n in counted.items() if "convolution" in str(op))
     needless = 0 if first_order else 4 * (2 * 9 * 2 * 3 * 16**2)  # one product of the first layer in each inner step
     assert found == case.flop + needless
+
+
+@pytest.mark.parametrize("first_order", [False, True])
+def test_the_functional_peer_has_the_same_meta_gradient(first_order):
+    case = Case(tasks=2, way=2, query=1, steps=2, size=16, filters=4, double=True, first_order=first_order)
+    support, query = case.batches()
+    params = {name: value.detach() for name, value in case.network().named_parameters()}
+    found = cards.functional_gradient(case)(params, support.x, support.y, query.x, query.y)
+    truth = gradients(case, loop_gradient)
+    assert distance({name: value.mean(0) for name, value in found.items()}, truth) < 1e-9
+
+
+def test_the_cards_benchmark_runs_where_there_is_no_card(tmp_path):
+    places = ["--out", tmp_path / "gpu.json", "--picture", tmp_path / "gpu.png"]
+    command = [sys.executable, "-m", "bench.gpu", "--device", "cpu", "--quick", *places]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    result = json.loads((tmp_path / "gpu.json").read_text())
+    assert result["tests"]["passed"], done.stdout
+    lacking = {
+        name: side["missing"]
+        for m in result["measurements"].values()
+        for name, side in m["sides"].items()
+        if "missing" in side
+    }
+    assert all("CUDA graph" in name or "No module named" in why for name, why in lacking.items()), lacking
+    assert (tmp_path / "gpu.png").stat().st_size > 1000
+    page = "<!-- bench: gpu gpu.json -->\nNot measured.\n<!-- end -->"
+    assert "| plain loop |" in table.rewrite(page, tmp_path)
+    assert table.rewrite(page, tmp_path / "elsewhere") == page
+
+
+def test_a_side_that_takes_too_long_is_left_out(monkeypatch):
+    def made():
+        raise TimeoutError("no time was left")
+
+    sides = {"slow": made, "plain loop": lambda: lambda: None}
+    measured = gpu.measure(cards.Measurement("work", sides), torch.device("cpu"), True, float("inf"))
+    assert "no time was left" in measured["sides"]["slow"]["missing"]
+    assert measured["sides"]["plain loop"]["rounds"]
+    assert (
+        "missing" in gpu.measure(cards.Measurement("work", sides), torch.device("cpu"), True, 0)["sides"]["plain loop"]
+    )
 
 
 def test_the_default_meta_step_is_46_gflop():
