@@ -56,7 +56,7 @@ class KMeans:
         """
         if embedder is None:
             raise UserError("proposer kmeans: needs an embedding to cluster; set embedding, such as embedding=pixels")
-        z = embedder.embed(source).cpu().numpy().astype(np.float32)
+        z = embedder.embed(source).cpu().numpy().astype(np.float32, copy=False)
         if len(z) < self.k:
             raise UserError(f"proposer.k: {self.k} clusters need at least as many images, there are {len(z)}")
         if not np.isfinite(z).all():

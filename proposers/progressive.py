@@ -66,7 +66,7 @@ class Progressive:
             raise UserError(
                 "proposer progressive: needs an embedding to cluster; use it in rounds, or set embedding=learner"
             )
-        z = embedder.embed(source).cpu().numpy().astype(np.float32)
+        z = embedder.embed(source).cpu().numpy().astype(np.float32, copy=False)
         if len(z) < max(self.k, default=0):
             raise UserError(f"proposer.k: {max(self.k)} clusters need at least as many images, there are {len(z)}")
         if not np.isfinite(z).all():
