@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench import cards, gpu, table
+from bench import cards, gpu, scale, serving, table
 from bench.driver import Measurement, Side, measure, ratio
 from bench.install import attempt
 from bench.maml import Case, agreement, distance, gradients, loop_gradient
@@ -200,3 +200,23 @@ def test_data_is_the_same_for_every_side():
     assert torch.equal(support.x, TINY.batches()[0].x)
     assert support.x.shape == (1, 2, 2, 16, 16)
     assert not torch.equal(support.x[0, 0], query.x[0, 0])
+
+
+def test_evaluations_do_the_same_work():
+    case = {"way": 2, "query": 2, "size": 16, "filters": 4}
+    found = serving.evaluation(tasks=9, steps=3, **case)()
+    assert 0 <= found["accuracy"] <= 1
+    assert serving.drawn(Case(**case)).items.shape == (1000, 1, 16, 16)
+
+
+def test_all_sides_predict_all_pictures():
+    assert [make(3)() for make in (serving.predict, serving.predict_plainly)] == [{"pictures": 3}] * 2
+
+
+def test_many_pictures_are_taken_the_whole_way(tmp_path, monkeypatch):
+    monkeypatch.setenv("UMETA_CACHE", "")  # which is set anew
+    places = ["--folder", str(tmp_path / "many"), "--out", str(tmp_path / "scale.json")]
+    result = scale.main(["--images", "120", *places])
+    assert [row["what"].split()[0].strip(",") for row in result["rows"]][:3] == ["survey", "decoding", "decoding"]
+    assert all(row["seconds"] > 0 and row["memory"] > 0 for row in result["rows"])
+    assert "| decoding, tars |" in scale.table(result)
