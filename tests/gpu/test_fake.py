@@ -69,16 +69,16 @@ def on_card(*values: torch.Tensor) -> bool:
     return {value.device for value in values} == {DEVICE}
 
 
-def train(learner: MetaLearner, tasks: Any, outer: Any = None, way: int = 3) -> Theta:
+def train(learner: MetaLearner, tasks: Any, chunk: int) -> Theta:
     kind = RegressionConfig if tasks.spec.objective == "regression" else TrainConfig
-    own = {"way": way} if kind is TrainConfig else {}
-    config = kind(outer or Adam(), steps=1, shot=2, query=2, meta_batch=4, task_chunk=2, **own)
+    own = {"way": 3} if kind is TrainConfig else {}
+    config = kind(Adam(), steps=1, shot=2, query=2, meta_batch=2, task_chunk=chunk, **own)
     return metatrain(learner, tasks, config, RunContext(0, DEVICE))
 
 
-def check_meta_step(there: Card, learner: MetaLearner, tasks: Any) -> Theta:
+def check_meta_step(there: Card, learner: MetaLearner, tasks: Any, chunk: int = 2) -> Theta:
     """After one to begin with, each goes to the card with what was drawn, and comes back with metrics and a norm."""
-    theta = train(learner, tasks)
+    theta = train(learner, tasks, chunk)
     assert on_card(*theta.params.values())
     weights = {line: n for line, n in there.to.items() if line.startswith("umeta/train.py")}  # once a run
     sent = there.to - Counter(weights)
@@ -95,9 +95,6 @@ def test_learners_on_images(name: str) -> None:
         tasks = toy_tasks().to(DEVICE)
         learner = options.build(tasks.spec, EPISODE)
         theta = check_meta_step(there, learner, tasks)
-        there.back.clear()
-        evaluate(learner, theta, tasks, EPISODE, count=16)
-        assert total(there.back) == 1, there.back  # for all chunks
         there.to.clear(), there.back.clear()
         source = MetaLearnt("", {}, learner, theta, Format((1, 16, 16)), False)
         pixels = toy_images().pixels
@@ -105,6 +102,16 @@ def test_learners_on_images(name: str) -> None:
         assert on_card(*adapted.adapted.params.values())
         assert adapted.answers(pixels)[1].shape == (len(pixels), 3)
         assert total(there.to) == 3, there.to  # examples, their labels, queries
+        assert total(there.back) == 1, there.back
+
+
+def test_all_chunks_of_tasks_are_waited_for_at_once() -> None:
+    with card() as there:
+        tasks = toy_tasks().to(DEVICE)
+        learner = ProtoNet(MLP([4])).build(tasks.spec, EPISODE)
+        theta = check_meta_step(there, learner, tasks, chunk=1)
+        there.back.clear()
+        evaluate(learner, theta, tasks, EPISODE, count=20)
         assert total(there.back) == 1, there.back
 
 
