@@ -7,10 +7,19 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-import types
+from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
+
+class Marks(ModuleType):
+    """A module in which every mark is a function that gives back what it is given."""
+
+    def __getattr__(self, name: str) -> Callable[[Any], Any]:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return lambda value: value
+
+
 if importlib.util.find_spec("annotated_types") is None:
-    module: Any = types.ModuleType("annotated_types")
-    module.__getattr__ = lambda name: lambda value: value
-    sys.modules["annotated_types"] = module
+    sys.modules["annotated_types"] = Marks("annotated_types")

@@ -14,6 +14,7 @@ from bench.driver import Measurement, Side, measure, ratio
 from bench.install import attempt
 from bench.maml import Case, agreement, distance, gradients, loop_gradient
 from bench.measurements import CURVES, GOALS, MEASUREMENTS
+from bench.standin import Marks
 
 TINY = Case(tasks=1, way=2, query=1, steps=2, size=16, channels=2, filters=3)
 
@@ -170,6 +171,12 @@ def test_the_cards_benchmark_runs_where_there_is_no_card(tmp_path):
     page = "<!-- bench: gpu gpu.json -->\nNot measured.\n<!-- end -->"
     assert "| plain loop |" in table.rewrite(page, tmp_path)
     assert table.rewrite(page, tmp_path / "elsewhere") == page
+
+
+def test_marks_of_options_can_be_done_without():
+    marks = Marks("annotated_types")
+    assert marks.Ge(3) == 3
+    assert not hasattr(marks, "__file__")  # by which Python looks for source
 
 
 def test_a_side_that_takes_too_long_is_left_out(monkeypatch):
