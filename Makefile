@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-oldest slow lint docs tables bench
+.PHONY: demo test test-oldest slow lint docs tables bench gpu
 
 # Set-up once: a virtual environment with the project and its development tools (about 3 minutes, 7 GB).
 $(VENV)/ready: pyproject.toml
@@ -53,3 +53,7 @@ bench/.venv/ready: $(VENV)/ready bench/install.py
 
 bench: bench/.venv/ready
 	$(BENCH_PYTHON) -m bench $(BENCH)
+
+# Tests and speed on a graphics card (8 minutes), with the PyTorch that `python3` has: no network, no other set-up.
+gpu:
+	$(PYTHON) -m bench.gpu

@@ -2,7 +2,8 @@
 
 A name is one of bench/measurements.py, or `growth` for all its curves; these are measured anew. Without names all is
 measured that this commit has not measured yet: an interrupted run goes on where it was. The results file and the plot
-are written once everything has been measured at one commit on one machine.
+are written once everything has been measured at one commit on one machine. `minutes`, with options of its own behind
+it, is bench/minutes.py.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 import torch
 
-from bench import table
+from bench import minutes, table
 from bench.driver import measure
 from bench.measurements import CURVES, MEASUREMENTS
 from umeta.errors import UserError, suggest
@@ -31,6 +32,8 @@ PACKAGES = ("torch", "learn2learn", "higher", "torchopt", "faiss-gpu", "faiss-cp
 
 
 def main(names: list[str]) -> None:
+    if names[:1] == ["minutes"]:
+        return minutes.main(names[1:])
     every = [*MEASUREMENTS, *CURVES]
     if unknown := set(names) - {*every, "growth"}:
         name = min(unknown)

@@ -148,3 +148,14 @@ def ratio(side: dict[str, Any], reference: dict[str, Any]) -> tuple[float, float
     """How many times faster than the reference: median and quartiles of the ratio within each round."""
     low, median, high = np.percentile(np.divide(reference["rounds"], side["rounds"]), [25, 50, 75])
     return float(median), float(low), float(high)
+
+
+def duration(seconds: float) -> str:
+    for unit, scale in (("s", 1.0), ("ms", 1e3), ("µs", 1e6)):
+        if seconds * scale >= 1:
+            return f"{seconds * scale:.3g} {unit}"
+    return f"{seconds * 1e9:.3g} ns"
+
+
+def size(count: float) -> str:
+    return f"{count / 1e6:,.0f} MB"

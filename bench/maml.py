@@ -13,7 +13,7 @@ import sys
 import types
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,7 @@ from torch.func import functional_call
 from umeta.metalearners.maml import MAML
 from umeta.models.conv4 import Conv4
 from umeta.models.precision import Precision
+from umeta.models.resnet12 import ResNet12
 from umeta.outer.adam import Adam
 from umeta.train import BatchProblem
 from umeta.types import Batch, EpisodeSpec, TaskSpec, Theta
@@ -45,14 +46,20 @@ class Case:
     filters: int = 64
     inner_lr: float = 0.4
     double: bool = False
+    model: Literal["conv4", "resnet12"] = "conv4"
+    device: str = "cpu"
 
     @property
     def dtype(self) -> torch.dtype:
         return torch.float64 if self.double else torch.float32
 
     def network(self) -> nn.Sequential:
-        """Conv4 as it is usually written, and a linear head; parameters are named as in umeta's learner."""
+        """Conv4 as it is usually written, or ResNet-12, and a linear head; named as in umeta's learner."""
         torch.manual_seed(0)
+        if self.model == "resnet12":
+            net = self.options.build((self.channels, self.size, self.size))
+            net.add_module("head", nn.Linear(self.options.filters[-1], self.way))
+            return net.to(self.device, self.dtype)
         layers: list[nn.Module] = []
         width, side = self.channels, self.size
         for _ in range(4):
@@ -61,7 +68,13 @@ class Case:
             width, side = self.filters, side // 2
         net = nn.Sequential(*layers, nn.Flatten())
         net.add_module("head", nn.Linear(self.filters * side**2, self.way))
-        return net.to(self.dtype)
+        return net.to(self.device, self.dtype)
+
+    @property
+    def options(self) -> Any:
+        """The network as umeta has it; ResNet-12's filters grow from `filters`."""
+        f = self.filters
+        return ResNet12([f, 5 * f // 2, 5 * f, 10 * f]) if self.model == "resnet12" else Conv4(f)
 
     def batch(self, items: int, seed: int) -> Batch:
         """`items` of each class of each task: uniform noise, brighter at a pixel of its class's own."""
@@ -69,7 +82,8 @@ class Case:
         y = torch.arange(self.way).repeat_interleave(items).expand(self.tasks, -1).contiguous()
         x = torch.rand(self.tasks, self.way * items, self.channels, self.size, self.size, generator=random)
         x += F.one_hot(y, self.size**2).view(self.tasks, -1, 1, self.size, self.size)
-        return Batch(x.to(self.dtype), y, torch.ones_like(y, dtype=torch.bool), self.way)
+        batch = Batch(x.to(self.dtype), y, torch.ones_like(y, dtype=torch.bool), self.way)
+        return batch.map_tensors(lambda value: value.to(self.device))
 
     def batches(self) -> tuple[Batch, Batch]:
         return self.batch(self.shot, 1), self.batch(self.query, 2)
@@ -205,7 +219,7 @@ def umeta_problem(case: Case, precision: Precision = "float32") -> BatchProblem:
     support, query = case.batches()
     spec = TaskSpec(tuple(support.x.shape[2:]))
     options = MAML(
-        Conv4(case.filters),
+        case.options,
         inner_lr=case.inner_lr,
         steps=case.steps,
         first_order=case.first_order,
@@ -216,7 +230,7 @@ def umeta_problem(case: Case, precision: Precision = "float32") -> BatchProblem:
     learner = options.build(spec, EpisodeSpec(case.way, case.shot, case.query))
     names = learner.init(seed=0).params
     weights = dict(case.network().named_parameters())
-    theta = Theta({name: weights[name].detach().clone().requires_grad_() for name in names})
+    theta = Theta({name: weights[name].detach().clone().requires_grad_() for name in names})  # on the case's device
     return BatchProblem(learner, theta, spec, [support], query, case.tasks)
 
 

@@ -109,6 +109,31 @@ MEASUREMENTS: dict[str, Measurement] = {
         seconds=30,
     ),
     "kmeans": clustered(60_000, 256, 500, 20, sklearn=True, rounds=5),
+    "evaluation": Measurement(
+        "evaluation, MAML, 5-way 1-shot, 50 steps (1,000 tasks take 1,000 times as long)",
+        {
+            name: Side("bench.serving", function, {"tasks": tasks, "steps": 50}, TUNED, tasks)
+            for name, function, tasks in (
+                ("umeta", "evaluation", 32),
+                ("learn2learn", "evaluation_by_learn2learn", 8),
+            )
+        },
+        unit="task",
+        rounds=5,
+    ),
+    "predict": Measurement(
+        "predict, from JPEG files of 500 x 375 to a CSV",
+        {
+            name: Side("bench.serving", function, {"count": 512}, TUNED, 512)
+            for name, function in (
+                ("umeta", "predict"),
+                ("umeta, decoding in processes", "predict_by_processes"),
+                ("plain loop", "predict_plainly"),
+            )
+        },
+        unit="picture",
+        rounds=5,
+    ),
     "rollouts": Measurement(
         "HalfCheetah-v5",
         {name: Side("bench.rollouts", "side", {"name": name}, TUNED, count) for name, count in SIDES.items()},
@@ -233,5 +258,7 @@ GOALS: list[Goal] = [
     ),
     Goal("episodes 5w1s5q, learn2learn TaskDataset", "episodes", "umeta", "learn2learn", 6, 15),
     Goal("k-means 60k x 256, faiss", "kmeans", "umeta", "faiss", 1, 2),
+    Goal("evaluation, MAML with 50 steps, learn2learn", "evaluation", "umeta", "learn2learn", 1, 2),
+    Goal("predict, from files to a CSV, plain loop", "predict", "umeta", "plain loop", 1, 2),
     Goal("HalfCheetah with a policy, raw physics", "rollouts", "umeta", "mujoco.batch, no policy", 0.8, 0.95),
 ]

@@ -13,28 +13,33 @@ from umeta.metalearners.protonet import ProtoNet
 from umeta.models.conv4 import Conv4
 from umeta.outer.adam import Adam
 from umeta.train import BatchProblem
-from umeta.types import EpisodeSpec, TaskSpec
+from umeta.types import EpisodeSpec, TaskSpec, Theta
 
 
 def umeta(
     precision: Literal["float32", "bfloat16"], down: Literal["pool", "pool_first"] = "pool", **options: Any
 ) -> Callable[[], None]:
     """As `umeta metatrain` takes it. `pool_first` is another network, as accurate (umeta/models/conv4.py)."""
+    meta = problem(precision, down, **options)
+    outer = Adam(lr=OUTER_LR)
+    outer.start(meta.theta.params)
+
+    def step() -> None:
+        outer.step(meta, 0.0)
+
+    return step
+
+
+def problem(
+    precision: Literal["float32", "bfloat16"], down: Literal["pool", "pool_first"] = "pool", **options: Any
+) -> BatchProblem:
     case = Case(**options)
     support, query = case.batches()
     spec, episode = TaskSpec(tuple(support.x.shape[2:])), EpisodeSpec(case.way, case.shot, case.query)
     learner = ProtoNet(Conv4(case.filters, down=down), precision=precision).build(spec, episode)
     theta = learner.init(seed=0)
-    for value in theta.params.values():
-        value.requires_grad_()
-    problem = BatchProblem(learner, theta, spec, [support], query, case.tasks)
-    outer = Adam(lr=OUTER_LR)
-    outer.start(theta.params)
-
-    def step() -> None:
-        outer.step(problem, 0.0)
-
-    return step
+    theta = Theta({name: value.to(case.device).requires_grad_() for name, value in theta.params.items()})
+    return BatchProblem(learner, theta, spec, [support], query, case.tasks)
 
 
 def plain(**options: Any) -> Callable[[], None]:

@@ -3,7 +3,7 @@
 <!-- bench: goals results/bench.json -->
 <!-- end -->
 
-and the same with `sides`, the table of all that was measured.
+and the same with `sides`, the table of all that was measured, and `gpu`, that of `make gpu`.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench.driver import ratio
+from bench import gpu
+from bench.driver import duration, ratio, size
 from bench.measurements import CURVES, GOALS, Goal
 from umeta.report.write import format_markdown
 from umeta.runtime import artifacts
 
-MARKER = re.compile(r"(<!-- bench: (?P<table>goals|sides) (?P<file>\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+MARKER = re.compile(r"(<!-- bench: (?P<table>goals|sides|gpu) (?P<file>\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 ROOFLINE = ("sgemm", "convolution")  # the faster of the two, in float32
 
 
@@ -74,17 +75,6 @@ def roofline(result: dict[str, Any]) -> float:
     return max((m["flop"] / m["sides"]["float32"]["median"] for m in measured), default=0.0)
 
 
-def duration(seconds: float) -> str:
-    for unit, scale in (("s", 1.0), ("ms", 1e3), ("µs", 1e6)):
-        if seconds * scale >= 1:
-            return f"{seconds * scale:.3g} {unit}"
-    return f"{seconds * 1e9:.3g} ns"
-
-
-def size(count: float) -> str:
-    return f"{count / 1e6:,.0f} MB"
-
-
 def draw(result: dict[str, Any], picture: Path) -> None:
     """Time and memory against each size, a column each, as PNG."""
     from matplotlib.figure import Figure
@@ -113,8 +103,10 @@ def rewrite(text: str, root: Path) -> str:
     """Return the text with every marked table made anew."""
 
     def table(marker: re.Match[str]) -> str:
-        make = {"goals": goals, "sides": sides}[marker["table"]]
-        return f"{marker[1]}{make(artifacts.read_json(root / marker['file']))}\n{marker[4]}"
+        make = {"goals": goals, "sides": sides, "gpu": gpu.table}[marker["table"]]
+        file = root / marker["file"]
+        made = make(artifacts.read_json(file)) if file.exists() else "Not measured."
+        return f"{marker[1]}{made}\n{marker[4]}"
 
     return MARKER.sub(table, text)
 

@@ -17,6 +17,7 @@ from umeta.errors import UserError
 from umeta.models.embedder import NetworkEmbedder, count_halvings, descend, make_resumable, resize
 from umeta.parts import Context, Images
 from umeta.runtime import distributed
+from umeta.runtime.devices import read, send
 
 
 @dataclass
@@ -66,7 +67,7 @@ class ACAI(NetworkEmbedder):
                 f"embedding.batch: {self.batch} images per step are too few for {distributed.size()} processes, which "
                 "need two each"
             )
-        self.draw(images.item_shape, seeds.integer(ctx.seed, "acai"))
+        self.draw(images.item_shape, seeds.integer(ctx.seed, "acai"), ctx.device)
         nets = self._nets.to(ctx.device).train()
         coders = [*nets["encoder"].parameters(), *nets["decoder"].parameters()]
         params = {"coder": coders, "critic": list(nets["critic"].parameters())}
@@ -75,10 +76,10 @@ class ACAI(NetworkEmbedder):
         def step(i: int) -> dict[str, float]:
             generator = seeds.generator(ctx.seed, "acai step", i)
             index = torch.randint(len(images), (self.batch,), generator=generator).numpy()
-            alpha = torch.rand(self.batch, generator=generator).to(ctx.device) / 2
+            alpha = torch.rand(self.batch, generator=generator) / 2
             mine = mirrored(self.batch)
             share = len(mine) / self.batch
-            x, alpha = self._resize(images.floats(index[mine], ctx.device)), alpha[mine]
+            x, alpha = self._resize(images.floats(index[mine], ctx.device)), send(alpha[mine], ctx.device)
             z = nets["encoder"](x)
             rebuilt = nets["decoder"](z)
             mixed = nets["decoder"](torch.lerp(z.flip(0), z, alpha.view(-1, 1, 1, 1)))
@@ -88,7 +89,7 @@ class ACAI(NetworkEmbedder):
             for optimiser in optimisers.values():
                 optimiser.step()
             means = {"rebuild": F.mse_loss(rebuilt, x), "critic": losses["critic"]}
-            return distributed.sum_numbers({name: mean.item() * share for name, mean in means.items()})
+            return distributed.sum_numbers({name: mean * share for name, mean in read(means).items()})
 
         ctx.loop("acai", self.steps, step, *make_resumable(nets=nets, **optimisers))
         nets.cpu().eval()

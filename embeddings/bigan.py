@@ -17,6 +17,7 @@ from umeta import seeds
 from umeta.errors import UserError
 from umeta.models.embedder import NetworkEmbedder, count_halvings, make_resumable, resize
 from umeta.parts import Context, Images
+from umeta.runtime.devices import read, send
 
 SLOWER = 0.25  # the discriminator's share of the step size: else it sees through the coders before they learn
 
@@ -57,7 +58,7 @@ class BiGAN(NetworkEmbedder):
         """
         if len(images) < self.batch:
             raise UserError(f"embedding.batch: {self.batch} images per step, but there are {len(images)}")
-        self.draw(images.item_shape, seeds.integer(ctx.seed, "bigan"))
+        self.draw(images.item_shape, seeds.integer(ctx.seed, "bigan"), ctx.device)
         nets = self._nets.to(ctx.device)
         params = {
             "coders": [*nets["encoder"].parameters(), *nets["generator"].parameters()],
@@ -68,9 +69,9 @@ class BiGAN(NetworkEmbedder):
         def step(i: int) -> dict[str, float]:
             generator = seeds.generator(ctx.seed, "bigan step", i)
             index = torch.randint(len(images), (self.batch,), generator=generator).numpy()
-            z = (2 * torch.rand(self.batch, self.dimensions, generator=generator) - 1).to(ctx.device)
+            z = send(2 * torch.rand(self.batch, self.dimensions, generator=generator) - 1, ctx.device)
             x = resize(images.floats(index, ctx.device), self._side)
-            noise = torch.randn(2 * self.batch, *x.shape[1:], generator=generator).to(ctx.device) * self.noise
+            noise = send(torch.randn(2 * self.batch, *x.shape[1:], generator=generator), ctx.device) * self.noise
             nets.train()
             code, made = nets["encoder"](x), nets["generator"](z)
             losses = self.losses(x + noise[: self.batch], code, made + noise[self.batch :], z)
@@ -86,10 +87,10 @@ class BiGAN(NetworkEmbedder):
             nets.eval()  # as in use; and the running statistics are those of images and of drawn codes alone
             with torch.no_grad():
                 inversion = {
-                    "image inversion": F.mse_loss(nets["generator"](nets["encoder"](x)), x).item(),
-                    "code inversion": F.mse_loss(nets["encoder"](nets["generator"](z)), z).item(),
+                    "image inversion": F.mse_loss(nets["generator"](nets["encoder"](x)), x),
+                    "code inversion": F.mse_loss(nets["encoder"](nets["generator"](z)), z),
                 }
-            return {**{name: loss.item() for name, loss in losses.items()}, **inversion}
+            return read({**losses, **inversion})
 
         ctx.loop("bigan", self.steps, step, *make_resumable(nets=nets, **optimisers))
         nets.cpu().eval()

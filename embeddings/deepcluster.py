@@ -19,6 +19,7 @@ from umeta.models.embedder import BATCH, ViewEmbedder, features, make_resumable
 from umeta.models.kernels import channels_last
 from umeta.models.precision import autocast
 from umeta.parts import Context, Images
+from umeta.runtime.devices import read, send
 from umeta.tasks.clustering import kmeans, refill_empty, whiten, whitening
 
 ITERATIONS = 20  # of k-means, each time
@@ -51,7 +52,7 @@ class DeepCluster(ViewEmbedder):
         """
         if len(images) < self.k:
             raise UserError(f"embedding.k: {self.k} clusters need at least as many images, there are {len(images)}")
-        self.draw(images.item_shape, seeds.integer(ctx.seed, "deepcluster"))
+        self.draw(images.item_shape, seeds.integer(ctx.seed, "deepcluster"), ctx.device)
         net, layer = self._nets["network"].to(ctx.device), self._nets["whiten"]
         assert isinstance(layer, nn.Linear)
         if min(len(images), layer.in_features) < self.dimensions:
@@ -65,7 +66,7 @@ class DeepCluster(ViewEmbedder):
 
         def cluster(i: int) -> None:
             z = whiten(outputs(net, images, ctx.device), self.dimensions)
-            labels, _ = kmeans(z, self.k, ITERATIONS, seeds.integer(ctx.seed, "deepcluster k-means", i))
+            labels, _ = kmeans(z, self.k, ITERATIONS, seeds.integer(ctx.seed, "deepcluster k-means", i), ctx.device)
             labels = refill_empty(z, labels, self.k, seeds.integer(ctx.seed, "deepcluster empty", i))
             head.renew(labels, seeds.generator(ctx.seed, "deepcluster head", i))
             optimisers["head_adam"].state.clear()
@@ -74,9 +75,9 @@ class DeepCluster(ViewEmbedder):
             if i % self.every == 0:
                 cluster(i)
             generator = seeds.generator(ctx.seed, "deepcluster step", i)
-            index = balanced(head.labels, torch.rand(self.batch, 2, generator=generator).to(ctx.device))
-            u = torch.rand(self.batch, augment.randoms, generator=generator).to(ctx.device)
-            x = augment(images.floats(index.cpu().numpy(), ctx.device), u)
+            index = balanced(head.labels, self.k, send(torch.rand(self.batch, 2, generator=generator), ctx.device))
+            u = send(torch.rand(self.batch, augment.randoms, generator=generator), ctx.device)
+            x = augment(images.floats(index, ctx.device), u)
             with autocast(x.device, self.precision):
                 logits = head(net.train()(channels_last(x)))
             loss = F.cross_entropy(logits.float(), head.labels[index])
@@ -86,7 +87,7 @@ class DeepCluster(ViewEmbedder):
             for optimiser in optimisers.values():
                 optimiser.param_groups[0]["lr"] = self.lr_at(i)
                 optimiser.step()
-            return {"loss": loss.item(), "nmi": head.nmi.item()}
+            return read({"loss": loss, "nmi": head.nmi})
 
         ctx.loop("deepcluster", self.steps, step, *make_resumable(net=net, head=head, **optimisers))
         mean, directions = whitening(outputs(net, images, ctx.device), self.dimensions)
@@ -140,13 +141,14 @@ def outputs(net: nn.Module, images: Images, device: torch.device | str) -> np.nd
     return torch.cat(parts).numpy()
 
 
-def balanced(labels: Tensor, u: Tensor) -> Tensor:
-    """Items [m]: of each a cluster is drawn, then one of its members, both uniformly.
+def balanced(labels: Tensor, k: int, u: Tensor) -> Tensor:
+    """Items [m]: of each a cluster is drawn that is not empty, then one of its members, both uniformly.
 
-    labels: [n]; u: [m, 2] in [0, 1).
+    labels: [n] below k; u: [m, 2] in [0, 1).
     """
     order = labels.argsort(stable=True)
-    counts = labels.unique(return_counts=True)[1]
-    cluster = (u[:, 0] * len(counts)).long()
+    counts = torch.zeros(k, dtype=torch.int64, device=u.device).index_add_(0, labels, torch.ones_like(labels))
+    filled = (counts == 0).int().argsort(stable=True)  # those that are not, first: counted without waiting for a GPU
+    cluster = filled[(u[:, 0] * (counts > 0).sum()).long()]
     first = counts.cumsum(0) - counts
     return order[first[cluster] + (u[:, 1] * counts[cluster]).long()]

@@ -24,9 +24,9 @@ class RandomNetwork(NetworkEmbedder):
 
     def fit(self, images: Images, ctx: Context) -> None:
         """Draw the weights; a thousand images set the normalisation statistics."""
-        self.draw(images.item_shape, seeds.integer(ctx.seed, "random network"))
+        self.draw(images.item_shape, seeds.integer(ctx.seed, "random network"), ctx.device)
         with torch.no_grad():
-            self._nets.train()(images.floats(slice(0, BATCH)))
+            self._nets.train()(images.floats(slice(0, BATCH)))  # on the CPU: the same statistics wherever it embeds
         self._nets.eval()
 
     def vectors(self, x: Tensor) -> Tensor:

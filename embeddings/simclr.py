@@ -18,6 +18,7 @@ from umeta.models.embedder import ViewEmbedder, features, make_resumable
 from umeta.models.kernels import channels_last
 from umeta.models.precision import autocast
 from umeta.parts import Context, Images
+from umeta.runtime.devices import send
 
 LABEL = "contrastive"  # in seeds, checkpoints and logs: this file's earlier name, so that old runs go on and come again
 
@@ -44,7 +45,7 @@ class SimCLR(ViewEmbedder):
         """
         if len(images) < 2:
             raise UserError("embedding simclr: one image has no other to be told from; it needs two at least")
-        self.draw(images.item_shape, seeds.integer(ctx.seed, LABEL))
+        self.draw(images.item_shape, seeds.integer(ctx.seed, LABEL), ctx.device)
         net = self._nets.to(ctx.device).train()
         augment = self.augment or suited(images.item_shape)
         size = min(self.batch, len(images))
@@ -54,7 +55,7 @@ class SimCLR(ViewEmbedder):
             generator = seeds.generator(ctx.seed, f"{LABEL} step", i)
             index = torch.randperm(len(images), generator=generator)[:size].numpy()
             x = images.floats(index, ctx.device).repeat(2, 1, 1, 1)
-            u = torch.rand(2 * size, augment.randoms, generator=generator).to(ctx.device)
+            u = send(torch.rand(2 * size, augment.randoms, generator=generator), ctx.device)
             with autocast(x.device, self.precision):
                 z = net(channels_last(augment(x, u)))
             loss = ntxent(z.float(), self.temperature)

@@ -54,7 +54,7 @@ class Hyperplanes:
             raise UserError(
                 "proposer hyperplanes: needs an embedding to divide; set embedding, such as {name: pixels, whiten: 16}"
             )
-        z = embedder.embed(source).cpu().numpy().astype(np.float32)
+        z = embedder.embed(source).cpu().numpy().astype(np.float32, copy=False)
         if len(z) < self.zones * self.smallest:
             raise UserError(
                 f"proposer.zones: {self.zones} zones of {self.smallest} images or more need "

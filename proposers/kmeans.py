@@ -56,7 +56,7 @@ class KMeans:
         """
         if embedder is None:
             raise UserError("proposer kmeans: needs an embedding to cluster; set embedding, such as embedding=pixels")
-        z = embedder.embed(source).cpu().numpy().astype(np.float32)
+        z = embedder.embed(source).cpu().numpy().astype(np.float32, copy=False)
         if len(z) < self.k:
             raise UserError(f"proposer.k: {self.k} clusters need at least as many images, there are {len(z)}")
         if not np.isfinite(z).all():
@@ -66,7 +66,7 @@ class KMeans:
         def step(p: int) -> dict[str, float]:
             best = -1
             for draw in range(self.retries + 1):
-                labels, kept = self._partition(z, p, seeds.integer(ctx.seed, "kmeans", p, draw))
+                labels, kept = self._partition(z, p, seeds.integer(ctx.seed, "kmeans", p, draw), ctx.device)
                 if kept > best:
                     found[p], best = labels, kept
                 if best >= self.keep * self.k:
@@ -83,10 +83,10 @@ class KMeans:
         tasks = PartitionTasks(source.pixels, found)
         return Augmented(tasks, self.augment) if self.augment else tasks
 
-    def _partition(self, z: np.ndarray, p: int, seed: int) -> tuple[np.ndarray, int]:
+    def _partition(self, z: np.ndarray, p: int, seed: int, device: torch.device | str) -> tuple[np.ndarray, int]:
         """One clustering: labels [n], -1 for members of dropped clusters, and how many clusters were kept."""
         scale = 1 if p == 0 else np.random.default_rng(seed).random(z.shape[1], dtype=np.float32)
-        labels, _ = kmeans(z * scale, self.k, self.iterations, seed)
+        labels, _ = kmeans(z * scale, self.k, self.iterations, seed, device)
         large = np.bincount(labels, minlength=self.k) >= self.smallest
         labels[~large[labels]] = -1
         return labels, int(large.sum())

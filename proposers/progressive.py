@@ -66,7 +66,7 @@ class Progressive:
             raise UserError(
                 "proposer progressive: needs an embedding to cluster; use it in rounds, or set embedding=learner"
             )
-        z = embedder.embed(source).cpu().numpy().astype(np.float32)
+        z = embedder.embed(source).cpu().numpy().astype(np.float32, copy=False)
         if len(z) < max(self.k, default=0):
             raise UserError(f"proposer.k: {max(self.k)} clusters need at least as many images, there are {len(z)}")
         if not np.isfinite(z).all():
@@ -80,7 +80,8 @@ class Progressive:
                 found[p] = reciprocal(z, self.neighbours[p], self.similarity)
             else:
                 k = self.k[p - len(self.neighbours)]
-                found[p] = keep_core(*kmeans(z, k, 20, seeds.integer(ctx.seed, "progressive", p)), self.core)
+                seed = seeds.integer(ctx.seed, "progressive", p)
+                found[p] = keep_core(*kmeans(z, k, 20, seed, ctx.device), self.core)
             return {"kept": float((found[p] >= 0).mean()), "clusters": float(found[p].max() + 1)}
 
         def save() -> State:

@@ -1,6 +1,8 @@
 """The benchmarks' own logic: whose turn it is, what becomes of the rounds, and that all sides do the same work."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -8,11 +10,12 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench import table
+from bench import cards, gpu, scale, serving, table
 from bench.driver import Measurement, Side, measure, ratio
 from bench.install import attempt
-from bench.maml import Case, agreement, loop_gradient
+from bench.maml import Case, agreement, distance, gradients, loop_gradient
 from bench.measurements import CURVES, GOALS, MEASUREMENTS
+from bench.standin import Marks
 from umeta.benchmarks.goals import goals
 from umeta.envs.nav2d import Nav2D
 
@@ -144,6 +147,54 @@ def test_operations_are_those_that_torch_counts(first_order):
     assert found == case.flop + needless
 
 
+@pytest.mark.parametrize("first_order", [False, True])
+def test_the_functional_peer_has_the_same_meta_gradient(first_order):
+    case = Case(tasks=2, way=2, query=1, steps=2, size=16, filters=4, double=True, first_order=first_order)
+    support, query = case.batches()
+    params = {name: value.detach() for name, value in case.network().named_parameters()}
+    found = cards.functional_gradient(case)(params, support.x, support.y, query.x, query.y)
+    truth = gradients(case, loop_gradient)
+    assert distance({name: value.mean(0) for name, value in found.items()}, truth) < 1e-9
+
+
+def test_the_cards_benchmark_runs_where_there_is_no_card(tmp_path):
+    places = ["--out", tmp_path / "gpu.json", "--picture", tmp_path / "gpu.png"]
+    command = [sys.executable, "-m", "bench.gpu", "--device", "cpu", "--quick", *places]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    result = json.loads((tmp_path / "gpu.json").read_text())
+    assert result["tests"]["passed"], done.stdout
+    lacking = {
+        name: side["missing"]
+        for m in result["measurements"].values()
+        for name, side in m["sides"].items()
+        if "missing" in side
+    }
+    assert all("CUDA graph" in name or "No module named" in why for name, why in lacking.items()), lacking
+    assert (tmp_path / "gpu.png").stat().st_size > 1000
+    page = "<!-- bench: gpu gpu.json -->\nNot measured.\n<!-- end -->"
+    assert "| plain loop |" in table.rewrite(page, tmp_path)
+    assert table.rewrite(page, tmp_path / "elsewhere") == page
+
+
+def test_marks_of_options_can_be_done_without():
+    marks = Marks("annotated_types")
+    assert marks.Ge(3) == 3
+    assert not hasattr(marks, "__file__")  # by which Python looks for source
+
+
+def test_a_side_that_takes_too_long_is_left_out(monkeypatch):
+    def made():
+        raise TimeoutError("no time was left")
+
+    sides = {"slow": made, "plain loop": lambda: lambda: None}
+    measured = gpu.measure(cards.Measurement("work", sides), torch.device("cpu"), True, float("inf"))
+    assert "no time was left" in measured["sides"]["slow"]["missing"]
+    assert measured["sides"]["plain loop"]["rounds"]
+    assert (
+        "missing" in gpu.measure(cards.Measurement("work", sides), torch.device("cpu"), True, 0)["sides"]["plain loop"]
+    )
+
+
 def test_the_default_meta_step_is_46_gflop():
     assert Case().flop == pytest.approx(46e9, rel=0.01)
 
@@ -180,3 +231,23 @@ def test_a_goal_for_stable_baselines_pays_what_the_tasks_do():
     assert x == pytest.approx(np.zeros((2, 2)))  # the next episode
     assert goal.returns == pytest.approx([total.mean()])
     assert len(learn(tasks, 0, episodes=4, steps=2)) == 3
+
+
+def test_evaluations_do_the_same_work():
+    case = {"way": 2, "query": 2, "size": 16, "filters": 4}
+    found = serving.evaluation(tasks=9, steps=3, **case)()
+    assert 0 <= found["accuracy"] <= 1
+    assert serving.drawn(Case(**case)).items.shape == (1000, 1, 16, 16)
+
+
+def test_all_sides_predict_all_pictures():
+    assert [make(3)() for make in (serving.predict, serving.predict_plainly)] == [{"pictures": 3}] * 2
+
+
+def test_many_pictures_are_taken_the_whole_way(tmp_path, monkeypatch):
+    monkeypatch.setenv("UMETA_CACHE", "")  # which is set anew
+    places = ["--folder", str(tmp_path / "many"), "--out", str(tmp_path / "scale.json")]
+    result = scale.main(["--images", "120", *places])
+    assert [row["what"].split()[0].strip(",") for row in result["rows"]][:3] == ["survey", "decoding", "decoding"]
+    assert all(row["seconds"] > 0 and row["memory"] > 0 for row in result["rows"])
+    assert "| decoding, tars |" in scale.table(result)

@@ -28,6 +28,7 @@ from umeta.models.functional import average
 from umeta.objectives import MEASURES, OBJECTIVES, fisher, kl
 from umeta.runtime import distributed
 from umeta.runtime.checkpoints import State
+from umeta.runtime.devices import read
 from umeta.runtime.loop import RunContext
 from umeta.types import (
     Act,
@@ -188,20 +189,20 @@ class BatchProblem:
         """Return the query loss and other metrics (means over tasks), and the meta-gradient by name."""
         if clip is not None:
             self.check_policies()
-        metrics = dict.fromkeys(["loss", *self.measures], 0.0)
+        metrics: dict[str, Tensor] = {}
         sums = {f"gradient.{name}": torch.zeros_like(value) for name, value in self.params.items()}
         for supports, query, share in self.chunks():
             loss, grads, adapted, output = self.differentiate(supports, query, share, clip)
-            metrics["loss"] += loss.item()
-            for name, measure in self.measures.items():
-                metrics[name] += measure(output, query).mean().item() * share
+            found = {name: measure(output, query).mean().double() * share for name, measure in self.measures.items()}
+            for name, value in {"loss": loss.detach().double(), **found}.items():
+                metrics[name] = metrics.get(name, torch.zeros_like(value)) + value
             for name, grad in grads.items():
                 sums[f"gradient.{name}"] += grad
             for name, value in adapted.stats.items():
                 sums[f"stats.{name}"] = sums.get(f"stats.{name}", 0) + value.detach().mean(0) * share
         sums = distributed.sum_tensors(sums)
         self.stats = part(sums, "stats.")
-        return distributed.sum_numbers(metrics), part(sums, "gradient.")
+        return distributed.sum_numbers(read(metrics)), part(sums, "gradient.")
 
     def loss_and_kl(self) -> tuple[float, float]:
         """Return the loss, and the mean KL divergence of the adapted policies from what they were at the first call."""

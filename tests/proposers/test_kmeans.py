@@ -37,9 +37,9 @@ def test_separated_blobs_are_found():
 def test_only_partition_zero_is_unscaled(monkeypatch):
     seen = []
 
-    def spy(z, k, iterations, seed):
+    def spy(z, *options):
         seen.append(z.copy())
-        return kmeans(z, k, iterations, seed)
+        return kmeans(z, *options)
 
     monkeypatch.setattr("proposers.kmeans.kmeans", spy)
     KMeans(k=6, partitions=3, smallest=1, keep=0).propose(IMAGES, RunContext(), Blobs())
@@ -65,8 +65,8 @@ def test_retries_are_bounded_and_the_best_draw_is_kept(monkeypatch):
     drawn = []
     original = KMeans._partition
 
-    def spy(self, z, p, seed):
-        labels, kept = original(self, z, p, seed)
+    def spy(self, *arguments):
+        labels, kept = original(self, *arguments)
         drawn.append(kept)
         return labels, kept
 

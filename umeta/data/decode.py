@@ -7,12 +7,13 @@ import io
 import json
 import os
 import stat
+import tarfile
 import threading
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Literal
@@ -25,6 +26,7 @@ from umeta.runtime import artifacts
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+BLOCK = 2048  # pictures decoded before they are written
 ONE_LARGE = threading.Lock()  # one picture at a time of those that take hundreds of megabytes
 LARGEST_FILE = 256 << 20  # bytes: no photograph is larger, a decompression bomb is
 # Of the formats that Pillow knows; not those that it hands to another program (EPS) or that hold what is no picture.
@@ -71,20 +73,25 @@ def walk_folders(root: Path) -> Iterator[tuple[Path, list[str]]]:
 
 
 def list_files(root: Path) -> list[File]:
-    """Every file below a folder or in a zip, hidden ones left out, sorted by name.
+    """Every file below a folder or in a zip or tar, hidden ones left out, sorted by name; nothing is unpacked.
+
+    A tar that lies in the folder is one of its folders, as where data sets come in shards.
 
     Raises:
-        UserError: nothing there, not a folder or zip, or an archive with a member outside its target folder.
+        UserError: nothing there, not a folder, zip or tar, or an archive with a member outside its target folder.
     """
     if root.is_dir():
         found = []
         for path in (folder / name for folder, names in walk_folders(root) for name in names):
-            if path.is_file():
+            if path.is_file() and path.suffix == ".tar":
+                place = path.relative_to(root)
+                found += [replace(file, name=(place / file.name).as_posix()) for file in list_shard(path)]
+            elif path.is_file():
                 info = path.stat()
                 stamp = (info.st_size, info.st_mtime_ns, info.st_ctime_ns)
                 found.append(File(path.relative_to(root).as_posix(), stamp, partial(read_contents, path)))
     elif root.is_file():
-        found = _members(root)
+        found = list_shard(root) if root.suffix == ".tar" else _members(root)
     else:
         place = "" if root.is_absolute() else f" in {Path.cwd()}"
         raise UserError(f"{root}: no such folder or zip of images{place}")
@@ -120,6 +127,32 @@ def _members(path: Path) -> list[File]:
         if place.name and not info.filename.endswith("/") and not hidden:  # a member's name may be empty
             found.append(File(str(place), (info.file_size, info.CRC), partial(archive.read, info)))
     return found
+
+
+def list_shard(path: Path) -> list[File]:
+    """Every file in a tar that is not compressed, as webdataset's shards are: each is read at its place in it."""
+    found, changed = [], path.stat().st_mtime_ns
+    try:
+        with tarfile.open(path, "r:") as archive:
+            for info in archive:
+                place = PurePosixPath(info.name)
+                if place.is_absolute() or ".." in place.parts:
+                    raise UserError(f"{path}: refused, its member '{info.name}' would leave the target folder")
+                hidden = any(part.startswith(".") for part in place.parts)
+                if info.isreg() and not hidden and info.size <= LARGEST_FILE:
+                    stamp = (info.size, info.offset_data, changed)
+                    found.append(File(str(place), stamp, partial(read_part, path, info.offset_data, info.size)))
+                archive.members = []  # which it would keep, all of them
+    except (tarfile.TarError, OSError) as error:
+        raise UserError(f"{path}: expected a tar of images that is not compressed ({error})") from error
+    return found
+
+
+def read_part(path: Path, start: int, size: int) -> bytes:
+    """Read some bytes of a file."""
+    with open(path, "rb") as file:
+        file.seek(start)
+        return file.read(size)
 
 
 def open_image(data: bytes, rule: Rule) -> np.ndarray:
@@ -257,10 +290,24 @@ def decode(found: Sequence[File], rule: Rule, *, root: Path, skip_bad: bool = Fa
     folder = artifacts.cache_folder() / "images" / artifacts.hash_value(identity)
 
     def make(folder: Path) -> list[str]:
-        with silence_pillow(), ThreadPoolExecutor(os.cpu_count()) as pool:
-            results = list(pool.map(lambda file: try_decode(file.read, rule), found))
-        pairs = zip(found, results, strict=True)
-        bad = [(f.name, r) for f, r in pairs if isinstance(r, Exception) and is_picture(f.name)]
+        kept: list[int] = []
+        bad: list[tuple[str, Exception]] = []
+
+        def blocks() -> Iterator[np.ndarray]:
+            with silence_pillow(), ThreadPoolExecutor(os.cpu_count()) as pool:
+                for start in range(0, len(found), BLOCK):
+                    some = found[start : start + BLOCK]
+                    good = []
+                    for i, result in enumerate(pool.map(lambda file: try_decode(file.read, rule), some), start):
+                        if isinstance(result, np.ndarray):
+                            kept.append(i)
+                            good.append(result)
+                        elif is_picture(found[i].name):
+                            bad.append((found[i].name, result))
+                    if good:
+                        yield np.stack(good)
+
+        artifacts.write_blocks(folder / "pixels.npy", blocks())
         if bad and not skip_bad:
             name, error = bad[0]
             more = f", and {len(bad) - 1} more" if len(bad) > 1 else ""
@@ -268,12 +315,9 @@ def decode(found: Sequence[File], rule: Rule, *, root: Path, skip_bad: bool = Fa
                 f"{root}: '{name}' is not a readable image ({describe_error(error)}){more}; mend or remove "
                 "it, or have it left out: data.skip_bad=true, and no --strict"
             )
-        good = [r for r in results if isinstance(r, np.ndarray)]
-        if not good:
+        if not kept:
             why = f", such as '{bad[0][0]}' ({describe_error(bad[0][1])})" if bad else ""
             raise UserError(f"{root}: none of its {len(found)} files is a readable image{why}")
-        artifacts.write_array(folder / "pixels.npy", np.stack(good))
-        kept = [i for i, r in enumerate(results) if isinstance(r, np.ndarray)]
         artifacts.write_text(folder / "kept.json", json.dumps(kept))
         artifacts.write_json(folder / "bad.json", [f"{name} ({describe_error(error)})" for name, error in bad])
         return ["pixels.npy", "kept.json", "bad.json"]

@@ -1,4 +1,4 @@
-"""A folder or zip of images: `photos/*.jpg`, or a folder per class where the labels are wanted for testing."""
+"""A folder, zip or tar of images: `photos/*.jpg`, or a folder per class where the labels are wanted for testing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from umeta.runtime import artifacts
 
 @dataclass(frozen=True)
 class Folder:
-    """Any folder or zip of images, flat or a folder per class.
+    """Any folder, zip or tar of images, flat or a folder per class; tars in a folder are read as its folders.
 
     Without `splits` every image below `root` is training data, and `test` names the labelled test data, a folder per
     class, to which pictures in folders below it belong as well. With `splits`, a directory with the class lists
@@ -28,7 +28,7 @@ class Folder:
     """
 
     root: str
-    """folder or zip"""
+    """folder, zip or tar"""
     test: str | None = None
     """folder or zip with a folder per class; read by `evaluate` only"""
     splits: str | None = None

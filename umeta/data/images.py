@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
@@ -12,6 +14,11 @@ import torch
 from torch import Tensor
 
 from umeta.errors import UserError
+from umeta.runtime import artifacts
+from umeta.runtime.devices import keep, send
+
+LARGE = 1 << 30  # bytes of pictures on disk, from which on they stay there
+BLOCK = 4096  # pictures in memory while they are put in order
 
 Split = Literal["train", "val", "test"]
 
@@ -49,12 +56,15 @@ class UnlabelledImages:
         Raises:
             UserError: another shape, type or range, or no images.
         """
+        on_disk = isinstance(pixels, np.memmap)
         pixels = to_pixels(pixels)
         if len(pixels) == 0:
             raise UserError("no images: the data is empty")
         flat = np.ascontiguousarray(pixels).reshape(len(pixels), -1)
         hashes = [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in flat]
         rows = np.array(sorted(range(len(flat)), key=hashes.__getitem__), dtype=np.int64)
+        if on_disk and pixels.nbytes > LARGE:
+            return cls(reorder_on_disk(pixels, rows, b"".join(sorted(hashes))), rows)
         return cls(pixels[rows], rows)
 
     def __len__(self) -> int:
@@ -71,9 +81,42 @@ class UnlabelledImages:
         digest.update(np.ascontiguousarray(self.pixels).data)
         return digest.hexdigest()
 
-    def floats(self, index: slice | np.ndarray, device: torch.device | str = "cpu") -> Tensor:
-        """Return some of the images as float32 in [0, 1]: [m, C, H, W]."""
-        return to_float(torch.from_numpy(np.ascontiguousarray(self.pixels[index])).to(device))
+    def floats(self, index: slice | np.ndarray | Tensor, device: torch.device | str = "cpu") -> Tensor:
+        """Return some of the images as float32 in [0, 1]: [m, C, H, W]. On a GPU all stay there, where they fit."""
+        if torch.device(device).type == "cuda":
+            if str(device) not in self._kept:
+                self._kept[str(device)] = keep(share(self.pixels), device)
+            if (there := self._kept[str(device)]).is_cuda:
+                some = index if isinstance(index, slice) else send(torch.as_tensor(index), device)
+                return to_float(there[some])
+        index = index.cpu().numpy() if isinstance(index, Tensor) else index
+        return to_float(send(torch.from_numpy(np.ascontiguousarray(self.pixels[index])), device))
+
+    @cached_property
+    def _kept(self) -> dict[str, Tensor]:
+        """The images by device, on it or not."""
+        return {}
+
+
+def reorder_on_disk(pixels: np.ndarray, rows: np.ndarray, content: bytes) -> np.ndarray:
+    """Give `pixels[rows]` as a memory map in the cache, so that memory need not hold them."""
+    key = hashlib.blake2b(repr(pixels.shape).encode() + content, digest_size=16).hexdigest()
+    folder = artifacts.cache_folder() / "sorted" / key
+
+    def make(temporary: Path) -> list[str]:
+        blocks = (pixels[rows[start : start + BLOCK]] for start in range(0, len(rows), BLOCK))
+        artifacts.write_blocks(temporary / "pixels.npy", blocks)
+        return ["pixels.npy"]
+
+    artifacts.make_cached(folder, "sorted images", make)
+    return artifacts.read_array(folder / "pixels.npy")
+
+
+def share(array: np.ndarray) -> Tensor:
+    """Give an array that nothing writes to as a tensor, on the same memory; a memory map stays on disk."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(np.require(array, requirements="C"))
 
 
 def to_float(pixels: Tensor) -> Tensor:

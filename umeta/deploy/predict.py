@@ -206,7 +206,7 @@ def list_files(places: Iterable[Path]) -> Iterator[File]:
         if place.is_dir():
             for path in (folder / name for folder, names in decode.walk_folders(place) for name in names):
                 yield str(path), partial(decode.read_contents, path)
-        elif place.suffix.lower() == ".zip":
+        elif place.suffix.lower() in (".zip", ".tar"):
             for file in decode.list_files(place):
                 yield str(place / file.name), file.read
         else:

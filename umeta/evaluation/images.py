@@ -68,10 +68,10 @@ def evaluate(
     found = []
     bar = Progress(label, count, enabled=bool(label))
     for logits, query in answers(learner, theta, tasks, episode, count, seed, steps):
-        found.append(accuracy(logits, query).cpu())
+        found.append(accuracy(logits, query))
         bar.update(min(CHUNK * len(found) * distributed.size(), count))
     bar.close()
-    return torch.cat(distributed.gather(found)).numpy()
+    return torch.cat(distributed.gather([torch.cat(found).cpu()] if found else [])).numpy()
 
 
 def answers(
@@ -380,9 +380,7 @@ def train_from_scratch(
     if lr is None:
         lr = RATES[0]
         try:
-            val = load_test_images(replace(settings, split="val"), run.config.data).tasks(
-                device=str(tasks.items.device)
-            )
+            val = load_test_images(replace(settings, split="val"), run.config.data).tasks(device=str(tasks.device))
             # of another seed, as the tasks to test on may be of the val split too
             means = [
                 accuracies(val, rate, min(TUNING, count), settings.seed + 1, f"from scratch, step size {rate}").mean()
@@ -400,5 +398,5 @@ def test_untrained(
 ) -> np.ndarray:
     """Accuracy on each test task of a learner with random weights."""
     learner = learner.build(tasks.spec, episode)
-    theta = Theta({name: value.to(tasks.items.device) for name, value in learner.init(seed).params.items()})
+    theta = Theta({name: value.to(tasks.device) for name, value in learner.init(seed).params.items()})
     return evaluate(learner, theta, tasks, episode, count=count, seed=seed, label=label)

@@ -29,6 +29,7 @@ class NetworkEmbedder(ABC):
 
     _nets: nn.Module
     _shape: tuple[int, ...]
+    _device: torch.device | str = "cpu"  # where `embed` works, which `fit` sets
 
     @abstractmethod
     def networks(self, item_shape: tuple[int, ...]) -> nn.Module:
@@ -42,15 +43,19 @@ class NetworkEmbedder(ABC):
     def vectors(self, x: Tensor) -> Tensor:
         """Return the embedding [n, d] of images [n, C, H, W], by `_nets`."""
 
-    def draw(self, item_shape: tuple[int, ...], seed: int) -> None:
-        """Set `_nets` to new networks with weights of that seed."""
+    def draw(self, item_shape: tuple[int, ...], seed: int, device: torch.device | str = "cpu") -> None:
+        """Set `_nets` to new networks with weights of that seed; and where `embed` is to work."""
         self._nets, self._shape = draw(lambda: self.networks(item_shape), seed), item_shape
+        self._device = device
 
     def embed(self, images: Images) -> Tensor:
         """[n, d] float32; several processes share the images out."""
         starts = distributed.shard(range(0, len(images), BATCH))
+        self._nets.zero_grad()  # which would move as well
+        self._nets.to(self._device)
         with torch.no_grad():
-            parts = [self.vectors(images.floats(slice(i, i + BATCH))) for i in starts]
+            parts = [self.vectors(images.floats(slice(i, i + BATCH), self._device)).cpu() for i in starts]
+        self._nets.cpu()
         return torch.cat(distributed.gather(parts))
 
     def state_dict(self) -> dict[str, Tensor]:

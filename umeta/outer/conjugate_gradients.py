@@ -26,7 +26,7 @@ def conjugate_gradients(
     enough = torch.finfo(b.dtype).eps ** 2 * b.square().sum(1, keepdim=True)
     going = error > enough
     for _ in range(iterations):
-        if not going.any():
+        if going.is_cpu and not going.any():  # a GPU would have to be waited for
             break
         image = product(direction)
         curvature = (direction * image).sum(1, keepdim=True)

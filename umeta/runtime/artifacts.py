@@ -17,7 +17,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -148,6 +148,21 @@ def write_array(path: Path, array: np.ndarray) -> None:
     with replace_atomically(path) as temporary, open(temporary, "wb") as file:
         # to a real file NumPy writes through the C library, and on a full disk loses the end without a word
         np.save(SimpleNamespace(write=file.write), array, allow_pickle=False)
+
+
+def write_blocks(path: Path, blocks: Iterable[np.ndarray]) -> None:
+    """Write arrays one below the other as one array, of which memory holds one at a time; nothing for no arrays."""
+    count = 0
+    with replace_atomically(path) as temporary, open(temporary, "wb") as file:
+        for block in blocks:
+            kind = {"descr": np.lib.format.dtype_to_descr(block.dtype), "fortran_order": False}
+            if not count:  # the header leaves room for any number
+                np.lib.format.write_array_header_1_0(file, {**kind, "shape": (0, *block.shape[1:])})
+            file.write(np.ascontiguousarray(block).data)
+            count += len(block)
+        if count:
+            file.seek(0)
+            np.lib.format.write_array_header_1_0(file, {**kind, "shape": (count, *block.shape[1:])})
 
 
 def read_array(path: Path) -> np.ndarray:

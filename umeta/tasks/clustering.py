@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from umeta.data.images import share
 from umeta.models.precision import fast_bfloat16
 from umeta.runtime import distributed
+from umeta.runtime.devices import keep, send
 
 ROWS = 2048  # worked on at a time
+GPU_SCORES = 1 << 26  # items times means worked on at a time on a GPU, which is given more so that it is busy
 SAMPLE = 16  # items per mean that the first means are drawn from
 GROUPS = 32  # in which they are drawn
 WORTH = 10**9  # products in an assignment, from which on it pays to take them in bfloat16
 
 
-def kmeans(z: np.ndarray, k: int, iterations: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def kmeans(
+    z: np.ndarray, k: int, iterations: int, seed: int, device: torch.device | str = "cpu"
+) -> tuple[np.ndarray, np.ndarray]:
     """k-means by Lloyd's algorithm: the nearest of the k means [n] int32, and the squared distance to it [n] (`tame`).
 
     Every item takes part. Large problems find the nearest mean in bfloat16 where the processor computes in it, but for
@@ -24,19 +31,21 @@ def kmeans(z: np.ndarray, k: int, iterations: int, seed: int) -> tuple[np.ndarra
     Several processes share the items out, whose sums over clusters are added up.
 
     z: [n, d] float32, the same in each process, of which a few rows at a time are held in memory beside it.
+    device: where the nearest means are found; the first means, which are drawn one after the other, on the CPU. A GPU
+    keeps the items where they fit.
     """
     z = tame(z)
     centre = z.mean(0, dtype=np.float64).astype(np.float32)  # around which numbers are small, and so are their errors
-    means = distributed.run_once(lambda: seed_means(z, centre, k, seed))
-    rough = z.size * k >= WORTH and fast_bfloat16(torch.device("cpu"))
-    mine = distributed.shard(z)
+    means = distributed.run_once(lambda: seed_means(z, centre, k, seed)).to(device)
+    rough = z.size * k >= WORTH and fast_bfloat16(torch.device(device))
+    mine = Centred(distributed.shard(z), centre, k, torch.device(device))
     for left in range(iterations, 0, -1):
-        _, _, sums, sizes = assign(mine, centre, means, rough and left > 1)
+        _, _, sums, sizes = assign(mine, means, rough and left > 1)
         found = distributed.sum_tensors({"sums": sums, "sizes": sizes})
         means = found["sums"] / found["sizes"].clamp(min=1)[:, None]
-        split_largest(means, found["sizes"])
-    labels, distances, _, _ = assign(mine, centre, means, False)
-    parts = distributed.gather([(labels, distances)])
+        split_largest(means, found["sizes"].cpu())
+    labels, distances, _, _ = assign(mine, means, False)
+    parts = distributed.gather([(labels.cpu().numpy(), distances.cpu().numpy())])
     return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
 
 
@@ -75,9 +84,24 @@ def seed_means(z: np.ndarray, centre: np.ndarray, k: int, seed: int) -> Tensor:
     return x[chosen]
 
 
-def assign(
-    z: np.ndarray, centre: np.ndarray, means: Tensor, rough: bool
-) -> tuple[np.ndarray, np.ndarray, Tensor, Tensor]:
+class Centred:
+    """Items less their centre, some rows at a time, on a device; a GPU keeps them all, where they fit."""
+
+    def __init__(self, z: np.ndarray, centre: np.ndarray, k: int, device: torch.device) -> None:
+        self.z, self.centre, self.device = z, centre, device
+        self.rows = max(ROWS, GPU_SCORES // k) if device.type == "cuda" else ROWS
+        whole = keep(share(z), device) if device.type == "cuda" else None
+        self.kept = whole - send(torch.from_numpy(centre), device) if whole is not None and whole.is_cuda else None
+
+    def __iter__(self) -> Iterator[Tensor]:
+        if self.kept is not None:
+            yield from self.kept.split(self.rows)
+            return
+        for start in range(0, max(1, len(self.z)), self.rows):
+            yield send(torch.from_numpy(self.z[start : start + self.rows] - self.centre), self.device)
+
+
+def assign(items: Centred, means: Tensor, rough: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Assign each item to its nearest mean.
 
     Returns the mean's index [n] int32 and the squared distance to it [n], zeros where `rough`; the sum [k, d] of each
@@ -85,28 +109,26 @@ def assign(
 
     The nearest mean is that of the largest `x m - |m|^2 / 2`; `rough` takes the products in bfloat16.
     """
-    labels, distances = np.empty(len(z), dtype=np.int32), np.zeros(len(z), dtype=np.float32)
-    sums, sizes = torch.zeros_like(means), torch.zeros(len(means), dtype=torch.int64)
+    labels, distances = [], []
+    sums, sizes = torch.zeros_like(means), torch.zeros(len(means), dtype=torch.int64, device=means.device)
     dtype = torch.bfloat16 if rough else torch.float32
     columns, half = means.T.to(dtype).contiguous(), means.square().sum(1) / 2
-    for start in range(0, len(z), ROWS):
-        x = torch.from_numpy(z[start : start + ROWS] - centre)
+    for x in items:
         scores = (x.to(dtype) @ columns).float().sub_(half)
-        found = scores.numpy().argmax(1)  # many times faster than torch's
-        labels[start : start + ROWS] = found
-        member = torch.from_numpy(found)
+        # numpy's is many times faster than torch's on the CPU
+        member = torch.from_numpy(scores.numpy().argmax(1)) if scores.is_cpu else scores.argmax(1)
+        labels.append(member.int())
         sums.index_add_(0, member, x)
-        sizes += torch.bincount(member, minlength=len(means))
-        if not rough:
-            distances[start : start + ROWS] = (x - means[member]).square().sum(1)
-    return labels, distances, sums, sizes
+        sizes.index_add_(0, member, torch.ones_like(member))
+        distances.append(x.new_zeros(len(x)) if rough else (x - means[member]).square().sum(1))
+    return torch.cat(labels), torch.cat(distances), sums, sizes
 
 
 def split_largest(means: Tensor, sizes: Tensor) -> None:
-    """Split the largest cluster for each empty one, the two means a little apart, in place."""
-    apart = 1 + torch.tensor([1, -1]).repeat(means.shape[1])[: means.shape[1]] / 1024
-    for empty in (sizes == 0).nonzero()[:, 0]:
-        largest = sizes.argmax()
+    """Split the largest cluster for each empty one, the two means a little apart, in place; sizes are on the CPU."""
+    for empty in (sizes == 0).nonzero()[:, 0].tolist():
+        apart = 1 + (1 - 2 * (torch.arange(means.shape[1], device=means.device) % 2)) / 1024
+        largest = int(sizes.argmax())
         means[empty] = means[largest] * apart
         means[largest] *= 2 - apart
         sizes[empty] = sizes[largest] // 2

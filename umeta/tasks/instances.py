@@ -14,6 +14,7 @@ from umeta import seeds
 from umeta.config import registry
 from umeta.errors import UserError
 from umeta.parts import Augment, Images
+from umeta.runtime.devices import keep, send
 from umeta.tasks.partition import Episodes
 from umeta.types import Act, Batch, EpisodeSpec, TaskBatch, TaskDistribution, TaskSpec
 
@@ -24,9 +25,9 @@ class InstanceTasks:
     Only augmentation makes such a task worth solving, see `Augmented`.
     """
 
-    def __init__(self, pixels: np.ndarray | Tensor) -> None:
+    def __init__(self, pixels: np.ndarray | Tensor, device: torch.device | str = "cpu") -> None:
         """pixels: [n, C, H, W] uint8."""
-        self.items = torch.as_tensor(pixels)
+        self.items, self.device = keep(torch.as_tensor(pixels), device), device
         self.spec = TaskSpec(tuple(self.items.shape[1:]))
 
     def sample(self, indices: Tensor | np.ndarray, *, episode: EpisodeSpec, seed: int) -> Episodes:
@@ -49,11 +50,12 @@ class InstanceTasks:
             image.repeat_interleave(query, 1),
             label.repeat_interleave(query, 1),
             episode.way,
+            self.device,
         )
 
     def to(self, device: torch.device | str) -> InstanceTasks:
-        """Return the same tasks with their images on a device."""
-        return InstanceTasks(self.items.to(device))
+        """Return the same tasks on a device, with all images there where they fit."""
+        return InstanceTasks(self.items, device)
 
     def describe(self, episode: EpisodeSpec) -> list[str]:
         """In numbers."""
@@ -86,7 +88,7 @@ class Views:
     def _augmented(self, batch: Batch, role: str) -> Batch:
         count = batch.x.shape[1]
         keys = seeds.key(self.keys[:, None], role, np.arange(count * self.augment.randoms))
-        u = torch.from_numpy(seeds.uniform(keys)).to(batch.x.device)
+        u = send(torch.from_numpy(seeds.uniform(keys)), batch.x.device)
         x = self.augment(batch.x.flatten(0, 1), u.view(len(u) * count, self.augment.randoms))
         return replace(batch, x=x.view_as(batch.x))
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from umeta import seeds
 from umeta.parts import Images
+from umeta.runtime.devices import send
 from umeta.types import Act, Batch, EpisodeSpec, TaskBatch, TaskDistribution, TaskSpec
 
 
@@ -31,7 +32,7 @@ class Mixed:
 
     def _joined(self, parts: list[Batch]) -> Batch:
         x, y, mask = (torch.cat([getattr(part, name) for part in parts]) for name in ("x", "y", "mask"))
-        order = self.order.to(x.device)
+        order = send(self.order, x.device)
         return Batch(x[order], y[order], mask[order], parts[0].way)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +13,11 @@ import torch
 from torch import Tensor
 
 from umeta import seeds
-from umeta.data.images import to_float, to_pixels
+from umeta.data.images import share, to_float, to_pixels
 from umeta.errors import UserError
 from umeta.parts import Images
 from umeta.runtime import artifacts
+from umeta.runtime.devices import keep, send
 from umeta.types import Act, Batch, EpisodeSpec, TaskSpec
 
 
@@ -31,6 +31,7 @@ class Episodes:
     query_index: Tensor  # [T, way * query]
     query_label: Tensor
     way: int
+    device: torch.device | str  # where batches are wanted
 
     def support(self, act: Act | None = None, round: int = 0) -> Batch:
         return self._batch(self.support_index, self.support_label)
@@ -39,10 +40,11 @@ class Episodes:
         return self._batch(self.query_index, self.query_label)
 
     def _batch(self, index: Tensor, label: Tensor) -> Batch:
-        device = self.items.device
-        x = self.items.index_select(0, index.flatten().to(device))  # `items[index]` takes ten to twenty times as long
-        x = to_float(x.view(*index.shape, *self.items.shape[1:]))
-        return Batch(x, label.to(device), torch.ones(label.shape, dtype=torch.bool, device=device), self.way)
+        # `items[index]` takes ten to twenty times as long
+        x = self.items.index_select(0, send(index.flatten(), self.items.device))
+        x = to_float(send(x, self.device).view(*index.shape, *self.items.shape[1:]))
+        label = send(label, self.device)
+        return Batch(x, label, torch.ones_like(label, dtype=torch.bool), self.way)
 
 
 class PartitionTasks:
@@ -70,11 +72,7 @@ class PartitionTasks:
             raise UserError(f"partitions: expected integers, got {partitions.dtype}; see PartitionTasks.of_classes")
         if partitions.shape[1] != len(items):
             raise UserError(f"partitions of {partitions.shape[1]} items cannot belong to data of {len(items)} items")
-        if isinstance(items, np.ndarray):
-            with warnings.catch_warnings():  # a memory map that cannot be written stays on disk: nothing writes items
-                warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-                items = torch.from_numpy(np.require(items, requirements="C"))
-        self.items = items.to(device)
+        self.items, self.device = keep(share(items) if isinstance(items, np.ndarray) else items, device), device
         self.partitions, self.names = partitions, names
         self.spec = TaskSpec(tuple(items.shape[1:]))
         # Items of a partition sorted by class; class c of partition p begins at starts[p, c] and has sizes[p, c] items.
@@ -125,12 +123,13 @@ class PartitionTasks:
             _tensor(np.take_along_axis(query_item, shuffle, axis=1)),
             _tensor(np.take_along_axis(query_label, shuffle, axis=1)),
             episode.way,
+            self.device,
         )
 
     def to(self, device: torch.device | str) -> PartitionTasks:
-        """Return the same tasks with their items on a device."""
+        """Return the same tasks on a device, with all items there where they fit."""
         moved = copy.copy(self)
-        moved.items = self.items.to(device)
+        moved.items, moved.device = keep(self.items, device), device
         return moved
 
     def describe(self, episode: EpisodeSpec) -> list[str]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from umeta import seeds
 from umeta.errors import UserError
 from umeta.parts import Images
+from umeta.runtime.devices import send
 from umeta.types import Act, Batch, EpisodeSpec, TaskBatch, TaskDistribution, TaskSpec
 
 
@@ -30,10 +31,10 @@ class Turned:
         return self._turned(self.tasks.query(act))
 
     def _turned(self, batch: Batch) -> Batch:
-        turns = self.turns.to(batch.y.device).gather(1, batch.y)
-        x = batch.x.clone()
-        for turn in (1, 2, 3):
-            x[turns == turn] = x[turns == turn].rot90(turn, (-2, -1))
+        turns = send(self.turns, batch.y.device).gather(1, batch.y)[..., None, None, None]
+        x = batch.x
+        for turn in (1, 2, 3):  # all of them, as a GPU would be waited for to count some
+            x = torch.where(turns == turn, batch.x.rot90(turn, (-2, -1)), x)
         return replace(batch, x=x)
 
 

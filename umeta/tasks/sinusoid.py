@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from umeta import seeds
+from umeta.runtime.devices import send
 from umeta.types import Act, Batch, EpisodeSpec, TaskSpec
 
 Range = tuple[float, float]
@@ -68,7 +69,7 @@ class SinusoidTasks:
 
         def drawn(keys: np.ndarray, between: Range) -> Tensor:
             low, high = between
-            return torch.from_numpy(low + (high - low) * seeds.uniform(keys)).float().to(self.device)
+            return send(torch.from_numpy(low + (high - low) * seeds.uniform(keys)).float(), self.device)
 
         return Sinusoids(
             drawn(seeds.key(keys, "amplitude"), self.amplitude),
