@@ -39,7 +39,7 @@ def adapt_run(
 ) -> tuple[AdaptedLearner, list[str]]:
     """Adapt a run to labelled images and write the learner to `out`; return it and what the person must be told.
 
-    The learner is calibrated where the run's tasks and data are at hand.
+    The learner is calibrated where there are two examples of a class.
 
     support: a folder with a folder of images for each class, or a CSV with the columns path and label.
     options: of the run's meta-learner, to be changed.
@@ -57,7 +57,7 @@ def adapt_run(
     notes += list_doubts(items, names, run)
     learner = AdaptedLearner.adapt(source, items, names, run.test_steps)
     try:
-        learner = learner.calibrated(run)
+        learner = learner.calibrated()
     except UserError as error:
         notes.append(f"not calibrated, probabilities are a plain softmax and unknown cannot be told: {error}")
     learner.save(out)
