@@ -117,6 +117,7 @@ def test_a_csv_names_images_beside_it_and_any_label(place, made_run, umeta):
         ({f"five/{i}.png": (0, i) for i in range(11)}, "very uneven: 'five' has 11 images, 'six' has 1"),
         ({"unknown/0.png": (3, 0)}, "a class is named 'unknown'"),
         ({"known/0.png": "trained", "known/1.png": "trained"}, "2 of 8 images are among those of meta-training"),
+        ({"five/1.png": "red", "six/8.png": "red"}, "2 of the images have colours, and this learner sees grey ones"),
     ],
 )
 def test_doubtful_examples_are_told(place, made_run, umeta, change, says):
@@ -124,6 +125,9 @@ def test_doubtful_examples_are_told(place, made_run, umeta, change, says):
         path = place / "support" / name
         if digit_of is None:
             path.unlink()
+        elif digit_of == "red":
+            noise = np.random.default_rng(len(name)).integers(0, 200, (28, 28), np.uint8)
+            Image.merge("RGB", [Image.fromarray(noise + 55), *[Image.fromarray(noise)] * 2]).save(path)
         elif digit_of == "trained":
             path.parent.mkdir(exist_ok=True)
             Image.fromarray(Digits().read("train").pixels[int(path.stem), 0]).save(path)

@@ -31,6 +31,7 @@ LARGEST_FILE = 256 << 20  # bytes: no photograph is larger, a decompression bomb
 FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 FOREIGN = (".cr2", ".dng", ".heic", ".heif", ".nef", ".psd", ".raw", ".svg")  # pictures of formats that are not read
 NAMED = 20  # files that a message names, at most
+COLOURED = 30  # difference of a pixel's channels that the eye takes for colour, and JPEG does not make of grey
 
 
 @dataclass(frozen=True)
@@ -205,6 +206,11 @@ def pad_square(pixels: np.ndarray, ground: np.ndarray) -> np.ndarray:
     top, left = (side - height) // 2, (side - width) // 2
     square[top : top + height, left : left + width] = pixels
     return square
+
+
+def has_colour(pixels: np.ndarray) -> bool:
+    """Whether an image uint8 [3, h, w] has colour in at least a hundredth of it."""
+    return float((np.ptp(pixels, axis=0) > COLOURED).mean()) >= 0.01
 
 
 def try_decode(read: Callable[[], bytes], rule: Rule) -> np.ndarray | Exception:

@@ -52,9 +52,7 @@ class UnlabelledImages:
         pixels = to_pixels(pixels)
         if len(pixels) == 0:
             raise UserError("no images: the data is empty")
-        flat = np.ascontiguousarray(pixels).reshape(len(pixels), -1)
-        hashes = [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in flat]
-        rows = np.array(sorted(range(len(flat)), key=hashes.__getitem__), dtype=np.int64)
+        rows = np.array(sorted(range(len(pixels)), key=hash_each(pixels).__getitem__), dtype=np.int64)
         return cls(pixels[rows], rows)
 
     def __len__(self) -> int:
@@ -74,6 +72,11 @@ class UnlabelledImages:
     def floats(self, index: slice | np.ndarray, device: torch.device | str = "cpu") -> Tensor:
         """Return some of the images as float32 in [0, 1]: [m, C, H, W]."""
         return to_float(torch.from_numpy(np.ascontiguousarray(self.pixels[index])).to(device))
+
+
+def hash_each(pixels: np.ndarray) -> list[bytes]:
+    """Hash the content of each image [n, C, H, W]."""
+    return [hashlib.blake2b(item.tobytes(), digest_size=16).digest() for item in pixels]
 
 
 def to_float(pixels: Tensor) -> Tensor:

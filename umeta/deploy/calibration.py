@@ -57,8 +57,9 @@ class Calibration:
         if self.threshold is None:
             return told + "no threshold for unknown"
         told += f"--unknown keeps about {self.kept:.0%} of these classes' pictures ({self.low:.0%} to {self.high:.0%})"
-        of_others = f", and refused {self.refused:.0%} of the examples of a class left out"
-        return told if self.refused is None else told + of_others
+        if self.refused is None:
+            return told
+        return told + f", and refused {self.refused:.0%} of the examples of a class left out"
 
 
 def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
