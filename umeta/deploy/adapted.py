@@ -265,6 +265,8 @@ class AdaptedLearner:
         with artifacts.refuse_malformed(folder):
             if support.dtype != np.uint8 or support.shape != (len(values["labels"]), *values["shape"]):
                 raise ValueError(f"examples {support.dtype} {support.shape}")
+            if not set(values["labels"]) <= set(range(len(values["classes"]))):
+                raise ValueError("a label of no class")
             learner = registry.build_part("metalearner", values["metalearner"])
             episode = EpisodeSpec(len(values["classes"]), 1, 1)
             check_fits(part(tensors, "params."), learner, TaskSpec(tuple(values["shape"])), episode, folder)
