@@ -260,7 +260,7 @@ def decode(found: Sequence[File], rule: Rule, *, root: Path, skip_bad: bool = Fa
         "rule": asdict(rule),
         "skip": skip_bad,
     }
-    folder = artifacts.cache_folder() / "images" / artifacts.hash_value(identity)
+    folder = artifacts.find_cached(f"images/{artifacts.hash_value(identity)}", "images")
 
     def make(folder: Path) -> list[str]:
         with silence_pillow(), ThreadPoolExecutor(os.cpu_count()) as pool:

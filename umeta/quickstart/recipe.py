@@ -76,6 +76,7 @@ def write_recipe(
         return same(path, images, test)
     refuse_to_overwrite(path, [out / kind / stem for kind in ("tasks", "runs") for stem in (name, f"{name}-0")])
 
+    artifacts.check_writable(out)
     seen = survey(images)
     data = data_options(seen, images, test)
     data |= {"hold_out": round(min(0.2, hold_out / seen.files), 4)} if hold_out else {}
