@@ -393,6 +393,15 @@ def test_ctrl_c_leaves_no_file_behind(place, learner, umeta, monkeypatch):
 # mistakes
 
 
+def test_a_run_that_is_not_on_images_is_not_to_be_adapted(place, made_run, refused):
+    """As the run of an environment, or of functions, says of its items."""
+    shutil.copytree(made_run("protonet"), "walker")
+    manifest = artifacts.read_json(Path("walker/manifest.json"))
+    content = {"umeta": "0", "true_labels": False, "item_shape": [4], "outputs": 4}
+    artifacts.write_manifest(Path("walker"), "run", content, list(manifest["files"]))
+    refused("predict", "walker", "images", says=["not on images", "umeta evaluate walker tests it"])
+
+
 def spoil(place: Path) -> None:
     """Everything that a mistake below needs."""
     (place / "void" / "cat").mkdir(parents=True)

@@ -132,7 +132,20 @@ def open_image(data: bytes, rule: Rule) -> np.ndarray:
         return square_pixels(picture, rule)
     with ONE_LARGE:
         picture.draft(None, (4 * rule.size, 4 * rule.size))  # a JPEG is decoded at a fraction of its size
-        return square_pixels(picture, rule)
+        return square_pixels(shrink(picture, 4 * rule.size), rule)
+
+
+def shrink(picture: Image, side: int) -> Image:
+    """Make a picture smaller, by a whole factor, to no less than `side` if it can be; no copy of its size is made."""
+    factor = max(1, min(picture.size) // side)
+    picture.load()
+    orientation = picture.getexif().tobytes()  # what loading has not seen to
+    if picture.mode in ("L", "RGB"):
+        small = picture.reduce(factor)
+    else:  # of palettes, say, there is no mean
+        small = picture.resize((picture.width // factor, picture.height // factor), 0)
+    small.info["exif"] = orientation
+    return small
 
 
 def is_picture(name: str) -> bool:

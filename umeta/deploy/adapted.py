@@ -253,7 +253,12 @@ class AdaptedLearner:
         Raises:
             UserError: missing, damaged, of another kind or version, or it names a plug-in that is not trusted.
         """
-        if artifacts.read_manifest(folder, "learner", "run")["kind"] == "run":
+        manifest = artifacts.read_manifest(folder, "learner", "run")
+        if manifest["kind"] == "run" and len(manifest.get("item_shape", ())) != 3:
+            raise UserError(
+                f"{folder}: a run that is not on images, which predict is about; umeta evaluate {folder} tests it"
+            )
+        if manifest["kind"] == "run":
             raise UserError(
                 f"{folder}: a run, which knows no classes yet; with a folder of images per class in DIR, adapt it "
                 f"first: umeta adapt {folder} --support DIR --out learner"
