@@ -333,6 +333,26 @@ def test_the_librarys_own_networks_are_not_compared_again(monkeypatch: pytest.Mo
     assert tried
 
 
+@pytest.mark.parametrize(
+    ("layers", "side", "looked_at"),
+    [
+        (lambda: [nn.Conv2d(1, 16, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()], 64, 64),  # 1 million operations
+        (lambda: [nn.Conv2d(1, 256, 7, padding=3), nn.AdaptiveAvgPool2d(1), nn.Flatten()], 256, 64),  # 1,600 million
+        (lambda: [nn.Conv2d(1, 256, 7, padding=3), nn.AvgPool2d(64), nn.Flatten()], 256, 256),  # of one size alone
+    ],
+)
+def test_a_large_network_is_looked_at_on_smaller_images_where_it_takes_them(layers, side, looked_at, monkeypatch):
+    seen = []
+    run = check.Trial.__init__
+    monkeypatch.setattr(
+        check.Trial, "__init__", lambda self, network, shape: seen.append(shape) or run(self, network, (1, 64, 64))
+    )
+    network = Pure(nn.Sequential(*layers()), "group")
+    with torch.random.fork_rng():
+        choose_program(network, (1, side, side))
+    assert seen == [(1, looked_at, looked_at)]
+
+
 def test_a_network_before_a_memory_may_be_of_any_kind() -> None:
     model = Built(lambda: Net(lambda m, x: m.rnn(x[:, None])[0][:, 0], rnn=nn.LSTM(6, 5, batch_first=True)))
     learner = RL2(model).build(TaskSpec((2,), "policy", 2, 2), EpisodeSpec(1, 1, 1))
