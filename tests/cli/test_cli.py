@@ -505,11 +505,21 @@ def test_run_finds_what_would_stop_a_later_config_before_the_first_begins(second
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_config_may_use_tasks_that_one_before_it_makes(tmp_path, monkeypatch):
+@pytest.mark.parametrize("out", [".", "X"])
+def test_a_config_may_use_tasks_and_weights_that_one_before_it_makes(tmp_path, monkeypatch, out, capsys):
+    """Those that are made now, and not what an earlier command has left beside `out`."""
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "a.yaml", CONFIG)
-    write(tmp_path / "b.yaml", {**CONFIG, "tasks": "tasks/a"})
-    assert main(["run", "a.yaml", "b.yaml", "--device", "cpu"]) == 0
+    write(tmp_path / "b.yaml", {**CONFIG, "tasks": "tasks/a", "start": "runs/a"})
+    if out != ".":
+        for left in ("tasks/a", "runs/a"):
+            (tmp_path / left).mkdir(parents=True)
+    assert main(["run", "a.yaml", "b.yaml", f"out={out}", "--device", "cpu"]) == 0
+    start = artifacts.read_json(tmp_path / out / "runs/b/manifest.json")["start"]
+    assert start["hash"] == artifacts.hash_file(tmp_path / out / "runs/a/manifest.json")
+    assert main(["evaluate", f"{out}/runs/b", "--device", "cpu"]) == 0
+    capsys.readouterr()
+    assert main(["run", "b.yaml", "out=Y"]) == (0 if out == "." else 2)  # elsewhere they are as the config names them
 
 
 @pytest.mark.parametrize(

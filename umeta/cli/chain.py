@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from umeta.evaluation.result import Result
 
 
+MISSING = {"start": "no such run", "tasks": "there are no such tasks"}
+
+
 def run_chain(
     configs: Sequence[Any], options: argparse.Namespace, seeds: int = 1, deadline: float | None = None
 ) -> dict[str, Any]:
@@ -59,10 +62,9 @@ def check_chain(configs: Sequence[Any], record: Path | None = None, resume: bool
         for turn in build_rounds(config):
             check_share(turn.train)
             check_out(turn)
-            if turn.parent and not Path(turn.parent).exists() and Path(turn.parent) not in begun:
-                raise UserError(f"start: {turn.parent}: no such run")
-            if turn.tasks and not turn.tasks_folder.exists() and turn.tasks_folder not in begun:
-                raise UserError(f"{config.name}: tasks: {turn.tasks_folder}: there are no such tasks")
+            for key, found in (("start", turn.parent), ("tasks", turn.tasks and turn.tasks_folder)):
+                if found and not Path(found).exists() and begun.isdisjoint({Path(found), Path(turn.out) / found}):
+                    raise UserError(f"{config.name}: {key}: {found}: {MISSING[key]}")
             written = [turn.run_folder] if turn.tasks else [turn.tasks_folder, turn.run_folder]
             for folder in [] if resume else written:
                 refuse_begun(folder)
