@@ -214,12 +214,16 @@ def test_the_plug_ins_work(tmp_path, monkeypatch, capsys):
         Path(block.code.splitlines()[0].removeprefix("# ")).write_text(block.code)
     Path("photos.yaml").write_text(TINY)
     long = [command for block in blocks("docs/plugins.md") for command in block.commands]
-    assert len(long) == 3
+    assert len(long) == 4
     run(long[0] + " --device cpu")
     assert "5-way 1-shot" in capsys.readouterr().out
     run(f"{long[1]} proposer=my_proposer.py name=network --device cpu")
     assert "5-way 1-shot" in capsys.readouterr().out
-    run(f"{long[2]} proposer=my_proposer.py name=tracked --device cpu")
+    (config,) = blocks("docs/plugins.md", "yaml")
+    Path("lines.yaml").write_text(config.code)
+    run(f"{long[2]} train.steps=10 evaluate.tasks=10 --device cpu")
+    assert "learnt by the proposer's own loss, `absolute_error`" in capsys.readouterr().out
+    run(f"{long[3]} proposer=my_proposer.py name=tracked --device cpu")
     assert "loss" in Path("runs/tracked/tracked.txt").read_text()
 
 
