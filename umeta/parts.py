@@ -170,6 +170,8 @@ class TaskTraits(Traits):
     """[P, n] int32: the class of each image in each partition, -1 for none"""
     skills: dict[str, Tensor] | None = None
     """parameters of the skills' policies by name, stacked [skills, ...]: `start: skills` begins with their mean"""
+    x: tuple[float, float] | None = None
+    """of waves: from where to where they are looked at"""
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from umeta.draw import mosaic
 from umeta.draw.curves import SHOWN, colours
-from umeta.tasks.sinusoid import SinusoidTasks
+from umeta.parts import TaskTraits
 from umeta.types import EpisodeSpec, TaskDistribution
 
 
@@ -56,13 +57,13 @@ def draw_tasks(tasks: TaskDistribution, episode: EpisodeSpec) -> np.ndarray:
     """
     from matplotlib.figure import Figure
 
-    batch = tasks.sample(np.arange(SHOWN), episode=episode, seed=0)
+    batch: Any = tasks.sample(np.arange(SHOWN), episode=episode, seed=0)
     support = batch.support()
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     for i, colour in enumerate(colours(SHOWN)):
-        if isinstance(tasks, SinusoidTasks):
-            x = torch.linspace(*tasks.x, 200)
+        if between := TaskTraits.of(tasks).x:
+            x = torch.linspace(*between, 200)
             axes.plot(x.numpy(), batch.at(x).query().y[i, :, 0].numpy(), color=colour, linewidth=1)
         axes.plot(support.x[i, :, 0].numpy(), support.y[i, :, 0].numpy(), ".", color=colour)
     axes.set(xlabel="x", ylabel="y", title=f"the first {SHOWN} tasks, with their support")

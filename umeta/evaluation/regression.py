@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ from umeta.evaluation.rows import (
 )
 from umeta.metalearners.maml import MAML
 from umeta.objectives import squared_error
-from umeta.parts import ProposerTraits, Tracker
+from umeta.parts import ProposerTraits, TaskTraits, Tracker
 from umeta.report import write
 from umeta.runtime.loop import RunContext, start_trackers
 from umeta.stages.runs import Run
@@ -141,8 +141,7 @@ class Trial:
 
 def tell(tasks: TaskDistribution) -> SinusoidTasks:
     """Return the same waves with items that say amplitude and phase."""
-    assert isinstance(tasks, SinusoidTasks)
-    return replace(tasks, told=True)
+    return replace(cast(SinusoidTasks, tasks), told=True)
 
 
 def propose_tasks(
@@ -159,7 +158,7 @@ def propose_tasks(
     where = f"evaluate.ranges.{option}" if option else "proposer"
     proposer = registry.build_part("proposer", {**config.plain["proposer"], **change}, where)
     tasks = proposer.propose(None, RunContext(config.seed))
-    if isinstance(tasks, SinusoidTasks) or not test:
+    if TaskTraits.of(tasks).x or not test:
         return tasks
     unseen = ProposerTraits.of(proposer).test
     if unseen is None:
@@ -178,7 +177,7 @@ def evaluate_run(run: Run, device: str, record: Path | None = None, trackers: Se
     check(run.config, record)
     config, settings, trial = run.config, run.config.evaluate, Trial(run)
     title = config.title or config.name
-    waves = isinstance(trial.tasks, SinusoidTasks)  # of which alone there is more to tell, and to draw
+    waves = TaskTraits.of(trial.tasks).x is not None  # of which alone there is more to tell, and to draw
     wanted = [key for key in settings.baselines if waves or key != "oracle"]
     rows = {name: getattr(trial, key) for key, name in BASELINES.items() if key in wanted}
     rows = {name: cache(method) for name, method in {**rows, title: trial.own}.items()}
@@ -187,7 +186,7 @@ def evaluate_run(run: Run, device: str, record: Path | None = None, trackers: Se
     table = kept.compute_rows({name: partial(compute_row, trial, method) for name, method in rows.items()})
     if waves:
         fitted = {name: method for name, method in rows.items() if name != BASELINES["oracle"]}
-        regression.draw_fits(run.folder / "fits.png", collect_fits(trial, trial.tasks, fitted))
+        regression.draw_fits(run.folder / "fits.png", collect_fits(trial, cast(SinusoidTasks, trial.tasks), fitted))
     minutes = run.minutes(evaluate=kept.seconds)
     result: Result = {
         "domain": "regression",

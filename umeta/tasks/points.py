@@ -64,7 +64,9 @@ class PointTasks:
         self.loss = loss
         self.sizes = np.array([len(x) for x, _ in pairs])
         self.starts = np.cumsum(self.sizes) - self.sizes
-        self.x, self.y = (torch.from_numpy(np.concatenate(values)).to(device) for values in zip(*pairs, strict=True))
+        self.all_x, self.all_y = (
+            torch.from_numpy(np.concatenate(values)).to(device) for values in zip(*pairs, strict=True)
+        )
         self.spec = TaskSpec((widths[0],), loss or "regression", widths[1])
 
     def sample(self, indices: Tensor | np.ndarray, *, episode: EpisodeSpec, seed: int) -> Points:
@@ -84,7 +86,7 @@ class PointTasks:
         function = large[seeds.below(seeds.key(keys, "function"), len(large))]
         drawn = self.starts[function][:, None] + seeds.choose(keys, self.sizes[function], need)
         index = torch.from_numpy(drawn).to(self.device)
-        x, y = self.x[index], self.y[index]
+        x, y = self.all_x[index], self.all_y[index]
         shot = episode.shot
         return Points(x[:, :shot], y[:, :shot], x[:, shot:], y[:, shot:])
 
