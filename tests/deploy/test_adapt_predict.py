@@ -441,7 +441,10 @@ def spoil(place: Path) -> None:
         (["adapt", "RUN", "--support", "header.csv", "--out", "x"], ["header.csv: lists no images"]),
         (["adapt", "RUN", "--support", "label.csv", "--out", "x"], ["label.csv, line 3: the label is missing"]),
         (["adapt", "RUN", "--support", "blank.csv", "--out", "x"], ["blank.csv, line 2: the label is missing"]),
-        (["adapt", "RUN", "--support", "missing.csv", "--out", "x"], ["support/five/9.png: no such file"]),
+        (
+            ["adapt", "RUN", "--support", "missing.csv", "--out", "x"],
+            ["support/five/9.png: no such file; mend its row in missing.csv"],
+        ),
         (["adapt", "RUN", "--support", "quote.csv", "--out", "x"], ["quote.csv", "CSV"]),
         (["adapt", "RUN", "--support", "latin.csv", "--out", "x"], ["latin.csv", "UTF-8"]),
         (["adapt", "RUN", "--support", "support/five/0.png", "--out", "x"], ["0.png", "CSV"]),

@@ -198,6 +198,11 @@ REFUSED = {
     "other items": (lambda: nn.Linear(5, 2), r"Linear cannot take items of shape \(2, 6, 6\): RuntimeError: mat1"),
     "pair": (lambda: Net(lambda m, x: (x, x)), r"Net gives a tuple for 3 items; let its forward return a tensor"),
     "mean over items": (lambda: Net(lambda m, x: x.mean(0)), r"Net gives a tensor \[2, 6, 6\] for 3 items"),
+    "integers": (
+        lambda: Net(lambda m, x: m.body(x).long(), body=block()),
+        r"no gradient reaches the parameters of Net",
+    ),
+    "detached": (lambda: Net(lambda m, x: m.body(x).detach(), body=block()), r"no gradient reaches the parameters"),
     "squeezed": (lambda: Net(lambda m, x: x.mean((2, 3)).squeeze(0)), r"Net gives a tensor \[2\] for 1 items"),
 }
 

@@ -6,7 +6,6 @@ import os
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -147,10 +146,8 @@ def list_doubts(items: np.ndarray, names: list[str], run: Run) -> list[str]:
         found.append(f"the classes are very uneven: '{most}' has {many} images, '{least}' has {few}")
     if UNKNOWN in shots:
         found.append(f"a class is named '{UNKNOWN}', so that predict --unknown, which answers that, will be refused")
-    with suppress(UserError):  # the images of the run need not be there any more
-        trained = places.keys() & hash_each(run.config.data.read("train").pixels)
-        if seen := sum(len(places[key]) for key in trained):
-            found.append(f"{seen} of {len(items)} images are among those of meta-training: not a test of new ones")
+    if seen := sum(len(places[key]) for key in places.keys() & run.hash_trained()):
+        found.append(f"{seen} of {len(items)} images are among those of meta-training: not a test of new ones")
     return found
 
 
@@ -201,7 +198,9 @@ def decode_examples(
         elif skip_bad and not isinstance(result, FileNotFoundError):
             bad += [name] if decode.is_picture(name) else []
         else:
-            raise UserError(f"{describe_unreadable(name, result)}; remove it, or leave it out: without --strict")
+            missing = isinstance(result, FileNotFoundError)
+            hint = f"mend its row in {place}" if missing else "remove it, or leave it out: without --strict"
+            raise UserError(f"{describe_unreadable(name, result)}; {hint}")
     if empty := sorted({label for _, label, _ in found} - set(names)):
         raise UserError(f"{place}: class '{empty[0]}' has no readable image; add at least one")
     return np.stack(items), names, bad

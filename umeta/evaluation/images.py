@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import cache, partial
 from pathlib import Path
@@ -199,11 +198,9 @@ def check(config: Config, record: Path | None = None) -> LabelledImages:
 
 
 def count_seen(run: Run, test: LabelledImages) -> int:
-    """How many of the test images are among those of meta-training; 0 where these are not there any more."""
-    with suppress(UserError):
-        trained = set(hash_each(run.config.data.read("train").pixels))
-        return sum(key in trained for key in hash_each(test.images.pixels))
-    return 0
+    """How many of the test images are among those of meta-training."""
+    trained = run.hash_trained()
+    return sum(key in trained for key in hash_each(test.images.pixels))
 
 
 def list_rows(

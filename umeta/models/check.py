@@ -93,6 +93,11 @@ def choose_program(network: Pure, item_shape: tuple[int, ...]) -> int:
     if torch.empty(0).is_meta:  # tensors without content: there is nothing to compare
         return network.features(item_shape)
     trial = Trial(network, shrink(network, item_shape))
+    if set(network.names) - network.fixed and not trial.expected.gradients:
+        raise UserError(
+            f"metalearner.model: no gradient reaches the parameters of {type(network.module).__name__}: its forward "
+            "gives integers, or is under torch.no_grad or .detach(); leave that out, or fix them, requires_grad_(False)"
+        )
     if len(item_shape) not in (1, 3):
         network.refuse_batched(f"items have shape {item_shape}")
     if (batched := network.batched) and (why := trial.compare(partial(network.run_batched, batched))):
