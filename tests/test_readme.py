@@ -219,8 +219,6 @@ def test_the_plug_ins_work(tmp_path, monkeypatch, capsys):
     assert "5-way 1-shot" in capsys.readouterr().out
     run(f"{long[1]} proposer=my_proposer.py name=network --device cpu")
     assert "5-way 1-shot" in capsys.readouterr().out
-    (config,) = blocks("docs/plugins.md", "yaml")
-    Path("lines.yaml").write_text(config.code)
     run(f"{long[2]} train.steps=10 evaluate.tasks=10 --device cpu")
     assert "learnt by the proposer's own loss, `absolute_error`" in capsys.readouterr().out
     run(f"{long[3]} proposer=my_proposer.py name=tracked --device cpu")
