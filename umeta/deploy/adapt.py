@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -105,10 +106,10 @@ def change_learner(
     if not names:
         raise UserError("--remove: no example is left; keep one, or add some")
     learner = AdaptedLearner.adapt(before.source, items, names, before.steps)
+    with suppress(UserError):  # the run need not be there any more
+        notes += list_doubts(items, names, load_run(before.source.run, device=device, trusted=trusted))
     try:
-        run = load_run(before.source.run, device=device, trusted=trusted)
-        notes += list_doubts(items, names, run)
-        learner = learner.calibrated(run)
+        learner = learner.calibrated()
     except UserError as error:
         notes.append(f"no longer calibrated, probabilities are a plain softmax and unknown cannot be told: {error}")
     learner.save(out)

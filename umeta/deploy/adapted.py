@@ -163,13 +163,16 @@ class AdaptedLearner:
             )
 
     def calibrated(self) -> AdaptedLearner:
-        """With probabilities and the threshold for `unknown` calibrated on its own examples, copies left out.
+        """With probabilities and the threshold for `unknown` calibrated on its own examples, in whatever order.
+
+        Copies are left out.
 
         Raises:
             UserError: there is no more than one example of any class.
         """
         examples = zip(self.support, self.labels, strict=True)
-        distinct = sorted({(item.tobytes(), label): i for i, (item, label) in enumerate(examples)}.values())
+        places = {(item.tobytes(), label): i for i, (item, label) in enumerate(examples)}
+        distinct = [i for _, i in sorted(places.items())]
         source = self.source
         x = source.floats(self.support[distinct])
         with torch.no_grad():
