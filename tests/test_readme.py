@@ -219,7 +219,9 @@ def test_the_plug_ins_work(tmp_path, monkeypatch, capsys):
     assert "5-way 1-shot" in capsys.readouterr().out
     run(f"{long[1]} proposer=my_proposer.py name=network --device cpu")
     assert "5-way 1-shot" in capsys.readouterr().out
-    run(f"{long[2]} proposer=my_proposer.py name=tracked --device cpu")
+    run(f"{long[2]} train.steps=10 evaluate.tasks=10 --device cpu")
+    assert "learnt by the proposer's own loss, `absolute_error`" in capsys.readouterr().out
+    run(f"{long[3]} proposer=my_proposer.py name=tracked --device cpu")
     assert "loss" in Path("runs/tracked/tracked.txt").read_text()
     few = "proposer.iterations=1 proposer.skills=3 train.steps=1 train.meta_batch=2 train.episodes=2 env.horizon=5"
     run(f"{long[3]} {few} evaluate.goals=2 evaluate.validation=1 evaluate.episodes=2 evaluate.steps=1")

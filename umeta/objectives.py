@@ -1,4 +1,4 @@
-"""What a task's loss is: plain functions of tensors, chosen by `TaskSpec.objective`. MAML never learns which.
+"""What a task's loss is: plain functions of tensors, chosen by `TaskSpec.objective`, or one's own.
 
 Each is one weighted likelihood loss per task. A policy's output is the mean and the log standard deviation of each
 number of its action, side by side.
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from umeta.types import Batch
+from umeta.types import Batch, Loss, TaskSpec
 
 SMALLEST_STD = 0.05  # below it a policy explores no more, and its gradients explode
 
@@ -127,3 +127,8 @@ MEASURES: dict[str, dict[str, Callable[[Tensor, Batch], Tensor]]] = {  # logged 
     "policy": {"return": mean_return, "std": std},
     "regression": {},
 }
+
+
+def loss_of(spec: TaskSpec) -> Loss:
+    """Give the loss of such tasks: their own, or that of their objective."""
+    return spec.objective if callable(spec.objective) else OBJECTIVES[spec.objective]

@@ -158,6 +158,8 @@ class ProposerTraits(Traits):
     """clusters in a partition, as its option says; None where there are none"""
     partitions: int = 1
     """how many partitions of the images it makes, which bounds the memory that they take"""
+    test: Callable[[], TaskDistribution] | None = None
+    """(): give the functions to test on, of a proposer on one's own; None where those of another seed are new"""
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,8 @@ class TaskTraits(Traits):
     """[P, n] int32: the class of each image in each partition, -1 for none"""
     skills: dict[str, Tensor] | None = None
     """parameters of the skills' policies by name, stacked [skills, ...]: `start: skills` begins with their mean"""
+    x: tuple[float, float] | None = None
+    """of waves: from where to where they are looked at"""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from umeta import seeds
 from umeta.config.base import TrainConfig
 from umeta.errors import UserError
 from umeta.models.functional import average
-from umeta.objectives import MEASURES, OBJECTIVES, fisher, kl
+from umeta.objectives import MEASURES, fisher, kl, loss_of
 from umeta.runtime import distributed
 from umeta.runtime.checkpoints import State
 from umeta.runtime.devices import read
@@ -175,7 +175,7 @@ class BatchProblem:
         self.learner, self.spec, self.supports, self.query = learner, spec, supports, query
         self.theta = replace(theta, running=None)  # normalise by the batch at hand
         self.chunk, self.share = chunk, share
-        self.loss, self.measures = OBJECTIVES[spec.objective], MEASURES[spec.objective]
+        self.loss, self.measures = loss_of(spec), MEASURES.get(str(spec.objective), {})
         self.stats: Stats = {}  # the supports' normalisation statistics, averaged over the tasks
         self.before: list[Tensor] = []  # what the adapted policies put out at the first call of `loss_and_kl`
         self.graphs: dict[int, Any] = {}  # what `fisher_vector` differentiates again and again, by chunk

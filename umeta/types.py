@@ -41,7 +41,7 @@ class TaskSpec:
     """What the tasks of a distribution have in common; way and shot are the caller's choice and not here."""
 
     item_shape: tuple[int, ...]
-    objective: Literal["categorical", "policy", "regression"] = "categorical"
+    objective: Literal["categorical", "policy", "regression"] | Loss = "categorical"
     outputs: int = 0  # numbers to predict; 0 where they are the task's classes, one each
     free: int = 0  # further ones that depend on no item: a policy's log standard deviations
 
@@ -90,6 +90,7 @@ class Batch:
         return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
 
+Loss = Callable[[Tensor, Batch], Tensor]  # of a learner's output [T, N, ...] and what was asked: [T], one for each task
 Act = Callable[[Tensor], Tensor]  # what a policy answers to observations [T, E, ...]: [T, E, outputs + free]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
 import io
 import json
 import os
@@ -516,16 +517,34 @@ def test_run_finds_what_would_stop_a_later_config_before_the_first_begins(second
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_config_may_use_tasks_that_one_before_it_makes(tmp_path, monkeypatch):
+@pytest.mark.parametrize("out", [".", "X"])
+def test_a_config_may_use_tasks_and_weights_that_one_before_it_makes(tmp_path, monkeypatch, out, capsys):
+    """Those that are made now, and not what an earlier command has left beside `out`."""
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "a.yaml", CONFIG)
-    write(tmp_path / "b.yaml", {**CONFIG, "tasks": "tasks/a"})
-    assert main(["run", "a.yaml", "b.yaml", "--device", "cpu"]) == 0
+    write(tmp_path / "b.yaml", {**CONFIG, "tasks": "tasks/a", "start": "runs/a"})
+    if out != ".":
+        for left in ("tasks/a", "runs/a"):
+            (tmp_path / left).mkdir(parents=True)
+    assert main(["run", "a.yaml", "b.yaml", f"out={out}", "--device", "cpu"]) == 0
+    start = artifacts.read_json(tmp_path / out / "runs/b/manifest.json")["start"]
+    assert start["hash"] == artifacts.hash_file(tmp_path / out / "runs/a/manifest.json")
+    assert main(["evaluate", f"{out}/runs/b", "--device", "cpu"]) == 0
+    capsys.readouterr()
+    assert main(["run", "b.yaml", "out=Y"]) == (0 if out == "." else 2)  # elsewhere they are as the config names them
 
 
 @pytest.mark.parametrize(
     "command",
-    [["predict", "LEARNER", "a.png", "--out", "NO/x.csv"], ["adapt", "RUN", "--support", "a", "--out", "NO/x"]],
+    [
+        ["predict", "LEARNER", "a.png", "--out", "NO/x.csv"],
+        ["predict", "LEARNER", "a.png", "--preview", "NO/x.png"],
+        ["adapt", "RUN", "--support", "a", "--out", "NO/x"],
+        ["evaluate", "RUN", "--record", "NO/x.json"],
+        ["run", "digits_oracle_protonet", "--record", "NO/x.json"],
+        ["run", "digits_oracle_protonet", "out=NO"],
+        ["run", "--images", "a", "out=NO"],
+    ],
 )
 def test_a_place_that_cannot_be_written_is_named_at_once(place, refused, command, made_run, monkeypatch):
     monkeypatch.setattr("umeta.data.decode.open_image", None)
@@ -536,9 +555,24 @@ def test_a_place_that_cannot_be_written_is_named_at_once(place, refused, command
         refused(*words, says=[f"{no}: nothing can be written there"])
 
 
-def test_a_cache_that_cannot_be_written_is_named_with_the_way_out(images, monkeypatch, refused):
+def test_another_cache_is_taken_where_it_cannot_be_written(images, monkeypatch, umeta, refused, tmp_path):
     monkeypatch.setenv("UMETA_CACHE", "/proc/none")
-    refused("propose", "folder.yaml", says=["cache", "/proc/none", "UMETA_CACHE=DIR"])
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path / "temporary"))
+    artifacts.choose_other_cache.cache_clear()
+    code, _, err = umeta("propose", "folder.yaml")
+    assert code == 0
+    other = tmp_path / "temporary" / f"umeta-{getpass.getuser()}"
+    assert err.count("/proc/none: nothing can be written there") == 1
+    assert f"for now it is {other}" in err
+    made = {path: path.stat().st_mtime_ns for path in other.rglob("*.npy")}
+    assert made
+    assert umeta("propose", "folder.yaml", "name=again")[0] == 0
+    assert {path: path.stat().st_mtime_ns for path in other.rglob("*.npy")} == made
+    monkeypatch.setattr("tempfile.gettempdir", lambda: "/proc/neither")
+    artifacts.choose_other_cache.cache_clear()
+    refused("propose", "folder.yaml", "name=third", says=["cache", "/proc/none", "UMETA_CACHE=DIR"])
+    artifacts.choose_other_cache.cache_clear()
 
 
 def test_a_run_that_was_moved_with_its_tasks_finds_them(place):

@@ -7,6 +7,9 @@ import hashlib
 import io
 import os
 import shutil
+import struct
+import subprocess
+import sys
 import warnings
 import zipfile
 import zlib
@@ -738,3 +741,58 @@ def test_a_copied_folder_has_the_same_fingerprint(tmp_path, draw):
     (tmp_path / "b" / "cat").rename(tmp_path / "b" / "renamed")
     prints = [UnlabelledImages.of(Folder(str(tmp_path / n)).read("train").pixels).fingerprint for n in ("a", "b")]
     assert prints[0] == prints[1]
+
+
+def png_of(path: Path, side: int, left: bytes, right: bytes, kind: int, chunks: bytes = b"") -> Path:
+    """Write a square PNG in two halves of a pixel each, row by row, so that it is nowhere in memory."""
+    compressor = zlib.compressobj(1)
+    row = b"\0" + left * (side // 2) + right * (side // 2)
+    data = b"".join([*(compressor.compress(row) for _ in range(side)), compressor.flush()])
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    head = struct.pack(">IIBBBBB", side, side, 8, kind, 0, 0, 0)
+    parts = [chunk(b"IHDR", head), chunks and chunk(b"PLTE", chunks), chunk(b"IDAT", data), chunk(b"IEND", b"")]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("side", "kind", "left", "right", "palette", "each"),
+    [
+        (12_000, 2, b"\xc8\x00\x00", b"\x00\x00\xc8", b"", 4),  # RGB, of which Pillow takes four bytes a pixel
+        (9_500, 3, b"\x00", b"\x02", b"\xc8\x00\x00\x07\x07\x07\x00\x00\xc8", 1),  # a palette
+    ],
+)
+def test_a_picture_of_144_million_pixels_takes_the_memory_of_one(tmp_path, side, kind, left, right, palette, each):
+    path = png_of(tmp_path / "large.png", side, left, right, kind, palette)
+    code = (
+        "import resource, sys; from pathlib import Path; import numpy as np; from umeta.data import decode\n"
+        "rule = decode.Rule(28, 3)\n"
+        "decode.known_formats()\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "np.save(sys.argv[2], decode.open_image(Path(sys.argv[1]).read_bytes(), rule))\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
+    )
+    out = tmp_path / "item.npy"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code, path, out], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) * 1024 < (each + 0.5) * side**2
+    item = np.load(out)
+    assert (item[:, :, :10] == [[[200]], [[0]], [[0]]]).all()
+    assert (item[:, :, 18:] == [[[0]], [[0]], [[200]]]).all()
+
+
+def test_a_large_picture_is_turned_as_its_orientation_says(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
+    pixels = np.zeros((120, 110), np.uint8)
+    pixels[:60] = 200
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the top of the picture is on its right
+    for ending in ("png", "jpg", "tif"):
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, Image.registered_extensions()[f".{ending}"], exif=exif)
+        item = decode.open_image(buffer.getvalue(), decode.Rule(8, 1))[0]
+        assert (item[:, :3] < 20).all(), ending
+        assert (item[:, 5:] > 180).all(), ending

@@ -117,6 +117,7 @@ def test_a_csv_names_images_beside_it_and_any_label(place, made_run, umeta):
         ({f"five/{i}.png": (0, i) for i in range(11)}, "very uneven: 'five' has 11 images, 'six' has 1"),
         ({"unknown/0.png": (3, 0)}, "a class is named 'unknown'"),
         ({"known/0.png": "trained", "known/1.png": "trained"}, "2 of 8 images are among those of meta-training"),
+        ({"five/1.png": "red", "six/8.png": "red"}, "2 of the images have colours, and this learner sees grey ones"),
     ],
 )
 def test_doubtful_examples_are_told(place, made_run, umeta, change, says):
@@ -124,6 +125,9 @@ def test_doubtful_examples_are_told(place, made_run, umeta, change, says):
         path = place / "support" / name
         if digit_of is None:
             path.unlink()
+        elif digit_of == "red":
+            noise = np.random.default_rng(len(name)).integers(0, 200, (28, 28), np.uint8)
+            Image.merge("RGB", [Image.fromarray(noise + 55), *[Image.fromarray(noise)] * 2]).save(path)
         elif digit_of == "trained":
             path.parent.mkdir(exist_ok=True)
             Image.fromarray(Digits().read("train").pixels[int(path.stem), 0]).save(path)
@@ -255,30 +259,53 @@ def test_unknown_is_answered_where_nothing_is_near(place, learner, umeta, refuse
     assert Image.open("p.png").size[1] == 56
     assert umeta("predict", learner, "white.npy", "--overwrite")[0] == 0
     assert "unknown" not in {row["label"] for row in table("predictions.csv")}
-    X, y = np.stack([digit(0, 0), digit(1, 0)]), ["unknown", "six"]
+    X, y = np.stack([digit(label, i) for label in (0, 1) for i in (0, 1)]), ["unknown", "unknown", "six", "six"]
     FewShotClassifier(made_run("protonet"), calibrated=True).fit(X, y).save("clash")
     refused("predict", "clash", "white.npy", "--unknown", "--overwrite", says=["a class of the learner has that name"])
     FewShotClassifier(made_run("protonet")).fit(X, y).save("plain")
     refused("predict", "plain", "white.npy", "--unknown", "--overwrite", says=["not calibrated", "adapt again"])
 
 
-def test_without_the_tasks_the_learner_is_not_calibrated_and_says_so(place, made_run, umeta, tmp_path):
-    run = tmp_path / "run"
+def test_a_learner_is_calibrated_wherever_it_is_made_and_whatever_became_of_the_pictures(place, made_run, umeta):
+    """Of the run nothing is needed but its own folder."""
+    run = place / "elsewhere"
     shutil.copytree(made_run("protonet"), run)
     config = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(config.replace("tasks:", "tasks: nowhere #"))
     manifest = artifacts.read_json(run / "manifest.json")
     content = {key: manifest[key] for key in ("umeta", "true_labels", "item_shape")}
     artifacts.write_manifest(run, "run", content, list(manifest["files"]))
-    code, out, err = umeta("adapt", run, "--support", "support", "--out", "learner", "--json")
+    assert umeta("adapt", run, "--support", "support", "--out", "moved")[0] == 0
+    assert umeta("adapt", made_run("protonet"), "--support", "support", "--out", "learner")[0] == 0
+    found = [artifacts.read_json(place / name / "learner.json")["calibration"] for name in ("moved", "learner")]
+    assert found[0] == found[1]
+    assert found[0]["examples"] == 5  # of two, one and three examples
+
+
+def test_of_one_example_a_class_the_learner_is_not_calibrated_and_says_why(place, made_run, umeta):
+    for extra in ("five/1.png", "seven/1.png", "seven/2.png"):
+        (place / "support" / extra).unlink()
+    code, out, err = umeta("adapt", made_run("protonet"), "--support", "support", "--out", "learner", "--json")
     assert code == 0
     assert "not calibrated, probabilities are a plain softmax" in err
-    assert "nowhere: no such tasks" in err
+    assert "one example of a class cannot tell" in err
     assert "not calibrated" in out
     assert json.loads(out.splitlines()[-1])["calibration"] is None
     code, out, _ = umeta("inspect", "learner")
     assert code == 0
     assert "not calibrated" in out
+
+
+def test_a_calibration_of_an_earlier_version_counts_for_nothing(learner, place, umeta):
+    shutil.copytree(learner, "earlier")
+    values = artifacts.read_json(Path("earlier/learner.json"))
+    old = {"temperature": 2.0, "threshold": -1.0, "kept": 0.9, "refused": 0.5, "way": 3, "shot": 2, "tasks": 100}
+    artifacts.write_json(Path("earlier/learner.json"), {**values, "calibration": old})
+    files = list(artifacts.read_json(Path("earlier/manifest.json"))["files"])
+    artifacts.write_manifest(Path("earlier"), "learner", {"umeta": "0.1.0"}, files)
+    code, out, _ = umeta("inspect", "earlier")
+    assert (code, "not calibrated" in out) == (0, True)
+    assert umeta("predict", "earlier", "images")[0] == 0
 
 
 def test_inspect_shows_a_learner(learner, umeta):
@@ -366,6 +393,15 @@ def test_ctrl_c_leaves_no_file_behind(place, learner, umeta, monkeypatch):
 # mistakes
 
 
+def test_a_run_that_is_not_on_images_is_not_to_be_adapted(place, made_run, refused):
+    """As the run of an environment, or of functions, says of its items."""
+    shutil.copytree(made_run("protonet"), "walker")
+    manifest = artifacts.read_json(Path("walker/manifest.json"))
+    content = {"umeta": "0", "true_labels": False, "item_shape": [4], "outputs": 4}
+    artifacts.write_manifest(Path("walker"), "run", content, list(manifest["files"]))
+    refused("predict", "walker", "images", says=["not on images", "umeta evaluate walker tests it"])
+
+
 def spoil(place: Path) -> None:
     """Everything that a mistake below needs."""
     (place / "void" / "cat").mkdir(parents=True)
@@ -405,7 +441,10 @@ def spoil(place: Path) -> None:
         (["adapt", "RUN", "--support", "header.csv", "--out", "x"], ["header.csv: lists no images"]),
         (["adapt", "RUN", "--support", "label.csv", "--out", "x"], ["label.csv, line 3: the label is missing"]),
         (["adapt", "RUN", "--support", "blank.csv", "--out", "x"], ["blank.csv, line 2: the label is missing"]),
-        (["adapt", "RUN", "--support", "missing.csv", "--out", "x"], ["support/five/9.png: no such file"]),
+        (
+            ["adapt", "RUN", "--support", "missing.csv", "--out", "x"],
+            ["support/five/9.png: no such file; mend its row in missing.csv"],
+        ),
         (["adapt", "RUN", "--support", "quote.csv", "--out", "x"], ["quote.csv", "CSV"]),
         (["adapt", "RUN", "--support", "latin.csv", "--out", "x"], ["latin.csv", "UTF-8"]),
         (["adapt", "RUN", "--support", "support/five/0.png", "--out", "x"], ["0.png", "CSV"]),

@@ -118,7 +118,7 @@ def adapted(name: str, steps: int | None = None) -> AdaptedLearner:
     """A run's learner adapted to three classes of two, one and three examples, with probabilities of a temperature."""
     source = load_source(f"runs/{name}", device="cpu")[0]
     found = AdaptedLearner.adapt(source, bytes_of(6), ["b", "a", "b", "c", "c", "c"], steps)
-    calibration = Calibration(temperature=0.5, threshold=None, kept=0.0, refused=0.0, way=3, shot=2, tasks=4)
+    calibration = Calibration(0.5, None, kept=0.0, low=0.0, high=0.0, refused=None, examples=5, right=4)
     return replace(found, calibration=calibration)
 
 
@@ -237,7 +237,7 @@ def test_the_card_of_an_adapted_learner_names_its_classes(out, capsys):
         "for 3 classes",
         "by 6 labelled",
         "- b: 2 examples",
-        "temperature 0.5, fitted on 4 proposed 3-way",
+        "temperature 0.5, fitted on 5 examples",
         "Not evaluated",
         "`maml`",
     ):

@@ -3,6 +3,7 @@
 import json
 import math
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,7 +21,7 @@ from umeta.data.digits import Digits
 from umeta.errors import UserError
 from umeta.evaluation import images
 from umeta.evaluation.images import evaluate
-from umeta.evaluation.result import list_better_baselines, summarize
+from umeta.evaluation.result import list_cautions, summarize
 from umeta.evaluation.rows import find_commit, record_result
 from umeta.evaluation.run import evaluate_run
 from umeta.metalearners.protonet import ProtoNet
@@ -190,6 +191,27 @@ def test_finished_rows_are_kept_and_not_computed_again(run_folder, monkeypatch):
     monkeypatch.undo()
     other = evaluate_run(run_folder, {"evaluate": {"seed": 5}}, device="cpu")
     assert other["rows"]["tiny"] != first["rows"]["tiny"]
+
+
+def test_test_images_that_were_trained_on_are_counted_and_stamped(run_folder, monkeypatch):
+    """By their content: three of the test images replaced by such as meta-training saw, whatever their class."""
+    assert "seen" not in evaluate_run(run_folder, {"evaluate": {"baselines": []}}, device="cpu")
+    assert "trained on" not in (run_folder / "report.html").read_text()
+    read = Digits.read
+
+    def leaky(self, split):
+        items = read(self, split)
+        if split == "train":
+            return items
+        pixels = items.pixels.copy()
+        pixels[:3] = read(self, "train").pixels[-3:]
+        return replace(items, pixels=pixels)
+
+    monkeypatch.setattr(Digits, "read", leaky)
+    result = evaluate_run(run_folder, {"evaluate": {"baselines": []}}, device="cpu")
+    assert result["seen"] == 3
+    told = f"3 of the {len(read(Digits(), 'test').pixels)} test images were trained on: no test of new ones"
+    assert all(told in (run_folder / f"report.{ending}").read_text() for ending in ("md", "html"))
 
 
 def test_transductive_runs_are_stamped(tmp_path):
@@ -413,8 +435,8 @@ def test_a_report_says_where_a_baseline_is_better_by_more_than_the_intervals(bas
     variant = {"5w": {"mean": 99.0, "interval": 0.1, "tasks": 9}}  # of the learner itself, which is no baseline
     result = {"title": "A", "rows": {"pixels": other, "A": cells, "A, changed": variant}}
     expected = ["5w: a simpler method is better here, pixels"] if said else []
-    assert list_better_baselines(result) == expected
-    assert list_better_baselines({**result, "domain": "regression"}) == []
+    assert list_cautions(result) == expected
+    assert list_cautions({**result, "domain": "regression"}) == []
 
 
 def test_certainty_is_the_mean_log_probability_of_the_right_class():

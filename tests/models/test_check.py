@@ -198,6 +198,11 @@ REFUSED = {
     "other items": (lambda: nn.Linear(5, 2), r"Linear cannot take items of shape \(2, 6, 6\): RuntimeError: mat1"),
     "pair": (lambda: Net(lambda m, x: (x, x)), r"Net gives a tuple for 3 items; let its forward return a tensor"),
     "mean over items": (lambda: Net(lambda m, x: x.mean(0)), r"Net gives a tensor \[2, 6, 6\] for 3 items"),
+    "integers": (
+        lambda: Net(lambda m, x: m.body(x).long(), body=block()),
+        r"no gradient reaches the parameters of Net",
+    ),
+    "detached": (lambda: Net(lambda m, x: m.body(x).detach(), body=block()), r"no gradient reaches the parameters"),
     "squeezed": (lambda: Net(lambda m, x: x.mean((2, 3)).squeeze(0)), r"Net gives a tensor \[2\] for 1 items"),
 }
 
@@ -331,6 +336,26 @@ def test_the_librarys_own_networks_are_not_compared_again(monkeypatch: pytest.Mo
     assert not tried
     MAML(Mine(2)).build(TaskSpec((1, 16, 16)), EPISODE)
     assert tried
+
+
+@pytest.mark.parametrize(
+    ("layers", "side", "looked_at"),
+    [
+        (lambda: [nn.Conv2d(1, 16, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()], 64, 64),  # 1 million operations
+        (lambda: [nn.Conv2d(1, 256, 7, padding=3), nn.AdaptiveAvgPool2d(1), nn.Flatten()], 256, 64),  # 1,600 million
+        (lambda: [nn.Conv2d(1, 256, 7, padding=3), nn.AvgPool2d(64), nn.Flatten()], 256, 256),  # of one size alone
+    ],
+)
+def test_a_large_network_is_looked_at_on_smaller_images_where_it_takes_them(layers, side, looked_at, monkeypatch):
+    seen = []
+    run = check.Trial.__init__
+    monkeypatch.setattr(
+        check.Trial, "__init__", lambda self, network, shape: seen.append(shape) or run(self, network, (1, 64, 64))
+    )
+    network = Pure(nn.Sequential(*layers()), "group")
+    with torch.random.fork_rng():
+        choose_program(network, (1, side, side))
+    assert seen == [(1, looked_at, looked_at)]
 
 
 def test_a_network_before_a_memory_may_be_of_any_kind() -> None:

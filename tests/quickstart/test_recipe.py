@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from umeta.cli import chain
 from umeta.cli.main import main
 from umeta.config import build
 from umeta.errors import UserError
@@ -227,6 +229,39 @@ def test_a_slow_machine_gets_what_it_can_do_in_the_minutes(here, capsys, monkeyp
     assert sum(minutes) == pytest.approx(9, abs=0.01)
     assert minutes[0] / sum(minutes) == pytest.approx(0.6, abs=0.01)
     assert ("smaller pictures" in capsys.readouterr().err) == (expected[0] < 84)
+
+
+@pytest.mark.parametrize("busy", [0.0, 40.0, 400.0])
+def test_a_later_round_gets_what_is_left_of_the_minutes(busy, monkeypatch):
+    """Of 600 seconds; proposing takes `busy` of them each time, and a meta-training all it may, or half."""
+    now, given = [0.0], []
+
+    class Clock:
+        monotonic = staticmethod(lambda: now[0])
+
+    def propose(turn, **_):
+        now[0] += busy
+
+    def metatrain(turn, *, minutes, **_):
+        given.append(60 * minutes)
+        now[0] += 60 * minutes * (0.5 if len(given) == 1 else 1)
+        return Path("runs/x")
+
+    monkeypatch.setattr(chain, "time", Clock)
+    monkeypatch.setattr("umeta.stages.propose.propose", propose)
+    monkeypatch.setattr("umeta.stages.metatrain.metatrain", metatrain)
+    monkeypatch.setattr("umeta.evaluation.run.evaluate_run", lambda *a, **k: {})
+    plain = {
+        "name": "x",
+        "data": {"name": "digits"},
+        "proposer": {"name": "instances", "augment": "drawing"},
+        "metalearner": {"name": "protonet", "model": {"name": "conv4", "filters": 4}},
+        "train": {"outer": "adam", "steps": 300},
+        "rounds": [{"proposer": {"name": "progressive"}, "train": {"steps": 200}}],
+    }
+    chain.run_stages(build.build(plain), Namespace(device="cpu", resume=False), deadline=600.0)
+    first = max(1.0, 600 - busy) * 0.6
+    assert given == pytest.approx([first, max(1.0, 600 - 2 * busy - first / 2)])
 
 
 def test_too_few_minutes_are_refused_with_the_least_that_are_worth_it(here, monkeypatch):

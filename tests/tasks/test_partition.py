@@ -172,3 +172,19 @@ def test_too_few_classes_are_named_with_their_counts() -> None:
 def test_partitions_of_other_items_are_refused() -> None:
     with pytest.raises(UserError, match="partitions of 3 items cannot belong to data of 2 items"):
         PartitionTasks(np.zeros((2, 1)), np.zeros((1, 3), dtype=int))
+
+
+@pytest.mark.parametrize("number", [lambda c: c, lambda c: 7 * c + 3, lambda c: 10**9 - 6 + c, lambda c: 2**62 + c])
+def test_the_numbers_of_clusters_may_be_any_and_take_no_memory(number):
+    """The same tasks as of clusters 0 to 5."""
+    labels = np.random.default_rng(0).integers(-1, 6, (3, 60))
+    given = np.where(labels < 0, -1, number(labels.astype(np.int64)))
+    items = np.arange(60, dtype=np.uint8).reshape(60, 1, 1, 1)
+    episode = EpisodeSpec(3, 2, 2)
+    plain, tasks = PartitionTasks(items, labels), PartitionTasks(items, given)
+    assert tasks.sizes.shape == (3, 6)
+    expected, found = (one.sample(np.arange(20), episode=episode, seed=0) for one in (plain, tasks))
+    assert torch.equal(found.support_index, expected.support_index)
+    assert torch.equal(found.query_index, expected.query_index)
+    assert torch.equal(found.query_label, expected.query_label)
+    assert tasks.describe(episode) == plain.describe(episode)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,15 +18,23 @@ if TYPE_CHECKING:
     from umeta.evaluation.result import Result
 
 
-def run_chain(configs: Sequence[Any], options: argparse.Namespace, seeds: int = 1) -> dict[str, Any]:
-    """Run all stages of each config and report on them all; `seeds` configs in a row differ in their seed alone."""
+MISSING = {"start": "no such run", "tasks": "there are no such tasks"}
+
+
+def run_chain(
+    configs: Sequence[Any], options: argparse.Namespace, seeds: int = 1, deadline: float | None = None
+) -> dict[str, Any]:
+    """Run all stages of each config and report on them all; `seeds` configs in a row differ in their seed alone.
+
+    deadline: when the meta-training of each is to be over, by `time.monotonic`, in place of their `train.minutes`.
+    """
     from umeta.evaluation.rows import record_result
     from umeta.report import write
     from umeta.runtime.distributed import is_first
 
     check_chain(configs, options.record, options.resume)
     log = build_trackers(options)
-    found = [run_stages(config, options, log, options.record) for config in configs]
+    found = [run_stages(config, options, log, options.record, deadline) for config in configs]
     results = [result for result in found if result is not None]
     if not results:
         return {"report": None, "results": []}
@@ -52,10 +62,9 @@ def check_chain(configs: Sequence[Any], record: Path | None = None, resume: bool
         for turn in build_rounds(config):
             check_share(turn.train)
             check_out(turn)
-            if turn.parent and not Path(turn.parent).exists() and Path(turn.parent) not in begun:
-                raise UserError(f"start: {turn.parent}: no such run")
-            if turn.tasks and not turn.tasks_folder.exists() and turn.tasks_folder not in begun:
-                raise UserError(f"{config.name}: tasks: {turn.tasks_folder}: there are no such tasks")
+            for key, found in (("start", turn.parent), ("tasks", turn.tasks and turn.tasks_folder)):
+                if found and not Path(found).exists() and begun.isdisjoint({Path(found), Path(turn.out) / found}):
+                    raise UserError(f"{config.name}: {key}: {found}: {MISSING[key]}")
             written = [turn.run_folder] if turn.tasks else [turn.tasks_folder, turn.run_folder]
             for folder in [] if resume else written:
                 refuse_begun(folder)
@@ -64,7 +73,11 @@ def check_chain(configs: Sequence[Any], record: Path | None = None, resume: bool
 
 
 def run_stages(
-    config: Any, options: argparse.Namespace, log: Sequence[Any] = (), record: Path | None = None
+    config: Any,
+    options: argparse.Namespace,
+    log: Sequence[Any] = (),
+    record: Path | None = None,
+    deadline: float | None = None,
 ) -> Result | None:
     """Propose, meta-train and evaluate one config; return the result, or None where nothing is evaluated."""
     from umeta.config import registry
@@ -79,10 +92,12 @@ def run_stages(
     from umeta.stages.runs import load_run
 
     note(f"== {config.title or config.name}")
-    for turn in build_rounds(config):
+    turns = build_rounds(config)
+    for i, turn in enumerate(turns):
         if turn.tasks is None:
             propose.propose(turn, device=options.device, resume=options.resume, trackers=log)
-        folder = metatrain.metatrain(turn, device=options.device, resume=options.resume, trackers=log)
+        minutes = None if deadline is None else run_once(partial(share_minutes, deadline, turns[i:]))
+        folder = metatrain.metatrain(turn, device=options.device, resume=options.resume, trackers=log, minutes=minutes)
     if not config.evaluated:
         run = load_run(folder, trusted=registry.find_plugins(config.plain))
         run_once(lambda: print(write.write_untested(run, describe_provenance(run), f"{test_later(folder)} tests it.")))
@@ -93,6 +108,15 @@ def run_stages(
     known = registry.find_plugins(config.plain)
     result = evaluate_run(folder, changed, device=options.device, record=record, trusted=known, trackers=log)
     return {**result, "folder": str(folder), "tasks": str(turn.tasks_folder)}
+
+
+def share_minutes(deadline: float, turns: Sequence[Any]) -> float:
+    """Return the minutes that the first of the rounds may meta-train for: its share of those left, by meta-steps.
+
+    What it leaves is shared by those after it, and so is what their proposing takes.
+    """
+    steps = [turn.train.steps for turn in turns]
+    return max(1.0, deadline - time.monotonic()) / 60 * steps[0] / sum(steps)
 
 
 def test_later(folder: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -24,7 +25,7 @@ def add_parser(commands: Commands) -> None:
     sub.add_argument("--images", type=Path, metavar="PLACE", help=where)
     where = "with --images: a folder or zip with a folder of images per class, to evaluate on"
     sub.add_argument("--test", type=Path, metavar="PLACE", help=where)
-    text = "with --images: how long it may take (default: 30)"
+    text = "with --images: how long it may take, without the test (default: 30)"
     sub.add_argument("--minutes", type=float, metavar="N", help=text)
     text = (
         "with --images: also weigh a pre-trained network against what was learnt: a name of timm's, or torchvision:NAME"
@@ -85,12 +86,14 @@ def run_images(names: Sequence[str], changes: Sequence[str], options: argparse.N
         raise UserError("run: --record keeps results, and without --test there are none")
     if options.weights is not None and options.backbone is None:
         raise UserError(f"run: --weights {options.weights} are of which network? Add --backbone NAME")
+    began = time.monotonic()
     from umeta.config import registry
     from umeta.quickstart import recipe, route
     from umeta.runtime.allocator import keep_buffers
     from umeta.runtime.distributed import run_once
 
     keep_buffers()
+    imported = time.monotonic()
     minutes = recipe.MINUTES if options.minutes is None else options.minutes
     backbone = name_backbone(options)
     if backbone is not None:  # one that cannot be had is found before long work
@@ -104,10 +107,15 @@ def run_images(names: Sequence[str], changes: Sequence[str], options: argparse.N
             device=options.device,
             resume=options.resume,
             hold_out=route.HELD_OUT if options.backbone else 0,
+            began=began,
         )
     )
     config = load_config(str(path), changes, options)
-    result = run_chain([config], options)
+    deadline = None
+    if config.train.minutes and not options.resume and not any(word.startswith("train.minutes=") for word in changes):
+        # the pages and pictures at the end take about as long as what is imported at the beginning
+        deadline = began + 60 * minutes - 2 * (imported - began)
+    result = run_chain([config], options, deadline=deadline)
     folder = str(config.run_folder)
     if backbone is not None:
         kept, choice = run_once(lambda: route.route(config.run_folder, backbone, device=options.device))

@@ -64,10 +64,10 @@ class RunConfig:
     evaluate: Any
     seed: Seed = 0
     tasks: str | None = None
-    """the proposed tasks to meta-train on, `tasks/NAME`; by default those of this run's own name"""
+    """the proposed tasks to meta-train on, `tasks/NAME`, there or in `out`; by default those of this run's own name"""
     start: str | None = None
-    """a run whose weights meta-training starts from, `runs/NAME`; in an environment also `skills`, the mean of the
-    proposer's skills' policies"""
+    """a run whose weights meta-training starts from, `runs/NAME`, there or in `out`; in an environment also `skills`,
+    the mean of the proposer's skills' policies"""
     rounds: list[dict[str, Any]] = field(default_factory=list)
     """further rounds of `umeta run`: changes to this config's embedding, proposer, metalearner and train"""
     out: str = "."
@@ -84,11 +84,15 @@ class RunConfig:
     @property
     def parent(self) -> str | None:
         """The run that meta-training starts from."""
-        return None if self.start == SKILLS else self.start
+        return None if self.start in (None, SKILLS) else str(self.find(self.start))
 
     @property
     def tasks_folder(self) -> Path:
-        return Path(self.tasks) if self.tasks else Path(self.out) / "tasks" / self.name
+        return self.find(self.tasks) if self.tasks else Path(self.out) / "tasks" / self.name
+
+    def find(self, place: str) -> Path:
+        """Find what a command wrote: in `out` where it is there, and else as it is named."""
+        return inner if (inner := Path(self.out) / place).exists() else Path(place)
 
     @property
     def run_folder(self) -> Path:

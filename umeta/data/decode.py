@@ -33,6 +33,7 @@ LARGEST_FILE = 256 << 20  # bytes: no photograph is larger, a decompression bomb
 FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 FOREIGN = (".cr2", ".dng", ".heic", ".heif", ".nef", ".psd", ".raw", ".svg")  # pictures of formats that are not read
 NAMED = 20  # files that a message names, at most
+COLOURED = 30  # difference of a pixel's channels that the eye takes for colour, and JPEG does not make of grey
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,20 @@ def open_image(data: bytes, rule: Rule) -> np.ndarray:
         return square_pixels(picture, rule)
     with ONE_LARGE:
         picture.draft(None, (4 * rule.size, 4 * rule.size))  # a JPEG is decoded at a fraction of its size
-        return square_pixels(picture, rule)
+        return square_pixels(shrink(picture, 4 * rule.size), rule)
+
+
+def shrink(picture: Image, side: int) -> Image:
+    """Make a picture smaller, by a whole factor, to no less than `side` if it can be; no copy of its size is made."""
+    factor = max(1, min(picture.size) // side)
+    picture.load()
+    orientation = picture.getexif().tobytes()  # what loading has not seen to
+    if picture.mode in ("L", "RGB"):
+        small = picture.reduce(factor)
+    else:  # of palettes, say, there is no mean
+        small = picture.resize((picture.width // factor, picture.height // factor), 0)
+    small.info["exif"] = orientation
+    return small
 
 
 def is_picture(name: str) -> bool:
@@ -240,6 +254,11 @@ def pad_square(pixels: np.ndarray, ground: np.ndarray) -> np.ndarray:
     return square
 
 
+def has_colour(pixels: np.ndarray) -> bool:
+    """Whether an image uint8 [3, h, w] has colour in at least a hundredth of it."""
+    return float((np.ptp(pixels, axis=0) > COLOURED).mean()) >= 0.01
+
+
 def try_decode(read: Callable[[], bytes], rule: Rule) -> np.ndarray | Exception:
     """`image` of what `read` gives, or why it cannot be read."""
     try:
@@ -287,7 +306,7 @@ def decode(found: Sequence[File], rule: Rule, *, root: Path, skip_bad: bool = Fa
         "rule": asdict(rule),
         "skip": skip_bad,
     }
-    folder = artifacts.cache_folder() / "images" / artifacts.hash_value(identity)
+    folder = artifacts.find_cached(f"images/{artifacts.hash_value(identity)}", "images")
 
     def make(folder: Path) -> list[str]:
         kept: list[int] = []

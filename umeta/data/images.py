@@ -60,9 +60,8 @@ class UnlabelledImages:
         pixels = to_pixels(pixels)
         if len(pixels) == 0:
             raise UserError("no images: the data is empty")
-        flat = np.ascontiguousarray(pixels).reshape(len(pixels), -1)
-        hashes = [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in flat]
-        rows = np.array(sorted(range(len(flat)), key=hashes.__getitem__), dtype=np.int64)
+        hashes = hash_each(pixels)
+        rows = np.array(sorted(range(len(pixels)), key=hashes.__getitem__), dtype=np.int64)
         if on_disk and pixels.nbytes > LARGE:
             return cls(reorder_on_disk(pixels, rows, b"".join(sorted(hashes))), rows)
         return cls(pixels[rows], rows)
@@ -117,6 +116,11 @@ def share(array: np.ndarray) -> Tensor:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         return torch.from_numpy(np.require(array, requirements="C"))
+
+
+def hash_each(pixels: np.ndarray) -> list[bytes]:
+    """Hash the content of each image [n, C, H, W]."""
+    return [hashlib.blake2b(item.tobytes(), digest_size=16).digest() for item in pixels]
 
 
 def to_float(pixels: Tensor) -> Tensor:

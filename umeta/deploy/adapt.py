@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 
 from umeta.data import decode
 from umeta.data.folder import classify, folders_of
+from umeta.data.images import hash_each
 from umeta.data.inputs import Format, describe_unreadable
 from umeta.data.spreadsheet import read_table
 from umeta.deploy.adapted import AdaptedLearner, load_source, refuse_to_overwrite, refuse_transductive
@@ -39,7 +41,7 @@ def adapt_run(
 ) -> tuple[AdaptedLearner, list[str]]:
     """Adapt a run to labelled images and write the learner to `out`; return it and what the person must be told.
 
-    The learner is calibrated where the run's tasks and data are at hand.
+    The learner is calibrated where there are two examples of a class.
 
     support: a folder with a folder of images for each class, or a CSV with the columns path and label.
     options: of the run's meta-learner, to be changed.
@@ -52,12 +54,15 @@ def adapt_run(
     refuse_to_overwrite(out)
     source, run = load_source(folder, options, device=device, trusted=trusted)
     refuse_transductive(source)
-    items, names, bad = decode_examples(find_examples(support), source.format, support, skip_bad)
+    examples = find_examples(support)
+    items, names, bad = decode_examples(examples, source.format, support, skip_bad)
     notes = [decode.describe_left_out(bad)] if bad else []
+    if len(items[0]) == 1 and (coloured := count_coloured(examples, source.format)):
+        notes.append(f"{coloured} of the images have colours, and this learner sees grey ones: colours tell it nothing")
     notes += list_doubts(items, names, run)
     learner = AdaptedLearner.adapt(source, items, names, run.test_steps)
     try:
-        learner = learner.calibrated(run)
+        learner = learner.calibrated()
     except UserError as error:
         notes.append(f"not calibrated, probabilities are a plain softmax and unknown cannot be told: {error}")
     learner.save(out)
@@ -101,10 +106,10 @@ def change_learner(
     if not names:
         raise UserError("--remove: no example is left; keep one, or add some")
     learner = AdaptedLearner.adapt(before.source, items, names, before.steps)
+    with suppress(UserError):  # the run need not be there any more
+        notes += list_doubts(items, names, load_run(before.source.run, device=device, trusted=trusted))
     try:
-        run = load_run(before.source.run, device=device, trusted=trusted)
-        notes += list_doubts(items, names, run)
-        learner = learner.calibrated(run)
+        learner = learner.calibrated()
     except UserError as error:
         notes.append(f"no longer calibrated, probabilities are a plain softmax and unknown cannot be told: {error}")
     learner.save(out)
@@ -129,8 +134,8 @@ def list_doubts(items: np.ndarray, names: list[str], run: Run) -> list[str]:
     found: list[str] = []
     shots = Counter(names)
     places: dict[bytes, list[str]] = {}
-    for item, name in zip(items, names, strict=True):
-        places.setdefault(item.tobytes(), []).append(name)
+    for key, name in zip(hash_each(items), names, strict=True):
+        places.setdefault(key, []).append(name)
     if len(shots) == 1:
         found.append(f"there is one class only, '{names[0]}': every image will be answered with it")
     if mixed := [sorted(set(labels)) for labels in places.values() if len(set(labels)) > 1]:
@@ -142,10 +147,8 @@ def list_doubts(items: np.ndarray, names: list[str], run: Run) -> list[str]:
         found.append(f"the classes are very uneven: '{most}' has {many} images, '{least}' has {few}")
     if UNKNOWN in shots:
         found.append(f"a class is named '{UNKNOWN}', so that predict --unknown, which answers that, will be refused")
-    with suppress(UserError):  # the images of the run need not be there any more
-        trained = {key for item in run.config.data.read("train").pixels if (key := item.tobytes()) in places}
-        if seen := sum(len(places[key]) for key in trained):
-            found.append(f"{seen} of {len(items)} images are among those of meta-training: not a test of new ones")
+    if seen := sum(len(places[key]) for key in places.keys() & run.hash_trained()):
+        found.append(f"{seen} of {len(items)} images are among those of meta-training: not a test of new ones")
     return found
 
 
@@ -187,10 +190,8 @@ def decode_examples(
     Raises:
         UserError: a file is not an image, or a class is left without any.
     """
-    rule = format.rule
-    with decode.silence_pillow(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = list(pool.map(partial(decode.try_decode, rule=rule), [read for _, _, read in found]))
     items, names, bad = [], [], []
+    results = try_all(found, format.rule)
     for (name, label, _), result in zip(found, results, strict=True):
         if isinstance(result, np.ndarray):
             items.append(result)
@@ -198,7 +199,21 @@ def decode_examples(
         elif skip_bad and not isinstance(result, FileNotFoundError):
             bad += [name] if decode.is_picture(name) else []
         else:
-            raise UserError(f"{describe_unreadable(name, result)}; remove it, or leave it out: without --strict")
+            missing = isinstance(result, FileNotFoundError)
+            hint = f"mend its row in {place}" if missing else "remove it, or leave it out: without --strict"
+            raise UserError(f"{describe_unreadable(name, result)}; {hint}")
     if empty := sorted({label for _, label, _ in found} - set(names)):
         raise UserError(f"{place}: class '{empty[0]}' has no readable image; add at least one")
     return np.stack(items), names, bad
+
+
+def count_coloured(found: list[Example], format: Format) -> int:
+    """How many of the images have colours."""
+    results = try_all(found, replace(format.rule, channels=3))
+    return sum(isinstance(result, np.ndarray) and decode.has_colour(result) for result in results)
+
+
+def try_all(found: list[Example], rule: decode.Rule) -> list[np.ndarray | Exception]:
+    """Decode every file, or say why it cannot be read."""
+    with decode.silence_pillow(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(partial(decode.try_decode, rule=rule), [read for _, _, read in found]))

@@ -13,19 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from umeta import seeds
 from umeta.config import registry
 from umeta.data.images import to_float
 from umeta.data.inputs import Format
-from umeta.deploy.calibration import Calibration, calibrate, class_means, nearness
+from umeta.deploy.calibration import Calibration, calibrate, class_means, nearness, one_task
 from umeta.draw import mosaic
 from umeta.errors import UserError
 from umeta.runtime import artifacts
 from umeta.runtime.devices import to_device
 from umeta.stages.runs import Run, load_run
-from umeta.stages.tasks import load_tasks
 from umeta.train import check_fits, part, unpack
-from umeta.types import Adapted, Batch, EpisodeSpec, MetaLearner, TaskSpec, Theta
+from umeta.types import Adapted, EpisodeSpec, MetaLearner, TaskSpec, Theta
 from umeta.version import __version__
 
 FILES = ["learner.json", "model.safetensors", "support.npy", "support.png"]
@@ -136,8 +134,7 @@ class AdaptedLearner:
         classes, labels = index_labels(names)
         if len(labels) != len(support):
             raise UserError(f"labels: {len(labels)} for {len(support)} images; expected one for each")
-        y = torch.from_numpy(labels)[None].to(source.device)
-        batch = Batch(source.floats(support)[None], y, torch.ones_like(y, dtype=torch.bool), len(classes))
+        batch = one_task(source.floats(support), torch.from_numpy(labels).to(source.device), len(classes))
         with torch.no_grad():
             adapted = source.learner.adapt(source.theta, batch, steps=steps)
         return cls(source, steps, classes, support, labels, adapted)
@@ -165,24 +162,21 @@ class AdaptedLearner:
                 "fit it again on all of them (learners of class prototypes, such as ProtoNet, can take more)"
             )
 
-    def calibrated(self, run: Run) -> AdaptedLearner:
-        """With probabilities and the threshold for `unknown` calibrated on the run's proposed tasks.
+    def calibrated(self) -> AdaptedLearner:
+        """With probabilities and the threshold for `unknown` calibrated on its own examples, in whatever order.
+
+        Copies are left out.
 
         Raises:
-            UserError: tasks or data are no longer there, are not those the run was trained on, or cannot give episodes.
+            UserError: there is no more than one example of any class.
         """
-        tasks, manifest = load_tasks(run.config)
-        if artifacts.hash_value(manifest) != artifacts.read_json(run.folder / "tasks.json")["hash"]:
-            raise UserError(f"{run.config.tasks_folder} is not what {run.folder} was trained on")
-        calibration = calibrate(
-            self.source.learner,
-            self.source.theta,
-            tasks.to(self.source.device),
-            way=len(self.classes),
-            shot=round(float(np.median(self.shots))),
-            steps=self.steps,
-            seed=seeds.integer(run.config.seed, "calibration"),
-        )
+        examples = zip(self.support, self.labels, strict=True)
+        places = {(item.tobytes(), label): i for i, (item, label) in enumerate(examples)}
+        distinct = [i for _, i in sorted(places.items())]
+        source = self.source
+        x = source.floats(self.support[distinct])
+        with torch.no_grad():
+            calibration = calibrate(source.learner, source.theta, x, self.labels[distinct], self.steps)
         return replace(self, calibration=calibration)
 
     def logits(self, items: np.ndarray) -> Tensor:
@@ -206,7 +200,8 @@ class AdaptedLearner:
         probabilities = self.probabilities(items)
         found = probabilities.argmax(1)
         if unknown:
-            near = nearness(self.source.features(items), self.means)
+            shots = torch.from_numpy(self.shots).to(self.source.device)
+            near = nearness(self.source.features(items), self.means, shots)
             found[(near < self.threshold()).cpu().numpy()] = -1
         return found, probabilities
 
@@ -214,8 +209,8 @@ class AdaptedLearner:
         """Return the nearness below which an image is unknown. Raises UserError when the learner has none."""
         if self.calibration is None:
             raise UserError(
-                "unknown: the learner is not calibrated, so it cannot tell what is unknown; adapt again where the "
-                f"tasks and the data of {self.source.run} are at hand"
+                "unknown: the learner is not calibrated, so it cannot tell what is unknown; adapt again to two "
+                "examples or more of each class"
             )
         if self.calibration.threshold is None:
             raise UserError("unknown: the learner gives an image no features of its own to tell what is near")
@@ -261,7 +256,12 @@ class AdaptedLearner:
         Raises:
             UserError: missing, damaged, of another kind or version, or it names a plug-in that is not trusted.
         """
-        if artifacts.read_manifest(folder, "learner", "run")["kind"] == "run":
+        manifest = artifacts.read_manifest(folder, "learner", "run")
+        if manifest["kind"] == "run" and len(manifest.get("item_shape", ())) != 3:
+            raise UserError(
+                f"{folder}: a run that is not on images, which predict is about; umeta evaluate {folder} tests it"
+            )
+        if manifest["kind"] == "run":
             raise UserError(
                 f"{folder}: a run, which knows no classes yet; with a folder of images per class in DIR, adapt it "
                 f"first: umeta adapt {folder} --support DIR --out learner"
@@ -273,6 +273,8 @@ class AdaptedLearner:
         with artifacts.refuse_malformed(folder):
             if support.dtype != np.uint8 or support.shape != (len(values["labels"]), *values["shape"]):
                 raise ValueError(f"examples {support.dtype} {support.shape}")
+            if not set(values["labels"]) <= set(range(len(values["classes"]))):
+                raise ValueError("a label of no class")
             learner = registry.build_part("metalearner", values["metalearner"])
             episode = EpisodeSpec(len(values["classes"]), 1, 1)
             check_fits(part(tensors, "params."), learner, TaskSpec(tuple(values["shape"])), episode, folder)
@@ -318,7 +320,7 @@ class AdaptedLearner:
             support,
             np.array(values["labels"], dtype=np.int64),
             Adapted(part(here, "adapted."), part(here, "stats.")),
-            Calibration(**values["calibration"]) if values["calibration"] else None,
+            Calibration.read(values["calibration"]),
         )
 
 
@@ -329,11 +331,11 @@ def describe(values: Mapping[str, Any]) -> list[str]:
     more = f", and {len(names) - 12} more classes" if len(names) > 12 else ""
     oracle = ", trained with true labels" if values["true_labels"] else ""
     oracle += f", pre-trained on {values['pretrained']}" if values.get("pretrained") else ""
-    calibration = values["calibration"]
+    calibration = Calibration.read(values["calibration"])
     return [
         f"learner: {values['metalearner']['name']} of {values['run']}{oracle}, images {Format(values['shape'])}",
         f"examples of {len(names)} classes: {counted}{more}",
-        str(Calibration(**calibration)) if calibration else "not calibrated: probabilities are a plain softmax",
+        str(calibration) if calibration else "not calibrated: probabilities are a plain softmax",
     ]
 
 

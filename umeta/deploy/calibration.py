@@ -1,16 +1,16 @@
-"""Calibration on proposed tasks, without any label: how sure an answer is, and when nothing known is near.
+"""Calibration on a learner's own examples: how sure an answer is, and when nothing known is near.
 
-Both numbers are fitted on fresh tasks of the run's own distribution: as many classes and shots as the learner was
-adapted to, and queries of those classes and of one class more that the support leaves out. The images and clusters of
-those tasks were there in meta-training, and the learner does better on them than on new classes. So probabilities of
-new classes stay overconfident, and where new classes are wider than the clusters were, more of them is refused as
-unknown than was of the clusters.
+Each example is answered by a learner that has not seen it, adapted to the others, a fold of them at a time. What that
+says holds for new pictures of the same classes, as unlike those of meta-training as they may be, and with a little less
+than as many examples a class as there are: with two of each, probabilities come out too careful by a few points.
+One example of a class cannot say how unlike its pictures are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,40 +18,48 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from umeta.errors import UserError
-from umeta.types import Batch, EpisodeSpec, FeatureLearner, MetaLearner, TaskDistribution, Theta
+from umeta.types import Batch, FeatureLearner, MetaLearner, Theta
 
-QUERIES = 3  # of each class of a calibration task
-IMAGES = 3000  # in all calibration tasks together, about
-CHUNK = 4  # calibration tasks adapted at a time
+LOST = 10  # of so many pictures of known classes one may be taken for unknown; more where examples are few
+FOLDS = 5  # at most
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What was fitted, and on which tasks."""
+    """What was fitted, and on how many examples."""
 
     temperature: float
     """logits are divided by it"""
     threshold: float | None
     """answers whose `nearness` is below it are `unknown`; None for a learner without features of its own"""
     kept: float
-    """share of the calibration queries of known classes that are not below the threshold"""
-    refused: float
-    """share of the calibration queries of left-out classes that are"""
-    way: int
-    shot: int
-    tasks: int
+    """share of new pictures of known classes that is expected not to be below the threshold"""
+    low: float
+    high: float
+    """where that share is with 90 % probability, as far as so few examples can tell"""
+    refused: float | None
+    """share of the examples of a class that is below the threshold of a learner of the others; None of one class"""
+    examples: int
+    """how many were left out in turn"""
+    right: int
+    """how many of them were answered right"""
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any] | None) -> Calibration | None:
+        """Read stored values; those of earlier versions, fitted on the images of meta-training, count for nothing."""
+        return cls(**values) if values and "examples" in values else None
 
     def __str__(self) -> str:
-        unknown = (
-            f"the threshold for unknown keeps {self.kept:.0%} of queries of known classes and refuses "
-            f"{self.refused:.0%} of others"
-            if self.threshold is not None
-            else "no threshold for unknown"
+        told = (
+            f"calibrated on {self.examples} examples, left out in turn: {self.right} were answered right; temperature "
+            f"{self.temperature:.3g}; "
         )
-        return (
-            f"calibrated on {self.tasks} proposed {self.way}-way {self.shot}-shot tasks: temperature "
-            f"{self.temperature:.3g}; {unknown}"
-        )
+        if self.threshold is None:
+            return told + "no threshold for unknown"
+        told += f"--unknown keeps about {self.kept:.0%} of these classes' pictures ({self.low:.0%} to {self.high:.0%})"
+        if self.refused is None:
+            return told
+        return told + f", and refused {self.refused:.0%} of the examples of a class left out"
 
 
 def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
@@ -85,38 +93,39 @@ def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
-    """Find the T > 0 that minimises the cross-entropy of `softmax(logits / T)` (temperature scaling, Guo et al. 2017).
+    """Find the T > 0 at which the mean confidence of `softmax(logits / T)` is the share of right answers.
 
-    The targets are smoothed as if every class had been seen once more (Platt 1999): T stays above zero even where every
-    answer is right.
+    That of minimal cross-entropy (Guo et al. 2017) needs more answers than there are examples: the one that is most
+    wrong decides it. The share is counted as if half an answer more were right and half a one wrong (Jeffreys), so that
+    T stays above zero where every answer is right.
 
     logits: [n, way]; labels: [n] int64 below way.
     """
     z = logits.double()
-    n, way = z.shape
-    smooth = (F.one_hot(labels, way).double() * n + 1) / (n + way)
-    wanted = (smooth * z).sum(1).mean()
-    low, high = -12.0, 12.0  # of log(1 / T); the loss is convex in 1 / T, and this is its slope
+    share = (int((z.argmax(1) == labels).sum()) + 0.5) / (len(z) + 1)
+    low, high = -12.0, 12.0  # of log(1 / T), in which the confidence grows
     for _ in range(60):
         middle = (low + high) / 2
-        slope = ((z * np.exp(middle)).softmax(1) * z).sum(1).mean() - wanted
-        low, high = (low, middle) if slope > 0 else (middle, high)
+        sure = (z * np.exp(middle)).softmax(1).amax(1).mean()
+        low, high = (low, middle) if sure > share else (middle, high)
     return float(np.exp(-low))
 
 
-def fit_threshold(known: np.ndarray, unknown: np.ndarray) -> tuple[float, float, float]:
-    """Return the threshold that tells scores of known from scores of unknown best: (threshold, kept, refused).
+def fit_threshold(known: np.ndarray) -> tuple[float, float, float, float]:
+    """Return the threshold that loses one in `LOST` of new scores, the share it keeps, and that share's 90 % interval.
 
-    It maximises the mean of the share of `known` at or above it and the share of `unknown` below it (Youden 1950).
+    Of n scores and a new one every order is as likely, so that the new one is below the k-th smallest with probability
+    k / (n + 1) (split conformal prediction, Vovk et al. 2005): on average. With the n scores that there are, the share
+    kept is that of a beta distribution.
 
-    known, unknown: [n], [m] scores, larger for known.
+    known: [n] scores, larger for known.
     """
-    candidates = np.unique(np.concatenate([known, unknown]))
-    candidates = np.append((candidates[1:] + candidates[:-1]) / 2, candidates[0])
-    kept = 1 - np.searchsorted(np.sort(known), candidates) / len(known)
-    refused = np.searchsorted(np.sort(unknown), candidates) / len(unknown)
-    best = int(np.argmax(kept + refused))
-    return float(candidates[best]), float(kept[best]), float(refused[best])
+    from scipy.stats import beta
+
+    n = len(known)
+    rank = max(1, (n + 1) // LOST)
+    low, high = beta.ppf([0.05, 0.95], n + 1 - rank, rank)
+    return float(np.sort(known)[rank - 1]), 1 - rank / (n + 1), float(low), float(high)
 
 
 def class_means(features: Tensor, labels: Tensor, way: int) -> Tensor:
@@ -125,46 +134,68 @@ def class_means(features: Tensor, labels: Tensor, way: int) -> Tensor:
     return member.mT @ features / member.sum(0)[:, None]
 
 
-def nearness(features: Tensor, means: Tensor) -> Tensor:
-    """Minus the squared distance to the nearest class mean: [n] of features [n, d] and means [way, d].
+def nearness(features: Tensor, means: Tensor, shots: Tensor) -> Tensor:
+    """Minus the squared distance to the nearest class mean: [n] of features [n, d], means [way, d] and shots [way].
 
-    Softmax probabilities only compare the known classes with each other, and tell an unknown class much worse.
+    From the mean of n examples a picture of the same class is 1 + 1 / n times as far, squared, as from the mean of all
+    of them; the distances are divided by that. Softmax probabilities only compare the known classes with each other,
+    and tell an unknown class much worse.
     """
-    return -torch.cdist(features, means).square().amin(1)
+    return -(torch.cdist(features, means).square() / (1 + 1 / shots)).amin(1)
 
 
-def calibrate(
-    learner: MetaLearner, theta: Theta, tasks: TaskDistribution, *, way: int, shot: int, steps: int | None, seed: int
-) -> Calibration:
-    """Fits temperature and threshold on tasks of this way and shot, or the nearest below that there are.
+def calibrate(learner: MetaLearner, theta: Theta, x: Tensor, labels: np.ndarray, steps: int | None) -> Calibration:
+    """Leave examples x [n, C, H, W] and their labels [n] out in turn, and fit temperature and threshold on the answers.
 
-    steps: inner steps, as for `adapt`. seed: of the tasks; another than meta-training's.
+    steps: inner steps, as for `adapt`.
 
     Raises:
-        UserError: the tasks cannot give even two classes and one left out, or the learner cannot do their way.
+        UserError: there is no more than one example of any class.
     """
-    episode, count = feasible(tasks, way, shot, seed)
-    own_features = has_own_features(learner, theta, tasks.spec.item_shape)
-    logits, labels, known, unknown = [], [], [], []
-    with torch.no_grad():
-        for support, query in held_out(tasks, episode, count, seed):
-            output = learner.predict(theta, learner.adapt(theta, support, steps=steps), query.x)
-            inside = query.y < support.way
-            logits.append(output[inside])
-            labels.append(query.y[inside])
-            for t in range(len(support) if own_features else 0):
-                assert isinstance(learner, FeatureLearner)
-                means = class_means(learner.features(theta, support.x[t]), support.y[t], support.way)
-                score = nearness(learner.features(theta, query.x[t]), means)
-                known.append(score[inside[t]])
-                unknown.append(score[~inside[t]])
-    threshold, kept, refused = (
-        fit_threshold(torch.cat(known).cpu().numpy(), torch.cat(unknown).cpu().numpy())
-        if own_features
-        else (None, 0.0, 0.0)
+    y = torch.from_numpy(labels).to(x.device)
+    shots = torch.bincount(y)
+    way = len(shots)
+    z = learner.features(theta, x) if has_own_features(learner, theta, tuple(x.shape[1:])) else None
+    logits, known, order = [], [], []
+    for out in map(torch.from_numpy, folds(labels)):
+        adapted = learner.adapt(theta, one_task(x[~out], y[~out], way), steps=steps)
+        logits.append(learner.predict(theta, adapted, x[out][None])[0])
+        order.append(y[out])
+        if z is not None:
+            known.append(nearness(z[out], class_means(z[~out], y[~out], way), torch.bincount(y[~out])))
+    if not order:
+        raise UserError(
+            "one example of a class cannot tell how unlike its pictures are; give two of each or more, five are better"
+        )
+    answers, right = torch.cat(logits), torch.cat(order)
+    threshold, kept, low, high, refused = None, 0.0, 0.0, 0.0, None
+    if z is not None:
+        threshold, kept, low, high = fit_threshold(torch.cat(known).cpu().numpy())
+        means = class_means(z, y, way)
+        others = [nearness(z[y == c], means[o], shots[o]) for c in range(way) if (o := torch.arange(way) != c).any()]
+        refused = float((torch.cat(others) < threshold).double().mean()) if others else None
+    return Calibration(
+        fit_temperature(answers, right),
+        threshold,
+        kept,
+        low,
+        high,
+        refused,
+        examples=len(right),
+        right=int((answers.argmax(1) == right).sum()),
     )
-    temperature = fit_temperature(torch.cat(logits), torch.cat(labels))
-    return Calibration(temperature, threshold, kept, refused, episode.way - 1, episode.shot, count)
+
+
+def folds(labels: np.ndarray) -> Iterator[np.ndarray]:
+    """Which examples to leave out at a time, [n] bool: each once, and never all of a class; a single one never."""
+    shots = np.bincount(labels)
+    place = np.empty(len(labels), np.int64)
+    for label, count in enumerate(shots):
+        place[labels == label] = np.arange(count)
+    number = min(FOLDS, shots.max(initial=0))
+    for i in range(number):
+        if (left_out := (place % number == i) & (shots[labels] > 1)).any():
+            yield left_out
 
 
 def has_own_features(learner: MetaLearner, theta: Theta, shape: tuple[int, ...]) -> bool:
@@ -179,29 +210,6 @@ def has_own_features(learner: MetaLearner, theta: Theta, shape: tuple[int, ...])
     return bool((together - alone).norm() <= 0.02 * alone.norm())  # more than rounding in bfloat16
 
 
-def feasible(tasks: TaskDistribution, way: int, shot: int, seed: int) -> tuple[EpisodeSpec, int]:
-    """Episodes of `way` classes and one more, and how many of them; shot is halved first, then way, where they fail."""
-    ways = [max(2, way) >> i for i in range(way.bit_length()) if max(2, way) >> i >= 2]
-    shots = [shot >> i for i in range(shot.bit_length())]
-    failure = None
-    for w in ways:
-        for s in shots:
-            episode = EpisodeSpec(w + 1, s, QUERIES)
-            count = int(np.clip(IMAGES // (episode.way * (s + QUERIES)), 12, 100))
-            try:
-                tasks.sample(np.arange(count), episode=episode, seed=seed)
-            except UserError as error:
-                failure = error
-            else:
-                return episode, count
-    raise UserError(f"no tasks to calibrate on: {failure}")
-
-
-def held_out(tasks: TaskDistribution, episode: EpisodeSpec, count: int, seed: int) -> Iterator[tuple[Batch, Batch]]:
-    """Supports of all but each task's last class, and queries of all of them, whose label `way` says: left out."""
-    for start in range(0, count, CHUNK):
-        batch = tasks.sample(np.arange(start, min(start + CHUNK, count)), episode=episode, seed=seed)
-        support, query = batch.support(), batch.query()
-        kept = support.y < episode.way - 1  # as many in every task
-        x, y, mask = (value[kept].unflatten(0, (len(support), -1)) for value in (support.x, support.y, support.mask))
-        yield Batch(x, y, mask, episode.way - 1), replace(query, way=episode.way - 1)
+def one_task(x: Tensor, y: Tensor, way: int) -> Batch:
+    """Make the support [1, n, ...] of one task of items x [n, ...] and their labels y [n]."""
+    return Batch(x[None], y[None], torch.ones_like(y, dtype=torch.bool)[None], way)

@@ -31,8 +31,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     run: the meta-trained learner, `runs/NAME`.
     options: of its meta-learner, to be changed, such as `{"normalisation": "support"}`.
     steps: of adaptation; by default those of the run's own evaluation.
-    calibrated: whether `fit` also calibrates `predict_proba` on the run's proposed tasks (umeta/calibration.py); takes
-        seconds, and the tasks and data of the run.
+    calibrated: whether `fit` also calibrates `predict_proba` on the examples, left out in turn (see
+        `umeta.deploy.calibration`); needs two of a class, better five, and adapts up to five times more.
     unknown: the label to answer with where no class is near, such as `"unknown"` or `-1`; None for never. Needs what
         `calibrated` needs, and twice the time in `predict`. `predict_proba` stays about the known classes.
     device: auto, cpu, cuda or cuda:N.
@@ -152,7 +152,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     def _fitted(self, learner: AdaptedLearner) -> FewShotClassifier:
         if self.calibrated or self.unknown is not None:
             try:
-                learner = learner.calibrated(self._source()[1])
+                learner = learner.calibrated()
             except UserError as error:
                 if self.unknown is not None:
                     raise UserError(f"unknown: cannot be calibrated: {error}") from error

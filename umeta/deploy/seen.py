@@ -44,7 +44,7 @@ def see(source: MetaLearnt, root: Path) -> Seen:
     files = [found[i] for i in kept]
     learnt = artifacts.hash_file(Path(source.run) / "manifest.json")
     identity = [learnt, str(root.resolve()), [(file.name, *file.stamp) for file in files], asdict(rule)]
-    folder = artifacts.cache_folder() / "seen" / artifacts.hash_value(identity)
+    folder = artifacts.find_cached(f"seen/{artifacts.hash_value(identity)}", "seen")
 
     def make(temporary: Path) -> list[str]:
         bar = Progress("look at pictures", len(items))

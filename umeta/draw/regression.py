@@ -6,14 +6,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from umeta.draw import mosaic
 from umeta.draw.curves import SHOWN, colours
-from umeta.tasks.sinusoid import SinusoidTasks
-from umeta.types import EpisodeSpec
+from umeta.parts import TaskTraits
+from umeta.types import EpisodeSpec, TaskDistribution
 
 
 @dataclass(frozen=True)
@@ -49,17 +50,21 @@ def draw_fits(path: Path, panels: Sequence[Fit]) -> None:
     mosaic.save(mosaic.render(figure), path)
 
 
-def draw_tasks(tasks: SinusoidTasks, episode: EpisodeSpec) -> np.ndarray:
-    """Draw the first tasks, each a wave with the points to adapt to: [H, W, 3] uint8."""
+def draw_tasks(tasks: TaskDistribution, episode: EpisodeSpec) -> np.ndarray:
+    """Draw the first tasks, each with the points to adapt to, and the waves that some are of: [H, W, 3] uint8.
+
+    Of several numbers in x and in y the first.
+    """
     from matplotlib.figure import Figure
 
-    batch = tasks.sample(np.arange(SHOWN), episode=episode, seed=0)
-    x = torch.linspace(*tasks.x, 200)
-    support, curves = batch.support(), batch.at(x).query().y[..., 0]
+    batch: Any = tasks.sample(np.arange(SHOWN), episode=episode, seed=0)
+    support = batch.support()
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     for i, colour in enumerate(colours(SHOWN)):
-        axes.plot(x.numpy(), curves[i].numpy(), color=colour, linewidth=1)
+        if between := TaskTraits.of(tasks).x:
+            x = torch.linspace(*between, 200)
+            axes.plot(x.numpy(), batch.at(x).query().y[i, :, 0].numpy(), color=colour, linewidth=1)
         axes.plot(support.x[i, :, 0].numpy(), support.y[i, :, 0].numpy(), ".", color=colour)
     axes.set(xlabel="x", ylabel="y", title=f"the first {SHOWN} tasks, with their support")
     return mosaic.render(figure)

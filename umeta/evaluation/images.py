@@ -20,6 +20,7 @@ from umeta.benchmarks.protocols import load_test_images, resolve_episodes
 from umeta.config import registry
 from umeta.config.images import Config
 from umeta.config.reading import merge
+from umeta.data.images import hash_each
 from umeta.deploy.calibration import expected_calibration_error, reliability
 from umeta.draw.curves import Curve
 from umeta.errors import UserError, suggest
@@ -140,6 +141,7 @@ def evaluate_run(run: Run, device: str, record: Path | None = None, trackers: Se
             "name": settings.protocol,
             "split": f"{run.config.plain['data'].get('split', '')} {settings.split}".strip(),
             "classes": len(test.names),
+            "images": len(test.images),
             "attributes": 0 if test.attributes is None else test.attributes.shape[1],  # which tasks are then made of
             "queries": first.query,
             "tasks": count,
@@ -155,6 +157,7 @@ def evaluate_run(run: Run, device: str, record: Path | None = None, trackers: Se
         "step_curves": {f"{name}, by steps": found for name, found in done["step_curves"].items()},
         "extrapolation": {f"{change}, {first}": {title: part} for change, part in done["extrapolation"].items()},
         "calibration": done["calibration"][str(first)],
+        **({"seen": seen} if (seen := distributed.run_once(lambda: count_seen(run, test))) else {}),
         **describe_provenance(run),
     }
 
@@ -192,6 +195,12 @@ def check(config: Config, record: Path | None = None) -> LabelledImages:
     if record is not None:
         read_results(record)
     return test
+
+
+def count_seen(run: Run, test: LabelledImages) -> int:
+    """How many of the test images are among those of meta-training."""
+    trained = run.hash_trained()
+    return sum(key in trained for key in hash_each(test.images.pixels))
 
 
 def list_rows(

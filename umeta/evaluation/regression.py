@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -33,13 +33,13 @@ from umeta.evaluation.rows import (
 )
 from umeta.metalearners.maml import MAML
 from umeta.objectives import log_likelihood, squared_error
-from umeta.parts import Tracker
+from umeta.parts import ProposerTraits, TaskTraits, Tracker
 from umeta.report import write
 from umeta.runtime.loop import RunContext, start_trackers
 from umeta.stages.runs import Run
 from umeta.tasks.sinusoid import SinusoidTasks
 from umeta.train import metatrain
-from umeta.types import Batch, EpisodeSpec, MetaLearner, Theta
+from umeta.types import Batch, EpisodeSpec, MetaLearner, TaskDistribution, Theta
 
 BASELINES = {"oracle": "oracle, told amplitude and phase", "pretrained": "pretrained on all tasks, fine-tuned"}
 RATES = (0.001, 0.003, 0.01, 0.03, 0.1)  # step sizes that fine-tuning the pretrained network is tuned over
@@ -62,7 +62,7 @@ class Fitted:
 
 def measure_errors(
     fitted: Fitted,
-    tasks: SinusoidTasks,
+    tasks: TaskDistribution,
     episode: EpisodeSpec,
     count: int,
     seed: int,
@@ -74,7 +74,7 @@ def measure_errors(
     measure: another measure of the answers. steps: rising. A learner without steps has the same error after any number
     of them.
     """
-    tasks = replace(tasks, told=fitted.told)
+    tasks = tell(tasks) if fitted.told else tasks
     counts = [0] if fitted.learner.steps is None else steps
     found = []
     for start in range(0, count, CHUNK):
@@ -96,6 +96,7 @@ class Trial:
         self.run, self.settings = run, run.config.evaluate
         self.device = next(iter(run.theta.params.values())).device
         self.tasks = propose_tasks(run.config).to(self.device)
+        self.unseen = propose_tasks(run.config, test=True).to(self.device)
         self.elsewhere = {
             option: {
                 f"{a:.3g} to {b:.3g}": propose_tasks(run.config, option, (a, b)).to(self.device) for a, b in ranges
@@ -106,7 +107,7 @@ class Trial:
     def test(
         self,
         fitted: Fitted,
-        tasks: SinusoidTasks,
+        tasks: TaskDistribution,
         shot: int,
         steps: Sequence[int],
         measure: Callable[[Tensor, Batch], Tensor] = squared_error,
@@ -139,7 +140,7 @@ class Trial:
     def joint(self, label: str, told: bool = False) -> Fitted:
         """Return the run's network trained on all tasks alike, as long as the run: MAML without an inner step."""
         config = self.run.config
-        tasks = replace(self.tasks, told=told)
+        tasks = tell(self.tasks) if told else self.tasks
         learner = MAML(config.metalearner.model, steps=0).build(tasks.spec, config.train.episode)
         ctx = RunContext(config.seed, self.device, self.run.folder, resume=True, progress=True, label=label)
         return Fitted(learner, metatrain(learner, tasks, config.train, ctx), told)
@@ -147,24 +148,38 @@ class Trial:
     def resize_step(self, fitted: Fitted, inner_lr: float) -> Fitted:
         """With another inner step size."""
         assert isinstance(fitted.learner, MAML)
-        spec = replace(self.tasks, told=fitted.told).spec
+        spec = (tell(self.tasks) if fitted.told else self.tasks).spec
         learner = replace(fitted.learner, inner_lr=inner_lr)
         return replace(fitted, learner=learner.build(spec, self.run.config.train.episode))
 
 
-def propose_tasks(config: Config, option: str = "", between: tuple[float, float] = (0, 0)) -> SinusoidTasks:
+def tell(tasks: TaskDistribution) -> SinusoidTasks:
+    """Return the same waves with items that say amplitude and phase."""
+    return replace(cast(SinusoidTasks, tasks), told=True)
+
+
+def propose_tasks(
+    config: Config, option: str = "", between: tuple[float, float] = (0, 0), *, test: bool = False
+) -> TaskDistribution:
     """Return the tasks of the config's proposer, with one of its options changed to a range.
 
+    test: those to test on, where they are others.
+
     Raises:
-        UserError: it has no such option, or these are no tasks that the test knows.
+        UserError: it has no such option, or it does not say what functions to test on.
     """
     change = {option: list(between)} if option else {}
     where = f"evaluate.ranges.{option}" if option else "proposer"
     proposer = registry.build_part("proposer", {**config.plain["proposer"], **change}, where)
     tasks = proposer.propose(None, RunContext(config.seed))
-    if not isinstance(tasks, SinusoidTasks):
-        raise UserError(f"proposer: the test knows SinusoidTasks, not {type(tasks).__name__}")
-    return tasks
+    if TaskTraits.of(tasks).x or not test:
+        return tasks
+    unseen = ProposerTraits.of(proposer).test
+    if unseen is None:
+        raise UserError(
+            "proposer: give it a method test(self), which returns tasks on functions that are not trained on"
+        )
+    return unseen()
 
 
 def evaluate_run(run: Run, device: str, record: Path | None = None, trackers: Sequence[Tracker] = ()) -> Result:
@@ -176,14 +191,16 @@ def evaluate_run(run: Run, device: str, record: Path | None = None, trackers: Se
     check(run.config, record)
     config, settings, trial = run.config, run.config.evaluate, Trial(run)
     title = config.title or config.name
-    rows = {name: getattr(trial, key) for key, name in BASELINES.items() if key in settings.baselines}
+    waves = TaskTraits.of(trial.tasks).x is not None  # of which alone there is more to tell, and to draw
+    wanted = [key for key in settings.baselines if waves or key != "oracle"]
+    rows = {name: getattr(trial, key) for key, name in BASELINES.items() if key in wanted}
     rows = {name: cache(method) for name, method in {**rows, title: trial.own}.items()}
     asked = describe_question(run)
     kept = Kept(run.folder / "evaluation.json", asked)
     table = kept.compute_rows({name: partial(compute_row, trial, method) for name, method in rows.items()})
-    regression.draw_fits(
-        run.folder / "fits.png", collect_fits(trial, {n: m for n, m in rows.items() if n != BASELINES["oracle"]})
-    )
+    if waves:
+        fitted = {name: method for name, method in rows.items() if name != BASELINES["oracle"]}
+        regression.draw_fits(run.folder / "fits.png", collect_fits(trial, cast(SinusoidTasks, trial.tasks), fitted))
     minutes = run.minutes(evaluate=kept.seconds)
     result: Result = {
         "domain": "regression",
@@ -197,13 +214,14 @@ def evaluate_run(run: Run, device: str, record: Path | None = None, trackers: Se
         "protocol": {
             "name": config.plain["proposer"]["name"],
             "split": "test",
-            "proposed_with": "ranges made by hand",
+            "proposed_with": "ranges made by hand" if waves else "data of one's own",
             **{key: asked[key] for key in ("shots", "query", "tasks", "steps", "seed")},
         },
         "facts": [
             f"{settings.tasks} test tasks of seed {settings.seed} that nothing has seen before, {settings.query} "
             "queries each: mean squared error and its 95 % interval over tasks",
             *trial.tasks.describe(config.train.episode),
+            *([f"learnt by the proposer's own loss, `{name_loss(trial.tasks)}`"] if name_loss(trial.tasks) else []),
             *(
                 f"{name}: {', '.join(found['notes'])}, best on validation tasks"
                 for name, found in table.items()
@@ -222,6 +240,12 @@ def evaluate_run(run: Run, device: str, record: Path | None = None, trackers: Se
     return result
 
 
+def name_loss(tasks: TaskDistribution) -> str:
+    """Return the name of the tasks' own loss; empty where it is the squared error."""
+    loss = tasks.spec.objective
+    return getattr(loss, "__name__", type(loss).__name__) if callable(loss) else ""
+
+
 def compute_row(trial: Trial, method: Callable[[int], Fitted]) -> dict[str, Any]:
     """Return a method's cells for each number of points, its curve over steps, and its errors on tasks from elsewhere.
 
@@ -230,7 +254,7 @@ def compute_row(trial: Trial, method: Callable[[int], Fitted]) -> dict[str, Any]
     shots = trial.settings.shots
     fitted = {shot: method(shot) for shot in shots}
     last = trial.settings.steps
-    found = {shot: trial.test(fitted[shot], trial.tasks, shot, range(last + 1)) for shot in shots}
+    found = {shot: trial.test(fitted[shot], trial.unseen, shot, range(last + 1)) for shot in shots}
     # a learner that does not say how sure it is gets the one standard deviation that is best for it on these tasks
     sure = {shot: partial(log_likelihood, std=found[shot][:, last].mean().sqrt()) for shot in shots}
     most = max(shots)
@@ -243,7 +267,7 @@ def compute_row(trial: Trial, method: Callable[[int], Fitted]) -> dict[str, Any]
         }
         | {
             f"{shot} points, log-likelihood": make_cell(
-                trial.test(fitted[shot], trial.tasks, shot, [last], sure[shot])[:, 0]
+                trial.test(fitted[shot], trial.unseen, shot, [last], sure[shot])[:, 0]
             )
             for shot in shots
         },
@@ -265,9 +289,9 @@ def make_cell(values: Tensor) -> Cell:
     return {**summarize(values), "digits": 3}
 
 
-def collect_fits(trial: Trial, rows: dict[str, Callable[[int], Fitted]]) -> list[regression.Fit]:
+def collect_fits(trial: Trial, tasks: SinusoidTasks, rows: dict[str, Callable[[int], Fitted]]) -> list[regression.Fit]:
     """Return the first test task with each number of points, and what each method predicts for it after a few steps."""
-    s, tasks, found = trial.settings, trial.tasks, []
+    s, found = trial.settings, []
     grid = torch.linspace(*tasks.x, POINTS, device=trial.device)
     for shot in s.shots:
         task = tasks.sample(np.arange(1), episode=EpisodeSpec(1, shot, 1), seed=seeds.integer(s.seed, "test")).at(grid)
@@ -300,5 +324,8 @@ def check(config: Config, record: Path | None = None) -> None:
         for between in ranges:
             propose_tasks(config, option, between)
     config.metalearner.build(propose_tasks(config).spec, config.train.episode)
+    unseen = propose_tasks(config, test=True)
+    for shot in settings.shots:
+        unseen.sample(np.zeros(1), episode=EpisodeSpec(1, shot, settings.query), seed=settings.seed)
     if record is not None:
         read_results(record)

@@ -50,6 +50,8 @@ class Result(Provenance):
     """by stage; of one run"""
     source: NotRequired[str]
     """of a published number, its paper"""
+    seen: NotRequired[int]
+    """how many of the test images are among those of meta-training, where there are any"""
     domain: NotRequired[str]
     """`image`, the default, `env` or `regression`"""
     facts: NotRequired[list[str]]
@@ -69,14 +71,19 @@ class Result(Provenance):
     tasks: NotRequired[str]
 
 
-def list_better_baselines(result: Result) -> list[str]:
-    """List the columns in which a baseline beats the learner by more than both intervals together.
+def list_cautions(result: Result) -> list[str]:
+    """Say what makes the learner's numbers look better than they are: images that it has seen, a better baseline.
 
-    Functions to regress have none: their baselines are told what the learner is not.
+    A baseline is better in a column where the difference is above both intervals together. Functions to regress have
+    none: their baselines are told what the learner is not.
     """
     rows, title = result["rows"], result["title"]
     simpler = list(rows)[: list(rows).index(title)]
     found = []
+    if seen := result.get("seen"):
+        found.append(
+            f"{seen:,} of the {result['protocol']['images']:,} test images were trained on: no test of new ones"
+        )
     for column, own in rows[title].items() if result.get("domain") != "regression" else ():
         leads = {name: lead_over(rows[name][column], own) for name in simpler if column in rows[name]}
         best = max(leads, key=lambda name: leads[name], default="")

@@ -34,6 +34,8 @@ def evaluate_run(
         UserError: the run is missing, or what `check_evaluation` finds, or another process is at work in the run's
             folder.
     """
+    for place in [Path(folder), *([] if record is None else [record.parent])]:
+        artifacts.check_writable(place)
     run = load_run(folder, overrides, device=device, trusted=trusted)
     domain = domain_of(run.config)
     evaluate = resolve(domain.evaluate)
@@ -50,5 +52,7 @@ def check_evaluation(config: RunConfig, record: Path | None = None) -> None:
     Raises:
         UserError: as the `check` of the config's domain.
     """
+    if record is not None:
+        artifacts.check_writable(record.parent)
     if config.evaluated:
         resolve(domain_of(config).check)(config, record)

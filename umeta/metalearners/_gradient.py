@@ -17,7 +17,7 @@ from umeta.metalearners._network import NetworkLearner, for_distance
 from umeta.models.functional import Normalisation
 from umeta.models.kernels import channels_last
 from umeta.models.precision import autocast
-from umeta.objectives import OBJECTIVES, kl
+from umeta.objectives import kl, loss_of
 from umeta.parts import Model
 from umeta.types import Adapted, Batch, EpisodeSpec, PolicyLearner, Stats, TaskSpec, Theta, along
 
@@ -256,7 +256,7 @@ class InnerLoop:
         with torch.enable_grad():
             answer = self.answer(phi)
             # tasks do not interact, so each gets its own gradient
-            loss = OBJECTIVES[self.learner.built.spec.objective](answer, self.support).sum()
+            loss = loss_of(self.learner.built.spec)(answer, self.support).sum()
             leaves = [phi[name] for name in self.moving]
             return torch.autograd.grad(loss, leaves, create_graph=keep, materialize_grads=True)
 

@@ -10,7 +10,7 @@ from annotated_types import Gt
 from torch import Tensor
 
 from umeta.metalearners._gradient import GradientLearner, InnerLoop
-from umeta.objectives import OBJECTIVES
+from umeta.objectives import loss_of
 from umeta.outer.conjugate_gradients import conjugate_gradients
 from umeta.types import Adapted, Batch, OwnMetaGradient, Theta
 
@@ -56,7 +56,7 @@ class IMAML(GradientLearner, OwnMetaGradient):
         leaves = list(phi.values())
         with torch.enable_grad():
             here = self.adapt(theta, support, start=Adapted(phi), steps=0)  # statistics as a function of phi
-            loss = OBJECTIVES[self.built.spec.objective]
+            loss = loss_of(self.built.spec)
             inner, outer = (loss(self.predict(theta, here, b.x), b).sum() for b in (support, query))
             gradient = flat(torch.autograd.grad(outer, leaves, retain_graph=True, materialize_grads=True))
             slope = flat(torch.autograd.grad(inner, leaves, create_graph=True, materialize_grads=True))

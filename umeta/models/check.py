@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parameter import is_lazy
+from torch.utils.flop_counter import FlopCounterMode
 
 from umeta.errors import UserError
 from umeta.models.functional import Pure
@@ -26,6 +28,7 @@ from umeta.types import Stats
 MIXES = "what it makes of an item depends on the items beside it"
 CHECKPOINTS = "leave torch.utils.checkpoint out of it; MAML takes less memory with metalearner.recompute: true"
 SKIPPED = {"torch", "importlib"}  # whose lines are not where a person finds the error
+CHEAP = 3e8  # operations on an item that a trial takes as they are
 Program = Callable[[dict[str, Tensor], Tensor, Stats | None], tuple[Tensor, Stats]]
 
 
@@ -89,7 +92,12 @@ def choose_program(network: Pure, item_shape: tuple[int, ...]) -> int:
     """
     if torch.empty(0).is_meta:  # tensors without content: there is nothing to compare
         return network.features(item_shape)
-    trial = Trial(network, item_shape)
+    trial = Trial(network, shrink(network, item_shape))
+    if set(network.names) - network.fixed and not trial.expected.gradients:
+        raise UserError(
+            f"metalearner.model: no gradient reaches the parameters of {type(network.module).__name__}: its forward "
+            "gives integers, or is under torch.no_grad or .detach(); leave that out, or fix them, requires_grad_(False)"
+        )
     if len(item_shape) not in (1, 3):
         network.refuse_batched(f"items have shape {item_shape}")
     if (batched := network.batched) and (why := trial.compare(partial(network.run_batched, batched))):
@@ -107,6 +115,22 @@ def choose_program(network: Pure, item_shape: tuple[int, ...]) -> int:
     }
     network.remarks = [remark for remark, holds in remarks.items() if holds]
     return trial.expected.features.shape[2]
+
+
+def shrink(network: Pure, item_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Give smaller images to look at a large network on, of which it makes as many features; the same where it cannot.
+
+    A trial takes about a hundred of its passes.
+    """
+    with torch.random.fork_rng(devices=[]), suppress(Exception):  # of the user's code, which the trial tells of
+        with FlopCounterMode(display=False) as counter:
+            features = network.features(item_shape)
+        cost = counter.get_total_flops() / 2  # of an item
+        for fraction in (2, 4, 8):
+            smaller = (item_shape[0], *(length // fraction for length in item_shape[1:]))
+            if cost > CHEAP and cost / fraction**2 <= CHEAP and network.features(smaller) == features:
+                return smaller
+    return item_shape
 
 
 @dataclass(frozen=True)

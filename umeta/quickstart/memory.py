@@ -141,9 +141,9 @@ def batch(spec: TaskSpec, tasks: int, way: int, items: int) -> Batch:
     """Tasks of that size, without content."""
     x = torch.empty(tasks, items, *spec.item_shape)
     mask = torch.ones(tasks, items, dtype=torch.bool)
-    if spec.objective == "categorical":
+    if not spec.outputs:
         return Batch(x, torch.zeros(tasks, items, dtype=torch.int64), mask, way)
-    if spec.objective == "regression":
+    if not spec.interactive:
         return Batch(x, torch.empty(tasks, items, spec.outputs), mask, way)
     y, w, score = torch.empty(tasks, items, spec.outputs), torch.empty(tasks, items), torch.empty(tasks, items)
     return Batch(x, y, mask, 1, w, w.clone(), score)

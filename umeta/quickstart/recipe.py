@@ -50,6 +50,7 @@ def write_recipe(
     device: str = "auto",
     resume: bool = False,
     hold_out: int = 0,
+    began: float | None = None,
 ) -> Path:
     """Write the config file `OUT/NAME.yaml` for these images, and say what was seen and decided.
 
@@ -58,7 +59,7 @@ def write_recipe(
     test: labelled images, a folder per class; None for no evaluation.
     changes: `key=value` overrides of what is decided here; `name` is by default that of the images' folder.
     hold_out: about so many pictures are kept back from meta-training, at most a fifth.
-    minutes: how long it may take, from reading the images to the end of meta-training.
+    minutes: how long it may take to the end of meta-training, from `began` on, a time of `time.monotonic`, or now.
 
     Raises:
         UserError: images, labelled images or overrides that cannot be used, fewer than two different images, too
@@ -66,7 +67,7 @@ def write_recipe(
     """
     if not 0 < minutes < math.inf:
         raise UserError(f"--minutes {minutes:g}: expected more than 0, such as --minutes 30")
-    began = time.monotonic()
+    began = time.monotonic() if began is None else began
     wanted = reading.parse_overrides(changes)
     place = images.resolve()
     name = str(wanted.get("name", place.name if place.is_dir() else place.stem))
@@ -76,6 +77,7 @@ def write_recipe(
         return same(path, images, test)
     refuse_to_overwrite(path, [out / kind / stem for kind in ("tasks", "runs") for stem in (name, f"{name}-0")])
 
+    artifacts.check_writable(out)
     seen = survey(images)
     data = data_options(seen, images, test)
     data |= {"hold_out": round(min(0.2, hold_out / seen.files), 4)} if hold_out else {}

@@ -17,7 +17,6 @@ from umeta.errors import UserError
 SAMPLE = 300  # files looked at
 LOOK = 128  # pixels a side that a picture is looked at in
 ROTATED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
-COLOURED = 30  # difference of a pixel's channels that the eye takes for colour, and JPEG does not make of grey
 LONG = 1.45  # a picture longer than this, in widths, loses three tenths and more to the centred square
 
 
@@ -110,8 +109,8 @@ def look(data: bytes) -> Look:
         small = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
         # The nearest pixel, not a mean of several, so that a drawing keeps its two values.
         picture = picture.resize(small, Image.Resampling.NEAREST)
-    pixels = decode.square_pixels(picture, decode.Rule(min(picture.size), 3)).astype(np.int16)
-    colour = float(((pixels.max(0) - pixels.min(0)) > COLOURED).mean()) >= 0.01
+    pixels = decode.square_pixels(picture, decode.Rule(min(picture.size), 3))
+    colour = decode.has_colour(pixels)
     drawing, light = strokes(pixels.mean(0))
     return Look(width, height, colour, drawing and not colour, light)
 

@@ -179,8 +179,7 @@ def describe_calibration(learner: AdaptedLearner) -> str:
     found = learner.calibration
     if found is None:
         return "none, the probabilities are a plain softmax"
-    fitted = f"{found.tasks} proposed {found.way}-way {found.shot}-shot tasks"
-    return f"logits divided by the temperature {found.temperature:.3g}, fitted on {fitted}"
+    return f"logits divided by the temperature {found.temperature:.3g}, fitted on {found.examples} examples"
 
 
 def write_learner_usage(model: dict[str, Any]) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from umeta.draw.curves import Curve, label_of
-from umeta.evaluation.result import Result, list_better_baselines
+from umeta.evaluation.result import Result, list_cautions
 
 STYLE = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
 # no script runs and nothing is fetched, whatever the page holds
@@ -98,8 +98,8 @@ def render_page(title: str, table: Sequence[Sequence[str]], own: Collection[str]
     results = [chapter.result for chapter in chapters]
     shown = [build_table(table, own, dict.fromkeys(NUMBERS[name_domain(r)] for r in results))] if table else []
     body = [element("h1", title), *shown]
-    if better := [f"{r['title']}, {text}" for r in results if table for text in list_better_baselines(r)]:
-        body.append(list_items(better))
+    if cautions := [f"{r['title']}, {text}" for r in results if table for text in list_cautions(r)]:
+        body.append(list_items(cautions))
     for i, chapter in enumerate(chapters):
         if len(chapters) > 1:
             body.append(element("h2", chapter.result["title"], id=f"run{i}"))

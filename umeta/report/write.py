@@ -17,7 +17,7 @@ from umeta.benchmarks.labelled import LabelledImages
 from umeta.config.reading import dump_yaml
 from umeta.draw import curves, mosaic
 from umeta.draw.curves import Curve
-from umeta.evaluation.result import Cell, Result, Rows, list_better_baselines
+from umeta.evaluation.result import Cell, Result, Rows, list_cautions
 from umeta.parts import Tracker
 from umeta.report import page as web
 from umeta.runtime import artifacts
@@ -166,10 +166,10 @@ def list_pictures(
 
 
 def list_facts(result: Result) -> list[str]:
-    """Return what a reader must know to compare the numbers with others, and where a baseline is better."""
-    better = [f"{result['title']}, {text}" for text in list_better_baselines(result)]
+    """Return what a reader must know to compare the numbers with others, and what makes them look better."""
+    cautions = [f"{result['title']}, {text}" for text in list_cautions(result)]
     if "facts" in result:
-        return [*better, *result["facts"], *result.get("notes", [])]
+        return [*cautions, *result["facts"], *result.get("notes", [])]
     p, minutes, title = result["protocol"], result["minutes"], result["title"]
     counts = {name: next(iter(cells.values()))["tasks"] for name, cells in result["rows"].items()}
     fewer = "".join(f" ({name}: {count} tasks)" for name, count in counts.items() if count != p["tasks"])
@@ -177,7 +177,7 @@ def list_facts(result: Result) -> list[str]:
     classes = f"tasks of {p['attributes']} attributes" if p.get("attributes") else f"{p['classes']} classes"
     tuned = ", ".join(f"{lr:g} ({episode})" for episode, lr in result.get("scratch_lr", {}).items())
     return [
-        *better,
+        *cautions,
         f"protocol {p['name']}: {classes} of the split `{p['split']}`, {p['queries']} queries a class, "
         f"{p['tasks']} tasks of seed {p['seed']}{fewer}, mean and 95 % interval over tasks",
         *([f"from scratch: step sizes {tuned}, chosen on validation classes where there are some"] if tuned else []),

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import getpass
 import hashlib
 import json
 import os
@@ -18,6 +19,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,6 +30,7 @@ from safetensors.torch import load_file, save
 
 from umeta.errors import UserError
 from umeta.runtime.lock import wait_for_lock
+from umeta.runtime.progress import note
 
 SCHEMA = 1
 LARGEST_TEXT = 64 << 20  # bytes: no list, table or manifest of ours is larger
@@ -246,6 +249,40 @@ def cache_folder() -> Path:
     return Path(root) if root else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "umeta"
 
 
+def find_cached(name: str, kind: str) -> Path:
+    """Where an artefact `name` lies in the cache, or is to be made.
+
+    Where the cache cannot be written, that is a folder of the user's among the temporary ones.
+    """
+    folder = cache_folder() / name
+    if is_intact(folder, kind):
+        return folder
+    try:
+        check_writable(cache_folder())
+    except UserError as error:
+        return choose_other_cache(str(error)) / name
+    return folder
+
+
+@cache
+def choose_other_cache(why: str) -> Path:
+    """Give the cache to use where that of `cache_folder` cannot be, and say so once.
+
+    Raises:
+        UserError: there is no other one either.
+    """
+    other = Path(tempfile.gettempdir()) / f"umeta-{getpass.getuser()}"
+    try:
+        other.mkdir(mode=0o700, exist_ok=True)
+        if hasattr(os, "getuid") and other.stat().st_uid != os.getuid():  # of somebody who was there first
+            raise OSError(errno.EPERM, "another user's", str(other))
+        check_writable(other)
+    except (OSError, UserError) as error:
+        raise UserError(f"the cache, {why}: UMETA_CACHE=DIR") from error
+    note(f"the cache, {why} (UMETA_CACHE=DIR); for now it is {other}")
+    return other
+
+
 def make_cached(folder: Path, kind: str, make: Callable[[Path], list[str]]) -> Path:
     """`folder`, made by `make(temporary folder) -> its files` unless it is there already and undamaged.
 
@@ -253,10 +290,6 @@ def make_cached(folder: Path, kind: str, make: Callable[[Path], list[str]]) -> P
     """
     if is_intact(folder, kind):
         return folder
-    try:
-        check_writable(folder.parent)
-    except UserError as error:
-        raise UserError(f"the cache, {error}: UMETA_CACHE=DIR") from error
     with wait_for_lock(folder):
         remove_leftovers(folder.parent, f".{folder.name}.*.tmp")
         if not is_intact(folder, kind):

@@ -17,6 +17,7 @@ from umeta.config.regression import Config as RegressionConfig
 from umeta.data.images import UnlabelledImages
 from umeta.draw import environments, images, regression
 from umeta.runtime import artifacts, distributed
+from umeta.runtime.loop import RunContext
 from umeta.tasks.reward import policy_spec
 from umeta.types import EpisodeSpec, TaskSpec
 
@@ -144,7 +145,7 @@ REGRESSION = Domain(
     read=lambda config: None,
     fingerprint=lambda config, source: "no source",
     draw=regression.draw_tasks,
-    spec=lambda config, manifest: TaskSpec(tuple(manifest["item_shape"]), "regression", manifest["outputs"]),
+    spec=lambda config, manifest: config.proposer.propose(None, RunContext(config.seed)).spec,  # with its own loss
     other="other functions than those of proposer",
 )
 DOMAINS: dict[type[RunConfig], Domain] = {domain.config: domain for domain in (IMAGES, ENVIRONMENTS, REGRESSION)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from umeta.config.build import RunConfig
@@ -44,9 +45,16 @@ def start_from_skills(tasks: TaskDistribution, learner: MetaLearner) -> Theta:
 
 
 def metatrain(
-    config: RunConfig, *, device: str = "auto", resume: bool = False, trackers: Sequence[Tracker] = ()
+    config: RunConfig,
+    *,
+    device: str = "auto",
+    resume: bool = False,
+    trackers: Sequence[Tracker] = (),
+    minutes: float | None = None,
 ) -> Path:
     """Meta-train on the proposed tasks and write the learner to `runs/NAME`; the trackers get what it measures.
+
+    minutes: to stop after, in place of the config's.
 
     Raises:
         UserError: tasks that do not fit the data or the episodes, or the directory exists, or another process is at
@@ -71,7 +79,8 @@ def metatrain(
         watch = ctx.watch()
         learner = config.metalearner.build(tasks.spec, config.train.episode)
         start = parent.theta if parent else start_from_skills(tasks, learner) if config.start else None
-        theta = train(learner, tasks.to(ctx.device), config.train, ctx, start)
+        timed = config.train if minutes is None else replace(config.train, minutes=minutes)
+        theta = train(learner, tasks.to(ctx.device), timed, ctx, start)
         if not distributed.is_first():
             return folder
         artifacts.write_tensors(folder / "model.safetensors", pack(theta))

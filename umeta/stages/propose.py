@@ -48,7 +48,7 @@ def embed(
     seed.
     """
     key = artifacts.hash_value([options, hash_files(options), images.fingerprint, ctx.seed, __version__])
-    folder = artifacts.cache_folder() / "embeddings" / key
+    folder = distributed.run_once(lambda: artifacts.find_cached(f"embeddings/{key}", "embedding"))
     hand_over(embedder, ctx.device)
     if distributed.run_once(lambda: artifacts.is_intact(folder, "embedding")):
         ctx.note(f"embedding: from the cache ({folder})")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -13,7 +14,8 @@ import torch
 from umeta.config import registry
 from umeta.config.build import RunConfig, build
 from umeta.config.reading import merge, read_yaml
-from umeta.errors import UserError
+from umeta.data.images import hash_each
+from umeta.errors import LeftOut, UserError
 from umeta.parts import Embedder, EmbedderOfRun
 from umeta.runtime import artifacts
 from umeta.runtime.checkpoints import Checkpoints
@@ -54,6 +56,13 @@ class Run:
                 f"{self.folder}: this run is on {self.config.source}, and a run on images is needed; umeta evaluate "
                 "tests runs of any kind"
             )
+
+    def hash_trained(self) -> set[bytes]:
+        """Hash the images that it was meta-trained on; none where they are not there any more."""
+        with suppress(UserError), warnings.catch_warnings():
+            warnings.simplefilter("ignore", LeftOut)
+            return set(hash_each(self.config.data.read("train").pixels))
+        return set()
 
     def seconds(self) -> dict[str, float]:
         """Seconds each stage took, as far as it is still known."""

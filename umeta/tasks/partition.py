@@ -76,11 +76,18 @@ class PartitionTasks:
         self.partitions, self.names = partitions, names
         self.spec = TaskSpec(tuple(items.shape[1:]))
         # Items of a partition sorted by class; class c of partition p begins at starts[p, c] and has sizes[p, c] items.
+        # Classes without a name are counted from 0 in the order of their numbers, which may be any.
         self.order = np.empty(partitions.shape, np.int32)
         for row, order in zip(partitions, self.order, strict=True):  # one at a time: argsort's own are twice as large
             order[:] = np.argsort(row, kind="stable")
-        classes = int(partitions.max(initial=-1)) + 1
-        self.sizes = np.stack([np.bincount(row[row >= 0], minlength=classes) for row in partitions])
+        used = [row[row >= 0] for row in partitions]
+        if len(names):
+            counted = [np.bincount(row, minlength=len(names)) for row in used]
+        else:
+            counted = [np.unique(row, return_counts=True)[1] for row in used]
+        self.sizes = np.zeros((len(used), max(map(len, counted), default=0)), np.int64)
+        for sizes, found in zip(self.sizes, counted, strict=True):
+            sizes[: len(found)] = found
         unused = (partitions < 0).sum(1)
         self.starts = unused[:, None] + np.cumsum(self.sizes, axis=1) - self.sizes
         self._usable: dict[tuple[int, int], tuple[np.ndarray, ...]] = {}
