@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from annotated_types import Gt
@@ -27,7 +27,7 @@ SHARP = 10.0  # of norm matching
 ALIGNED = (0.5, 0.7)  # cosines between which alignment gives way to norm matching
 FASTEST = 1.5  # length of the longest skill; beyond 1 it asks for more than a step can do
 
-HABITS = {"clip": 0.2, "epochs": 4, "lam": 0.95, "entropy": 0.0}  # of PPO
+HABITS: dict[str, Any] = {"clip": 0.2, "epochs": 4, "lam": 0.95, "entropy": 0.0}  # of PPO
 
 Family = Literal["directions", "velocities", "places"]
 

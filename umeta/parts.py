@@ -76,7 +76,9 @@ class Images(Protocol):
     @property
     def item_shape(self) -> tuple[int, ...]: ...  # (C, H, W)
 
-    def floats(self, index: slice | np.ndarray, device: torch.device | str = "cpu") -> Tensor: ...  # [m, C, H, W]
+    def floats(
+        self, index: slice | np.ndarray | Tensor, device: torch.device | str = "cpu"
+    ) -> Tensor: ...  # [m, C, H, W]
 
 
 @dataclass(frozen=True)

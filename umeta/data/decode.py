@@ -85,8 +85,8 @@ def list_files(root: Path) -> list[File]:
         found = []
         for path in (folder / name for folder, names in walk_folders(root) for name in names):
             if path.is_file() and path.suffix == ".tar":
-                place = path.relative_to(root)
-                found += [replace(file, name=(place / file.name).as_posix()) for file in list_shard(path)]
+                inside = path.relative_to(root)
+                found += [replace(file, name=(inside / file.name).as_posix()) for file in list_shard(path)]
             elif path.is_file():
                 info = path.stat()
                 stamp = (info.st_size, info.st_mtime_ns, info.st_ctime_ns)
@@ -143,7 +143,7 @@ def list_shard(path: Path) -> list[File]:
                 if info.isreg() and not hidden and info.size <= LARGEST_FILE:
                     stamp = (info.size, info.offset_data, changed)
                     found.append(File(str(place), stamp, partial(read_part, path, info.offset_data, info.size)))
-                archive.members = []  # which it would keep, all of them
+                vars(archive)["members"] = []  # which it would keep, all of them
     except (tarfile.TarError, OSError) as error:
         raise UserError(f"{path}: expected a tar of images that is not compressed ({error})") from error
     return found

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -198,7 +198,7 @@ def folds(labels: np.ndarray) -> Iterator[np.ndarray]:
             yield left_out
 
 
-def has_own_features(learner: MetaLearner, theta: Theta, shape: tuple[int, ...]) -> bool:
+def has_own_features(learner: MetaLearner, theta: Theta, shape: tuple[int, ...]) -> TypeGuard[FeatureLearner]:
     """Whether the learner gives an image features that do not depend on the images beside it: found by trying."""
     if not isinstance(learner, FeatureLearner):
         return False

@@ -64,8 +64,8 @@ def predict_images(
     """
     if out.is_dir():
         raise UserError(f"{out}: is a folder; name a file to write, such as {out / 'predictions.csv'}")
-    for written in [out] if preview is None else [out, preview]:
-        artifacts.check_writable(written.parent)
+    for place in {path.parent for path in (out, preview) if path is not None}:
+        artifacts.check_writable(place)
     images, twice = without_repeats(images)
     given = {path.resolve() for path in images}
     for written in (out, preview):

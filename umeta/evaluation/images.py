@@ -157,9 +157,10 @@ def evaluate_run(run: Run, device: str, record: Path | None = None, trackers: Se
         "step_curves": {f"{name}, by steps": found for name, found in done["step_curves"].items()},
         "extrapolation": {f"{change}, {first}": {title: part} for change, part in done["extrapolation"].items()},
         "calibration": done["calibration"][str(first)],
-        **({"seen": seen} if (seen := distributed.run_once(lambda: count_seen(run, test))) else {}),
         **describe_provenance(run),
     }
+    if known := distributed.run_once(lambda: count_seen(run, test)):
+        result["seen"] = known
 
     def write() -> Result:
         with start_trackers(trackers, run.folder):

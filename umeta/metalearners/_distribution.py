@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,4 +47,5 @@ def draw_noise(batch: Batch, *shape: int) -> Tensor:
 def join(support: Batch, query: Batch) -> Batch:
     """Return support and query as one."""
     more = query.tensors()
-    return replace(support, **{n: torch.cat([value, more[n]], 1) for n, value in support.tensors().items()})
+    joined: dict[str, Any] = {name: torch.cat([value, more[name]], 1) for name, value in support.tensors().items()}
+    return replace(support, **joined)

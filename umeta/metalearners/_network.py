@@ -119,7 +119,7 @@ class NetworkLearner(FeatureLearner):
         """Name a parameter of the learner's own module as theta does."""
         return f"{type(self).__name__.lower()}.{name}"
 
-    def _run_module(self, theta: Theta, *inputs: Tensor) -> Any:
+    def _run_module(self, theta: Theta, *inputs: Any) -> Any:
         """Run the learner's own module on the inputs."""
         module = self.built.module
         assert module is not None

@@ -11,7 +11,7 @@ from annotated_types import Ge, Le
 from torch import Tensor
 
 from umeta.metalearners._gradient import GradientLearner, InnerLoop
-from umeta.objectives import OBJECTIVES
+from umeta.objectives import loss_of
 from umeta.types import Adapted, Batch, OwnMetaLoss, Theta
 
 
@@ -60,7 +60,7 @@ class MAMLPlusPlus(GradientLearner, OwnMetaLoss):
         for v in self.weigh_steps():
             adapted = self.adapt(theta, support, start=adapted, steps=1)
             if v:
-                total = total + v * OBJECTIVES[self.built.spec.objective](self.predict(theta, adapted, query.x), query)
+                total = total + v * loss_of(self.built.spec)(self.predict(theta, adapted, query.x), query)
         assert adapted is not None
         return adapted, total
 

@@ -13,7 +13,7 @@ from torch.distributions import Normal, kl_divergence
 from umeta.metalearners._distribution import draw_noise
 from umeta.metalearners._gradient import InnerLoop, Weights
 from umeta.metalearners._particles import ParticleLearner
-from umeta.objectives import OBJECTIVES
+from umeta.objectives import loss_of
 from umeta.types import Adapted, Batch, Theta
 
 
@@ -45,7 +45,7 @@ class PLATIPUS(ParticleLearner):
         adapted = self.adapt(theta, support, start=self._draw(q, v, support))
         many = self.repeat(query)
         output = super(ParticleLearner, self).predict(theta, self.flatten(adapted), many.x)
-        loss = OBJECTIVES[self.built.spec.objective](output, many).unflatten(0, (-1, self.particles)).mean(1)
+        loss = loss_of(self.built.spec)(output, many).unflatten(0, (-1, self.particles)).mean(1)
         apart = [kl_divergence(Normal(q[n], v[n]), Normal(p[n], sigma[n])).flatten(1).sum(1) for n in sigma]
         return adapted, loss + torch.stack(apart).sum(0) / query.mask.sum(1)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from umeta.metalearners._gradient import GradientLearner, InnerLoop
-from umeta.objectives import OBJECTIVES
+from umeta.objectives import loss_of
 from umeta.types import Adapted, Batch, OwnMetaLoss, Theta
 
 
@@ -46,7 +46,7 @@ class WarpGrad(GradientLearner, OwnMetaLoss):
                 for name, value in begun.items()
             }
             adapted = self.adapt(theta, support, start=Adapted(here, steps=adapted.steps), steps=1)
-            total = total + OBJECTIVES[self.built.spec.objective](self.predict(theta, adapted, query.x), query)
+            total = total + loss_of(self.built.spec)(self.predict(theta, adapted, query.x), query)
         return adapted, total / self.steps
 
     def adapts_weight(self, name: str) -> bool:

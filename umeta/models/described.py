@@ -77,12 +77,13 @@ def describe(x: Tensor) -> list[tuple[Tensor, float]]:
         edges = orient_edges(x)
         # in a mirror an edge of one orientation has the one that is as far from upright the other way
         both = edges, edges.flip(3)[:, [-k % ORIENTATIONS for k in range(ORIENTATIONS)]]
-        found = [(sum(count_edges(one, cells) for one in both), weight) for cells, weight in EDGES]
+        found = [(torch.stack([count_edges(one, cells) for one in both]).sum(0), weight) for cells, weight in EDGES]
         both = x, x.flip(3)
         if x.shape[1] == 3:
-            found += [(sum(count_colours(one, parts, bins) for one in both), w) for parts, bins, w in COLOURS]
+            colours = [torch.stack([count_colours(one, parts, bins) for one in both]) for parts, bins, _ in COLOURS]
+            found += [(counts.sum(0), weight) for counts, (*_, weight) in zip(colours, COLOURS, strict=True)]
         side, weight = LAYOUT
-        small = sum(F.adaptive_avg_pool2d(one, side).flatten(1) for one in both)
+        small = torch.stack([F.adaptive_avg_pool2d(one, side).flatten(1) for one in both]).sum(0)
         found.append((small - small.mean(1, keepdim=True), weight))
         return [(F.normalize(part, dim=1), weight) for part, weight in found]
 

@@ -76,9 +76,11 @@ class RewardTasks:
 
         Rewards that are a formula are proposed again where they are needed.
         """
+        learnt: nn.Module
+        description: dict[str, Any]
         if isinstance(self.rewards, SkillRewards):
             learnt, description = self.rewards.discriminator, {"kind": "skills", "file": "discriminator.safetensors"}
-            description["shape"] = learnt.shape
+            description["shape"] = self.rewards.discriminator.shape
         elif isinstance(self.rewards, nn.Module):
             learnt, description = self.rewards, {"kind": "learnt", "file": "rewards.safetensors"}
         else:
