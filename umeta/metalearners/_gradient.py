@@ -152,7 +152,8 @@ class GradientLearner(NetworkLearner):
         """Copy theta's weights for each task, and the head's shared row for each class."""
         names = self.built.network.names
         params = {n: p for n, p in theta.params.items() if n in names or n.startswith("head.")}
-        params = {n: channels_last(p) for n, p in params.items()}  # once, and not at each inner step
+        if self.built.network.batched:  # as its program wants them: once, and not at each inner step
+            params = {n: channels_last(p) for n, p in params.items()}
         if self.head == "prototypes" or self.built.spec.outputs:
             return {name: value.expand(tasks, *value.shape) for name, value in params.items()}
         rows = params["head.bias"].shape[0]
