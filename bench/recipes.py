@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -25,6 +26,7 @@ from proposers.instances import Instances
 from proposers.progressive import Progressive
 from umeta.config.images import TrainConfig
 from umeta.data.images import UnlabelledImages, to_float
+from umeta.errors import UserError
 from umeta.evaluation.images import evaluate
 from umeta.metalearners.protonet import ProtoNet
 from umeta.models.conv4 import Conv4
@@ -76,11 +78,14 @@ def umeta(training: Training) -> Answer:
     began = time.monotonic()
     theta = metatrain(learner, tasks, first, ctx)
     clusters = Progressive(k=[] if training.grey else [100, 200], rotations=training.grey)
-    tasks = clusters.propose(images, ctx, Features(learner, theta))
+    clustered = clusters.propose(images, ctx, Features(learner, theta))
     left = (training.seconds - (time.monotonic() - began)) / 60
     if left > 0:
         outer = Adam(lr=1e-3, schedule="cosine")
         second = TrainConfig(outer, steps=MANY, minutes=left, way=way // 2, query=query, meta_batch=1)
+        with suppress(UserError):  # where too little was learnt for clusters of that size it goes on as before
+            clustered.sample(np.arange(1), episode=second.episode, seed=0)
+            tasks = clustered
         theta = metatrain(learner, tasks, second, ctx.part(1), theta)
     return partial(answer_by_learner, learner, theta)
 

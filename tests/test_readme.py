@@ -214,7 +214,7 @@ def test_the_plug_ins_work(tmp_path, monkeypatch, capsys):
         Path(block.code.splitlines()[0].removeprefix("# ")).write_text(block.code)
     Path("photos.yaml").write_text(TINY)
     long = [command for block in blocks("docs/plugins.md") for command in block.commands]
-    assert len(long) == 4
+    assert len(long) == 5
     run(long[0] + " --device cpu")
     assert "5-way 1-shot" in capsys.readouterr().out
     run(f"{long[1]} proposer=my_proposer.py name=network --device cpu")
@@ -224,7 +224,7 @@ def test_the_plug_ins_work(tmp_path, monkeypatch, capsys):
     run(f"{long[3]} proposer=my_proposer.py name=tracked --device cpu")
     assert "loss" in Path("runs/tracked/tracked.txt").read_text()
     few = "proposer.iterations=1 proposer.skills=3 train.steps=1 train.meta_batch=2 train.episodes=2 env.horizon=5"
-    run(f"{long[3]} {few} evaluate.goals=2 evaluate.validation=1 evaluate.episodes=2 evaluate.steps=1")
+    run(f"{long[4]} {few} evaluate.goals=2 evaluate.validation=1 evaluate.episodes=2 evaluate.steps=1")
     assert "how far its end is from a height" in Path("runs/cheetah_diayn/report.md").read_text()
 
 

@@ -414,7 +414,7 @@ def test_the_command_writes_the_folder_and_names_its_files(out, capsys):
 
 @pytest.mark.parametrize(
     ("run", "says"),
-    [("runs/nothing", "runs/nothing: no such run or learner"), ("tasks/tiny", "'run or learner', found 'tasks'")],
+    [("runs/nothing", "runs/nothing: no such run or learner"), ("tasks/tiny", "learnt no skills")],
 )
 def test_the_command_names_what_is_no_run(run, says, out, capsys):
     assert main(["export", run, "--out", str(out)]) == 2

@@ -343,8 +343,8 @@ def test_a_plot_is_to_scale():
 
 
 def test_bands_of_several_curves_lie_within_their_plot():
-    curve = {"x": [0, 1], "mean": [0.0, 1.0], "interval": [5.0, 5.0]}
-    (figure,) = web.draw_comparison("return", "steps", {"one": curve, "other": {**curve, "mean": [3.0, 3.0]}}, "one")
+    curve = {"label": "steps", "x": [0, 1], "mean": [0.0, 1.0], "interval": [5.0, 5.0]}
+    (figure,) = web.draw_comparison("return", {"one": curve, "other": {**curve, "mean": [3.0, 3.0]}}, "one")
     heights = [
         float(pair.split(",")[1])
         for band in re.findall(r'points="([^"]*)" class="band"', figure)

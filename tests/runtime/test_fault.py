@@ -525,11 +525,11 @@ class Sick(ProtoNet):
 
     def __init__(self, at: set[int]) -> None:
         super().__init__(Conv4(filters=4))
-        self.at, self.calls = at, 0
+        self.spoilt, self.calls = at, 0
 
     def predict(self, *arguments: Any) -> torch.Tensor:
         self.calls += 1
-        return super().predict(*arguments) * (float("nan") if self.calls - 1 in self.at else 1.0)
+        return super().predict(*arguments) * (float("nan") if self.calls - 1 in self.spoilt else 1.0)
 
 
 def trained(learner: ProtoNet, folder: Path | None = None, **changes: Any) -> Theta:

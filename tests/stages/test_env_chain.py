@@ -409,8 +409,8 @@ def test_finetuning_without_skills_is_left_out_with_a_note(place, umeta, unpaint
         (["evaluate", "runs/skills", "env.horizon=9"], ["env.horizon=9", "evaluate.KEY"]),
         (["evaluate", "tasks/skills"], ["tasks/skills", "'run'", "'tasks'"]),
         (["adapt", "runs/skills", "--support", ".", "--out", "new"], ["runs/skills", "on an environment", "on images"]),
-        (["export", "runs/skills", "--out", "new"], ["runs/skills", "on an environment", "on images"]),
-        (["predict", "runs/skills", "."], ["runs/skills", "adapt it first"]),
+        (["export", "runs/skills", "--out", "new"], ["runs/skills", "not one of gymnasium's"]),
+        (["predict", "runs/skills", "."], ["runs/skills", "not on images", "umeta evaluate"]),
     ],
 )
 def test_a_mistake_is_named_and_costs_nothing(spoilt, refused, made_run, monkeypatch, arguments, says):

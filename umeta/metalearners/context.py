@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import product
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
 from annotated_types import Gt
@@ -38,7 +38,8 @@ class Context(UnrolledLearner):
     size: Annotated[int, Gt(0)] = 2
     """numbers in a context"""
 
-    explores = True
+    explores: ClassVar[bool] = True
+    regresses: ClassVar[bool] = False
 
     def build(self, spec: TaskSpec, episode: EpisodeSpec) -> Self:
         """Return a copy with the network for such tasks.
