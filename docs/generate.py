@@ -30,7 +30,7 @@ TYPES = {  # names of types in the source, and what they stand for
     "Count": "int > 0",
     "Seed": "int >= 0",
 }
-ARXIV = re.compile(r"(?<!\[)arXiv (\d{4}\.\d{5})")
+ARXIV = re.compile(r"(?<!\[)arXiv (\d{4}\.\d{4,5})")
 CAPTION = re.compile(r"^\*((?:Source|Published): .*)\*$", re.MULTILINE)
 
 

@@ -40,6 +40,7 @@ class Context(UnrolledLearner):
 
     explores: ClassVar[bool] = True
     regresses: ClassVar[bool] = False
+    family: ClassVar[str] = "by what a policy is told"
 
     def build(self, spec: TaskSpec, episode: EpisodeSpec) -> Self:
         """Return a copy with the network for such tasks.
