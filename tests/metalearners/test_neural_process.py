@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from helpers.toys import Itself, answers, batch, rand
+from scipy.stats import kstest
 from torch.distributions import Normal, kl_divergence
 
-from umeta.metalearners._distribution import draw_noise, mix_classes, mix_numbers
+from umeta import seeds
+from umeta.metalearners._distribution import draw_noise, mix_classes, mix_numbers, scramble
 from umeta.metalearners.neural_process import NeuralProcess
 from umeta.models.conv4 import Conv4
 from umeta.testing import check_metalearner
@@ -81,5 +86,21 @@ def test_the_noise_of_a_task_is_its_own_and_stays() -> None:
     noise = draw_noise(support, 50, 4)
     torch.testing.assert_close(draw_noise(support.chunk(1, 2), 50, 4)[0], noise[1])
     assert (noise[0] != noise[1]).all()
-    assert abs(noise.mean()) < 0.2
-    assert abs(noise.std() - 1) < 0.2
+    padded = replace(support, x=F.pad(support.x, (0, 0, 0, 1), value=7.0), mask=F.pad(support.mask, (0, 1)))
+    assert torch.equal(draw_noise(padded, 50, 4), noise)
+
+
+def test_noise_is_normal_and_of_its_own_for_the_least_change() -> None:
+    x = torch.zeros(2000, 2, 3)
+    x[:, 1, 2] = torch.arange(2000) / 255
+    noise = draw_noise(batch(x, [[0, 1]] * 2000, 2), 20)
+    assert kstest(noise.flatten(), "norm").pvalue > 0.01
+    apart = torch.corrcoef(torch.cat([noise[:-1], noise[1:]], 1).T) - torch.eye(40)  # of places, and of tasks alike
+    assert apart.abs().max() < 0.1
+
+
+def test_hashes_are_those_of_seeds() -> None:
+    z = np.random.default_rng(0).integers(-(2**63), 2**63 - 1, 1000)
+    with np.errstate(over="ignore"):
+        expected = seeds._mix(z.view(np.uint64))
+    assert np.array_equal(scramble(torch.from_numpy(z)).numpy().view(np.uint64), expected)
