@@ -31,11 +31,16 @@ from umeta.tasks.clustering import kmeans
 from umeta.tasks.reward import RewardTasks, policy_spec
 from umeta.testing import RawPixels, toy_images, toy_tasks
 from umeta.train import BatchProblem, metatrain, roll_out
-from umeta.types import Batch, EpisodeSpec, MetaLearner, PolicyLearner, Theta
+from umeta.types import Batch, EpisodeSpec, MetaLearner, PolicyLearner, RecurrentLearner, Theta
 
 EPISODE = EpisodeSpec(3, 2, 2)
 MODEL = {"name": "mlp", "hidden": [4]}
 LEARNERS = registry.built_in("metalearner")
+ACT_ALONE = [
+    name
+    for name in LEARNERS
+    if issubclass(kind := registry.find("metalearner", name), RecurrentLearner) or getattr(kind, "explores", False)
+]
 OPTIONS: dict[str, dict[str, Any]] = {  # as small as they come
     "acai": {"depth": 2, "dimensions": 16, "batch": 8},
     "bigan": {"depth": 2, "dimensions": 8, "batch": 8},
@@ -52,6 +57,7 @@ OPTIONS: dict[str, dict[str, Any]] = {  # as small as they come
     "mixture": {"proposers": ["instances", {"name": "random_labels", "k": 6, "partitions": 2}]},
     "trpo": {"iterations": 2, "backtracks": 2},
     "diayn": {"skills": 2, "iterations": 1, "episodes": 1, "hidden": 4},
+    "metra": {"skills": 2, "iterations": 1, "episodes": 2, "map_steps": 1, "hidden": 4},
     "random_discriminator": {"skills": 2, "hidden": 4},
 }
 NEEDS_A_FILE_OR_A_RUN = {"precomputed", "learner", "pretrained", "backbone", "joint", "vectors"}
@@ -87,7 +93,7 @@ def check_meta_step(there: Card, learner: MetaLearner, tasks: Any, chunk: int = 
     return theta
 
 
-@pytest.mark.parametrize("name", [name for name in LEARNERS if name != "rl2"])
+@pytest.mark.parametrize("name", [name for name in LEARNERS if name not in ACT_ALONE])
 def test_learners_on_images(name: str) -> None:
     steps = {"steps": 2} if "steps" in {o.name for o in registry.describe("metalearner", name)[1]} else {}
     options = build("metalearner", name, model=MODEL, **steps)
@@ -158,10 +164,11 @@ def test_augmentations(name: str) -> None:
             assert not there.back
 
 
-REWARDS = ["diayn", "random_discriminator"]
+PROPOSERS = registry.built_in("proposer")
+REWARDS = [name for name in PROPOSERS if registry.find("proposer", name).domain == "env"]
 
 
-@pytest.mark.parametrize("name", [name for name in registry.built_in("proposer") if name not in REWARDS])
+@pytest.mark.parametrize("name", [name for name in PROPOSERS if name not in REWARDS])
 def test_tasks_of_images_and_functions(name: str) -> None:
     proposer = build("proposer", name)
     images = toy_images()
@@ -190,7 +197,7 @@ def test_rewards(name: str) -> None:
 
 
 @pytest.mark.parametrize("outer", registry.built_in("outer"))
-@pytest.mark.parametrize("name", ["maml", "rl2"])
+@pytest.mark.parametrize("name", ["maml", *ACT_ALONE])
 def test_outer_steps_and_learners_that_act(name: str, outer: str) -> None:
     steps = {"steps": 1} if name == "maml" else {}
     check_policy(
@@ -206,7 +213,7 @@ def check_policy(options: Any, tasks: RewardTasks, outer: Any) -> None:
         tasks = tasks.to(DEVICE)
         learner: PolicyLearner = options.build(policy_spec(tasks.env), episode)
         theta = Theta({n: v.to(DEVICE).requires_grad_() for n, v in learner.init(0).params.items()})
-        outer.start(theta.params)
+        outer.start({n: v for n, v in theta.params.items() if n not in learner.fixed})
         batch = tasks.sample(np.arange(2), episode=episode, seed=0)
         supports, query = roll_out(learner, theta, batch, 2, 1)
         assert on_card(*query.tensors().values())

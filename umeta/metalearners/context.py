@@ -83,7 +83,7 @@ class Context(UnrolledLearner):
             return super().predict(theta, adapted, x)
         tasks, items = x.shape[:2]
         each = {name: value.repeat_interleave(items, 0) for name, value in adapted.params.items() if name != TOLD}
-        told = adapted.params[TOLD][:, torch.arange(items) % self.contexts]
+        told = adapted.params[TOLD][:, torch.arange(items, device=x.device) % self.contexts]
         each[BIAS] = each[BIAS] + told.flatten(0, 1)
         return super().predict(theta, Adapted(each), x.flatten(0, 1)[:, None]).view(tasks, items, -1)
 
@@ -98,7 +98,7 @@ class Context(UnrolledLearner):
         assert support.reward is not None
         returns = (support.reward * support.mask).unflatten(1, (support.sequences, -1)).sum(-1)
         known = theta.params[KNOWN]
-        tried = known[torch.arange(support.sequences) % self.contexts]
+        tried = known[torch.arange(support.sequences, device=known.device) % self.contexts]
         z = known[expect(tried, returns, known).argmax(1)]
         params = super().unadapted(theta, len(support)).params
         return Adapted(params | {BIAS: params[BIAS] + z @ theta.params[TOLD]}, steps=1)
@@ -128,4 +128,4 @@ def expect(tried: Tensor, returns: Tensor, known: Tensor) -> Tensor:
         likelihoods.append(-(y * weights).sum(0) / 2 - root.diagonal().log().sum())
         means.append(((-far / length**2).exp() @ weights).mT)
     best = torch.stack(likelihoods).argmax(0)
-    return torch.stack(means)[best, torch.arange(len(best))].to(returns)
+    return torch.stack(means)[best, torch.arange(len(best), device=best.device)].to(returns)

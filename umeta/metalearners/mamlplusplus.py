@@ -56,7 +56,7 @@ class MAMLPlusPlus(GradientLearner, OwnMetaLoss):
 
     def meta_loss(self, theta: Theta, support: Batch, query: Batch) -> tuple[Adapted, Tensor]:
         """Adapt; return the weighted loss over the steps."""
-        adapted, total = None, torch.zeros(len(query)).to(query.x)
+        adapted, total = None, query.x.new_zeros(len(query))
         for v in self.weigh_steps():
             adapted = self.adapt(theta, support, start=adapted, steps=1)
             if v:

@@ -40,7 +40,8 @@ class MetaOptNet(EmbeddingLearner):
         """Return the machine's layer, scaled: weight [T, way, features]."""
         z, stats = self.embed(theta, support.x)
         z, y = z * support.mask[..., None], members(support).to(z.dtype)
-        dual = solve_dual(z @ z.mT + torch.eye(z.shape[1]).to(z), y, self.strength, self.iterations)
+        kernel = z @ z.mT + torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
+        dual = solve_dual(kernel, y, self.strength, self.iterations)
         return Adapted({"weight": theta.params["scale"] * dual.mT @ z}, stats)
 
     def predict(self, theta: Theta, adapted: Adapted, x: Tensor) -> Tensor:
@@ -65,8 +66,8 @@ def solve_dual(kernel: Tensor, y: Tensor, strength: float, iterations: int) -> T
             ahead, p = moved + momentum * (moved - p), moved
     items, way = y.shape[1:]
     free = (p > 0).mT.flatten(1)[..., None]  # [T, way * N, 1], class by class
-    each, same = torch.eye(items).to(y), torch.eye(way * items).to(y)
-    curved = torch.einsum("kl,tnm->tknlm", torch.eye(way).to(y), kernel).flatten(3).flatten(1, 2)
+    each, classes, same = (torch.eye(n, dtype=y.dtype, device=y.device) for n in (items, way, way * items))
+    curved = torch.einsum("kl,tnm->tknlm", classes, kernel).flatten(3).flatten(1, 2)
     stationary = torch.cat([torch.where(free, curved, same), -each.repeat(way, 1) * free], 2)
     sums = torch.cat([each.repeat(1, way).expand(len(y), -1, -1), torch.diag_embed((size[..., 0] == 0).to(y))], 2)
     wanted = torch.where(free, 1, strength) * y.mT.flatten(1)[..., None]
@@ -77,7 +78,7 @@ def solve_dual(kernel: Tensor, y: Tensor, strength: float, iterations: int) -> T
 def project(p: Tensor, size: Tensor) -> Tensor:
     """Return the point nearest to p [..., way] in the simplex of numbers >= 0 that sum to `size` [..., 1]."""
     ordered = p.sort(-1, descending=True).values
-    count = torch.arange(1, p.shape[-1] + 1).to(p)
+    count = torch.arange(1, p.shape[-1] + 1, device=p.device)
     level = (ordered.cumsum(-1) - size) / count
     last = (ordered >= level).sum(-1, keepdim=True) - 1
     return (p - level.gather(-1, last)).clamp(min=0)

@@ -54,7 +54,7 @@ class NeuralProcess(SequenceLearner, OwnMetaLoss):
         prior, posterior = self.adapt(theta, support), self.adapt(theta, join(support, query))
         output = self._decode(theta, posterior, query.x)
         fits = torch.stack([likelihood(one, query) for one in output.unbind(1)]).mean(0)
-        q, p = (Normal(one.params["mean"], one.params["std"]) for one in (posterior, prior))
+        q, p = (Normal(one.params["mean"], one.params["std"], validate_args=False) for one in (posterior, prior))
         return prior, kl_divergence(q, p).sum(-1) / query.mask.sum(1) - fits
 
     def _decode(self, theta: Theta, adapted: Adapted, x: Tensor) -> Tensor:

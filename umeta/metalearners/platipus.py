@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 import torch
@@ -46,7 +47,8 @@ class PLATIPUS(ParticleLearner):
         many = self.repeat(query)
         output = super(ParticleLearner, self).predict(theta, self.flatten(adapted), many.x)
         loss = loss_of(self.built.spec)(output, many).unflatten(0, (-1, self.particles)).mean(1)
-        apart = [kl_divergence(Normal(q[n], v[n]), Normal(p[n], sigma[n])).flatten(1).sum(1) for n in sigma]
+        normal = partial(Normal, validate_args=False)  # checks would wait for a GPU
+        apart = [kl_divergence(normal(q[n], v[n]), normal(p[n], sigma[n])).flatten(1).sum(1) for n in sigma]
         return adapted, loss + torch.stack(apart).sum(0) / query.mask.sum(1)
 
     def _see(self, theta: Theta, support: Batch, seen: Batch, which: str) -> tuple[Weights, Weights]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from umeta.metalearners._gradient import GradientLearner, InnerLoop
@@ -39,7 +38,7 @@ class WarpGrad(GradientLearner, OwnMetaLoss):
     def meta_loss(self, theta: Theta, support: Batch, query: Batch) -> tuple[Adapted, Tensor]:
         """Adapt; return the loss of the query after each single step, their mean."""
         begun = self.begin(theta, support)
-        adapted, total = Adapted(begun), torch.zeros(len(query)).to(query.x)
+        adapted, total = Adapted(begun), query.x.new_zeros(len(query))
         for _ in range(self.steps):
             here = {
                 name: value + (adapted.params[name] - value).detach() if self.adapts_weight(name) else value

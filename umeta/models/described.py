@@ -76,7 +76,7 @@ def describe(x: Tensor) -> list[tuple[Tensor, float]]:
             x = F.avg_pool2d(x, 2)
         edges = orient_edges(x)
         # in a mirror an edge of one orientation has the one that is as far from upright the other way
-        both = edges, edges.flip(3)[:, [-k % ORIENTATIONS for k in range(ORIENTATIONS)]]
+        both = edges, edges.flip(1, 3).roll(1, 1)
         found = [(torch.stack([count_edges(one, cells) for one in both]).sum(0), weight) for cells, weight in EDGES]
         both = x, x.flip(3)
         if x.shape[1] == 3:
