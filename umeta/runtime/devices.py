@@ -46,5 +46,5 @@ def keep(items: Tensor, device: torch.device | str) -> Tensor:
 def read(named: Mapping[str, Tensor]) -> dict[str, float]:
     """Give the values of single numbers, which a GPU is waited for once."""
     values = torch.stack([value.detach().double() for value in named.values()])
-    numbers = [1.0] * len(named) if values.is_meta else values.tolist()  # without content where memory is estimated
+    numbers = [1.0] * len(named) if values.is_meta else values.cpu().tolist()  # no content where memory is estimated
     return dict(zip(named, numbers, strict=True))
