@@ -100,11 +100,10 @@ def test_size_channels_and_augmentation_are_those_of_the_pictures(here, clock, p
     plain = written(folder(here / "pictures", paint, 12, size, ending))
     assert plain["data"] == {"name": "folder", "root": str(here / "pictures"), **data}
     assert plain["proposer"] == {"name": "instances", "augment": {"name": augment}, "rotations": augment == "drawing"}
-    if augment == "drawing":
-        network = {"name": "conv4", "filters": [64, 64, 128, 256], "down": "pool_first", "halvings": 3}
-    else:
-        stride = 2 if data["size"] > 40 else 1
-        network = {"name": "resnet9", "filters": [32, 64, 128, 256], "stride": stride}
+    large = data["size"] > 32
+    filters = [32 if large else 64, 64, 128, 256]
+    network = {"name": "conv4", "filters": filters, "down": "pool_first", "halvings": 4 if large else 3}
+    if augment == "photo":
         network = {"name": "described", "model": network}
     assert plain["metalearner"]["model"] == network
     assert plain["train"]["way"] == 6
@@ -165,7 +164,7 @@ def test_what_is_given_is_not_decided(here, clock, capsys):
     images = folder(here / "pictures", colour, 320)
     plain = written(images, "train.steps=30", "train.way=10", "data.size=48", "proposer.augment=drawing", "name=mine")
     assert (plain["train"]["steps"], plain["train"]["way"], plain["data"]["size"]) == (30, 10, 48)
-    assert plain["metalearner"]["model"]["model"]["stride"] == 2
+    assert plain["metalearner"]["model"]["model"]["halvings"] == 4
     (later,) = plain["rounds"]
     assert (later["train"]["steps"], later["train"]["way"]) == (20, 10)
     assert later["proposer"]["augment"] == {"name": "drawing"}
@@ -210,8 +209,8 @@ def seconds_by_work(factor: float) -> Callable[..., float]:
         (1e-10, (84, 160, 32)),
         (1e-9, (84, 160, 32)),
         (1e-8, (56, 64, 32)),
-        (5e-8, (28, 64, 32)),
-        (2e-7, (28, 32, 16)),
+        (5e-8, (28, 64, 64)),
+        (2e-7, (28, 32, 32)),
     ],
 )
 def test_a_slow_machine_gets_what_it_can_do_in_the_minutes(here, capsys, monkeypatch, factor, expected):

@@ -34,7 +34,7 @@ from umeta.train import metatrain
 
 MINUTES = 30.0
 LARGEST, DRAWING = 84, 28  # pixels a side that photographs, and drawings, need at most
-LARGE = 40  # pixels a side from which on the first convolution of photographs takes every other one
+SMALL = 32  # pixels a side up to which the network halves three times
 STEPS = (3000, 2000)  # of the two rounds at most: more hardly help
 LEAST = 300  # meta-steps in all: fewer are not worth the wait
 CLUSTERED = 300  # images from which on there is something to cluster
@@ -281,11 +281,9 @@ def learning(seen: Survey, size: int, different: int, scale: Scale) -> dict[str,
 
 def choose_network(seen: Survey, size: int, scale: Scale) -> dict[str, Any]:
     """Return the network for such pictures: of photographs it learns what edges and colours leave open."""
-    filters = [n // scale.divide for n in ((64 if seen.drawings else 32), 64, 128, 256)]
-    if seen.drawings:
-        return {"name": "conv4", "filters": filters, "down": "pool_first", "halvings": 3}
-    network = {"name": "resnet9", "filters": filters, "stride": 2 if size > LARGE else 1}
-    return {"name": "described", "model": network}
+    filters = [n // scale.divide for n in (64 if size <= SMALL else 32, 64, 128, 256)]
+    network = {"name": "conv4", "filters": filters, "down": "pool_first", "halvings": 3 if size <= SMALL else 4}
+    return network if seen.drawings else {"name": "described", "model": network}
 
 
 def clustering(first: Config, different: int, steps: int) -> dict[str, Any]:
