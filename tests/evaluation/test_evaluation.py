@@ -210,7 +210,7 @@ def test_test_images_that_were_trained_on_are_counted_and_stamped(run_folder, mo
     monkeypatch.setattr(Digits, "read", leaky)
     result = evaluate_run(run_folder, {"evaluate": {"baselines": []}}, device="cpu")
     assert result["seen"] == 3
-    told = f"3 of the {len(read(Digits(), 'test').pixels)} test images were trained on: no test of new ones"
+    told = f"test images that were trained on: 3 of {len(read(Digits(), 'test').pixels)}; those are no test of new ones"
     assert all(told in (run_folder / f"report.{ending}").read_text() for ending in ("md", "html"))
 
 

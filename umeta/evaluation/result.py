@@ -82,7 +82,7 @@ def list_cautions(result: Result) -> list[str]:
     found = []
     if seen := result.get("seen"):
         found.append(
-            f"{seen:,} of the {result['protocol']['images']:,} test images were trained on: no test of new ones"
+            f"test images that were trained on: {seen:,} of {result['protocol']['images']:,}; those are no test of new ones"
         )
     for column, own in rows[title].items() if result.get("domain") != "regression" else ():
         leads = {name: lead_over(rows[name][column], own) for name in simpler if column in rows[name]}
