@@ -81,9 +81,8 @@ def list_cautions(result: Result) -> list[str]:
     simpler = list(rows)[: list(rows).index(title)]
     found = []
     if seen := result.get("seen"):
-        found.append(
-            f"test images that were trained on: {seen:,} of {result['protocol']['images']:,}; those are no test of new ones"
-        )
+        count = result["protocol"]["images"]
+        found.append(f"test images that were trained on: {seen:,} of {count:,}; those are no test of new ones")
     for column, own in rows[title].items() if result.get("domain") != "regression" else ():
         leads = {name: lead_over(rows[name][column], own) for name in simpler if column in rows[name]}
         best = max(leads, key=lambda name: leads[name], default="")
