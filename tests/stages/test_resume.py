@@ -139,7 +139,9 @@ def write_images(path: Path) -> None:
 def content(folder: Path) -> dict[str, Any]:
     """All that a run wrote, by file; what is a time left out, and pages, which show times."""
     found: dict[str, Any] = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+    # a lock in the cache whose owner was killed is held by nobody, and stays until somebody wants it again
+    left = set(folder.glob("cache/*/.*.lock"))
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path not in left):
         name = str(path.relative_to(folder))
         found[name] = path.read_bytes()
         if path.name in ("evaluation.json", "report.json", "meta.json"):
