@@ -144,7 +144,7 @@ def maml_step(title: str, case: dict[str, Any]) -> Measurement:
         "umeta": lambda: in_tf32(False, maml.umeta(**case)),
         "umeta, TF32": lambda: in_tf32(True, maml.umeta(**case)),
         "umeta, queries in bfloat16": lambda: in_tf32(False, maml.umeta("bfloat16", **case)),
-        "umeta, CUDA graph": lambda: in_tf32(False, graphed(maml.umeta_problem(Case(**case)))),
+        "umeta, CUDA graph": lambda: in_tf32(False, record_graph(maml.umeta_problem(Case(**case)))),
         PLAIN: lambda: in_tf32(False, maml.peer("loop", **case)),
         "learn2learn": lambda: in_tf32(False, maml.peer("learn2learn", **case)),
     }
@@ -159,7 +159,7 @@ def by_compiler(device: torch.device, proto: dict[str, Any]) -> dict[str, Measur
     """Show what `torch.compile` makes of a step; last, as each takes a minute to compile."""
     case = {"steps": 1, "first_order": True, "device": str(device)}
     sides = {
-        "maml": (lambda: compiled(maml.umeta_problem(Case(**case))), lambda: maml.peer("loop", **case)),
+        "maml": (lambda: compile_step(maml.umeta_problem(Case(**case))), lambda: maml.peer("loop", **case)),
         "protonet": (lambda: torch.compile(protonet.plain(**proto)), lambda: protonet.plain(**proto)),
         "simclr": (lambda: plain_simclr(device, 20, 256, True), lambda: plain_simclr(device, 20, 256, False)),
     }
@@ -181,7 +181,7 @@ def by_compiler(device: torch.device, proto: dict[str, Any]) -> dict[str, Measur
     }
 
 
-def graphed(problem: BatchProblem) -> Run:
+def record_graph(problem: BatchProblem) -> Run:
     """Record a meta-step's kernels once, and replay them: `torch.cuda.graph` around the meta-gradient and Adam."""
     if not torch.cuda.is_available():
         raise RuntimeError("CUDA graphs need a card")
@@ -210,7 +210,7 @@ def gradients(problem: BatchProblem) -> dict[str, Tensor]:
     return problem.differentiate(problem.supports, problem.query, 1.0, None)[1]
 
 
-def compiled(problem: BatchProblem) -> Run:
+def compile_step(problem: BatchProblem) -> Run:
     """Give the whole meta-gradient to `torch.compile`."""
     optimiser = torch.optim.AdamW(list(problem.params.values()), lr=OUTER_LR, weight_decay=0)
     differentiate = torch.compile(lambda: gradients(problem))
@@ -329,7 +329,7 @@ def proto_step(case: dict[str, Any]) -> Measurement:
         {
             "umeta": lambda: in_tf32(False, protonet.umeta("float32", **case)),
             "umeta, bfloat16": lambda: protonet.umeta("bfloat16", **case),
-            "umeta, bfloat16, CUDA graph": lambda: graphed(protonet.problem("bfloat16", **case)),
+            "umeta, bfloat16, CUDA graph": lambda: record_graph(protonet.problem("bfloat16", **case)),
             PLAIN: lambda: in_tf32(False, protonet.plain(**case)),
         },
     )

@@ -8,17 +8,15 @@ is meta-trained on instance tasks of all but some pictures; on those the weight 
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from bench.backbones import choose_pictures, record_each
 from umeta.augment.suited import suited
 from umeta.benchmarks.labelled import LabelledImages
-from umeta.config import reading, registry
 from umeta.config.images import TrainConfig
 from umeta.data.images import UnlabelledImages, to_float
 from umeta.evaluation.images import evaluate
@@ -28,7 +26,6 @@ from umeta.models.conv4 import Conv4
 from umeta.models.vectors import Vectors
 from umeta.outer.adam import Adam
 from umeta.quickstart.route import HELD_OUT, look_twice, mix, weigh
-from umeta.runtime import artifacts
 from umeta.runtime.loop import RunContext
 from umeta.tasks.instances import Augmented, InstanceTasks
 from umeta.tasks.partition import PartitionTasks
@@ -63,9 +60,7 @@ def measure(data: Any, backbone: Backbone, steps: int, way: int) -> dict[str, An
     choice = weigh(*look_twice(to_float(torch.from_numpy(pixels[back])), augment, networks, seed=0))
 
     test = LabelledImages.load(data, "test")
-    random = np.random.default_rng(0)
-    some = [random.permutation(np.flatnonzero(test.labels == c))[:MOST] for c in range(len(test.names))]
-    kept = np.sort(np.concatenate(some))
+    kept = choose_pictures(test, MOST)
     labels, parts = test.labels[kept], np.array_split(kept, 1 + len(kept) // 256)
     with torch.no_grad():
         frozen, learnt = (torch.cat([net(test.images.floats(part)) for part in parts]).numpy() for net in networks)
@@ -77,20 +72,9 @@ def measure(data: Any, backbone: Backbone, steps: int, way: int) -> dict[str, An
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("record", type=Path)
-    options.add_argument("data", type=Path, nargs="+")
-    options.add_argument("--network", required=True)
-    options.add_argument("--weights", required=True)
-    options.add_argument("--steps", type=int, default=200)
-    options.add_argument("--way", type=int, default=5)
-    asked = options.parse_args()
-    results = artifacts.read_json(asked.record) if asked.record.exists() else {}
-    for path in asked.data:
-        data = registry.build_part("data", reading.read_yaml(path))
-        results[path.stem] = measure(data, Backbone(asked.network, weights=asked.weights), asked.steps, asked.way)
-        artifacts.write_json(asked.record, results)
-        print(path.stem, results[path.stem])
+    record_each(
+        __doc__, lambda data, backbone, asked: measure(data, backbone, asked.steps, asked.way), steps=200, way=5
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Accuracy after the minutes that one has: `make bench BENCH=minutes`, or `python -m bench.minutes --minutes 1 3 10`.
 
-Each method learns from the training classes for so many minutes, in a process of its own on all cores, and then tells
+Each method learns from the training classes for some minutes, in a process of its own on all cores, and then tells
 apart validation classes; `bench.recipes` has the methods. They take turns, a seed after the other, so that a machine's
 drift hits all alike. What is done is kept: the same command goes on where it was stopped, or adds minutes and seeds.
 It writes results/minutes.json, docs/minutes.png and the table.
@@ -140,7 +140,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def median_of(rows: list[dict[str, Any]], method: str, minutes: float) -> list[float] | str:
-    """Give the medians by shots; why there are none, where there are none."""
+    """Return the medians by shots, or the reason where there are none."""
     found = [row for row in rows if (row["method"], row["minutes"]) == (method, minutes)]
     done = [row["accuracy"] for row in found if "accuracy" in row]
     if not done:

@@ -10,16 +10,15 @@ test class as somebody's folder; as many as there are classes, twice as many and
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from bench.backbones import choose_pictures, record_each
 from umeta.benchmarks.labelled import LabelledImages
-from umeta.config import reading, registry
 from umeta.deploy.pick import choose
 from umeta.models.backbone import Backbone
-from umeta.runtime import artifacts
 
 EACH, DRAWS, LABELS = 20, 20, (1, 2, 5)
 
@@ -58,26 +57,19 @@ def answer(z: np.ndarray, y: np.ndarray, labelled: np.ndarray) -> float:
     return float((known[(z[rest] @ means.T).argmax(1)] == y[rest]).mean())
 
 
+def measure_source(data: Any, backbone: Backbone, asked: argparse.Namespace) -> dict[str, Any]:
+    """Return what choosing is worth on the test classes of a data source."""
+    test = LabelledImages.load(data, "test")
+    kept = choose_pictures(test, 2 * EACH)
+    net = backbone.build(test.images.item_shape).eval()
+    with torch.no_grad():
+        z = torch.nn.functional.normalize(net(test.images.floats(kept))).numpy()
+    about = {"network": asked.network, "classes": len(test.names), "pictures of each": EACH, "draws": DRAWS}
+    return {**about, "labels a class": measure(z, test.labels[kept], EACH, DRAWS, LABELS)}
+
+
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("record", type=Path)
-    options.add_argument("data", type=Path, nargs="+")
-    options.add_argument("--network", required=True)
-    options.add_argument("--weights", required=True)
-    asked = options.parse_args()
-    results = artifacts.read_json(asked.record) if asked.record.exists() else {}
-    for path in asked.data:
-        test = LabelledImages.load(registry.build_part("data", reading.read_yaml(path)), "test")
-        random = np.random.default_rng(0)
-        some = [random.permutation(np.flatnonzero(test.labels == c))[: 2 * EACH] for c in range(len(test.names))]
-        kept = np.sort(np.concatenate(some))
-        net = Backbone(asked.network, weights=asked.weights).build(test.images.item_shape).eval()
-        with torch.no_grad():
-            z = torch.nn.functional.normalize(net(test.images.floats(kept))).numpy()
-        about = {"network": asked.network, "classes": len(test.names), "pictures of each": EACH, "draws": DRAWS}
-        results[path.stem] = {**about, "labels a class": measure(z, test.labels[kept], EACH, DRAWS, LABELS)}
-        artifacts.write_json(asked.record, results)
-        print(path.stem, results[path.stem])
+    record_each(__doc__, measure_source)
 
 
 if __name__ == "__main__":

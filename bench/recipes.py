@@ -1,4 +1,4 @@
-"""What `bench.minutes` compares: ways to learn from pictures for so many minutes, then to tell new classes apart.
+"""What `bench.minutes` compares: ways to learn from pictures for some minutes, and then to tell new classes apart.
 
 Each method gets pictures [n, C, H, W] uint8 of the training classes, their labels (which one method alone looks at) and
 a deadline, and returns what answers a task. Loops of other libraries are as their own examples have them, on the same
@@ -37,7 +37,7 @@ from umeta.train import metatrain
 from umeta.types import EpisodeSpec, FeatureLearner, Theta
 
 MANY = 1_000_000  # steps, of which time leaves few
-Answer = Callable[[PartitionTasks, EpisodeSpec, int], np.ndarray]  # accuracies of so many tasks
+Answer = Callable[[PartitionTasks, EpisodeSpec, int], np.ndarray]  # accuracy on each of a number of tasks
 
 
 @dataclass(frozen=True)

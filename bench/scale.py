@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
 
     def do(what: str, work: Callable[[], Any]) -> Any:
-        with measured(rows, what):
+        with measure(rows, what):
             return work()
 
     make(folder, shards, asked.images)
@@ -133,14 +133,14 @@ def meta_step(tasks: PartitionTasks) -> dict[str, float]:
 
 
 @contextmanager
-def measured(rows: list[dict[str, Any]], what: str) -> Iterator[None]:
+def measure(rows: list[dict[str, Any]], what: str) -> Iterator[None]:
     """Add a row: seconds, and the most memory of its own that the process had meanwhile."""
     print(f"{what} ...", flush=True)
-    peak, over, began = [anonymous()], threading.Event(), time.perf_counter()
+    peak, over, began = [count_anonymous()], threading.Event(), time.perf_counter()
 
     def watch() -> None:
         while not over.wait(0.05):
-            peak.append(max(peak.pop(), anonymous()))
+            peak.append(max(peak.pop(), count_anonymous()))
 
     thread = threading.Thread(target=watch)
     thread.start()
@@ -149,10 +149,10 @@ def measured(rows: list[dict[str, Any]], what: str) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
-    rows.append({"what": what, "seconds": time.perf_counter() - began, "memory": max(peak[0], anonymous())})
+    rows.append({"what": what, "seconds": time.perf_counter() - began, "memory": max(peak[0], count_anonymous())})
 
 
-def anonymous() -> int:
+def count_anonymous() -> int:
     """Bytes of this process in memory that are of no file."""
     status = Path("/proc/self/status").read_text()
     return int(next(line for line in status.splitlines() if line.startswith("RssAnon")).split()[1]) << 10

@@ -37,7 +37,7 @@ def evaluation(tasks: int, steps: int, **case: Any) -> Callable[[], dict[str, fl
     sizes = Case(**case)
     episode = EpisodeSpec(sizes.way, sizes.shot, sizes.query)
     learner = MAML(sizes.options, inner_lr=sizes.inner_lr, head="fixed", normalisation="batch")
-    distribution = drawn(sizes)
+    distribution = make_tasks(sizes)
     learner = learner.build(distribution.spec, episode)
     theta = learner.init(seed=0)
     return lambda: {"accuracy": float(evaluate(learner, theta, distribution, episode, count=tasks, steps=steps).mean())}
@@ -48,7 +48,7 @@ def evaluation_by_learn2learn(tasks: int, steps: int, **case: Any) -> Callable[[
     l2l: Any = package("learn2learn", "algorithms")
     sizes = Case(**case)
     maml = l2l.algorithms.MAML(sizes.network(), lr=sizes.inner_lr, first_order=True)
-    distribution, episode = drawn(sizes), EpisodeSpec(sizes.way, sizes.shot, sizes.query)
+    distribution, episode = make_tasks(sizes), EpisodeSpec(sizes.way, sizes.shot, sizes.query)
 
     def run() -> dict[str, float]:
         right = []
@@ -65,7 +65,7 @@ def evaluation_by_learn2learn(tasks: int, steps: int, **case: Any) -> Callable[[
     return run
 
 
-def drawn(sizes: Case) -> PartitionTasks:
+def make_tasks(sizes: Case) -> PartitionTasks:
     """Classes of noise around a pattern of their own."""
     draw = np.random.default_rng(0)
     patterns = draw.integers(0, 128, (50, 1, sizes.channels, sizes.size, sizes.size))
@@ -74,7 +74,7 @@ def drawn(sizes: Case) -> PartitionTasks:
     return PartitionTasks(pixels, np.arange(50).repeat(20))
 
 
-def adapted() -> AdaptedLearner:
+def make_learner() -> AdaptedLearner:
     """Give a ProtoNet that knows five classes, in colour."""
     learner = ProtoNet(Conv4()).build(TaskSpec((3, SIDE, SIDE)), EpisodeSpec(5, 1, 1))
     support = np.random.default_rng(0).integers(0, 256, (25, 3, SIDE, SIDE), dtype=np.uint8)
@@ -102,7 +102,7 @@ def predict(count: int) -> Callable[[], dict[str, float]]:
     folder = Path(place.name, "pictures")
     folder.mkdir()
     pictures(folder, count)
-    learner = adapted()
+    learner = make_learner()
 
     def run(place: Any = place) -> dict[str, float]:  # which lives as long as the run
         return {"pictures": predict_images(learner, [folder], Path(place.name, "table.csv"), overwrite=True)["images"]}
@@ -114,7 +114,7 @@ def predict_by_processes(count: int) -> Callable[[], dict[str, float]]:
     """Do the same with decoding in processes, which are started beforehand."""
     place = tempfile.TemporaryDirectory()
     files = pictures(Path(place.name), count)
-    learner = adapted()
+    learner = make_learner()
     pool = ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn"))
     work = partial(decode.try_decode, rule=learner.source.format.rule)
 
@@ -137,7 +137,7 @@ def predict_plainly(count: int) -> Callable[[], dict[str, float]]:
 
     place = tempfile.TemporaryDirectory()
     files = pictures(Path(place.name), count)
-    learner = adapted()
+    learner = make_learner()
 
     def run(place: Any = place) -> dict[str, float]:
         with open(Path(place.name, "table.csv"), "w", newline="") as file:

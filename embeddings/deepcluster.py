@@ -75,7 +75,7 @@ class DeepCluster(ViewEmbedder):
             if i % self.every == 0:
                 cluster(i)
             generator = seeds.generator(ctx.seed, "deepcluster step", i)
-            index = balanced(head.labels, self.k, send(torch.rand(self.batch, 2, generator=generator), ctx.device))
+            index = draw_balanced(head.labels, self.k, send(torch.rand(self.batch, 2, generator=generator), ctx.device))
             u = send(torch.rand(self.batch, augment.randoms, generator=generator), ctx.device)
             x = augment(images.floats(index, ctx.device), u)
             with autocast(x.device, self.precision):
@@ -141,7 +141,7 @@ def outputs(net: nn.Module, images: Images, device: torch.device | str) -> np.nd
     return torch.cat(parts).numpy()
 
 
-def balanced(labels: Tensor, k: int, u: Tensor) -> Tensor:
+def draw_balanced(labels: Tensor, k: int, u: Tensor) -> Tensor:
     """Items [m]: of each a cluster is drawn that is not empty, then one of its members, both uniformly.
 
     labels: [n] below k; u: [m, 2] in [0, 1).

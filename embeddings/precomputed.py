@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from umeta.data.arrays import load
+from umeta.data.images import hash_each
 from umeta.errors import UserError
 from umeta.parts import Context, Images
 
@@ -61,6 +61,4 @@ class Precomputed:
 
 def content_keys(images: Images) -> np.ndarray:
     """[n] int64 hash of each image's pixels."""
-    rows = np.ascontiguousarray(images.pixels).reshape(len(images), -1)
-    digests = [hashlib.blake2b(row.tobytes(), digest_size=8).digest() for row in rows]
-    return np.frombuffer(b"".join(digests), dtype=np.int64).copy()
+    return np.frombuffer(b"".join(hash_each(images.pixels, size=8)), dtype=np.int64).copy()

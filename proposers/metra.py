@@ -52,10 +52,10 @@ class Space(nn.Module):
             UserError: `sees` names numbers that there are not.
         """
         super().__init__()
-        known = env.observation + 2
-        if sees is not None and (not sees or any(not 0 <= i < known for i in sees)):
-            raise UserError(f"proposer.sees: expected some of 0 to {known - 1}, got {sees}")
-        self.sees, self.family = list(range(known)) if sees is None else sees, family
+        numbers = env.observation + 2
+        if sees is not None and (not sees or any(not 0 <= i < numbers for i in sees)):
+            raise UserError(f"proposer.sees: expected some of 0 to {numbers - 1}, got {sees}")
+        self.sees, self.family = list(range(numbers)) if sees is None else sees, family
         d = len(self.sees)
         self.register_buffer("mean", torch.zeros(d))  # of what it sees
         self.register_buffer("scale", torch.ones(d))

@@ -237,7 +237,7 @@ def test_evaluations_do_the_same_work():
     case = {"way": 2, "query": 2, "size": 16, "filters": 4}
     found = serving.evaluation(tasks=9, steps=3, **case)()
     assert 0 <= found["accuracy"] <= 1
-    assert serving.drawn(Case(**case)).items.shape == (1000, 1, 16, 16)
+    assert serving.make_tasks(Case(**case)).items.shape == (1000, 1, 16, 16)
 
 
 def test_all_sides_predict_all_pictures():

@@ -127,7 +127,7 @@ def test_calibration_is_that_of_learners_that_have_not_seen_the_example(made_run
     test = Digits().read("test")
     chosen = [np.flatnonzero(test.labels == label)[:5] for label in range(4)]
     items, labels = test.pixels[np.concatenate(chosen)], np.repeat(np.arange(4), 5)
-    learner = AdaptedLearner.adapt(source, items, labels).calibrated()
+    learner = AdaptedLearner.adapt(source, items, labels).calibrate()
     order = sorted(range(20), key=lambda i: (items[i].tobytes(), labels[i]))
     items, labels = items[order], labels[order]
     place = np.array([(labels[:i] == labels[i]).sum() for i in range(20)])
@@ -155,17 +155,17 @@ def test_copies_of_an_example_count_once(made_run):
     source, _ = load_source(made_run("protonet"), device="cpu")
     items = Digits().read("test").pixels[:6]
     labels = [0, 1, 0, 1, 0, 1]
-    once = AdaptedLearner.adapt(source, items, labels).calibrated().calibration
+    once = AdaptedLearner.adapt(source, items, labels).calibrate().calibration
     learner = AdaptedLearner.adapt(source, np.concatenate([items, items]), labels * 2)
-    assert learner.calibrated().calibration == once
+    assert learner.calibrate().calibration == once
 
 
 def test_one_example_of_each_class_is_refused_and_one_class_can_be_kept(made_run):
     source, _ = load_source(made_run("protonet"), device="cpu")
     items = Digits().read("test").pixels[:4]
     with pytest.raises(UserError, match="one example of a class cannot tell"):
-        AdaptedLearner.adapt(source, items, [0, 1, 2, 3]).calibrated()
-    found = AdaptedLearner.adapt(source, items, [7, 7, 7, 7]).calibrated().calibration
+        AdaptedLearner.adapt(source, items, [0, 1, 2, 3]).calibrate()
+    found = AdaptedLearner.adapt(source, items, [7, 7, 7, 7]).calibrate().calibration
     assert (found.kept, found.refused, found.right) == (0.8, None, 4)
     assert "80%" in str(found)
     assert "refused" not in str(found)
@@ -216,7 +216,7 @@ def test_what_is_stated_holds_on_photographs_unlike_those_of_training(of_groceri
         classes = draw.choice(np.unique(images.labels), 5, replace=False)
         each = [draw.permutation(np.flatnonzero(images.labels == label))[:20] for label in classes]
         shown, asked = (np.concatenate([one[part] for one in each]) for part in (slice(5), slice(5, 20)))
-        learner = AdaptedLearner.adapt(source, images.pixels[shown], images.labels[shown]).calibrated()
+        learner = AdaptedLearner.adapt(source, images.pixels[shown], images.labels[shown]).calibrate()
         found, probabilities = learner.answers(images.pixels[asked], unknown=True)
         right = learner.classes[probabilities.argmax(1)] == images.labels[asked]
         stated = learner.calibration

@@ -8,7 +8,7 @@ import torch
 from helpers.toys import step_sizes
 from sklearn.metrics import normalized_mutual_info_score
 
-from embeddings.deepcluster import DeepCluster, Head, balanced
+from embeddings.deepcluster import DeepCluster, Head, draw_balanced
 from umeta.augment.drawing import Drawing
 from umeta.data.images import UnlabelledImages
 from umeta.errors import UserError
@@ -24,9 +24,9 @@ HAND = Drawing(rotate=10, shear=0.1, scale=0.1, shift=0.2, elastic=0.05)
 def test_clusters_are_drawn_uniformly_and_items_uniformly_within():
     labels = torch.tensor([5, 0, 5, 5, 2, 5])  # 0 and 2 have one item, 5 has four, 1, 3 and 4 none
     u = torch.cartesian_prod((torch.arange(3) + 0.5) / 3, (torch.arange(4) + 0.5) / 4)
-    assert balanced(labels, 6, u).tolist() == [1, 1, 1, 1, 4, 4, 4, 4, 0, 2, 3, 5]
+    assert draw_balanced(labels, 6, u).tolist() == [1, 1, 1, 1, 4, 4, 4, 4, 0, 2, 3, 5]
     ends = torch.tensor([[0.0, 0.0], [1 - 2**-24, 1 - 2**-24]])
-    assert balanced(labels, 6, ends).tolist() == [1, 5]
+    assert draw_balanced(labels, 6, ends).tolist() == [1, 5]
 
 
 def test_the_head_is_drawn_anew_with_the_clusters():

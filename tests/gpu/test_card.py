@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.cards import gradients, graphed
+from bench.cards import gradients, record_graph
 from bench.maml import Case, umeta_problem
 from umeta.augment.drawing import Drawing
 from umeta.config import registry
@@ -143,7 +143,7 @@ def test_clusters_are_the_cpus(share: float, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_recorded_meta_step_is_the_meta_step(first_order: bool) -> None:
     case = Case(tasks=2, filters=8, steps=2, first_order=first_order, device=DEVICE)
     recorded = umeta_problem(case)
-    replay = graphed(recorded)
+    replay = record_graph(recorded)
     truth = gradients(recorded)  # at the weights that the steps so far have led to
     replay()
     torch.cuda.synchronize()

@@ -116,3 +116,14 @@ def check_padding_and_labels(learner: MetaLearner) -> None:
     order = torch.tensor([2, 0, 1])
     permuted = answers(learner, theta, replace(support, y=order[support.y]), query)
     torch.testing.assert_close(permuted[..., order], logits)
+
+
+def check_padding_and_order(learner: MetaLearner, order: list[int], seed: int = 0) -> None:
+    """Padding counts for nothing, wherever it stands, nor does this other order of the four items of two classes."""
+    theta = learner.init(seed)
+    support, query = batch(rand(2, 4, 3), [[0, 1, 0, 1]] * 2, 2), rand(2, 3, 3, seed=1)
+    logits = answers(learner, theta, support, query)
+    for at, label in ((0, 1), (2, 0), (4, 1)):
+        torch.testing.assert_close(answers(learner, theta, padded(support, at, label), query), logits)
+    other = support.map_tensors(lambda value: value[:, order])
+    torch.testing.assert_close(answers(learner, theta, other, query), logits)

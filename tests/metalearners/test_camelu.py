@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.toys import Itself, answers, batch, learnt, padded, rand
+from helpers.toys import Itself, answers, batch, check_padding_and_order, learnt, rand
 from torch import Tensor
 
 from umeta.errors import UserError
@@ -21,7 +21,7 @@ def test_contract() -> None:
     check_metalearner(CAMeLU(Conv4(filters=4), width=8, layers=1))
 
 
-def attended(h: Tensor, own: dict[str, Tensor], prefix: str) -> Tensor:
+def attend(h: Tensor, own: dict[str, Tensor], prefix: str) -> Tensor:
     """A layer of the transformer, of four heads: items see the items before the last, which sees itself as well."""
     normed = F.layer_norm(h, h.shape[1:], own[f"{prefix}norm1.weight"], own[f"{prefix}norm1.bias"])
     all_heads = normed @ own[f"{prefix}self_attn.in_proj_weight"].T + own[f"{prefix}self_attn.in_proj_bias"]
@@ -50,20 +50,13 @@ def test_logits_by_hand() -> None:
             unknown = own["label.bias"]
             h = torch.cat([items, torch.stack([*(own["label.weight"].T[labels[t]] + unknown), unknown])], 1)
             for i in range(2):
-                h = attended(h, own, f"encoder.layers.{i}.")
+                h = attend(h, own, f"encoder.layers.{i}.")
             last = F.layer_norm(h[-1], (8,), own["encoder.norm.weight"], own["encoder.norm.bias"])
             torch.testing.assert_close(found[t, q], own["answer.weight"] @ last + own["answer.bias"])
 
 
 def test_padding_counts_for_nothing_nor_does_the_order_of_items() -> None:
-    learner = CAMeLU(Itself(), width=8, layers=2).build(SPEC, EPISODE)
-    theta = learner.init(0)
-    support, query = batch(rand(2, 4, 3), [[0, 1, 0, 1]] * 2, 2), rand(2, 3, 3, seed=1)
-    logits = answers(learner, theta, support, query)
-    for at, label in ((0, 1), (2, 0), (4, 1)):
-        torch.testing.assert_close(answers(learner, theta, padded(support, at, label), query), logits)
-    turned = support.map_tensors(lambda value: value.flip(1))
-    torch.testing.assert_close(answers(learner, theta, turned, query), logits)
+    check_padding_and_order(CAMeLU(Itself(), width=8, layers=2).build(SPEC, EPISODE), [3, 2, 1, 0])
 
 
 def test_another_way_is_refused() -> None:

@@ -25,7 +25,7 @@ EPISODES, KNOWS, GOALS = 12, 30, 6
 EPISODE = EpisodeSpec(1, EPISODES, EPISODES)
 
 
-def drawn(*shape: int, seed: int = 0) -> Tensor:
+def draw(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
@@ -40,7 +40,7 @@ def walkers() -> dict[str, Tensor]:
         policy.second.weight.copy_(torch.eye(4))
         policy.head.weight[:, :2] = 10 * torch.eye(2)
         policy.log_std.fill_(-3)
-    return policy.policies(drawn(KNOWS, 2))
+    return policy.policies(draw(KNOWS, 2))
 
 
 def learner(**options: object) -> Context:
@@ -55,8 +55,8 @@ def test_the_regression_is_that_of_scikit_learn() -> None:
     from sklearn.gaussian_process import GaussianProcessRegressor
     from sklearn.gaussian_process.kernels import RBF, WhiteKernel
 
-    tried, known = drawn(20, 2).double(), drawn(9, 2, seed=1).double()
-    returns = torch.stack([-(tried - goal).norm(dim=1) for goal in drawn(3, 2, seed=2)])
+    tried, known = draw(20, 2).double(), draw(9, 2, seed=1).double()
+    returns = torch.stack([-(tried - goal).norm(dim=1) for goal in draw(3, 2, seed=2)])
     found = expect(tried, returns, known)
     for task, y in enumerate(returns):
         y = ((y - y.mean()) / y.std()).numpy()
@@ -81,7 +81,7 @@ def test_contexts_are_the_skills() -> None:
 def test_each_episode_is_told_a_context_of_its_own_before_the_first_step() -> None:
     skills, one = walkers(), learner()
     theta = one.start_from(skills)
-    x = drawn(2, KNOWS + 1, 2)
+    x = draw(2, KNOWS + 1, 2)
     found = one.predict(theta, one.unadapted(theta, 2), x)
     plain = MAML(MLP([4, 4])).build(policy_spec(ENV), EPISODE)
     for e in (0, 7, KNOWS):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from helpers.toys import Itself, answers, batch, learnt, padded, rand
+from helpers.toys import Itself, answers, batch, check_padding_and_order, learnt, rand
 from torch import Tensor
 
 from umeta.metalearners.gnn import GNN
@@ -47,14 +47,7 @@ def test_logits_by_hand() -> None:
 
 
 def test_padding_counts_for_nothing_nor_does_the_order_of_items() -> None:
-    learner = GNN(Itself(), width=4).build(SPEC, EPISODE)
-    theta = learner.init(0)
-    support, query = batch(rand(2, 4, 3), [[0, 1, 0, 1]] * 2, 2), rand(2, 3, 3, seed=1)
-    logits = answers(learner, theta, support, query)
-    for at, label in ((0, 1), (2, 0), (4, 1)):
-        torch.testing.assert_close(answers(learner, theta, padded(support, at, label), query), logits)
-    turned = support.map_tensors(lambda value: value.flip(1))
-    torch.testing.assert_close(answers(learner, theta, turned, query), logits)
+    check_padding_and_order(GNN(Itself(), width=4).build(SPEC, EPISODE), [3, 2, 1, 0])
 
 
 def test_it_learns_which_coordinates_matter() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.toys import Itself, answers, batch, learnt, padded, rand
+from helpers.toys import Itself, answers, batch, check_padding_and_order, learnt, rand
 from torch import nn
 
 from umeta.errors import UserError
@@ -39,14 +39,7 @@ def test_logits_by_hand() -> None:
 
 
 def test_padding_counts_for_nothing_nor_does_the_order_of_classes() -> None:
-    learner = LSTMLearner(Itself(), hidden=5).build(SPEC, EPISODE)
-    theta = learner.init(0)
-    support, query = batch(rand(2, 4, 3), [[0, 1, 0, 1]] * 2, 2), rand(2, 3, 3, seed=1)
-    logits = answers(learner, theta, support, query)
-    for at, label in ((0, 1), (2, 0), (4, 1)):
-        torch.testing.assert_close(answers(learner, theta, padded(support, at, label), query), logits)
-    swapped = support.map_tensors(lambda value: value[:, [1, 0, 3, 2]])
-    torch.testing.assert_close(answers(learner, theta, swapped, query), logits)
+    check_padding_and_order(LSTMLearner(Itself(), hidden=5).build(SPEC, EPISODE), [1, 0, 3, 2])
 
 
 def test_another_way_is_refused_and_another_shot_is_not() -> None:

@@ -33,7 +33,7 @@ def latent(w: dict[str, torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> Norm
     return Normal(mean, 0.1 + 0.9 * spread.sigmoid())
 
 
-def decoded(w: dict[str, torch.Tensor], x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+def decode(w: dict[str, torch.Tensor], x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
     h = (w["mixed.weight"] @ torch.cat([x, z]) + w["mixed.bias"]).relu()
     return w["answer.weight"] @ h + w["answer.bias"]
 
@@ -48,7 +48,7 @@ def test_answers_by_hand() -> None:
     for t in range(2):
         q = latent(w, support.x[t], F.one_hot(support.y[t], 2))
         for i in range(3):
-            each = [decoded(w, query[t, i], q.mean + q.stddev * e).softmax(0) for e in noise[t]]
+            each = [decode(w, query[t, i], q.mean + q.stddev * e).softmax(0) for e in noise[t]]
             torch.testing.assert_close(found[t, i].exp(), sum(each) / 3)
 
 
@@ -66,7 +66,7 @@ def test_the_loss_is_minus_the_bound() -> None:
         fits = []
         for e in draw_noise(both, 3, 5)[0]:
             for item, truth in zip(query.x[t], query.y[t], strict=True):
-                mean, log_std = decoded(w, item, posterior.mean + posterior.stddev * e)
+                mean, log_std = decode(w, item, posterior.mean + posterior.stddev * e)
                 fits.append(Normal(mean, log_std.exp()).log_prob(truth[0]))
         bound = sum(fits) / len(fits) - kl_divergence(posterior, prior).sum() / 6
         torch.testing.assert_close(found[t], -bound)

@@ -38,7 +38,7 @@ def seen(theta: Theta, x: torch.Tensor, y: torch.Tensor, which: str) -> dict[str
     return {n: Normal(p - theta.params[f"gamma.{which}"] * step[n], std[n]) for n, p in mu.items()}
 
 
-def adapted(found: dict[str, Normal], noise: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> Weights:
+def adapt_by_hand(found: dict[str, Normal], noise: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> Weights:
     parts = noise.split([found[n].mean.numel() for n in sorted(found)])
     draws = {
         n: found[n].mean + found[n].stddev * e.view_as(found[n].mean) for n, e in zip(sorted(found), parts, strict=True)
@@ -56,7 +56,7 @@ def test_answers_by_hand() -> None:
     noise = draw_noise(support, 3, sum(p[0].numel() for p in learner.begin(theta, support).values()))
     for t in range(3):
         prior = seen(theta, support.x[t], support.y[t], "p")
-        each = [adapted(prior, e, support.x[t], support.y[t]) for e in noise[t]]
+        each = [adapt_by_hand(prior, e, support.x[t], support.y[t]) for e in noise[t]]
         expected = sum(forward("mlp", one, query.x[t], "group")[0].softmax(-1) for one in each) / 3
         torch.testing.assert_close(found[t].exp(), expected)
 
@@ -68,7 +68,7 @@ def test_the_loss_by_hand() -> None:
     noise = draw_noise(support, 3, sum(p[0].numel() for p in learner.begin(theta, support).values()))
     for t in range(3):
         p, q = (seen(theta, b.x[t], b.y[t], which) for b, which in ((support, "p"), (query, "q")))
-        each = [adapted(q, e, support.x[t], support.y[t]) for e in noise[t]]
+        each = [adapt_by_hand(q, e, support.x[t], support.y[t]) for e in noise[t]]
         fits = [F.cross_entropy(forward("mlp", one, query.x[t], "group")[0], query.y[t]) for one in each]
         apart = sum(kl_divergence(q[n], p[n]).sum() for n in p)
         torch.testing.assert_close(loss[t], sum(fits) / 3 + apart / 6)

@@ -25,7 +25,7 @@ OPEN = Nav2D("Nav2DOpen-v0", horizon=12)
 FEW = Metra(skills=4, iterations=2, episodes=6, hidden=8, map_steps=2)
 
 
-def drawn(*shape: int, seed: int = 0) -> Tensor:
+def draw(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
@@ -39,10 +39,10 @@ def walks(steps: Tensor) -> Paths:
 @pytest.mark.parametrize("family", ["directions", "velocities", "places"])
 def test_rewards_by_hand(family: str) -> None:
     space = Space(OPEN, family, count=3, dim=2, hidden=5, sees=[0, 3])  # type: ignore[arg-type]
-    space.points.copy_(drawn(3, 2, seed=1))
+    space.points.copy_(draw(3, 2, seed=1))
     space.mean.copy_(torch.tensor([1.0, -2.0]))
     space.scale.copy_(torch.tensor([0.5, 3.0]))
-    paths = walks(drawn(2, 3, 4, 2))
+    paths = walks(draw(2, 3, 4, 2))
     found = space(paths, torch.tensor([2, 0]))
     layers = [(layer.weight.detach().numpy(), layer.bias.detach().numpy()) for layer in list(space.layers)[::2]]  # type: ignore[operator, union-attr]
 
@@ -72,7 +72,7 @@ def test_the_space_is_what_the_constraint_lets_it_be() -> None:
     random = seeds.generator(3, "walks")
     z = (
         FASTEST
-        * torch.nn.functional.normalize(drawn(1, 400, 2), dim=-1)
+        * torch.nn.functional.normalize(draw(1, 400, 2), dim=-1)
         * torch.rand(1, 400, 1, generator=random) ** 0.5
     )
     skill = z[:, :, None].expand(-1, -1, 8, -1)
@@ -89,7 +89,7 @@ def test_the_space_is_what_the_constraint_lets_it_be() -> None:
 
 @pytest.mark.parametrize(("cosine", "share"), [(0.4, 0.0), (0.6, 0.5), (0.9, 1.0)])
 def test_alignment_gives_way_to_norm_matching(cosine: float, share: float) -> None:
-    d, z = drawn(1, 3, 4, 2), drawn(1, 3, 4, 2, seed=1)
+    d, z = draw(1, 3, 4, 2), draw(1, 3, 4, 2, seed=1)
     mask = torch.ones(1, 3, 4, dtype=torch.bool)
     mask[0, 1, 2:] = False
     moved, told = d[mask].numpy(), z[mask].numpy()

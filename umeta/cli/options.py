@@ -36,6 +36,15 @@ def add_learner_options(sub: argparse.ArgumentParser) -> None:
     add_allow_plugin(sub)
 
 
+def add_pictures_options(sub: argparse.ArgumentParser) -> None:
+    """Add what the commands take that go through many pictures with a run."""
+    add_common_options(sub)
+    add_device(sub)
+    add_allow_plugin(sub)
+    sub.add_argument("run", type=Path, help="runs/NAME")
+    sub.add_argument("photos", type=Path, help="a folder or zip of pictures")
+
+
 def add_device(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
 

@@ -6,17 +6,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from umeta.cli.options import Commands, add_allow_plugin, add_common_options, add_device
+from umeta.cli.options import Commands, add_pictures_options
 
 
 def add_parser(commands: Commands) -> None:
     text = "choose the pictures to label first: the most typical of each of the largest groups"
     sub = commands.add_parser("pick", help=text, description=text)
-    add_common_options(sub)
-    add_device(sub)
-    add_allow_plugin(sub)
-    sub.add_argument("run", type=Path, help="runs/NAME")
-    sub.add_argument("photos", type=Path, help="a folder or zip of pictures")
+    add_pictures_options(sub)
     sub.add_argument("-n", type=int, default=20, dest="count", metavar="N", help="how many (default: 20)")
     where = "a new folder for the list, a contact sheet and copies to sort (default: pick)"
     sub.add_argument("--out", type=Path, default=Path("pick"), metavar="DIR", help=where)

@@ -9,18 +9,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from umeta.cli.options import Commands, add_allow_plugin, add_common_options, add_device
+from umeta.cli.options import Commands, add_pictures_options
 from umeta.errors import UserError
 
 
 def add_parser(commands: Commands) -> None:
     text = "a page in the browser: name classes, label a few pictures, see all others sorted"
     sub = commands.add_parser("teach", help=text, description=text)
-    add_common_options(sub)
-    add_device(sub)
-    add_allow_plugin(sub)
-    sub.add_argument("run", type=Path, help="runs/NAME")
-    sub.add_argument("photos", type=Path, help="a folder or zip of pictures")
+    add_pictures_options(sub)
     where = "where the labels are kept and exports are written; the same again goes on (default: teach)"
     sub.add_argument("--out", type=Path, default=Path("teach"), metavar="DIR", help=where)
     sub.add_argument("--port", type=int, default=0, metavar="N", help="of this machine alone (default: a free one)")

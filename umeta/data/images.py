@@ -83,22 +83,22 @@ class UnlabelledImages:
     def floats(self, index: slice | np.ndarray | Tensor, device: torch.device | str = "cpu") -> Tensor:
         """Return some of the images as float32 in [0, 1]: [m, C, H, W]. On a GPU all stay there, where they fit."""
         if torch.device(device).type == "cuda":
-            if str(device) not in self._kept:
-                self._kept[str(device)] = keep(share(self.pixels), device)
-            if (there := self._kept[str(device)]).is_cuda:
+            if str(device) not in self._by_device:
+                self._by_device[str(device)] = keep(share(self.pixels), device)
+            if (there := self._by_device[str(device)]).is_cuda:
                 some = index if isinstance(index, slice) else send(torch.as_tensor(index), device)
                 return to_float(there[some])
         index = index.cpu().numpy() if isinstance(index, Tensor) else index
         return to_float(send(torch.from_numpy(np.ascontiguousarray(self.pixels[index])), device))
 
     @cached_property
-    def _kept(self) -> dict[str, Tensor]:
+    def _by_device(self) -> dict[str, Tensor]:
         """The images by device, on it or not."""
         return {}
 
 
 def reorder_on_disk(pixels: np.ndarray, rows: np.ndarray, content: bytes) -> np.ndarray:
-    """Give `pixels[rows]` as a memory map in the cache, so that memory need not hold them."""
+    """Return `pixels[rows]` as a memory map in the cache, so that memory need not hold them."""
     key = hashlib.blake2b(repr(pixels.shape).encode() + content, digest_size=16).hexdigest()
     folder = artifacts.cache_folder() / "sorted" / key
 
@@ -112,15 +112,15 @@ def reorder_on_disk(pixels: np.ndarray, rows: np.ndarray, content: bytes) -> np.
 
 
 def share(array: np.ndarray) -> Tensor:
-    """Give an array that nothing writes to as a tensor, on the same memory; a memory map stays on disk."""
+    """Return an array that nothing writes to as a tensor, on the same memory; a memory map stays on disk."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         return torch.from_numpy(np.require(array, requirements="C"))
 
 
-def hash_each(pixels: np.ndarray) -> list[bytes]:
-    """Hash the content of each image [n, C, H, W]."""
-    return [hashlib.blake2b(item.tobytes(), digest_size=16).digest() for item in pixels]
+def hash_each(pixels: np.ndarray, size: int = 16) -> list[bytes]:
+    """Hash the content of each image [n, C, H, W]; size: bytes of a hash."""
+    return [hashlib.blake2b(item.tobytes(), digest_size=size).digest() for item in pixels]
 
 
 def to_float(pixels: Tensor) -> Tensor:

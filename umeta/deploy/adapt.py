@@ -61,12 +61,7 @@ def adapt_run(
         notes.append(f"{coloured} of the images have colours, and this learner sees grey ones: colours tell it nothing")
     notes += list_doubts(items, names, run)
     learner = AdaptedLearner.adapt(source, items, names, run.test_steps)
-    try:
-        learner = learner.calibrated()
-    except UserError as error:
-        notes.append(f"not calibrated, probabilities are a plain softmax and unknown cannot be told: {error}")
-    learner.save(out)
-    return learner, notes
+    return save_calibrated(learner, out, notes, "not")
 
 
 def change_learner(
@@ -108,10 +103,15 @@ def change_learner(
     learner = AdaptedLearner.adapt(before.source, items, names, before.steps)
     with suppress(UserError):  # the run need not be there any more
         notes += list_doubts(items, names, load_run(before.source.run, device=device, trusted=trusted))
+    return save_calibrated(learner, out, notes, "no longer")
+
+
+def save_calibrated(learner: AdaptedLearner, out: Path, notes: list[str], how: str) -> tuple[AdaptedLearner, list[str]]:
+    """Write a learner, calibrated where it can be; `how` it is not where it cannot is added to the notes."""
     try:
-        learner = learner.calibrated()
+        learner = learner.calibrate()
     except UserError as error:
-        notes.append(f"no longer calibrated, probabilities are a plain softmax and unknown cannot be told: {error}")
+        notes.append(f"{how} calibrated, probabilities are a plain softmax and unknown cannot be told: {error}")
     learner.save(out)
     return learner, notes
 

@@ -162,7 +162,7 @@ class AdaptedLearner:
                 "fit it again on all of them (learners of class prototypes, such as ProtoNet, can take more)"
             )
 
-    def calibrated(self) -> AdaptedLearner:
+    def calibrate(self) -> AdaptedLearner:
         """With probabilities and the threshold for `unknown` calibrated on its own examples, in whatever order.
 
         Copies are left out.

@@ -20,7 +20,7 @@ from torch import Tensor
 from umeta.errors import UserError
 from umeta.types import Batch, FeatureLearner, MetaLearner, Theta
 
-LOST = 10  # of so many pictures of known classes one may be taken for unknown; more where examples are few
+LOST = 10  # one of this many pictures of known classes may be taken for unknown; more where examples are few
 FOLDS = 5  # at most
 
 

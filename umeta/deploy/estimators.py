@@ -152,7 +152,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     def _fitted(self, learner: AdaptedLearner) -> FewShotClassifier:
         if self.calibrated or self.unknown is not None:
             try:
-                learner = learner.calibrated()
+                learner = learner.calibrate()
             except UserError as error:
                 if self.unknown is not None:
                     raise UserError(f"unknown: cannot be calibrated: {error}") from error

@@ -222,6 +222,13 @@ class InnerLoop:
             grads = self._differentiate(phi, self.second_order)
         return dict(zip(self.moving, grads, strict=True))
 
+    def descend(self, rate: float, steps: int | None) -> Adapted:
+        """Take all steps of plain gradient descent; return the adapted learner."""
+        phi = self.start
+        for size in self.sizes(rate, steps):
+            phi = self.move(phi, self.gradient(phi), size)
+        return self.finish(phi)
+
     def move(self, phi: Weights, gradient: Weights, size: Tensor | float) -> Weights:
         """Step down the gradient; size: a number, or one for each task [T]."""
         return phi | {

@@ -18,12 +18,7 @@ class ANIL(UnrolledLearner):
 
     def adapt(self, theta: Theta, support: Batch, *, start: Adapted | None = None, steps: int | None = None) -> Adapted:
         """Adapt each task's head; the weights are [T, ...]."""
-        loop = InnerLoop(self, theta, support, start)
-        phi = loop.start
-        for size in loop.sizes(self.inner_lr, steps):
-            gradient = loop.gradient(phi)
-            phi = loop.move(phi, gradient, size)
-        return loop.finish(phi)
+        return InnerLoop(self, theta, support, start).descend(self.inner_lr, steps)
 
     def adapts_weight(self, name: str) -> bool:
         """Whether the inner loop moves the weight of this name."""

@@ -73,7 +73,7 @@ class Context(UnrolledLearner):
         return Theta(mean | {TOLD: told, KNOWN: apart @ torch.linalg.pinv(told)})
 
     def unadapted(self, theta: Theta, tasks: int) -> Adapted:
-        """Give the policies of all known contexts, for so many tasks."""
+        """Give the policies of all known contexts, for `tasks` tasks."""
         told = (theta.params[KNOWN] @ theta.params[TOLD]).expand(tasks, -1, -1)
         return Adapted(super().unadapted(theta, tasks).params | {TOLD: told})
 
@@ -90,11 +90,7 @@ class Context(UnrolledLearner):
     def adapt(self, theta: Theta, support: Batch, *, start: Adapted | None = None, steps: int | None = None) -> Adapted:
         """Take a context in the first step, and steps of the policy gradient from there."""
         if start is not None and start.steps:
-            loop = InnerLoop(self, theta, support, start)
-            phi = loop.start
-            for size in loop.sizes(self.inner_lr, steps):
-                phi = loop.move(phi, loop.gradient(phi), size)
-            return loop.finish(phi)
+            return InnerLoop(self, theta, support, start).descend(self.inner_lr, steps)
         assert support.reward is not None
         returns = (support.reward * support.mask).unflatten(1, (support.sequences, -1)).sum(-1)
         known = theta.params[KNOWN]

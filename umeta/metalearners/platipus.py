@@ -24,7 +24,7 @@ class PLATIPUS(ParticleLearner):
 
     Initialisations are drawn from `p = N(mu - gamma_p grad L_support(mu), sigma^2)`, and each takes MAML's steps on the
     support. In meta-training they are drawn from `q = N(mu - gamma_q grad L_query(mu), v)`, and the outer loop descends
-    `L_query(phi) + KL(q || p) / items`, where L is a mean over so many items. mu, sigma, v and both gammas are learnt.
+    `L_query(phi) + KL(q || p) / items`, where L is a mean over these items. mu, sigma, v and both gammas are learnt.
     The noise of a task is a hash of its support, so that answers are the same when asked again.
     """
 
@@ -35,10 +35,7 @@ class PLATIPUS(ParticleLearner):
         """Adapt each task's draws: weights [T, M, ...]."""
         start = start or self._draw(*self._see(theta, support, support, "p"), support)
         loop = InnerLoop(self, theta, self.repeat(support), self.flatten(start))
-        phi = loop.start
-        for size in loop.sizes(self.inner_lr, steps):
-            phi = loop.move(phi, loop.gradient(phi), size)
-        return self.gather(loop.finish(phi))
+        return self.gather(loop.descend(self.inner_lr, steps))
 
     def meta_loss(self, theta: Theta, support: Batch, query: Batch) -> tuple[Adapted, Tensor]:
         """Adapt from draws that have seen the query; return the loss of the query, and what seeing it was worth."""

@@ -30,12 +30,7 @@ class Reptile(GradientLearner, OwnMetaGradient):
 
     def adapt(self, theta: Theta, support: Batch, *, start: Adapted | None = None, steps: int | None = None) -> Adapted:
         """Adapt each task's weights [T, ...] by gradient descent."""
-        loop = InnerLoop(self, theta, support, start)
-        phi = loop.start
-        for size in loop.sizes(self.inner_lr, steps):
-            gradient = loop.gradient(phi)
-            phi = loop.move(phi, gradient, size)
-        return loop.finish(phi)
+        return InnerLoop(self, theta, support, start).descend(self.inner_lr, steps)
 
     def meta_gradient(self, theta: Theta, support: Batch, query: Batch) -> tuple[Adapted, dict[str, Tensor]]:
         """Adapt to the whole task, and give `theta - phi`."""

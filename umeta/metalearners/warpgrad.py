@@ -29,11 +29,7 @@ class WarpGrad(GradientLearner, OwnMetaLoss):
 
     def adapt(self, theta: Theta, support: Batch, *, start: Adapted | None = None, steps: int | None = None) -> Adapted:
         """Adapt each task's weights [T, ...] but for the warps."""
-        loop = InnerLoop(self, theta, support, start)
-        phi = loop.start
-        for size in loop.sizes(self.inner_lr, steps):
-            phi = loop.move(phi, loop.gradient(phi), size)
-        return loop.finish(phi)
+        return InnerLoop(self, theta, support, start).descend(self.inner_lr, steps)
 
     def meta_loss(self, theta: Theta, support: Batch, query: Batch) -> tuple[Adapted, Tensor]:
         """Adapt; return the loss of the query after each single step, their mean."""
@@ -50,5 +46,6 @@ class WarpGrad(GradientLearner, OwnMetaLoss):
 
     def adapts_weight(self, name: str) -> bool:
         """Whether the inner loop moves the weight of this name."""
-        layers = [n.rpartition(".")[0] for n, p in self.built.network.params().items() if p.dim() > 1]
+        weights = self.built.network.module.named_parameters()
+        layers = [n.rpartition(".")[0] for n, p in weights if p.dim() > 1]
         return name.rpartition(".")[0] not in layers[1::2]

@@ -104,7 +104,7 @@ def orient_edges(x: Tensor) -> Tensor:
 
 
 def count_edges(edges: Tensor, cells: int) -> Tensor:
-    """Histograms of orientations in so many cells a side, in overlapping blocks of 2 x 2 cells of length 1 each."""
+    """Histograms of orientations in `cells` x `cells` cells, in overlapping blocks of 2 x 2 cells of length 1 each."""
     blocks = F.unfold(F.adaptive_avg_pool2d(edges, cells), 2).mT
     blocks = F.normalize(blocks, dim=-1, eps=1e-3).clamp(max=0.2)
     return F.normalize(blocks, dim=-1, eps=1e-3).flatten(1)

@@ -58,7 +58,7 @@ def write_recipe(
 
     test: labelled images, a folder per class; None for no evaluation.
     changes: `key=value` overrides of what is decided here; `name` is by default that of the images' folder.
-    hold_out: about so many pictures are kept back from meta-training, at most a fifth.
+    hold_out: about how many pictures are kept back from meta-training, at most a fifth.
     minutes: how long it may take to the end of meta-training, from `began` on, a time of `time.monotonic`, or now.
 
     Raises:

@@ -73,7 +73,7 @@ class PointTasks:
         """Return the tasks of these numbers; task i depends on (seed, i) only.
 
         Raises:
-            UserError: no function has so many points.
+            UserError: no function has enough points.
         """
         need = episode.shot + episode.query
         large = np.flatnonzero(self.sizes >= need)
