@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt
 from torch import Tensor
 
 from umeta import seeds
@@ -29,8 +29,8 @@ class Diayn:
 
     A discriminator learns to tell from a state which skill z led there, a policy per skill earns `log p(z|s)`. The
     original learns by SAC, one update a step; here all skills act in many copies of a fast simulator at once and learn
-    on-policy by PPO (Schulman et al. 2017), or by SAC with `updates` a round. Rewards are always those of the present
-    discriminator, which learns from this round's states; an episode cut short by the horizon counts on with its value.
+    on-policy by PPO, or by SAC. Rewards are always those of the present discriminator, which learns from this round's
+    states; an episode cut short by the horizon counts on with its value.
     """
 
     skills: Annotated[int, Gt(1)] = 50
@@ -43,7 +43,7 @@ class Diayn:
     """width of the two hidden layers of policy, value (critics) and discriminator"""
     lr: Annotated[float, Gt(0)] = 1e-3
     """Adam's step size"""
-    learner: Literal["ppo", "sac"] = "ppo"
+    algorithm: PPO | SAC = field(default_factory=PPO)
     """what improves the policies: PPO on this iteration's steps, or SAC, as in the original, on a replay of all"""
     discriminator_steps: Annotated[int, Gt(0)] = 10
     """of the discriminator per iteration, on a fifth of its steps each"""
@@ -54,24 +54,6 @@ class Diayn:
     extremes instead of crowding there"""
     sees: list[int] | None = None
     """which numbers of the observation the discriminator sees; by default all"""
-    clip: Annotated[float, Gt(0)] = 0.2
-    """ppo: the bound on probability ratios"""
-    epochs: Annotated[int, Gt(0)] = 4
-    """ppo: passes over an iteration's steps, in four parts each"""
-    lam: Annotated[float, Ge(0)] = 0.95
-    """ppo: of generalised advantage estimation"""
-    entropy: Annotated[float, Ge(0)] = 0.0
-    """ppo: bonus per nat of the policy's entropy"""
-    updates: Annotated[int, Gt(0)] = 100
-    """sac: steps of critics and policy per iteration"""
-    batch: Annotated[int, Gt(0)] = 256
-    """sac: steps of the replay in each update"""
-    replay: Annotated[int, Gt(0)] = 200_000
-    """sac: how many steps are kept, in checkpoints too"""
-    tau: Annotated[float, Gt(0), Le(1)] = 0.01
-    """sac: how far each update moves the critics' slow copies towards them"""
-    temperature: Annotated[float, Gt(0)] = 0.1
-    """sac: reward per nat of the policy's entropy, relative to the standard normal"""
 
     domain: ClassVar[Literal["image", "env"]] = "env"
     sees_labels: ClassVar[bool] = False
@@ -108,7 +90,7 @@ class Learning:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seeds.integer(ctx.seed, "diayn"))
             self.policy = SkillPolicy(env.observation, env.action, o.skills, o.hidden)
-            self.learner = self.improver()
+            self.learner = o.algorithm.build(self.policy, env.discount, o.lr)
             self.discriminator = Discriminator.checked(env, o.skills, o.hidden, o.sees)
         self.rewards = SkillRewards(self.discriminator)  # of the discriminator as it is by then
         seen = self.discriminator.seen(wandering(env, ctx))
@@ -122,14 +104,6 @@ class Learning:
             discriminator=self.discriminator,
             discriminator_adam=self.optimiser,
         )
-
-    def improver(self) -> PPO | SAC:
-        """Build the learner that the options ask for, with random weights."""
-        o, policy, discount = self.options, self.policy, self.env.discount
-        if o.learner == "ppo":
-            return PPO(policy, discount, lr=o.lr, clip=o.clip, epochs=o.epochs, lam=o.lam, entropy=o.entropy)
-        sac = {"updates": o.updates, "batch": o.batch, "replay": o.replay}
-        return SAC(policy, discount, lr=o.lr, tau=o.tau, temperature=o.temperature, **sac)
 
     def step(self, i: int) -> dict[str, float]:
         """One iteration: act, learn to tell the skills apart, earn what that gives."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from annotated_types import Gt
@@ -27,7 +27,6 @@ SHARP = 10.0  # of norm matching
 ALIGNED = (0.5, 0.7)  # cosines between which alignment gives way to norm matching
 FASTEST = 1.5  # length of the longest skill; beyond 1 it asks for more than a step can do
 
-HABITS: dict[str, Any] = {"clip": 0.2, "epochs": 4, "lam": 0.95, "entropy": 0.0}  # of PPO
 
 Family = Literal["directions", "velocities", "places"]
 
@@ -177,7 +176,7 @@ class Learning:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seeds.integer(ctx.seed, "metra"))
             self.policy = SpacePolicy(env.observation, env.action, o.dim, o.hidden)
-            self.learner = PPO(self.policy, env.discount, lr=o.lr, **HABITS)
+            self.learner = PPO().build(self.policy, env.discount, o.lr)
             self.space = o.rewards(env)
         self.space.standardise(wandered(env, ctx.seed))
         # what skills are told is longer than the points: the longest ask for more than a step can do

@@ -17,13 +17,15 @@ from umeta.envs.nav2d import Nav2D
 from umeta.errors import UserError
 from umeta.rl.discriminator import SkillRewards
 from umeta.rl.explore import episodes
+from umeta.rl.ppo import PPO
 from umeta.rl.rollout import Paths
-from umeta.rl.sac import SAC, Replay, Steps
+from umeta.rl.sac import SAC, Replay, SoftActorCritic, Steps
 from umeta.rl.skills import SkillPolicy, act
 from umeta.runtime.checkpoints import State
 from umeta.runtime.loop import RunContext
 
-FEW = Diayn(learner="sac", skills=3, iterations=6, episodes=2, hidden=8, updates=4, batch=6, replay=50)
+SOFT = SAC(updates=4, batch=6, replay=50)
+FEW = Diayn(algorithm=SOFT, skills=3, iterations=6, episodes=2, hidden=8)
 SHORT = Nav2D(horizon=5)
 SKILLS = 4
 
@@ -32,14 +34,14 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def small(temperature: float = 0.3, updates: int = 1) -> SAC:
+def small(temperature: float = 0.3, updates: int = 1) -> SoftActorCritic:
     """Of three skills with two numbers each in observations and actions; its slow critics are others than its own."""
     torch.manual_seed(0)
     policy = SkillPolicy(2, 2, 3, 4)
     with torch.no_grad():
         policy.log_std.copy_(drawn(3, 2) / 2)
         policy.head.weight.mul_(10)
-    sac = SAC(policy, 0.9, lr=1e-2, updates=updates, batch=8, replay=20, tau=0.1, temperature=temperature)
+    sac = SAC(updates=updates, batch=8, replay=20, tau=0.1, temperature=temperature).build(policy, 0.9, 1e-2)
     with torch.no_grad():
         for param in [*sac.critics.parameters(), *sac.targets.parameters()]:
             param.copy_(torch.randn_like(param))
@@ -60,7 +62,7 @@ def some_paths() -> Paths:
 # The losses
 
 
-def chosen(sac: SAC, observation: Tensor, z: int, noise: Tensor) -> tuple[Tensor, Tensor]:
+def chosen(sac: SoftActorCritic, observation: Tensor, z: int, noise: Tensor) -> tuple[Tensor, Tensor]:
     """An action, and its log-probability relative to the standard normal's."""
     output = act(sac.policy.policies())(observation.expand(3, 1, 2))[z, 0]
     distribution = Normal(output[:2], output[2:].exp())
@@ -190,9 +192,9 @@ def test_steps_of_episodes() -> None:
 
 
 def test_rewards_of_old_steps_follow_the_discriminator(monkeypatch: pytest.MonkeyPatch) -> None:
-    learning, seen, original = Learning(FEW, SHORT, RunContext()), [], SAC.target
+    learning, seen, original = Learning(FEW, SHORT, RunContext()), [], SoftActorCritic.target
 
-    def observed(self: SAC, steps: Steps, rewards: Tensor, noise: Tensor) -> Tensor:
+    def observed(self: SoftActorCritic, steps: Steps, rewards: Tensor, noise: Tensor) -> Tensor:
         seen.append((steps, rewards))
         return original(self, steps, rewards, noise)
 
@@ -200,9 +202,9 @@ def test_rewards_of_old_steps_follow_the_discriminator(monkeypatch: pytest.Monke
     first = learning.save()["learner.replay.after"][:30].clone()
     before = SkillRewards(learning.discriminator)
     old = before.discriminator(first).detach()
-    monkeypatch.setattr(SAC, "target", observed)
+    monkeypatch.setattr(SoftActorCritic, "target", observed)
     learning.step(1)
-    assert len(seen) == FEW.updates
+    assert len(seen) == SOFT.updates
     again = 0
     for steps, rewards in seen:
         logs = learning.discriminator(steps.after).detach()
@@ -228,14 +230,14 @@ def test_a_resume_goes_on_bit_for_bit(step: int, tmp_path: Path) -> None:
     resumed = learnt("cut", FEW.iterations, resume=True)
     assert whole.keys() == resumed.keys()
     assert [name for name in whole if not torch.equal(whole[name], resumed[name])] == []
-    assert whole["learner.replay.added"] == 30 * FEW.iterations > FEW.replay
+    assert whole["learner.replay.added"] == 30 * FEW.iterations > SOFT.replay
     parts = {name.split(".")[1] for name in whole if name.startswith("learner.")}
     assert parts == {"policy", "critics", "targets", "replay"}
 
 
 def test_skills_are_told_apart_within_seconds() -> None:
     env = Nav2D(horizon=40)
-    options = Diayn(learner="sac", skills=SKILLS, iterations=20, episodes=4, hidden=32, updates=40)
+    options = Diayn(algorithm=SAC(updates=40), skills=SKILLS, iterations=20, episodes=4, hidden=32)
     tasks = options.propose(env, RunContext())
     assert tasks.skills is not None
     assert isinstance(tasks.rewards, SkillRewards)
@@ -245,6 +247,12 @@ def test_skills_are_told_apart_within_seconds() -> None:
     assert paths.actions.abs().max() < 10  # none runs away to where the environment clips it
 
 
-def test_another_learner_is_none() -> None:
-    with pytest.raises(UserError, match=r"proposer.learner: .*'ppo' or 'sac'.*, got 'td3'"):
-        build.load("nav2d_diayn", ["proposer.learner=td3"])
+def test_what_improves_the_policies_is_a_part_with_its_options() -> None:
+    of_nav2d = build.load("nav2d_diayn", ["proposer.algorithm={name: sac, updates: 7}"]).proposer
+    assert isinstance(of_nav2d, Diayn)
+    assert of_nav2d.algorithm == SAC(updates=7)
+    assert isinstance(build.load("nav2d_diayn", ["proposer.algorithm={name: ppo, clip: 0.1}"]).proposer.algorithm, PPO)
+    with pytest.raises(UserError, match=r"proposer\.algorithm\.clip: no such option.*updates"):
+        build.load("nav2d_diayn", ["proposer.algorithm=sac", "proposer.algorithm.clip=0.1"])
+    with pytest.raises(UserError, match=r"proposer\.algorithm.*'td3'"):
+        build.load("nav2d_diayn", ["proposer.algorithm=td3"])

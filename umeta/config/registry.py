@@ -39,6 +39,7 @@ KINDS = {  # kind of part -> the package its built-in files live in
     "augment": "umeta.augment",
     "model": "umeta.models",
     "outer": "umeta.outer",
+    "algorithm": "umeta.rl",
     "tracker": "umeta.runtime.trackers",
 }
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
 from umeta.objectives import gaussian, surrogate
@@ -14,19 +17,35 @@ from umeta.rl.rollout import Paths
 from umeta.rl.skills import SkillPolicy
 
 
-class PPO(nn.Module):
+@dataclass(frozen=True)
+class PPO:
     """Proximal policy optimisation (Schulman et al. 2017): a few passes over an iteration's steps, then they are gone.
 
     A value network is told the skill, as the policy is. An episode cut short by the horizon counts on with its value.
     """
 
+    clip: Annotated[float, Gt(0)] = 0.2
+    """the bound on probability ratios"""
+    epochs: Annotated[int, Gt(0)] = 4
+    """passes over an iteration's steps, in four parts each"""
+    lam: Annotated[float, Ge(0)] = 0.95
+    """of generalised advantage estimation"""
+    entropy: Annotated[float, Ge(0)] = 0.0
+    """bonus per nat of the policy's entropy"""
+
+    def build(self, policy: SkillPolicy, discount: float, lr: float) -> Proximal:
+        """Build what improves a policy, with random weights; lr: Adam's step size."""
+        return Proximal(self, policy, discount, lr)
+
+
+class Proximal(nn.Module):
+    """A policy, its value network, and PPO's steps on both."""
+
     scale: Tensor
 
-    def __init__(
-        self, policy: SkillPolicy, discount: float, *, lr: float, clip: float, epochs: int, lam: float, entropy: float
-    ) -> None:
+    def __init__(self, options: PPO, policy: SkillPolicy, discount: float, lr: float) -> None:
         super().__init__()
-        self.discount, self.clip, self.epochs, self.lam, self.entropy = discount, clip, epochs, lam, entropy
+        self.options, self.discount = options, discount
         self.policy, hidden = policy, policy.first.out_features
         inputs = policy.first.in_features + policy.size
         self.value = nn.Sequential(
@@ -50,18 +69,19 @@ class PPO(nn.Module):
         rewards = rewards / self.scale
         with torch.no_grad():
             values = self.valued(paths.observations, torch.cat([skill, skill[:, :, -1:]], 2))
-            advantage = gae(rewards, values[..., :-1], paths.mask, self.discount, self.lam, last=values[..., -1])
-        target = advantage + values[..., :-1]
+            now, last, lam = values[..., :-1], values[..., -1], self.options.lam
+            advantage = gae(rewards, now, paths.mask, self.discount, lam, last=last)
+        target = advantage + now
         w = normalise(advantage, paths.mask)
         every = [paths.observations[:, :, :-1], skill, paths.actions, paths.logp, w, target]
         flat = [value[paths.mask] for value in every]
-        for part in parts(len(flat[0]), self.epochs, random):
+        for part in parts(len(flat[0]), self.options.epochs, random):
             x, z, action, logp, gain, aim = (value[part] for value in flat)
             output = self.policy(x, z)
-            clipped = surrogate(output, action, logp, gain, self.clip).mean()
+            clipped = surrogate(output, action, logp, gain, self.options.clip).mean()
             entropy = gaussian(output)[1].sum(-1).mean()
             self.optimiser.zero_grad()
-            (-clipped - self.entropy * entropy + F.mse_loss(self.valued(x, z), aim)).backward()
+            (-clipped - self.options.entropy * entropy + F.mse_loss(self.valued(x, z), aim)).backward()
             self.optimiser.step()
 
     def valued(self, observations: Tensor, skill: Tensor) -> Tensor:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Annotated, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Gt, Le
 from torch import Tensor, nn
 
 from umeta.objectives import gaussian, log_probability
@@ -59,7 +61,8 @@ class Replay(nn.Module):
         return Steps(*(getattr(self, name)[at] for name in Steps._fields))
 
 
-class SAC(nn.Module):
+@dataclass(frozen=True)
+class SAC:
     """Soft actor-critic (Haarnoja et al. 2018, 1812.05905, algorithm 1) with a fixed temperature a.
 
     Each update draws steps (s, z, u, s') of the replay, whose rewards r are what the discriminator says by now, and
@@ -76,27 +79,34 @@ class SAC(nn.Module):
     normal n, as which the policy starts and in whose units its actions are.
     """
 
-    def __init__(
-        self,
-        policy: SkillPolicy,
-        discount: float,
-        *,
-        lr: float,
-        updates: int,
-        batch: int,
-        replay: int,
-        tau: float,
-        temperature: float,
-    ) -> None:
+    updates: Annotated[int, Gt(0)] = 100
+    """steps of critics and policy per iteration"""
+    batch: Annotated[int, Gt(0)] = 256
+    """steps of the replay in each update"""
+    replay: Annotated[int, Gt(0)] = 200_000
+    """how many steps are kept, in checkpoints too"""
+    tau: Annotated[float, Gt(0), Le(1)] = 0.01
+    """how far each update moves the critics' slow copies towards them"""
+    temperature: Annotated[float, Gt(0)] = 0.1
+    """reward per nat of the policy's entropy, relative to the standard normal"""
+
+    def build(self, policy: SkillPolicy, discount: float, lr: float) -> SoftActorCritic:
+        """Build what improves a policy, with random weights; lr: Adam's step size."""
+        return SoftActorCritic(self, policy, discount, lr)
+
+
+class SoftActorCritic(nn.Module):
+    """A policy, its critics with their slow copies, the replay, and SAC's steps."""
+
+    def __init__(self, options: SAC, policy: SkillPolicy, discount: float, lr: float) -> None:
         super().__init__()
-        self.discount, self.updates, self.batch = discount, updates, batch
-        self.tau, self.temperature = tau, temperature
+        self.options, self.discount = options, discount
         self.skills, action = policy.log_std.shape
         observation, hidden = policy.first.in_features, policy.first.out_features
         self.policy = policy
         self.critics = nn.ModuleList(critic(observation + self.skills + action, hidden) for _ in range(2))
         self.targets = copy.deepcopy(self.critics).requires_grad_(False)
-        self.replay = Replay(replay, observation, action)
+        self.replay = Replay(options.replay, observation, action)
         self.optimiser = torch.optim.Adam([*policy.parameters(), *self.critics.parameters()], lr=lr, fused=True)
 
     @one_thread()
@@ -108,8 +118,8 @@ class SAC(nn.Module):
         skill: [T, E, H], which one acted; earned: its rewards [...] for steps that led to states [..., observation].
         """
         self.replay.add(Steps.of(paths, skill))
-        for _ in range(self.updates):
-            steps = self.replay.sample(self.batch, random)
+        for _ in range(self.options.updates):
+            steps = self.replay.sample(self.options.batch, random)
             noise, later = torch.randn(2, *steps.action.shape, generator=random)
             target = self.target(steps, earned(steps.after, steps.skill), later)
             values = self.values(self.critics, steps.before, steps.skill, steps.action)
@@ -117,20 +127,20 @@ class SAC(nn.Module):
             self.descend(self.loss(steps, noise), self.policy)
             with torch.no_grad():
                 for slow, fast in zip(self.targets.parameters(), self.critics.parameters(), strict=True):
-                    slow.lerp_(fast, self.tau)
+                    slow.lerp_(fast, self.options.tau)
 
     @torch.no_grad()
     def target(self, steps: Steps, rewards: Tensor, noise: Tensor) -> Tensor:
         """Return the critics' targets for the steps [n]; noise: standard normal [n, action]."""
         action, k = self.acted(steps.after, steps.skill, noise)
-        following = self.values(self.targets, steps.after, steps.skill, action).amin(0) - self.temperature * k
+        following = self.values(self.targets, steps.after, steps.skill, action).amin(0) - self.options.temperature * k
         return rewards + self.discount * ~steps.ended * following
 
     def loss(self, steps: Steps, noise: Tensor) -> Tensor:
         """Return the policy's loss in the states before the steps."""
         action, k = self.acted(steps.before, steps.skill, noise)
         values = self.values(self.critics, steps.before, steps.skill, action).amin(0)
-        return (self.temperature * k - values).mean()
+        return (self.options.temperature * k - values).mean()
 
     def acted(self, observations: Tensor, skill: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Actions [n, action], and how much likelier they are than under the standard normal [n], as logarithms."""
