@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from umeta.benchmarks.goals import goals
+from umeta.benchmarks.goals import GoalOracle, goals
 from umeta.config.registry import find_plugins
 from umeta.envs.ant import Ant
 from umeta.envs.gym import Gym
@@ -18,6 +18,7 @@ from umeta.envs.nav2d import Nav2D
 from umeta.errors import UserError
 from umeta.parts import Environment
 from umeta.rl.rollout import Paths
+from umeta.runtime.loop import RunContext
 
 PLACES = torch.tensor([[0.0, 0.0], [0.1, 0.3], [0.0, -0.1]])  # of two steps, a twentieth of a second each
 VELOCITIES = [(2.0, 6.0), (-2.0, -8.0)]
@@ -131,3 +132,10 @@ def test_a_persons_own_rewards_are_one_file(tmp_path: Path, monkeypatch: pytest.
         goals("your.py:mine", Ant(), "test", 1, 0)
     assert find_plugins({"evaluate": {"benchmark": "my.py:mine"}}) == {"my.py:mine"}
     assert find_plugins({"evaluate": {"benchmark": "cheetah_velocity"}}) == set()
+
+
+def test_tasks_of_true_rewards_are_stamped_as_such() -> None:
+    assert GoalOracle.sees_labels
+    tasks = GoalOracle("nav2d", goals=5).propose(Nav2D(), RunContext())
+    expected = goals("nav2d", Nav2D(), "train", 5, seed=RunContext().seed)
+    assert torch.equal(tasks.rewards.goals, expected.rewards.goals)  # type: ignore[attr-defined]

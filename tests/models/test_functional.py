@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from umeta.errors import UserError
 from umeta.models.conv4 import Conv4
-from umeta.models.functional import MOMENTUM, Pure, average, draw
+from umeta.models.functional import MOMENTUM, GroupNorm, Pure, StatNorm, average, draw, exchange
 from umeta.models.kernels import channels_last
 
 BODY = nn.Sequential(
@@ -298,3 +298,11 @@ def test_pool_first_by_hand(training: bool) -> None:
     assert not torch.allclose(other(x), z.flatten(1), atol=1e-2)
     with pytest.raises(UserError, match="halves 3 times: 7x16 is too small, resize to 8"):
         Conv4(4, "pool_first", 3).build((1, 7, 16))
+
+
+def test_a_layer_that_is_exchanged_for_groups_keeps_no_averages() -> None:
+    for kind, kept in ((StatNorm, True), (GroupNorm, False)):
+        net = exchange(nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)), kind)
+        assert isinstance(net[1], kind)
+        assert (net[1].running_mean is not None) == kept
+        assert {name for name, _ in net.named_parameters()} == {"0.weight", "0.bias", "1.weight", "1.bias"}

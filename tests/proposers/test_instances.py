@@ -7,6 +7,7 @@ import torch
 from proposers.instances import Instances
 from proposers.kmeans import KMeans
 from proposers.mixture import Mixture
+from umeta import seeds
 from umeta.augment.drawing import Drawing
 from umeta.config.build import build
 from umeta.config.registry import build_part
@@ -85,6 +86,13 @@ def test_a_mixture_draws_each_part_by_its_weight():
     white = support.x.flatten(1).amax(1) == 1
     assert torch.equal(white, query.x.flatten(1).amin(1) == 1)
     assert white.float().mean().item() == pytest.approx(0.25, abs=0.03)
+
+
+def test_which_part_a_task_is_of_stays_as_it_was():
+    """The tasks of runs that were recorded before hang on it."""
+    white = batch(two(), range(40))[0].x.flatten(1).amax(1) == 1
+    drawn = seeds.uniform(seeds.key(0, "mixture", np.arange(40)))
+    assert white.tolist() == (drawn >= 0.75).tolist()
 
 
 def test_a_mixture_within_a_mixture_is_drawn_apart_from_it():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from proposers.metra import FASTEST, Learning, Metra, Space, reward, tell_success
+from proposers.metra import FASTEST, SLACK, Learning, Metra, Space, reward, tell_success
 from umeta import seeds
 from umeta.cli.main import main
 from umeta.config.build import load
@@ -133,3 +135,32 @@ def test_rewards_and_skills_are_stored(tmp_path: Path, monkeypatch: pytest.Monke
     assert loaded.skills.keys() == again.skills.keys()  # type: ignore[attr-defined, union-attr]
     assert len(loaded.skills["1.bias"]) == 4  # type: ignore[attr-defined]
     assert loaded.rewards.points.any()  # type: ignore[attr-defined]
+
+
+def test_the_map_follows_the_gradient_of_its_lagrangian() -> None:
+    """Section 4.2 of the paper, for steps of about the length allowed: `E d'z + lambda min(slack, 1 - |d|^2)`."""
+    learning = Learning(replace(FEW, map_steps=1), OPEN, RunContext())
+    paths, z = walks(draw(1, 10, 12, 2)), 0.5 * draw(1, 10, 1, 2, seed=1).expand(-1, -1, 12, -1)
+    space = copy.deepcopy(learning.space)
+    params, log_dual = list(space.parameters()), learning.dual[0].detach().clone().requires_grad_()
+    learning.optimiser = torch.optim.SGD([*learning.space.parameters(), *learning.dual.parameters()], lr=1.0)
+    length = learning.learn_space(paths, z, torch.Generator().manual_seed(3))
+    part = torch.randperm(120, generator=torch.Generator().manual_seed(3))[:12]
+    seen = space.seen(paths)
+    d = (space.locate(seen[:, :, 1:]) - space.locate(seen[:, :, :-1])).flatten(0, 2)[part]
+    square = (d**2).sum(-1)
+    assert length == pytest.approx(square.mean().item() ** 0.5)
+    room = torch.minimum(1 - square, torch.tensor(SLACK))
+    up = ((d * z.flatten(0, 2)[part]).sum(-1) + log_dual.exp().detach() * room).mean()
+    for moved, was, g in zip(learning.space.parameters(), params, torch.autograd.grad(up, params), strict=True):
+        torch.testing.assert_close(moved.detach(), was.detach() + g, rtol=1e-4, atol=1e-6)
+    down = log_dual.detach() - log_dual.exp().detach() * room.mean().detach()  # falls where there is room
+    torch.testing.assert_close(learning.dual[0].detach(), down, rtol=1e-4, atol=1e-6)
+
+
+def test_what_was_found_is_said_at_its_end() -> None:
+    ctx = RunContext()
+    said: list[str] = []
+    ctx.note = said.append  # type: ignore[method-assign]
+    FEW.propose(OPEN, ctx)
+    assert sum("metra: skills go where they are told with a cosine of" in line for line in said) == 1

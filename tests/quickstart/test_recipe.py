@@ -84,6 +84,8 @@ def written(images: Path, *changes: str, minutes: float = 30, test: Path | None 
         (colour, (60, 80), "png", {"size": 56, "channels": 3, "invert": False}, "photo"),
         (colour, (32, 32), "png", {"size": 32, "channels": 3, "invert": False}, "photo"),
         (colour, (40, 44), "png", {"size": 40, "channels": 3, "invert": False}, "photo"),
+        (colour, (76, 76), "png", {"size": 84, "channels": 3, "invert": False}, "photo"),
+        (colour, (75, 75), "png", {"size": 72, "channels": 3, "invert": False}, "photo"),
         (colour, (28, 29), "png", {"size": 28, "channels": 3, "invert": False}, "photo"),
         (colour, (64, 64), "png", {"size": 64, "channels": 3, "invert": False}, "photo"),
         (colour, (17, 22), "png", {"size": 16, "channels": 3, "invert": False}, "photo"),

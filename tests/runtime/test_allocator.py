@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -25,6 +26,12 @@ from umeta.types import EpisodeSpec, TaskSpec, Theta
 
 ROOT = Path(__file__).parents[2]
 MB = 1 << 20
+
+
+def test_freed_memory_is_kept_where_the_c_library_can(monkeypatch):
+    assert allocator.keep_buffers() == (platform.libc_ver()[0] == "glibc")
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert not allocator.keep_buffers()
 
 
 def test_tensors_are_counted_while_they_are_alive():

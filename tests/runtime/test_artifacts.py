@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -143,6 +144,10 @@ def test_a_write_replaces_files_and_folders(tmp_path):
 def test_manifests_and_hashes_do_not_depend_on_key_order_or_clock(tmp_path):
     assert artifacts.hash_value({"a": 1, "b": [2]}) == artifacts.hash_value({"b": [2], "a": 1})
     assert artifacts.hash_value({"a": 1}) != artifacts.hash_value({"a": 2})
+    # as those in manifests that are on people's disks
+    assert artifacts.hash_value({"b": None, "a": 1}) == blake2b(b'{"a": 1, "b": null}', digest_size=16).hexdigest()
+    (tmp_path / "file").write_bytes(b"content")
+    assert artifacts.hash_file(tmp_path / "file") == blake2b(b"content", digest_size=16).hexdigest()
     for name, content in (("one", {"a": 1, "b": 2}), ("two", {"b": 2, "a": 1})):
         (tmp_path / name).mkdir()
         artifacts.write_manifest(tmp_path / name, "run", content, [])
