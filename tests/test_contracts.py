@@ -260,7 +260,7 @@ def test_sound_learner() -> None:
         (MixedInTraining(), "task_chunk"),
         (SeesPadding(), "masked support"),
         (OneClassMore(), "another way"),
-        (NotFinite(), "finite parameters"),
+        (NotFinite(), "init gives finite parameters"),
         (MAML(TINY, steps=1, normalisation="batch"), "one by one"),
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, str) else "",

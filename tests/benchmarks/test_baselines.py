@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.toys import Itself, batch, rand
+from sklearn.linear_model import LogisticRegression
 
 from umeta.benchmarks import baselines
 from umeta.benchmarks.labelled import LabelledImages
@@ -35,6 +36,20 @@ def vectors(noise: float, scale: float = 1, shift: float = 0) -> PartitionTasks:
     labels = np.arange(60) % 4
     z = np.eye(4)[labels] + np.random.default_rng(0).normal(0, noise, (60, 4))
     return PartitionTasks((z * scale + shift).astype(np.float32), labels[None])
+
+
+# logistic regression
+
+
+def test_the_linear_baseline_is_scikit_learns_with_the_penalty_of_cactus():
+    tasks = vectors(0.8)
+    found = baselines.linear(tasks, EPISODE, 12, seed=3)
+    drawn = tasks.sample(np.arange(12), episode=EPISODE, seed=3)
+    support, query = drawn.support(), drawn.query()
+    for i in range(12):
+        model = LogisticRegression(C=1.0, max_iter=200).fit(support.x[i], support.y[i])
+        assert found[i] == pytest.approx(model.score(query.x[i], query.y[i]))
+    assert not np.array_equal(found, baselines.linear(tasks, EPISODE, 12, seed=3, c=100.0))
 
 
 # the MLP

@@ -1,7 +1,7 @@
 """Parts of long work are told apart, in names and in randomness."""
 
+from umeta.runtime import progress
 from umeta.runtime.loop import RunContext
-from umeta.runtime.progress import Progress
 
 
 def test_parts_have_names_and_seeds_of_their_own():
@@ -14,7 +14,44 @@ def test_parts_have_names_and_seeds_of_their_own():
 
 def test_progress_is_silent_unless_asked_for(capsys):
     for enabled in (False, True):
-        bar = Progress("work", 1, enabled=enabled)
+        bar = progress.Progress("work", 1, enabled=enabled)
         bar.update(1, {"loss": 0.5})
         bar.close()
         assert ("loss 0.5" in capsys.readouterr().err) == enabled
+
+
+def test_a_line_says_how_far_it_is_and_how_long_it_takes(capsys, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    bar = progress.Progress("metatrain", 10, first=2, until=500.0)
+    now[0] += 8
+    bar.update(4, {"loss": 0.5})  # a line every ten seconds
+    assert capsys.readouterr().err == ""
+    now[0] += 8
+    bar.update(6, {"loss": 0.25, "accuracy": 2 / 3})  # 4 steps in 16 seconds, 4 to come
+    assert capsys.readouterr().err == "metatrain  6/10  16s left  loss 0.25  accuracy 0.6667\n"
+    now[0] += 4
+    bar.update(10)  # the end is always told
+    bar.close()
+    assert capsys.readouterr().err == "metatrain  10/10  0s left  \n"
+    bar = progress.Progress("metatrain", 1000, until=now[0] + 30)  # ends in any case in half a minute
+    now[0] += 20
+    bar.update(1)
+    assert "1/1000  10s left" in capsys.readouterr().err
+
+
+def test_a_loop_counts_the_steps_that_are_done(capsys):
+    RunContext(progress=True).loop("fit", 3, lambda i: {"loss": float(i)}, dict, lambda state: None)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "fit  3/3  0s left  loss 2" in err
+
+
+def test_notes_go_where_progress_goes(capsys):
+    progress.note("said")
+    assert capsys.readouterr() == ("", "said\n")
+
+
+def test_durations():
+    seconds = [0.4, 59.6, 75, 3599, 3725]
+    assert [progress.format_duration(n) for n in seconds] == ["0s", "1m00s", "1m15s", "59m59s", "1h02m"]
