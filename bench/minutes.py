@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from bench.recipes import METHODS, Training
-from umeta.data import decode
+from umeta.data import archives, decode
 from umeta.data.folder import read_class_list
 from umeta.data.images import Items, Split
 from umeta.data.omniglot import Omniglot
@@ -118,7 +118,7 @@ def read(dataset: str, split: Split, data: Path) -> Items:
         return Omniglot(split="vinyals").read(split)
     root = data / "cifar100" / "images.zip"
     classes = {name: i for i, name in enumerate(read_class_list(root.parent / "splits" / f"cifar-fs-{split}.txt"))}
-    files = {f: classes[p] for f in decode.list_files(root) if (p := Path(f.name).parent.name) in classes}
+    files = {f: classes[p] for f in archives.list_files(root) if (p := Path(f.name).parent.name) in classes}
     pixels, kept = decode.decode(list(files), decode.Rule(32, 3), root=root)
     labels = np.array(list(files.values()))[kept]
     return Items(np.array(pixels), labels.astype(np.int64), tuple(classes))

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from bench.maml import Case, package
-from umeta.data import decode
+from umeta.data import archives, decode
 from umeta.data.inputs import Format
 from umeta.deploy.adapted import AdaptedLearner, MetaLearnt
 from umeta.deploy.predict import predict_images
@@ -121,7 +121,7 @@ def predict_by_processes(count: int) -> Callable[[], dict[str, float]]:
     def run(place: Any = place) -> dict[str, float]:
         with open(Path(place.name, "table.csv"), "w", newline="") as file:
             table = csv.writer(file)
-            reads = [partial(decode.read_contents, path) for path in files]
+            reads = [partial(archives.read_contents, path) for path in files]
             items = list(pool.map(work, reads, chunksize=16))
             for start in range(0, count, 256):
                 _, probabilities = learner.answers(np.stack(items[start : start + 256]))

@@ -22,7 +22,7 @@ from PIL import Image
 
 from umeta.cli.main import main
 from umeta.config import build, reading, registry
-from umeta.data import arrays, decode
+from umeta.data import archives, arrays, decode
 from umeta.data.folder import Folder
 from umeta.data.inputs import Format
 from umeta.deploy import adapt, export
@@ -230,7 +230,7 @@ def test_a_member_without_a_name_is_passed_over(tmp_path):
         file.writestr(zipfile.ZipInfo(""), b"?")
         file.writestr("cat/1.png", b"?")
         file.writestr("dog/", b"")
-    assert [found.name for found in decode.list_files(tmp_path / "x.zip")] == ["cat/1.png"]
+    assert [found.name for found in archives.list_files(tmp_path / "x.zip")] == ["cat/1.png"]
 
 
 def test_a_zip_of_overlapping_or_lying_members_costs_no_more_than_it_says(tmp_path):
@@ -266,7 +266,7 @@ def test_pipes_devices_and_huge_files_are_not_read(tmp_path, monkeypatch, draw):
     os.mkfifo(tmp_path / "a" / "pipe.png")
     with pytest.raises(UserError, match=r"pipe\.png.*not a file"):
         Format((1, 8, 8)).items([tmp_path / "a" / "pipe.png"])
-    assert len(decode.list_files(tmp_path / "a")) == 1
+    assert len(archives.list_files(tmp_path / "a")) == 1
     named = dict(list_files([tmp_path / "a"]))
     with pytest.raises(OSError, match="not a file"):
         named[str(tmp_path / "a" / "pipe.png")]()
@@ -274,7 +274,7 @@ def test_pipes_devices_and_huge_files_are_not_read(tmp_path, monkeypatch, draw):
     with pytest.raises(UserError, match=r"/dev/zero.*not a file"):
         adapt.decode_examples(adapt.read_csv(tmp_path / "support.csv"), Format((1, 8, 8)), tmp_path, skip_bad=False)
     with open(tmp_path / "a" / "large.png", "wb") as file:
-        file.truncate(decode.LARGEST_FILE + 1)
+        file.truncate(archives.LARGEST_FILE + 1)
     with pytest.raises(UserError, match=r"large\.png.*a file of 268,435,457 bytes"):
         Format((1, 8, 8)).items([tmp_path / "a" / "large.png"])
 

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from umeta.data import decode, omniglot
+from umeta.data import archives, decode, omniglot
 from umeta.data.arrays import Arrays
 from umeta.data.digits import Digits
 from umeta.data.folder import Folder, read_class_list
@@ -146,7 +146,7 @@ def test_hidden_files_are_passed_over(tmp_path, draw):
     (root / ".DS_Store").write_text("x")
     (root / ".git").mkdir()
     (root / ".git" / "x").write_text("x")
-    assert [file.name for file in decode.list_files(root)] == ["cat/00.png", "cat/01.png"]
+    assert [file.name for file in archives.list_files(root)] == ["cat/00.png", "cat/01.png"]
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_a_member_that_leaves_the_target_is_refused(tmp_path, name):
         file.writestr("good.png", coded(Image.new("L", (9, 9))))
         file.writestr(name, b"x")
     with pytest.raises(UserError, match=r"out\.png' would leave"):
-        decode.list_files(tmp_path / "x.zip")
+        archives.list_files(tmp_path / "x.zip")
 
 
 def test_a_symbolic_link_in_an_archive_is_refused(tmp_path):
@@ -205,15 +205,15 @@ def test_a_symbolic_link_in_an_archive_is_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as file:
         file.writestr(link, "/etc/passwd")
     with pytest.raises(UserError, match=r"'link.png' is a symbolic link"):
-        decode.list_files(tmp_path / "x.zip")
+        archives.list_files(tmp_path / "x.zip")
 
 
 def test_an_archive_bomb_is_refused_unread(tmp_path, monkeypatch):
-    monkeypatch.setattr(decode, "LARGEST_FILE", 1000)
+    monkeypatch.setattr(archives, "LARGEST_FILE", 1000)
     with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("bomb.png", bytes(1001))
     with pytest.raises(UserError, match=r"'bomb.png' unpacks to 1001"):
-        decode.list_files(tmp_path / "x.zip")
+        archives.list_files(tmp_path / "x.zip")
 
 
 def test_an_encrypted_member_is_named(tmp_path):
@@ -298,7 +298,7 @@ def test_links_are_followed_and_a_circle_of_them_once(tmp_path):
         Image.fromarray(noise(8, 8)).save(tmp_path / folder / "0.png")
     (tmp_path / "all" / "dogs").symlink_to(tmp_path / "dogs")
     (tmp_path / "dogs" / "back").symlink_to(tmp_path / "all")
-    assert [file.name for file in decode.list_files(tmp_path / "all")] == ["cats/0.png", "dogs/0.png"]
+    assert [file.name for file in archives.list_files(tmp_path / "all")] == ["cats/0.png", "dogs/0.png"]
 
 
 def test_a_photograph_is_turned_as_its_exif_says():
@@ -343,7 +343,7 @@ def test_any_bytes_decode_or_are_a_user_error(data):
     for _ in range(data.draw(st.integers(0, 4)) if content else 0):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     content = bytes(content[: data.draw(st.integers(0, len(content)))])
-    file = decode.File("some.png", (len(content), zlib.crc32(content)), lambda: content)
+    file = archives.File("some.png", (len(content), zlib.crc32(content)), lambda: content)
     found, message = outcome(lambda: decode.decode([file], decode.Rule(8, 3), root=Path("x")))
     assert "some.png" in message or (found[0].shape, found[1]) == ((1, 3, 8, 8), [0])
 
@@ -418,7 +418,7 @@ def test_a_changed_file_is_decoded_again(tmp_path, draw):
 def test_files_alike_in_name_size_and_time_below_two_roots_are_not_confused():
     for name, colour in (("a", 10), ("b", 20)):
         data = coded(Image.new("L", (16, 16), colour))
-        file = decode.File("x.png", (1, 1, 1), lambda data=data: data)
+        file = archives.File("x.png", (1, 1, 1), lambda data=data: data)
         assert (decode.decode([file], decode.Rule(16, 1), root=Path(name))[0] == colour).all()
 
 

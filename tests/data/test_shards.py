@@ -8,7 +8,7 @@ import tarfile
 import numpy as np
 import pytest
 
-from umeta.data import decode, images
+from umeta.data import archives, decode, images
 from umeta.data.folder import Folder
 from umeta.data.images import UnlabelledImages
 from umeta.errors import UserError
@@ -42,7 +42,7 @@ def test_shards_of_a_folder_are_read_in_order_and_what_is_no_picture_is_passed_o
     for number, some in enumerate((files[:4], files[4:])):
         members = [(path.name, path.read_bytes()) for path in some] + [("00.cls", b"3"), ("00.json", b"{}")]
         pack(tmp_path / "shards" / f"data-{number:06}.tar", members)
-    names = [file.name for file in decode.list_files(tmp_path / "shards") if decode.is_picture(file.name)]
+    names = [file.name for file in archives.list_files(tmp_path / "shards") if decode.is_picture(file.name)]
     assert names == [f"data-{i // 4:06}.tar/{i:02}.png" for i in range(6)]
     found = Folder(str(tmp_path / "shards"), size=16).read("train").pixels
     np.testing.assert_array_equal(found, Folder(str(root), size=16).read("train").pixels)
@@ -57,12 +57,12 @@ def test_a_tar_that_cannot_be_read_at_its_places_is_refused(tmp_path, mode):
         whole = pack(path, [("a.png", b"x" * 5000)]).read_bytes()
         path.write_bytes(whole[:300] if mode == "cut" else b"not a tar" * 100)
     with pytest.raises(UserError, match=r"x\.tar: expected a tar of images that is not compressed"):
-        decode.list_files(path)
+        archives.list_files(path)
 
 
 def test_members_outside_of_a_tar_are_refused(tmp_path):
     with pytest.raises(UserError, match="would leave the target folder"):
-        decode.list_files(pack(tmp_path / "x.tar", [("../a.png", b"x")]))
+        archives.list_files(pack(tmp_path / "x.tar", [("../a.png", b"x")]))
 
 
 def test_blocks_are_written_as_one_array(tmp_path):

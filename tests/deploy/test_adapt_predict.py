@@ -8,11 +8,14 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 from PIL import Image
 
@@ -153,6 +156,33 @@ def test_a_csv_of_a_spreadsheet_on_windows_and_names_that_look_like_formulas(pla
     assert [(row["path"], row["label"]) for row in rows] == [("'=2.png", "'=1+1"), ("support/six/0.png", "-2")]
     assert umeta("adapt", made_run("protonet"), "--support", "predictions.csv", "--out", "again")[0] == 0
     assert artifacts.read_json(place / "again" / "learner.json")["classes"] == ["-2", "=1+1"]
+
+
+@pytest.mark.parametrize("ending", ["tar", "parquet"])
+def test_other_archives_name_their_classes_and_are_sorted(place, made_run, umeta, ending):
+    files = sorted(path for path in (place / "support").rglob("*.png"))
+    classes = [path.parent.name for path in files]
+    if ending == "tar":
+        with tarfile.open("shard.tar", "w") as archive:
+            archive.add(place / "support", ".")
+    else:
+        column = [{"bytes": path.read_bytes(), "path": path.name} for path in files]
+        pyarrow.parquet.write_table(pyarrow.table({"image": column, "label": classes}), "shard.parquet")
+    shard = f"shard.{ending}"
+    assert umeta("adapt", made_run("protonet"), "--support", shard, "--out", "sharded")[0] == 0
+    assert umeta("adapt", made_run("protonet"), "--support", "support", "--out", "learner")[0] == 0
+    ours, theirs = (np.load(place / name / "support.npy") for name in ("sharded", "learner"))
+    assert sorted(map(bytes, ours)) == sorted(map(bytes, theirs))
+    code, out, _ = umeta("predict", "sharded", shard, "--truth", "--out", "found.csv")
+    assert code == 0
+    assert "6 images" in out
+    assert "of 3 right" in out
+    Path("shards").mkdir()
+    Path(shard).rename(Path("shards") / shard)
+    assert umeta("predict", "sharded", "shards", "--out", "again.csv")[0] == 0
+    found, again = table("found.csv"), table("again.csv")
+    assert [f"shards/{row['path']}" for row in found] == [row["path"] for row in again]
+    assert [row["label"] for row in found] == [row["label"] for row in again]
 
 
 def test_folders_in_folders_and_zips_name_their_classes_too(place, made_run, umeta):

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from umeta.config.build import build
-from umeta.data import decode
+from umeta.data import archives, decode
 from umeta.data.digits import Digits
 from umeta.data.images import Items
 from umeta.deploy.adapted import AdaptedLearner, load_source
@@ -267,8 +267,8 @@ def photographs() -> Callable[[str], Items]:
 
     @cache
     def photographs(name: str) -> Items:
-        of_class: dict[str, list[decode.File]] = {}
-        for file in decode.list_files(roots[name]):
+        of_class: dict[str, list[archives.File]] = {}
+        for file in archives.list_files(roots[name]):
             if decode.is_picture(file.name) and len(of_class.setdefault(str(Path(file.name).parent), [])) < 40:
                 of_class[str(Path(file.name).parent)].append(file)
         files = [file for found in list(of_class.values())[:100] for file in found]

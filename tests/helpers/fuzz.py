@@ -34,7 +34,7 @@ from safetensors.torch import save
 
 from umeta.config import build, reading, registry
 from umeta.config.images import Config
-from umeta.data import arrays, celeba, decode, folder, images, mini_imagenet
+from umeta.data import archives, arrays, celeba, decode, folder, images, mini_imagenet
 from umeta.deploy import adapt
 from umeta.errors import UserError
 from umeta.runtime import artifacts
@@ -165,7 +165,7 @@ def read_run(part: str) -> Callable[[bytes, Path], Any]:
 
 def read_zip(data: bytes, place: Path) -> Any:
     path = written(place, "x.zip", data)
-    return decode.decode(decode.list_files(path), decode.Rule(8, 3), root=path)
+    return decode.decode(archives.list_files(path), decode.Rule(8, 3), root=path)
 
 
 def read_csv(data: bytes, place: Path) -> Any:
@@ -262,7 +262,7 @@ def targets() -> dict[str, Target]:
                 *(zipped(zipfile.ZIP_STORED, x=coded(10, format)) for format in ("BMP", "TIFF", "WEBP", "PPM")),
             ],
             TOKENS["binary"],
-            [decode._members, decode.list_files, decode.open_image, decode.square_pixels, decode.decode],
+            [archives.list_zip, archives.list_files, decode.open_image, decode.square_pixels, decode.decode],
         ),
         "csv": Target(
             read_csv,

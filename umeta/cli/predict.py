@@ -15,7 +15,7 @@ def add_parser(commands: Commands) -> None:
     sub = commands.add_parser("predict", help=text, description=text)
     add_learner_options(sub)
     sub.add_argument("learner", type=Path, help="what adapt wrote")
-    where = "image files, folders or zips of them, or .npy arrays of the learner's size"
+    where = "image files, folders or archives (zip, tar, parquet) of them, or .npy arrays of the learner's size"
     sub.add_argument("images", type=Path, nargs="+", help=where)
     sub.add_argument("--out", type=Path, default=Path("predictions.csv"), metavar="FILE", help="predictions.csv")
     sub.add_argument("--unknown", action="store_true", help="answer `unknown` where no class is near")

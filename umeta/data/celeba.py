@@ -9,7 +9,7 @@ from typing import Annotated
 import numpy as np
 from annotated_types import Ge
 
-from umeta.data import decode
+from umeta.data import archives, decode
 from umeta.data.images import Items, Split
 from umeta.errors import UserError
 from umeta.runtime import artifacts
@@ -58,7 +58,7 @@ class CelebA:
         if not wanted:
             raise UserError(f"{partition}: has no image of the {split} split, which is {PARTITIONS[split]} there")
         names, has = read_attributes(attributes)
-        present = {Path(file.name).name: file for file in decode.list_files(images)}
+        present = {Path(file.name).name: file for file in archives.list_files(images)}
         for place, known in ((images, present), (attributes, has)):
             if absent := [name for name in wanted if name not in known]:
                 raise UserError(f"{partition}: '{absent[0]}' and {len(absent) - 1} more are not in {place}")

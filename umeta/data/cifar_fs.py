@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge
 
-from umeta.data import decode
+from umeta.data import archives, decode
 from umeta.data.folder import Folder
 from umeta.data.images import Items, Split
 from umeta.errors import UserError
@@ -58,6 +58,6 @@ class CIFARFS:
         raise UserError(f"{self.root}: holds no {', nor '.join(wanted)}; set data.root to where CIFAR-FS was unpacked")
 
 
-def name_folder(file: decode.File) -> list[str]:
+def name_folder(file: archives.File) -> list[str]:
     """Return the name of the folder a file lies in: a class of CIFAR-100 lies in train/CLASS and in test/CLASS."""
     return [PurePosixPath(file.name).parent.name]

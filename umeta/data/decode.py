@@ -1,4 +1,4 @@
-"""Image files in a folder or a zip, decoded once into one memory-mapped uint8 array."""
+"""Image files, decoded once into one memory-mapped uint8 array."""
 
 from __future__ import annotations
 
@@ -6,20 +6,18 @@ import contextlib
 import io
 import json
 import os
-import stat
-import tarfile
 import threading
 import warnings
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
-from functools import cache, partial
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from umeta.data.archives import File
 from umeta.errors import LeftOut, UserError
 from umeta.runtime import artifacts
 
@@ -28,21 +26,11 @@ if TYPE_CHECKING:
 
 BLOCK = 2048  # pictures decoded before they are written
 ONE_LARGE = threading.Lock()  # one picture at a time of those that take hundreds of megabytes
-LARGEST_FILE = 256 << 20  # bytes: no photograph is larger, a decompression bomb is
 # Of the formats that Pillow knows; not those that it hands to another program (EPS) or that hold what is no picture.
 FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 FOREIGN = (".cr2", ".dng", ".heic", ".heif", ".nef", ".psd", ".raw", ".svg")  # pictures of formats that are not read
 NAMED = 20  # files that a message names, at most
 COLOURED = 30  # difference of a pixel's channels that the eye takes for colour, and JPEG does not make of grey
-
-
-@dataclass(frozen=True)
-class File:
-    """A file in a folder or an archive: its place below the root, and how to read it."""
-
-    name: str
-    stamp: tuple[int, ...]  # size and times of change, or size and checksum
-    read: Callable[[], bytes]
 
 
 @dataclass(frozen=True)
@@ -55,105 +43,6 @@ class Rule:
     """black on white becomes white on black"""
     pad: bool = False
     """the whole image instead, on a square of the colour that its border has"""
-
-
-def walk_folders(root: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Each folder from `root` on, links followed, and the names of its files, in order; hidden ones left out.
-
-    A folder that links lead to again, as in a circle, is not read twice.
-    """
-    known = set()
-    for place, inner, names in os.walk(root, followlinks=True):
-        info = os.stat(place)
-        if (info.st_dev, info.st_ino) in known:
-            inner.clear()
-            continue
-        known.add((info.st_dev, info.st_ino))
-        inner[:] = sorted(name for name in inner if not name.startswith("."))
-        yield Path(place), sorted(name for name in names if not name.startswith("."))
-
-
-def list_files(root: Path) -> list[File]:
-    """Every file below a folder or in a zip or tar, hidden ones left out, sorted by name; nothing is unpacked.
-
-    A tar that lies in the folder is one of its folders, as where data sets come in shards.
-
-    Raises:
-        UserError: nothing there, not a folder, zip or tar, or an archive with a member outside its target folder.
-    """
-    if root.is_dir():
-        found = []
-        for path in (folder / name for folder, names in walk_folders(root) for name in names):
-            if path.is_file() and path.suffix == ".tar":
-                inside = path.relative_to(root)
-                found += [replace(file, name=(inside / file.name).as_posix()) for file in list_shard(path)]
-            elif path.is_file():
-                info = path.stat()
-                stamp = (info.st_size, info.st_mtime_ns, info.st_ctime_ns)
-                found.append(File(path.relative_to(root).as_posix(), stamp, partial(read_contents, path)))
-    elif root.is_file():
-        found = list_shard(root) if root.suffix == ".tar" else _members(root)
-    else:
-        place = "" if root.is_absolute() else f" in {Path.cwd()}"
-        raise UserError(f"{root}: no such folder or zip of images{place}")
-    if not found:
-        raise UserError(f"{root}: holds no files; expected images")
-    return sorted(found, key=lambda file: file.name)
-
-
-def read_contents(path: Path) -> bytes:
-    """Read a file; raise OSError for one that is none (a pipe, a device), ValueError for one far too large."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file") if not path.exists() else OSError(f"{path}: not a file")
-    if (size := path.stat().st_size) > LARGEST_FILE:
-        raise ValueError(f"a file of {size:,} bytes")
-    return path.read_bytes()
-
-
-def _members(path: Path) -> list[File]:
-    try:
-        archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise UserError(f"{path}: expected a folder or a zip of images ({error})") from error
-    found = []
-    for info in archive.infolist():
-        place = PurePosixPath(info.filename.replace("\\", "/"))
-        if place.is_absolute() or ".." in place.parts or PureWindowsPath(info.filename).drive:
-            raise UserError(f"{path}: refused, its member '{info.filename}' would leave the target folder")
-        if stat.S_ISLNK(info.external_attr >> 16):
-            raise UserError(f"{path}: refused, its member '{info.filename}' is a symbolic link")
-        if info.file_size > LARGEST_FILE:
-            raise UserError(f"{path}: refused, its member '{info.filename}' unpacks to {info.file_size} bytes")
-        hidden = any(part.startswith(".") or part == "__MACOSX" for part in place.parts)
-        if place.name and not info.filename.endswith("/") and not hidden:  # a member's name may be empty
-            found.append(File(str(place), (info.file_size, info.CRC), partial(archive.read, info)))
-    return found
-
-
-def list_shard(path: Path) -> list[File]:
-    """Every file in a tar that is not compressed, as webdataset's shards are: each is read at its place in it."""
-    found, changed = [], path.stat().st_mtime_ns
-    try:
-        with tarfile.open(path, "r:") as archive:
-            for info in archive:
-                place = PurePosixPath(info.name)
-                if place.is_absolute() or ".." in place.parts:
-                    raise UserError(f"{path}: refused, its member '{info.name}' would leave the target folder")
-                hidden = any(part.startswith(".") for part in place.parts)
-                if info.isreg() and not hidden and info.size <= LARGEST_FILE:
-                    stamp = (info.size, info.offset_data, changed)
-                    found.append(File(str(place), stamp, partial(read_part, path, info.offset_data, info.size)))
-                vars(archive)["members"] = []  # which it would keep, all of them
-    except (tarfile.TarError, OSError) as error:
-        raise UserError(f"{path}: expected a tar of images that is not compressed ({error})") from error
-    return found
-
-
-def read_part(path: Path, start: int, size: int) -> bytes:
-    """Read some bytes of a file."""
-    with open(path, "rb") as file:
-        file.seek(start)
-        return file.read(size)
 
 
 def open_image(data: bytes, rule: Rule) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""A folder, zip or tar of images: `photos/*.jpg`, or a folder per class where the labels are wanted for testing."""
+"""A folder or archive of images: `photos/*.jpg`, or a folder per class where the labels are wanted for testing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from annotated_types import Ge, Lt
 
 from umeta import seeds
-from umeta.data import decode
+from umeta.data import archives, decode
 from umeta.data.images import Items, Split
 from umeta.errors import UserError, suggest
 from umeta.runtime import artifacts
@@ -19,7 +19,7 @@ from umeta.runtime import artifacts
 
 @dataclass(frozen=True)
 class Folder:
-    """Any folder, zip or tar of images, flat or a folder per class; tars in a folder are read as its folders.
+    """Any folder, zip, tar or parquet of images, flat or a folder per class; shards in a folder are its folders.
 
     Without `splits` every image below `root` is training data, and `test` names the labelled test data, a folder per
     class, to which pictures in folders below it belong as well. With `splits`, a directory with the class lists
@@ -28,9 +28,9 @@ class Folder:
     """
 
     root: str
-    """folder, zip or tar"""
+    """folder, zip, tar or parquet file"""
     test: str | None = None
-    """folder or zip with a folder per class; read by `evaluate` only"""
+    """folder or archive with a folder per class; read by `evaluate` only"""
     splits: str | None = None
     """directory of class lists, one class (a folder below root) a line"""
     size: Annotated[int, Ge(8)] = 84
@@ -55,7 +55,7 @@ class Folder:
         root = Path(self.root)
         if self.splits is None:
             if split == "train" or (split == "val" and self.hold_out):
-                found = decode.list_files(root)
+                found = archives.list_files(root)
                 back = seeds.uniform(seeds.key(0, "hold out", np.arange(len(found)))) < self.hold_out
                 found = [file for file, out in zip(found, back, strict=True) if out == (split == "val")]
                 return Items(decode.decode(found, self.rule, root=root, skip_bad=self.skip_bad)[0])
@@ -64,10 +64,10 @@ class Folder:
                     f"data: there is no {split} split: set data.test=DIR (a folder per class), or data.splits=DIR "
                     "(class lists train.txt, val.txt, test.txt)"
                 )
-            return self._decode(Path(self.test), classify(decode.list_files(Path(self.test)), Path(self.test)))
+            return self._decode(Path(self.test), classify(archives.list_files(Path(self.test)), Path(self.test)))
         return self.select(Path(self.splits) / f"{split}.txt")
 
-    def select(self, classes: Path, places: Callable[[decode.File], list[str]] | None = None) -> Items:
+    def select(self, classes: Path, places: Callable[[archives.File], list[str]] | None = None) -> Items:
         """Read the classes that a file lists.
 
         places: what a picture's class may be called; by default the folders it lies in.
@@ -76,7 +76,7 @@ class Folder:
             UserError: as `read_class_list`, or a class that is not there.
         """
         listed, places, root = read_class_list(classes), places or folders_of, Path(self.root)
-        found = decode.list_files(root)
+        found = archives.list_files(root)
         present = {name for file in found for name in places(file)}
         for name in listed:
             if name not in present:
@@ -85,19 +85,19 @@ class Folder:
         below = [(file, next((name for name in places(file) if name in wanted), None)) for file in found]
         return self._decode(root, {file: name for file, name in below if name is not None})
 
-    def _decode(self, root: Path, classes: dict[decode.File, str]) -> Items:
+    def _decode(self, root: Path, classes: dict[archives.File, str]) -> Items:
         found = list(classes)
         pixels, kept = decode.decode(found, self.rule, root=root, skip_bad=self.skip_bad)
         names, labels = np.unique([classes[found[i]] for i in kept], return_inverse=True)
         return Items(pixels, labels.astype(np.int64), tuple(str(name) for name in names))
 
 
-def folders_of(file: decode.File) -> list[str]:
+def folders_of(file: archives.File) -> list[str]:
     """Return the folders a file lies in, the innermost first."""
     return [str(place) for place in PurePosixPath(file.name).parents][:-1]
 
 
-def classify(found: list[decode.File], root: Path) -> dict[decode.File, str]:
+def classify(found: list[archives.File], root: Path) -> dict[archives.File, str]:
     """Give each file its class: a folder, at the depth of the uppermost pictures. Those in folders below belong to it.
 
     Files beside the class folders that are no pictures are passed over.

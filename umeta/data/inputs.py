@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from umeta.data import decode
+from umeta.data import archives, decode
 from umeta.data.images import to_pixels
 from umeta.errors import UserError
 from umeta.parts import SourceTraits
@@ -81,7 +81,7 @@ class Format:
 
         def one(picture: Any) -> np.ndarray | Exception:
             if isinstance(picture, str | Path):
-                return decode.try_decode(partial(decode.read_contents, Path(picture)), rule)
+                return decode.try_decode(partial(archives.read_contents, Path(picture)), rule)
             try:
                 return decode.square_pixels(picture, rule)
             except Exception as error:  # Pillow reads lazily, and raises nearly anything for damaged bytes

@@ -10,7 +10,7 @@ from typing import Annotated
 import numpy as np
 from annotated_types import Ge
 
-from umeta.data import decode
+from umeta.data import archives, decode
 from umeta.data.images import Items, Split
 from umeta.errors import UserError
 
@@ -40,7 +40,7 @@ class MiniImageNet:
         listed = rows(path)
         images = Path(self.root) / "images"
         images = images if images.is_dir() else images.with_suffix(".zip")
-        present = {Path(file.name).name: file for file in decode.list_files(images)}
+        present = {Path(file.name).name: file for file in archives.list_files(images)}
         if missing := [name for name, _ in listed if name not in present]:
             raise UserError(f"{path}: '{missing[0]}' and {len(missing) - 1} more are not in {images}")
         pixels, kept = decode.decode(

@@ -12,7 +12,7 @@ import numpy as np
 from annotated_types import Ge
 
 from umeta import seeds
-from umeta.data import decode
+from umeta.data import archives, decode
 from umeta.data.folder import folders_of, read_class_list
 from umeta.data.images import Items, Split
 from umeta.errors import UserError
@@ -102,14 +102,14 @@ class Omniglot:
             names = read_class_list(CHARACTERS)
             return unpack(), np.repeat(np.arange(len(names)), EACH), names, BACKGROUND
         base = Path(self.root or "data")
-        found: list[decode.File] = []
+        found: list[archives.File] = []
         names = []
         background = 0
         for part in ("images_background", "images_evaluation"):
             root = self._find_part(base, part)
             # the archive holds the folder of its own name, the unpacked tree is that folder
             part_files = [
-                decode.File(f.name.removeprefix(f"{part}/"), f.stamp, f.read) for f in decode.list_files(root)
+                archives.File(f.name.removeprefix(f"{part}/"), f.stamp, f.read) for f in archives.list_files(root)
             ]
             part_files = [file for file in part_files if folders_of(file)]
             found += part_files

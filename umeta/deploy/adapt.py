@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from umeta.data import decode
+from umeta.data import archives, decode
 from umeta.data.folder import classify, folders_of
 from umeta.data.images import hash_each
 from umeta.data.inputs import Format, describe_unreadable
@@ -158,12 +158,12 @@ def find_examples(support: Path) -> list[Example]:
     Raises:
         UserError: missing, without images or labels, or not in that form.
     """
-    if support.is_file() and support.suffix.lower() != ".zip":
+    if support.is_file() and not archives.is_archive(support):
         return read_csv(support)
-    classes = classify(decode.list_files(support), support)
+    classes = classify(archives.list_files(support), support)
     filled = {support / name for file in classes if decode.is_picture(file.name) for name in folders_of(file)}
     known = {support / name for name in classes.values()}
-    for place, _ in decode.walk_folders(support):
+    for place, _ in archives.walk_folders(support):
         if place not in {support, *filled} and not known.intersection(place.parents):
             raise UserError(f"{place}: a class without images; add at least one, or remove the folder")
     return [(str(support / file.name), name, file.read) for file, name in classes.items()]
@@ -176,7 +176,7 @@ def read_csv(path: Path) -> list[Example]:
         image = path.parent / row["path"]
         if not os.path.exists(image):  # as Windows writes it
             image = path.parent / row["path"].replace("\\", "/")
-        found.append((str(image), row["label"], partial(decode.read_contents, image)))
+        found.append((str(image), row["label"], partial(archives.read_contents, image)))
     if not found:
         raise UserError(f"{path}: lists no images")
     return found

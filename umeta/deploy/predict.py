@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from umeta.data import decode
+from umeta.data import archives, decode
 from umeta.data.arrays import load
 from umeta.data.inputs import Format, describe_unreadable
 from umeta.data.spreadsheet import guard
@@ -50,7 +50,7 @@ def predict_images(
 
     Memory does not grow with the number of images. The table is there when all is done, or not at all.
 
-    images: image files, folders and zips of them, and `.npy` arrays of items, whose rows are named `file.npy[17]`.
+    images: image files, folders and archives of them, and `.npy` arrays of items, whose rows are named `file.npy[17]`.
     unknown: answer `unknown` where no class is near.
     least_sure_first: in the order of confidence, which is the largest of the probabilities.
     overwrite: in place of a file that is there.
@@ -204,14 +204,13 @@ def read_batches(images: Sequence[Path], format: Format, bad: list[str] | None) 
 def list_files(places: Iterable[Path]) -> Iterator[File]:
     """Every file in these places, one by one: folders are walked in the order of their names, hidden files left out."""
     for place in places:
-        if place.is_dir():
-            for path in (folder / name for folder, names in decode.walk_folders(place) for name in names):
-                yield str(path), partial(decode.read_contents, path)
-        elif place.suffix.lower() in (".zip", ".tar"):
-            for file in decode.list_files(place):
-                yield str(place / file.name), file.read
-        else:
-            yield str(place), partial(decode.read_contents, place)
+        walked = archives.walk_folders(place) if place.is_dir() else [(place.parent, [place.name])]
+        for path in (folder / name for folder, names in walked for name in names):
+            if archives.is_archive(path) and (path == place or path.suffix.lower() != ".zip"):
+                for file in archives.list_files(path):
+                    yield str(path / file.name), file.read
+            else:
+                yield str(path), partial(archives.read_contents, path)
 
 
 def decode_files(found: Iterator[File], format: Format, bad: list[str] | None) -> Iterator[Batch]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from umeta.data import decode
+from umeta.data import archives, decode
 from umeta.deploy.adapted import MetaLearnt
 from umeta.deploy.calibration import has_own_features
 from umeta.errors import UserError
@@ -22,7 +22,7 @@ class Seen:
     """The readable pictures of a folder or zip, and what a run makes of them."""
 
     root: Path
-    files: list[decode.File]
+    files: list[archives.File]
     items: np.ndarray  # [n, C, H, W] uint8, memory-mapped
     vectors: np.ndarray  # [n, d] float32, memory-mapped
 
@@ -38,7 +38,7 @@ def see(source: MetaLearnt, root: Path) -> Seen:
             f"{source.run}: its {type(source.learner).__name__} gives a picture no features that are independent of "
             "the pictures beside it; meta-train with metalearner.normalisation=running or group"
         )
-    found = decode.list_files(root)
+    found = archives.list_files(root)
     rule = source.format.rule
     items, kept = decode.decode(found, rule, root=root, skip_bad=True)
     files = [found[i] for i in kept]

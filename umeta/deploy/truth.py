@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from umeta.data.archives import is_archive
 from umeta.data.spreadsheet import guard
 from umeta.deploy.adapt import find_examples
 from umeta.draw import mosaic
@@ -21,8 +22,8 @@ class Truth:
     """True classes of pictures, from the folders they lie in, and the answers counted against them."""
 
     def __init__(self, images: Sequence[Path]) -> None:
-        if arrays := [path for path in images if not path.is_dir() and path.suffix.lower() != ".zip"]:
-            raise UserError(f"--truth: {arrays[0]}: expected folders or zips with a folder per class")
+        if arrays := [path for path in images if not path.is_dir() and not is_archive(path)]:
+            raise UserError(f"--truth: {arrays[0]}: expected folders or archives with a folder per class")
         self.classes = {name: label for place in images for name, label, _ in find_examples(place)}
         self.counts: Counter[tuple[str, str]] = Counter()
         self.tiles: dict[tuple[str, str], list[np.ndarray]] = {}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from umeta.data import decode
+from umeta.data import archives, decode
 from umeta.errors import UserError
 
 SAMPLE = 300  # files looked at
@@ -62,7 +62,7 @@ def survey(root: Path) -> Survey:
     Raises:
         UserError: no such folder or zip, no files in it, or no image among those looked at.
     """
-    found = decode.list_files(root)
+    found = archives.list_files(root)
     sample = [found[i] for i in np.linspace(0, len(found) - 1, min(SAMPLE, len(found))).astype(int)]
     with decode.silence_pillow(), ThreadPoolExecutor(os.cpu_count()) as pool:
         results = list(pool.map(lambda file: attempt(file.read), sample))
