@@ -65,6 +65,11 @@ def test_members_outside_of_a_tar_are_refused(tmp_path):
         archives.list_files(pack(tmp_path / "x.tar", [("../a.png", b"x")]))
 
 
+def test_hidden_members_are_left_out(tmp_path):
+    path = pack(tmp_path / "x.tar", [("a/.b.png", b"x"), (".a/b.png", b"x"), ("a/b.png", b"x")])
+    assert [file.name for file in archives.list_files(path)] == ["a/b.png"]
+
+
 def test_blocks_are_written_as_one_array(tmp_path):
     whole = np.arange(24, dtype=np.int16).reshape(12, 2)
     artifacts.write_blocks(tmp_path / "x.npy", (whole[i : i + 5] for i in range(0, 12, 5)))
