@@ -92,10 +92,10 @@ def test_it_takes_no_more_products_than_asked_for() -> None:
 @pytest.mark.parametrize("iterations", [1, 2, 4])
 def test_a_direction_that_is_not_solved_to_its_end_gets_its_own_length(iterations: int) -> None:
     """`d' F d = d' (g - r)` with the residual r = g - F d, so that the KL divergence is `max_kl` at once."""
-    outer, problem = begun(iterations=iterations, max_kl=0.01, damping=0.0)
+    outer, problem = begun(iterations=iterations, max_kl=0.01)
     metrics = outer.step(problem, 0.0)
     assert metrics["accepted"] == 1
-    assert metrics["kl"] == pytest.approx(0.01, rel=1e-6)
+    assert metrics["kl"] == pytest.approx(0.01, rel=1e-3)
 
 
 def test_the_step_shrinks_until_the_loss_improves() -> None:
