@@ -252,7 +252,7 @@ def test_what_improves_the_policies_is_a_part_with_its_options() -> None:
     assert isinstance(of_nav2d, Diayn)
     assert of_nav2d.algorithm == SAC(updates=7)
     assert isinstance(build.load("nav2d_diayn", ["proposer.algorithm={name: ppo, clip: 0.1}"]).proposer.algorithm, PPO)
-    with pytest.raises(UserError, match=r"proposer\.algorithm\.clip: no such option.*updates"):
+    with pytest.raises(UserError, match=r"proposer\.algorithm: unknown option 'clip'; known: .*updates"):
         build.load("nav2d_diayn", ["proposer.algorithm=sac", "proposer.algorithm.clip=0.1"])
     with pytest.raises(UserError, match=r"proposer\.algorithm.*'td3'"):
         build.load("nav2d_diayn", ["proposer.algorithm=td3"])
