@@ -5,13 +5,16 @@ from __future__ import annotations
 import csv
 import json
 import threading
+import time
 
 import numpy as np
 import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
+from umeta.data import decode
 from umeta.deploy.adapted import AdaptedLearner
+from umeta.deploy.seen import Look
 from umeta.errors import UserError
 from umeta.teach.app import LARGEST, make_app
 from umeta.teach.session import Session
@@ -38,7 +41,7 @@ def run(made_run):
 
 @pytest.fixture
 def session(run, photos, tmp_path):
-    return Session(run, photos, tmp_path / "teach", device="cpu")
+    return open_session(run, photos, tmp_path / "teach")
 
 
 @pytest.fixture
@@ -46,6 +49,22 @@ def client(session):
     return TestClient(
         make_app(session, TOKEN, frozenset({HOST})), base_url=f"http://{HOST}", headers={"X-Token": TOKEN}
     )
+
+
+def open_session(run, photos, place):
+    """Open a session whose pictures were all looked at."""
+    session = Session(run, photos, place, device="cpu")
+    session.looking.join(60)
+    assert session.trouble == ""
+    return session
+
+
+def wait(true):
+    """Wait until something is true."""
+    end = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def teach(session):
@@ -86,7 +105,7 @@ def test_accuracy_is_of_what_was_answered_before(session):
 def test_each_step_is_saved_undone_and_found_again(session, run, photos, tmp_path):
     teach(session)
     session.rename("dark", "night")
-    again = Session(run, photos, tmp_path / "teach", device="cpu")
+    again = open_session(run, photos, tmp_path / "teach")
     assert (
         again.labels
         == session.labels
@@ -102,14 +121,16 @@ def test_each_step_is_saved_undone_and_found_again(session, run, photos, tmp_pat
     assert again.labels == {}
     with pytest.raises(UserError, match="nothing to undo"):
         again.undo()
-    assert Session(run, photos, tmp_path / "teach", device="cpu").labels == {}
+    assert open_session(run, photos, tmp_path / "teach").labels == {}
 
 
 def test_the_learner_that_is_exported_answers_as_the_page_does(session, umeta, photos, tmp_path):
     teach(session)
     learner = AdaptedLearner.load(tmp_path / "teach" / "learner", device="cpu") if session.export("learner") else None
     assert learner.classes.tolist() == session.classes
-    np.testing.assert_allclose(learner.probabilities(np.asarray(session.seen.items)), session.probabilities, atol=1e-5)
+    np.testing.assert_allclose(
+        learner.probabilities(np.stack([session.items[i] for i in range(30)])), session.probabilities, atol=1e-5
+    )
     assert (
         umeta("predict", tmp_path / "teach" / "learner", photos, "--out", tmp_path / "p.csv", "--device", "cpu")[0] == 0
     )
@@ -158,7 +179,7 @@ def test_the_interface_does_what_it_says(client, photos):
 @pytest.mark.parametrize(
     ("path", "body", "says"),
     [
-        ("label", {"pictures": [99], "label": "a"}, "some of 0 to 29"),
+        ("label", {"pictures": [99], "label": "a"}, "some of the 30 seen"),
         ("label", {"pictures": [], "label": "a"}, "expected some"),
         ("label", {"pictures": [-1], "label": "a"}, "expected some"),
         ("label", {"pictures": [1], "label": "../../etc"}, "cannot be named"),
@@ -227,6 +248,57 @@ def test_what_is_far_too_large_is_refused_unread(client, session):
 
     assert client.post("/api/predict", content=endless()).status_code == 413
     assert LARGEST < 100 << 20
+
+
+def test_the_page_opens_at_once_and_pictures_take_part_as_they_are_seen(run, photos, tmp_path, monkeypatch):
+    """The link comes before any picture was looked at; what was seen so far is sorted, labelled and kept."""
+    may, see = threading.Semaphore(1), Look.see
+    monkeypatch.setattr("umeta.deploy.seen.BLOCK", 10)
+    monkeypatch.setattr(Look, "see", lambda self, block: may.acquire() and see(self, block))
+    session = Session(run, photos, tmp_path / "teach", device="cpu")
+    wait(lambda: session.state()["pictures"] == 10)
+    seen = sorted(session.items)
+    for i in seen[:6]:
+        session.label([i], ["dark", "bright", "striped"][i % 3])
+    early = {i: session.describe(i)["answer"] for i in seen}
+    with pytest.raises(UserError, match="10 of 30 were looked at so far"):
+        session.export("sorted")
+    with pytest.raises(UserError, match="some of the 10 seen"):
+        session.label([next(i for i in range(30) if i not in seen)], "dark")
+    may.release(3)
+    session.looking.join(60)
+    assert session.state()["pictures"] == session.state()["looked"] == 30
+    assert {i: session.describe(i)["answer"] for i in seen} == early
+    whole = session.probabilities.copy()
+    session.refresh()
+    np.testing.assert_allclose(session.probabilities, whole, atol=1e-6)
+    # what was looked at is kept: another time no file is opened, but for new ones
+    (photos / "99.png").write_bytes((photos / "00.png").read_bytes())
+    opened = []
+    decode_one = decode.try_decode
+    monkeypatch.setattr(decode, "try_decode", lambda *args, **kw: opened.append(1) or decode_one(*args, **kw))
+    may.release(9)
+    assert len(open_session(run, photos, tmp_path / "teach").items) == 31
+    assert len(opened) == 1
+
+
+def test_what_goes_wrong_while_looking_is_told_and_the_rest_stays(run, photos, tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    (photos / "99.png").write_text("no picture")
+    session = open_session(run, photos, tmp_path / "teach")
+    assert (session.state()["unreadable"], len(session.items)) == (1, 30)
+    monkeypatch.setattr(Look, "see", fail)
+    session = Session(run, photos, tmp_path / "teach", device="cpu")
+    session.looking.join(60)
+    assert "No space left" in session.state()["trouble"]
+    monkeypatch.undo()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "x.jpg").write_text("no picture")
+    session = Session(run, tmp_path / "empty", tmp_path / "other", device="cpu")
+    session.looking.join(60)
+    assert "none of its 1 files is a readable image" in session.state()["trouble"]
 
 
 def test_two_at_once_lose_nothing(session):

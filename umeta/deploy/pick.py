@@ -68,11 +68,11 @@ def pick(
     if out.resolve().is_relative_to(photos.resolve()):
         raise UserError(f"{out}: lies within the pictures of {photos}; choose a place outside of them")
     order = choose(seen.vectors, count)
-    write(seen, order, out)
-    return [str(seen.root / seen.files[i].name) for i in order]
+    write(seen, photos, order, out)
+    return [str(photos / seen.files[i].name) for i in order]
 
 
-def write(seen: Seen, order: np.ndarray, out: Path) -> None:
+def write(seen: Seen, photos: Path, order: np.ndarray, out: Path) -> None:
     """Write the chosen pictures as a list, as a sheet to look at, and as files to be put into a folder per class."""
     with artifacts.replace_atomically(out) as temporary:
         (temporary / "pictures").mkdir(parents=True)
@@ -82,7 +82,7 @@ def write(seen: Seen, order: np.ndarray, out: Path) -> None:
             for rank, i in enumerate(order):
                 copy = f"{rank:0{len(str(len(order)))}}-{Path(seen.files[i].name).name}"
                 (temporary / "pictures" / copy).write_bytes(seen.files[i].read())
-                table.writerow([guard(f"pictures/{copy}"), "", guard(str(seen.root / seen.files[i].name))])
+                table.writerow([guard(f"pictures/{copy}"), "", guard(str(photos / seen.files[i].name))])
         tiles = [mosaic.tile(seen.items[i], size=2 * mosaic.TILE) for i in order]
         columns = min(8, math.ceil(len(tiles) ** 0.5))
         rows = [tiles[start : start + columns] for start in range(0, len(tiles), columns)]

@@ -43,7 +43,10 @@ function drawClasses() {
     return row;
   }));
   const told = state.told ? `; right before you said so: ${state.right} of ${state.told}` : "";
-  by("numbers").textContent = `${state.pictures} pictures, ${state.labelled} labelled${told}`;
+  const bad = state.unreadable ? `, ${state.unreadable} not readable` : "";
+  by("numbers").textContent = `${state.pictures} pictures${bad}, ${state.labelled} labelled${told}`;
+  const looking = state.looked < state.files ? `looking at the pictures: ${state.looked} of ${state.files}` : "";
+  by("looking").textContent = state.trouble || looking;
 }
 
 function drawPicture(one) {
@@ -130,9 +133,16 @@ document.onkeydown = (event) => {
 new IntersectionObserver((seen) => { if (seen[0].isIntersecting) more().catch(() => {}); }, { rootMargin: "600px" })
   .observe(by("end"));
 async function begin() { state = await ask("api/state"); await show("worth"); }
-setInterval(async () => {  // another window may have said something
-  if (document.hidden || chosen.size) return;
-  const now = await ask("api/state").catch(() => null);
-  if (now && state && now.version !== state.version) { state = now; await show(view); }
-}, 3000);
-begin().catch(() => {});
+async function watch() {  // more pictures were looked at, or another window has said something
+  if (!document.hidden && !chosen.size && state) {
+    const before = state, now = await ask("api/state").catch(() => null);
+    if (now && state === before && !chosen.size) {
+      state = now;
+      const few = shown.length < PART && now.pictures !== before.pictures;
+      if (few || now.version !== before.version) await show(view).catch(() => {});
+      else drawClasses();
+    }
+  }
+  setTimeout(watch, state && state.looked < state.files && !state.trouble ? 1000 : 3000);
+}
+begin().catch(() => {}).then(watch);

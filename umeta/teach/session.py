@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import shutil
 import threading
 from collections import Counter
@@ -18,14 +19,14 @@ from umeta.data import decode
 from umeta.data.spreadsheet import guard
 from umeta.deploy.adapted import AdaptedLearner, load_source, refuse_transductive
 from umeta.deploy.pick import choose
-from umeta.deploy.seen import see
+from umeta.deploy.seen import Look, Seen
 from umeta.errors import UserError
 from umeta.metalearners._embedding import EmbeddingLearner
 from umeta.runtime import artifacts
 from umeta.types import Batch
 
 FIRST = 24  # pictures that are asked for before the learner's own doubts say which
-CHUNK = 8192  # pictures answered at a time
+SAMPLE = 4096  # pictures that those are chosen from, at most
 THUMBNAIL = 128  # pixels
 LONGEST = 80  # letters of a name
 EXPORTS = ("learner", "predictions.csv", "sorted")
@@ -34,8 +35,9 @@ EXPORTS = ("learner", "predictions.csv", "sorted")
 class Session:
     """The labels of one folder of pictures, saved at each step, and the learner that they make.
 
-    Every method may be called from several threads. A step is what one action changed: for each picture its label, None
-    for none, and what the learner had answered before, where it could.
+    The pictures are looked at in the background, and each takes part once it was seen. Every method may be called from
+    several threads. A step is what one action changed: for each picture its label, None for none, and what the learner
+    had answered before, where it could.
     """
 
     def __init__(
@@ -54,11 +56,14 @@ class Session:
         artifacts.check_writable(place)
         self.source, self.test_steps, self.place, self.photos = source, loaded.test_steps, place, photos
         self.head = learner.on_features()
-        self.seen = see(source, photos)
-        self.names = [file.name for file in self.seen.files]
-        self.index = {name: i for i, name in enumerate(self.names)}
-        self.vectors = torch.from_numpy(np.array(self.seen.vectors)).to(source.device)
-        self.first = choose(self.seen.vectors, FIRST).tolist()
+        self.look = Look.at(source, photos)
+        self.files = self.look.files
+        self.index = {file.name: i for i, file in enumerate(self.files)}
+        self.items: dict[int, np.ndarray] = {}  # of the pictures that were seen
+        self.vectors: dict[int, torch.Tensor] = {}
+        self.blocks: list[tuple[np.ndarray, torch.Tensor]] = []  # the same, many at a time
+        self.looked, self.unreadable, self.trouble = 0, 0, ""
+        self.first: list[int] = []
         self.lock = threading.RLock()
         self.steps: list[list[list[Any]]] = []
         self.version = 0
@@ -69,6 +74,53 @@ class Session:
                     raise UserError(f"{place}: its labels are of {kept['photos']}; choose another --out")
                 self.steps = [[[str(a), b, c] for a, b, c in step] for step in kept["steps"]]
         self.refresh()
+        self.looking = threading.Thread(target=self.look_at_all, daemon=True)
+        self.looking.start()
+
+    def look_at_all(self) -> None:
+        """Look at all pictures, those of one place and another in turn, and choose which to ask for as they come."""
+        blocks, chosen_of = self.look.blocks(), 0
+        try:
+            order = np.random.default_rng(0).permutation(len(blocks)).tolist()
+            for i in sorted(order, key=lambda i: all(file.name not in self.labels for file in self.files[blocks[i]])):
+                self.add(self.look.see(blocks[i]))
+                with self.lock:
+                    self.looked += len(self.files[blocks[i]])
+                if len(self.items) >= 2 * chosen_of or self.looked == len(self.files):
+                    self.choose_first()
+                    chosen_of = len(self.items)
+            if not self.items:
+                self.trouble = f"{self.photos}: none of its {len(self.files)} files is a readable image"
+        except (UserError, OSError, RuntimeError) as error:  # a full disk, say, or too little memory
+            self.trouble = f"not all pictures could be looked at: {error}"
+
+    def add(self, seen: Seen) -> None:
+        """Let pictures take part."""
+        ids = np.array([self.index[file.name] for file in seen.files], dtype=int)
+        z = torch.from_numpy(np.array(seen.vectors)).to(self.source.device)
+        with self.lock:
+            self.unreadable += len(seen.bad)
+            if not len(ids):
+                return
+            self.blocks.append((ids, z))
+            self.items.update(zip(ids.tolist(), seen.items, strict=True))
+            self.vectors.update(zip(ids.tolist(), z, strict=True))
+            if any(file.name in self.labels for file in seen.files):
+                self.refresh()
+            elif len(self.classes) > 1:
+                self.probabilities[ids] = self.answer(z).cpu().numpy()
+
+    def choose_first(self) -> None:
+        """Choose the pictures that are asked for first, among some of those that were seen."""
+        with self.lock:
+            ids = sorted(self.vectors)
+            ids = ids[:: math.ceil(len(ids) / SAMPLE) or 1]
+            z = [self.vectors[i] for i in ids]
+        if z:
+            chosen = choose(torch.stack(z).cpu().numpy(), FIRST)
+            with self.lock:
+                self.first = [ids[i] for i in chosen]
+                self.version += 1
 
     # what is known
 
@@ -76,19 +128,19 @@ class Session:
         """Replay the steps, adapt to the labels, and answer every picture."""
         said = {name: label for step in self.steps for name, label, _ in step}
         self.labels = {name: label for name, label in said.items() if label is not None}
-        here = {self.index[name]: label for name, label in self.labels.items() if name in self.index}
+        here = {i: label for name, label in self.labels.items() if (i := self.index.get(name)) in self.vectors}
         self.classes = sorted(set(here.values()))
-        self.probabilities = np.ones((len(self.names), 1), np.float32)
+        self.probabilities = np.ones((len(self.files), max(1, len(self.classes))), np.float32)
         self.version += 1
         if len(self.classes) < 2:
             return
-        shown = torch.tensor(list(here), device=self.vectors.device)
-        y = torch.tensor([self.classes.index(label) for label in here.values()], device=self.vectors.device)[None]
-        mask = torch.ones_like(y, dtype=torch.bool)
+        shown = torch.stack([self.vectors[i] for i in here])
+        y = torch.tensor([self.classes.index(label) for label in here.values()], device=shown.device)[None]
         with torch.no_grad():
-            batch = Batch(self.vectors[shown][None], y, mask, len(self.classes))
+            batch = Batch(shown[None], y, torch.ones_like(y, dtype=torch.bool), len(self.classes))
             self.adapted = self.head.adapt(self.source.theta, batch, steps=self.test_steps)
-            self.probabilities = torch.cat([self.answer(z) for z in self.vectors.split(CHUNK)]).cpu().numpy()
+        for ids, z in self.blocks:
+            self.probabilities[ids] = self.answer(z).cpu().numpy()
 
     def answer(self, vectors: torch.Tensor) -> torch.Tensor:
         """Return the probabilities [n, way] of features [n, d]."""
@@ -98,14 +150,23 @@ class Session:
     def state(self) -> dict[str, Any]:
         """Return what is known, in numbers."""
         with self.lock:
-            answers = Counter(self.classes[i] for i in self.probabilities.argmax(1)) if len(self.classes) > 1 else {}
+            ids = np.fromiter(self.items, int, len(self.items))
+            looks = np.bincount(self.probabilities[ids].argmax(1), minlength=max(1, len(self.classes)))
+            looks = looks if len(self.classes) > 1 else 0 * looks
             given = Counter(self.labels.values())
             since = [said == label for step in self.steps for _, label, said in step if said and label]
             return {
                 "version": self.version,
-                "pictures": len(self.names),
+                "pictures": len(self.items),
+                "looked": self.looked,
+                "files": len(self.files),
+                "unreadable": self.unreadable,
+                "trouble": self.trouble,
                 "labelled": len(self.labels),
-                "classes": [{"name": n, "labelled": given[n], "looks": answers.get(n, 0)} for n in self.classes],
+                "classes": [
+                    {"name": name, "labelled": given[name], "looks": int(count)}
+                    for name, count in zip(self.classes, looks, strict=False)
+                ],
                 "right": sum(since),
                 "told": len(since),
                 "steps": len(self.steps),
@@ -118,20 +179,18 @@ class Session:
         Those without a label come least sure first.
         """
         with self.lock:
-            known = np.array([name in self.labels for name in self.names], dtype=bool)
-            sure, found = self.probabilities.max(1), self.probabilities.argmax(1)
-            if view == "labelled":
-                order = np.flatnonzero(known)
-            else:
-                open_ = ~known
+            known = {i for name in self.labels if (i := self.index.get(name)) in self.items}
+            order = np.array(sorted(known if view == "labelled" else self.items.keys() - known), dtype=int)
+            if view != "labelled":
+                rows = self.probabilities[order]
                 if view.startswith("class:"):
                     place = {name: i for i, name in enumerate(self.classes)}.get(view.removeprefix("class:"), -1)
-                    open_ = open_ & (found == place)
-                order = np.flatnonzero(open_)
-                order = order[np.argsort(sure[order], kind="stable")]
-                if view == "worth":
-                    first = [i for i in self.first if not known[i]]
-                    order = np.concatenate([np.array(first, dtype=int), np.setdiff1d(order, first, assume_unique=True)])
+                    looks = rows.argmax(1) == place
+                    order, rows = order[looks], rows[looks]
+                order = order[np.argsort(rows.max(1), kind="stable")]
+            if view == "worth":
+                first = [i for i in self.first if i not in known]
+                order = np.concatenate([np.array(first, dtype=int), order[~np.isin(order, first)]])
             return {
                 "total": len(order),
                 "version": self.version,
@@ -143,7 +202,7 @@ class Session:
         row, several = self.probabilities[i], len(self.classes) > 1
         answer = self.classes[int(row.argmax())] if several else None
         confidence = round(float(row.max()), 4) if several else None
-        name = self.names[i]
+        name = self.files[i].name
         return {"id": i, "name": name, "label": self.labels.get(name), "answer": answer, "confidence": confidence}
 
     # what is said
@@ -153,8 +212,8 @@ class Session:
         with self.lock:
             if label is not None:
                 check_name(label)
-            if not pictures or any(not 0 <= i < len(self.names) for i in pictures):
-                raise UserError(f"pictures: expected some of 0 to {len(self.names) - 1}, got {list(pictures)[:5]}")
+            if not pictures or any(i not in self.items for i in pictures):
+                raise UserError(f"pictures: expected some of the {len(self.items)} seen, got {list(pictures)[:5]}")
             seen = {i: self.describe(i) for i in dict.fromkeys(pictures)}
             could = label in self.classes  # what is the first of its class could not be answered so
             said = {i: one["answer"] if could and not one["label"] else None for i, one in seen.items()}
@@ -214,11 +273,16 @@ class Session:
             self.check_adapted()
             target, missing = self.place / kind, 0
             if kind == "learner":
-                rows = [self.index[name] for name in self.labels if name in self.index]
-                names = [self.labels[self.names[i]] for i in rows]
-                learner = AdaptedLearner.adapt(self.source, np.asarray(self.seen.items[rows]), names, self.test_steps)
+                rows = [i for name in self.labels if (i := self.index.get(name)) in self.items]
+                names = [self.labels[self.files[i].name] for i in rows]
+                support = np.stack([self.items[i] for i in rows])
+                learner = AdaptedLearner.adapt(self.source, support, names, self.test_steps)
                 shutil.rmtree(target, ignore_errors=True)
                 learner.save(target)
+            elif self.looked < len(self.files):
+                raise UserError(
+                    f"{kind}: {self.looked:,} of {len(self.files):,} were looked at so far; wait for the others"
+                )
             elif kind == "sorted":
                 missing = self.sort(target)
             else:
@@ -237,7 +301,8 @@ class Session:
         ):
             table = csv.writer(file, lineterminator="\n")
             table.writerow(["path", "label", "confidence", *(f"p_{name}" for name in self.classes), "given"])
-            for name, row in zip(self.names, self.probabilities.tolist(), strict=True):
+            for i in sorted(self.items):
+                name, row = self.files[i].name, self.probabilities[i].tolist()
                 best = self.classes[int(np.argmax(row))]
                 numbers = [f"{p:.6g}" for p in (max(row), *row)]
                 table.writerow(
@@ -248,7 +313,8 @@ class Session:
         """Copy each picture into a folder of its label, or else of its answer; return how many are no longer there."""
         missing = 0
         with artifacts.replace_atomically(target) as temporary:
-            for i, file in enumerate(self.seen.files):
+            for i in sorted(self.items):
+                file = self.files[i]
                 name = self.labels.get(file.name) or self.classes[int(self.probabilities[i].argmax())]
                 (temporary / name).mkdir(parents=True, exist_ok=True)
                 try:
@@ -264,12 +330,12 @@ class Session:
 
         from PIL import Image
 
-        if not 0 <= i < len(self.names):
+        if i not in self.items:
             raise UserError(f"there is no picture {i}")
         rule = decode.Rule(THUMBNAIL, 3, pad=True)
-        found = decode.try_decode(self.seen.files[i].read, rule)
+        found = decode.try_decode(self.files[i].read, rule)
         if isinstance(found, Exception):
-            raise UserError(f"{self.names[i]}: no longer there, or not readable")
+            raise UserError(f"{self.files[i].name}: no longer there, or not readable")
         out = io.BytesIO()
         Image.fromarray(np.moveaxis(found, 0, -1)).save(out, "JPEG", quality=80)
         return out.getvalue()
