@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -24,7 +25,7 @@ from torch import Tensor
 from umeta import seeds
 from umeta.config.base import TrainConfig
 from umeta.errors import UserError
-from umeta.models.functional import average
+from umeta.models.functional import average, draw
 from umeta.objectives import MEASURES, fisher, kl, loss_of
 from umeta.runtime import distributed
 from umeta.runtime.checkpoints import State
@@ -46,6 +47,7 @@ from umeta.types import (
     Theta,
 )
 
+SMALL = 10_000_000  # weights, which are drawn in no time
 LARGEST_ITEM = 1 << 21  # numbers in an item of a stored learner, such as an image of 3 x 836 x 836
 
 
@@ -328,8 +330,10 @@ def check_fits(
     shape = spec.item_shape
     if not all(isinstance(n, int) and n > 0 for n in shape) or not 0 < math.prod(shape) <= LARGEST_ITEM:
         raise UserError(f"{place}: items of shape {shape}, expected 1 to {LARGEST_ITEM:,} numbers")
+    # running a network without numbers has torch import for seconds, which one that is small does not need
+    small = count_weights(learner, shape) <= min(SMALL, sum(value.numel() for value in params.values()))
     try:
-        with torch.device("meta"):
+        with nullcontext() if small else torch.device("meta"):
             expected = learner.build(spec, episode).init(seed=0).params
     except Exception:  # a network that reads what it computes needs content
         expected = learner.build(spec, episode).init(seed=0).params
@@ -340,6 +344,16 @@ def check_fits(
                 f"{place}: weights that do not fit its configuration: '{name}' is {found}, expected {value.dtype} "
                 f"{tuple(value.shape)}"
             )
+
+
+def count_weights(learner: MetaLearner, item_shape: tuple[int, ...]) -> float:
+    """Count the numbers that a learner's network learns, without taking the memory for them; inf where unknown."""
+    model: Any = getattr(learner, "model", None)
+    try:
+        with torch.device("meta"):
+            return sum(value.numel() for value in draw(lambda: model.build(item_shape), seed=0).parameters())
+    except Exception:  # code of anybody's
+        return math.inf
 
 
 def pack(theta: Theta) -> State:

@@ -35,6 +35,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     with socket.socket() as listening, hold_folder(options.out):
         try:
             listening.bind(("127.0.0.1", options.port))
+            listening.listen()  # so that the link can be opened as soon as it is shown
         except (OSError, OverflowError) as error:
             raise UserError(f"--port {options.port}: {error}; leave it out for a free one") from error
         device, plugins = options.device, options.allow_plugin

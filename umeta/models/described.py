@@ -39,7 +39,8 @@ class Described:
     def build(self, item_shape: tuple[int, ...]) -> nn.Module:
         if len(item_shape) != 3:
             raise UserError(f"Described takes images [C, H, W], not items of shape {item_shape}")
-        counts = [part.shape[1] for part, _ in describe(torch.zeros(1, *item_shape))]
+        # on the CPU where a network without numbers is asked for, too: see `check_fits`
+        counts = [part.shape[1] for part, _ in describe(torch.zeros(1, *item_shape, device="cpu"))]
         return Beside(self.model.build(item_shape), counts, self.weight)
 
 

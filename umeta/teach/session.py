@@ -333,9 +333,10 @@ class Session:
         if i not in self.items:
             raise UserError(f"there is no picture {i}")
         rule = decode.Rule(THUMBNAIL, 3, pad=True)
-        found = decode.try_decode(self.files[i].read, rule)
-        if isinstance(found, Exception):
-            raise UserError(f"{self.files[i].name}: no longer there, or not readable")
+        try:
+            found = decode.open_image(self.files[i].read(), rule, quick=True)
+        except Exception as error:  # Pillow raises nearly anything
+            raise UserError(f"{self.files[i].name}: no longer there, or not readable") from error
         out = io.BytesIO()
         Image.fromarray(np.moveaxis(found, 0, -1)).save(out, "JPEG", quality=80)
         return out.getvalue()
