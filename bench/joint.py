@@ -1,18 +1,22 @@
 """A pre-trained network, a learner of a few minutes, and the sum of both, its weight chosen without labels.
 
-    python -m bench.joint results/joint.json --network NAME --weights FILE [--steps N] DATA.yaml ...
+    python -m bench.joint results/joint.json --network NAME --weights FILE [--steps N] [--way N] DATA.yaml ...
 
 A file describes a data source with classes to learn from and others to be tested on, as `data` of a config. The learner
-is meta-trained on instance tasks of all but some pictures; on those the weight is chosen. True labels only judge.
+is what `umeta run --images` begins with, meta-trained on instance tasks of all but some pictures; on those the weight
+is chosen. True labels only judge. What was learnt and seen is kept in bench/many/joint: the same command goes on there.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from bench.backbones import choose_pictures, record_each
 from umeta.augment.suited import suited
@@ -23,17 +27,22 @@ from umeta.evaluation.images import evaluate
 from umeta.metalearners.protonet import ProtoNet
 from umeta.models.backbone import Backbone
 from umeta.models.conv4 import Conv4
+from umeta.models.described import Described
 from umeta.models.vectors import Vectors
+from umeta.models.whitened import half_whitening
 from umeta.outer.adam import Adam
-from umeta.quickstart.route import HELD_OUT, look_twice, mix, weigh
+from umeta.quickstart.route import HELD_OUT, SOME, Choice, look_twice, mix, unit, weigh
 from umeta.runtime.loop import RunContext
 from umeta.tasks.instances import Augmented, InstanceTasks
 from umeta.tasks.partition import PartitionTasks
 from umeta.train import metatrain
 from umeta.types import EpisodeSpec, TaskSpec
 
-TASKS, MOST = 600, 100  # test tasks, and pictures of a test class
-SIGHTED = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0)  # weights that are measured beside the one chosen
+KEPT = Path(__file__).parent / "many" / "joint"
+TASKS = 600  # of the test
+PART = 200  # pictures seen at a time
+MOST, CLASSES = 40, 50  # pictures of a test class, and classes
+SIGHTED = (0.1, 0.25, 0.5, 0.75, 1.0, 2.0, 4.0)  # weights that are measured beside the one chosen
 
 
 def judge(vectors: np.ndarray, labels: np.ndarray, episode: EpisodeSpec) -> list[float]:
@@ -44,36 +53,74 @@ def judge(vectors: np.ndarray, labels: np.ndarray, episode: EpisodeSpec) -> list
     return [round(float(found.mean()), 2), round(float(1.96 * found.std() / TASKS**0.5), 2)]
 
 
-def measure(data: Any, backbone: Backbone, steps: int, way: int) -> dict[str, Any]:
-    """Meta-train, choose the weight, and judge: accuracies by episode and row."""
+def see(network: Callable[[Tensor], Tensor], images: np.ndarray, place: Path, what: str) -> np.ndarray:
+    """Return the features of images, from what was kept as far as that goes."""
+    parts = []
+    for i, part in enumerate(torch.from_numpy(images).split(PART)):
+        if not (path := place / f"{what}-{i}.npy").exists():
+            with torch.no_grad():
+                np.save(path, network(to_float(part)).float().numpy())
+        parts.append(np.load(path))
+    return np.concatenate(parts)
+
+
+def learn(pixels: np.ndarray, steps: int, place: Path) -> Callable[[Tensor], Tensor]:
+    """Meta-train, and return the learner's features."""
+    grey, small = pixels.shape[1] == 1, pixels.shape[-1] <= 32
+    network = Conv4([64 if small else 32, 64, 128, 256], down="pool_first", halvings=3 if small else 4)
+    train = TrainConfig(Adam(lr=2e-3, schedule="cosine"), steps=steps, meta_batch=1, way=64, shot=1, query=2)
+    tasks = Augmented(InstanceTasks(pixels), suited(pixels.shape[1:]))
+    model = network if grey else Described(network)
+    learner = ProtoNet(model, distance="cosine", precision="auto").build(tasks.spec, train.episode)
+    context = RunContext(0, torch.device("cpu"), folder=place, resume=True, checkpoint_seconds=20)
+    theta = metatrain(learner, tasks, train, context)
+    return lambda x: learner.features(theta, x)
+
+
+def measure(data: Any, backbone: Backbone, name: str, steps: int, way: int, split: str) -> dict[str, Any]:
+    """Meta-train, choose the weight, and judge: the choice, and accuracies by episode and row."""
+    place = KEPT / f"{name}-{steps}"
+    place.mkdir(parents=True, exist_ok=True)
     pixels = UnlabelledImages.of(data.read("train").pixels).pixels
     back = np.zeros(len(pixels), dtype=bool)  # kept back
     back[np.random.default_rng(0).permutation(len(pixels))[: min(HELD_OUT, len(pixels) // 5)]] = True
-    augment = suited(pixels.shape[1:])
-    small = pixels.shape[-1] <= 32
-    model = Conv4([64 if small else 32, 64, 128, 256], down="pool_first", halvings=3 if small else 4)
-    train = TrainConfig(Adam(lr=2e-3, schedule="cosine"), steps=steps, meta_batch=1, way=64, shot=1, query=2)
-    tasks = Augmented(InstanceTasks(pixels[~back]), augment)
-    learner = ProtoNet(model, distance="cosine").build(tasks.spec, train.episode)
-    theta = metatrain(learner, tasks, train, RunContext(0, torch.device("cpu")))
-    networks = [backbone.build(pixels.shape[1:]).eval(), lambda x: learner.features(theta, x)]
-    choice = weigh(*look_twice(to_float(torch.from_numpy(pixels[back])), augment, networks, seed=0))
+    networks = {"frozen": backbone.build(pixels.shape[1:]).eval(), "learnt": learn(pixels[~back], steps, place)}
+    views = look_twice(to_float(torch.from_numpy(pixels[back])), suited(pixels.shape[1:]), [torch.nn.Identity()], 0)[0]
+    known = pixels[~back][np.linspace(0, (~back).sum() - 1, min(SOME, (~back).sum())).astype(int)]
+    test = LabelledImages.load(data, split)
+    kept = choose_pictures(test, MOST, CLASSES)
+    shown = {"known": known, "first": views[0], "second": views[1], split: test.images.pixels[kept]}
+    frozen, learnt = (
+        {what: see(network, images, place, f"{who}-{what}") for what, images in shown.items()}
+        for who, network in networks.items()
+    )
+    mean, directions = (found.numpy() for found in half_whitening(frozen["known"]))
+    whitened = {what: (z - mean) @ directions for what, z in frozen.items()}
+    choice = weigh(*([found["first"], found["second"]] for found in (whitened, learnt)))
+    rows = {"as it is": frozen[split], "pre-trained": whitened[split], "learnt": learnt[split]}
+    weights = {"both": choice.weight, **{f"weight {weight:g}": weight for weight in SIGHTED}}
+    for row, weight in weights.items():
+        rows[row] = learnt[split] if np.isinf(weight) else mix(whitened[split], learnt[split], weight)
+    labels = np.unique(test.labels[kept], return_inverse=True)[1]
+    judged = {
+        str(episode): {row: judge(unit(z), labels, episode) for row, z in rows.items()}
+        for episode in (EpisodeSpec(way, shot, 5) for shot in (1, 5))
+    }
+    return {**describe(choice), "split": split, "steps": steps, "tasks": TASKS, "accuracies": judged}
 
-    test = LabelledImages.load(data, "test")
-    kept = choose_pictures(test, MOST)
-    labels, parts = test.labels[kept], np.array_split(kept, 1 + len(kept) // 256)
-    with torch.no_grad():
-        frozen, learnt = (torch.cat([net(test.images.floats(part)) for part in parts]).numpy() for net in networks)
-    rows = {f"weight {w:g}": mix(frozen, learnt, w) for w in (*SIGHTED, choice.weight) if w < np.inf}
-    rows["learnt alone"] = learnt
-    episodes = [EpisodeSpec(way, shot, 5) for shot in (1, 5)]
-    judged = {str(e): {name: judge(z, labels, e) for name, z in rows.items()} for e in episodes}
-    return {**asdict(choice), "steps": steps, "tasks": TASKS, "accuracies": judged}
+
+def describe(choice: Choice) -> dict[str, Any]:
+    """Return a choice as JSON has it."""
+    return {**asdict(choice), "weight": None if np.isinf(choice.weight) else choice.weight}
 
 
 def main() -> None:
     record_each(
-        __doc__, lambda data, backbone, asked: measure(data, backbone, asked.steps, asked.way), steps=200, way=5
+        __doc__,
+        lambda data, backbone, asked, name: measure(data, backbone, name, asked.steps, asked.way, asked.split),
+        steps=200,
+        way=5,
+        split="test",
     )
 
 

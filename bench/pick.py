@@ -57,7 +57,7 @@ def answer(z: np.ndarray, y: np.ndarray, labelled: np.ndarray) -> float:
     return float((known[(z[rest] @ means.T).argmax(1)] == y[rest]).mean())
 
 
-def measure_source(data: Any, backbone: Backbone, asked: argparse.Namespace) -> dict[str, Any]:
+def measure_source(data: Any, backbone: Backbone, asked: argparse.Namespace, name: str) -> dict[str, Any]:
     """Return what choosing is worth on the test classes of a data source."""
     test = LabelledImages.load(data, "test")
     kept = choose_pictures(test, 2 * EACH)

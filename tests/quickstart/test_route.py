@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -91,6 +92,7 @@ def test_run_weighs_a_network_on_pictures_that_meta_training_does_not_see(photos
     kept = out[out.index("kept: ") :].split(": ")[1]
     run = load_run(kept, device="cpu")
     assert (run.pretrained != "") == (kept != "runs/photos")
+    assert ("name: whitened" in Path(kept, "config.yaml").read_text()) == (kept != "runs/photos")
     assert umeta(*asked, "--resume")[0] == 0
 
 

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from umeta.deploy.adapted import AdaptedLearner, MetaLearnt, describe
 from umeta.errors import UserError
 from umeta.models.backbone import Backbone
+from umeta.models.whitened import half_whitening
 from umeta.stages.join import join
 from umeta.stages.runs import load_run
 
@@ -33,16 +34,20 @@ def before(made_run):
     return load_run(made_run("protonet", normalisation="running", distance="cosine"), device="cpu")
 
 
+@pytest.mark.parametrize("whitened", [False, True])
 @pytest.mark.parametrize("weight", [0, 0.5])
-def test_cosines_are_the_sum_of_both(weight, before, backbone, tmp_path):
+def test_cosines_are_the_sum_of_both(weight, whitened, before, backbone, tmp_path):
     items = np.random.default_rng(0).integers(0, 256, (6, *before.item_shape), dtype=np.uint8)
     x = torch.from_numpy(items).float() / 255
     options = {key: value for key, value in backbone.items() if key != "name"}
     with torch.no_grad():
-        frozen = F.normalize(Backbone(**options).build(before.item_shape).eval()(x))
+        frozen = Backbone(**options).build(before.item_shape).eval()(x)
+        put = dict(zip(("mean", "directions"), half_whitening(frozen.numpy()), strict=True)) if whitened else None
+        frozen = F.normalize((frozen - put["mean"]) @ put["directions"] if put else frozen)
         learnt = before.learner.features(before.theta, x)
     wanted = (frozen @ frozen.T + weight * learnt @ learnt.T) / (1 + weight)
-    folder = join(before, backbone, weight, tmp_path / "runs" / "joint")
+    model = {"name": "whitened", "model": backbone, "features": frozen.shape[1]} if whitened else backbone
+    folder = join(before, model, weight, tmp_path / "runs" / "joint", put)
     (tmp_path / "weights.safetensors").unlink()  # it needs them no more
     run = load_run(folder, device="cpu")
     z = MetaLearnt.of(run).features(items)

@@ -25,6 +25,7 @@ from umeta.data.images import UnlabelledImages
 from umeta.errors import UserError
 from umeta.models.check import build_module
 from umeta.models.functional import draw
+from umeta.models.whitened import Straightened, half_whitening
 from umeta.parts import Augment
 from umeta.runtime.progress import note
 from umeta.stages.join import join
@@ -35,6 +36,7 @@ DECISIVE = 2  # times as often the learner finds other views where it is trusted
 NEIGHBOURS = 10
 HELD_OUT = 300  # pictures, about
 LEAST = 50  # pictures that a choice can be based on
+SOME = 300  # pictures that the pre-trained network's features are whitened by, at most
 SMALLEST = 0.05  # a weight below it is none
 
 Views = list[np.ndarray]  # two views of the same pictures, as features [n, d]
@@ -134,6 +136,14 @@ def look_twice(x: Tensor, augment: Augment, networks: list[Callable[[Tensor], Te
     return found
 
 
+def look(images: UnlabelledImages, network: Callable[[Tensor], Tensor], device: torch.device | str) -> np.ndarray:
+    """Return what a network makes of some of the images, spread over all of them: [n, d]."""
+    chosen = np.linspace(0, len(images) - 1, min(len(images), SOME)).astype(int)
+    with torch.no_grad():
+        parts = [network(images.floats(part, device)).cpu().numpy() for part in np.array_split(chosen, 1 + SOME // 128)]
+    return np.concatenate(parts)
+
+
 def route(folder: Path, backbone: Mapping[str, Any], *, device: str = "auto") -> tuple[Path, Choice]:
     """Weigh a run against a pre-trained network and write what is best beside it: the kept run, and the choice.
 
@@ -150,6 +160,9 @@ def route(folder: Path, backbone: Mapping[str, Any], *, device: str = "auto") ->
     here = next(iter(run.theta.params.values())).device
     model = registry.build_part("model", dict(backbone))
     net = draw(lambda: build_module(model, run.item_shape, "--backbone"), seed=0).eval().to(here)
+    note("looking at some of the pictures through the pre-trained network")
+    whitening = half_whitening(look(UnlabelledImages.of(run.config.data.read("train").pixels), net, here))
+    net = Straightened(net, *whitening).to(here)
     augment = run.config.proposer.augment
     x = images.floats(slice(0, 2 * HELD_OUT), here)
     learner: Any = run.learner
@@ -160,5 +173,7 @@ def route(folder: Path, backbone: Mapping[str, Any], *, device: str = "auto") ->
         return folder, choice
     kept = folder.with_name(f"{folder.name}-{'joint' if choice.weight else 'pretrained'}")
     if not kept.exists():  # as after --resume
-        join(run, backbone, round(choice.weight, 3), kept)
+        whitened = {"name": "whitened", "model": dict(backbone), "features": len(whitening[0])}
+        put = dict(zip(("mean", "directions"), whitening, strict=True))
+        join(run, whitened, round(choice.weight, 3), kept, put)
     return kept, choice

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from umeta.config.build import build
 from umeta.config.reading import dump_yaml, expand_names
 from umeta.errors import UserError
@@ -19,10 +21,13 @@ from umeta.types import TaskSpec, Theta
 from umeta.version import __version__
 
 
-def join(run: Run, backbone: Mapping[str, Any], weight: float, folder: Path) -> Path:
+def join(
+    run: Run, backbone: Mapping[str, Any], weight: float, folder: Path, found: Mapping[str, Tensor] | None = None
+) -> Path:
     """Write a run of prototypes by the cosine of the pre-trained network, plus `weight` times that of the run.
 
     weight: 0 for the pre-trained network alone.
+    found: parameters of that network in place of its own, by name.
 
     Raises:
         UserError: the run's features depend on the task, the network cannot be had, or the folder exists.
@@ -45,7 +50,8 @@ def join(run: Run, backbone: Mapping[str, Any], weight: float, folder: Path) -> 
     params = config.metalearner.build(TaskSpec(run.item_shape), config.train.episode).init(seed=0).params
     learnt = {f"nets.1.{name}": run.theta.params[name] for name in learner.built.network.names}
     running = {f"nets.1.{name}": value for name, value in (run.theta.running or {}).items()}
-    theta = Theta({**params, **learnt}, running) if weight else Theta(params)
+    put = {f"nets.0.{name}" if weight else name: value for name, value in (found or {}).items()}
+    theta = Theta({**params, **learnt, **put}, running) if weight else Theta({**params, **put})
     theta.params["scale"] = run.theta.params.get("scale", params["scale"])
     with artifacts.replace_atomically(folder) as temporary:
         temporary.mkdir(parents=True)
