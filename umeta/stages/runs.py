@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from umeta.config import registry
@@ -58,10 +59,19 @@ class Run:
             )
 
     def hash_trained(self) -> set[bytes]:
-        """Hash the images that it was meta-trained on; none where they are not there any more."""
+        """Hash the images that it was meta-trained on, once for all; none where they are not there any more."""
+
+        def make(temporary: Path) -> list[str]:
+            hashes = b"".join(hash_each(self.config.data.read("train").pixels))
+            artifacts.write_array(temporary / "hashes.npy", np.frombuffer(hashes, np.uint8).reshape(-1, 16))
+            return ["hashes.npy"]
+
         with suppress(UserError), warnings.catch_warnings():
             warnings.simplefilter("ignore", LeftOut)
-            return set(hash_each(self.config.data.read("train").pixels))
+            learnt = artifacts.hash_file(self.folder / "manifest.json")
+            name = f"trained/{artifacts.hash_value([learnt, self.config.plain.get('data')])}"
+            folder = artifacts.make_cached(artifacts.find_cached(name, "trained"), "trained", make)
+            return {row.tobytes() for row in artifacts.read_array(folder / "hashes.npy")}
         return set()
 
     def seconds(self) -> dict[str, float]:
