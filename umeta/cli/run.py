@@ -28,7 +28,8 @@ def add_parser(commands: Commands) -> None:
     text = "with --images: how long it may take, without the test (default: 30)"
     sub.add_argument("--minutes", type=float, metavar="N", help=text)
     text = (
-        "with --images: also weigh a pre-trained network against what was learnt: a name of timm's, or torchvision:NAME"
+        "with --images: also weigh a pre-trained network against what was learnt: a name of timm's, torchvision:NAME, "
+        "or auto for the best of those that lie on this disk"
     )
     sub.add_argument("--backbone", metavar="NAME", help=text)
     text = "with --backbone: its weights, a .safetensors file or a .pth of weights alone; else they are downloaded"
@@ -95,8 +96,8 @@ def run_images(names: Sequence[str], changes: Sequence[str], options: argparse.N
     keep_buffers()
     imported = time.monotonic()
     minutes = recipe.MINUTES if options.minutes is None else options.minutes
-    backbone = name_backbone(options)
-    if backbone is not None:  # one that cannot be had is found before long work
+    backbones = name_backbones(options)
+    for backbone in backbones:  # one that cannot be had is found before long work
         registry.build_part("model", backbone, "--backbone").build((3, 64, 64))
     path = run_once(
         lambda: recipe.write_recipe(
@@ -117,8 +118,8 @@ def run_images(names: Sequence[str], changes: Sequence[str], options: argparse.N
         deadline = began + 60 * minutes - 2 * (imported - began)
     result = run_chain([config], options, deadline=deadline)
     folder = str(config.run_folder)
-    if backbone is not None:
-        kept, choice = run_once(lambda: route.route(config.run_folder, backbone, device=options.device))
+    if backbones:
+        kept, choice = run_once(lambda: route.route(config.run_folder, backbones, device=options.device))
         print(f"kept: {kept}: {choice}")
         result |= {"choice": asdict(choice)}
         folder = str(kept)
@@ -127,10 +128,16 @@ def run_images(names: Sequence[str], changes: Sequence[str], options: argparse.N
     return {"config": str(path), "run": folder, **result}
 
 
-def name_backbone(options: argparse.Namespace) -> dict[str, Any] | None:
-    """Return the pre-trained network that is asked for, as options of a model."""
+def name_backbones(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return the pre-trained networks that are asked for, as options of a model."""
     if options.backbone is None:
-        return None
+        return []
+    if options.backbone == "auto":
+        from umeta.quickstart.ondisk import find_networks
+
+        if options.weights is not None:
+            raise UserError(f"run: --weights {options.weights} are of which network? --backbone NAME in place of auto")
+        return find_networks()
     library, _, name = options.backbone.rpartition(":")
     weights = {} if options.weights is None else {"weights": str(options.weights)}
-    return {"name": "backbone", "network": name, **({"library": library} if library else {}), **weights}
+    return [{"name": "backbone", "network": name, **({"library": library} if library else {}), **weights}]

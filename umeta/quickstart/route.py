@@ -10,7 +10,7 @@ repeats matters is not known; two thirds are assumed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -144,11 +144,13 @@ def look(images: UnlabelledImages, network: Callable[[Tensor], Tensor], device: 
     return np.concatenate(parts)
 
 
-def route(folder: Path, backbone: Mapping[str, Any], *, device: str = "auto") -> tuple[Path, Choice]:
+def route(folder: Path, backbones: Sequence[Mapping[str, Any]], *, device: str = "auto") -> tuple[Path, Choice]:
     """Weigh a run against a pre-trained network and write what is best beside it: the kept run, and the choice.
 
+    backbones: of several the one that finds other views most often is taken.
+
     Raises:
-        UserError: the run held out too few pictures, or the network cannot be had.
+        UserError: the run held out too few pictures, or a network cannot be had.
     """
     run = load_run(folder, device=device)
     images = UnlabelledImages.of(run.config.data.read("val").pixels)
@@ -158,16 +160,25 @@ def route(folder: Path, backbone: Mapping[str, Any], *, device: str = "auto") ->
             "write a config with the model of your choice (docs/plugins.md)"
         )
     here = next(iter(run.theta.params.values())).device
-    model = registry.build_part("model", dict(backbone))
-    net = draw(lambda: build_module(model, run.item_shape, "--backbone"), seed=0).eval().to(here)
-    note("looking at some of the pictures through the pre-trained network")
-    whitening = half_whitening(look(UnlabelledImages.of(run.config.data.read("train").pixels), net, here))
-    net = Straightened(net, *whitening).to(here)
-    augment = run.config.proposer.augment
-    x = images.floats(slice(0, 2 * HELD_OUT), here)
+    shown = UnlabelledImages.of(run.config.data.read("train").pixels)
+    x, augment = images.floats(slice(0, 2 * HELD_OUT), here), run.config.proposer.augment
+
+    def see_by(network: Callable[[Tensor], Tensor]) -> Views:
+        return look_twice(x, augment, [network], run.config.seed)[0]
+
+    tried = []
+    for backbone in backbones:
+        model = registry.build_part("model", dict(backbone))
+        net = draw(lambda model=model: build_module(model, run.item_shape, "--backbone"), seed=0).eval().to(here)
+        note(f"looking at pictures through {backbone['network']}")
+        whitening = half_whitening(look(shown, net, here))
+        views = see_by(Straightened(net, *whitening).to(here))
+        tried.append((finds(*views).mean(), backbone, whitening, views))
+        if len(backbones) > 1:
+            note(f"{backbone['network']} finds {tried[-1][0]:.1%} of the other views")
+    _, backbone, whitening, views = max(tried, key=lambda one: one[0])
     learner: Any = run.learner
-    frozen, learnt = look_twice(x, augment, [net, lambda view: learner.features(run.theta, view)], run.config.seed)
-    choice = weigh(frozen, learnt)
+    choice = weigh(views, see_by(lambda view: learner.features(run.theta, view)))
     note(str(choice))
     if np.isinf(choice.weight):
         return folder, choice
