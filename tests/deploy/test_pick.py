@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from umeta.deploy.pick import choose, typicality
+from umeta.deploy.pick import choose, find_doubt, typicality
 
 GROUPS = 6
 
@@ -41,6 +41,25 @@ def test_groups_with_a_label_are_passed_over(groups):
     assert set(member[choose(z, GROUPS - 2, np.array([0, 60]))]) == set(range(2, GROUPS))
 
 
+def test_of_groups_with_labels_what_is_in_doubt_comes_first():
+    random = np.random.default_rng(0)
+    centres = np.linalg.qr(random.normal(size=(16, 16)))[0][:4]
+    centres[1] = 0.8 * centres[0] + 0.6 * centres[1]  # two that are taken for each other, and two that are not
+    member = np.repeat(np.arange(4), 20)
+    z = centres[member] + 0.02 * random.normal(size=(80, 16))
+    chosen = choose(z, 4, np.array([0, 20, 40, 60]), np.arange(4))
+    assert member[chosen[0]] in (0, 1)
+    assert len(set(chosen)) == 4
+    assert not set(chosen) & {0, 20, 40, 60}
+
+
+def test_doubt_is_one_between_two_prototypes_and_least_at_one():
+    shown, labels = np.eye(3)[:2], np.array([7, 3])
+    between = np.array([[1.0, 1, 0]]) / 2**0.5
+    assert find_doubt(np.concatenate([between, shown]), shown, labels) == pytest.approx([1, 0.5, 0.5])
+    assert find_doubt(between, shown[:1], labels[:1]).tolist() == [1]
+
+
 @pytest.mark.parametrize("count", [1, 5, 50])
 def test_no_more_than_there_are_and_never_one_twice(count):
     z = np.random.default_rng(0).normal(size=(7, 4)).astype(np.float32)
@@ -66,6 +85,13 @@ def test_the_command_writes_a_list_a_sheet_and_copies(made_run, umeta, draw, tmp
     filled = [line.replace(",,", f",{'ab'[i % 2]},") for i, line in enumerate(text[1:])]
     Path("pick/pick.csv").write_text("\n".join([text[0], *filled]))
     assert umeta("adapt", run, "--support", "pick/pick.csv", "--out", "learner", "--device", "cpu")[0] == 0
+    # and of what that knows nothing is asked for again
+    code, out, _ = umeta("pick", "learner", photos, "-n", 20, "--out", "next", "--device", "cpu")
+    assert code == 0
+    assert "umeta adapt learner --add" in out
+    following = {row["original"] for row in csv.DictReader(Path("next/pick.csv").read_text().splitlines())}
+    assert following
+    assert not following & {row["original"] for row in rows}
 
 
 def test_what_it_cannot_do_is_said(made_run, refused, draw, tmp_path, monkeypatch):

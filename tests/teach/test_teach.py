@@ -91,6 +91,17 @@ def test_what_is_asked_first_is_typical_and_each_picture_once(session):
     assert shown[: len(session.first)] == session.first
 
 
+def test_once_all_that_was_asked_for_has_labels_more_is_asked_for(session):
+    asked = list(session.first)
+    for i in asked[:-1]:
+        session.label([i], ["dark", "bright", "striped"][i % 3])
+    assert session.first == asked
+    session.label(asked[-1:], ["dark", "bright", "striped"][asked[-1] % 3])
+    session.looking.join(60)
+    assert session.first
+    assert not set(session.first) & set(asked)
+
+
 def test_accuracy_is_of_what_was_answered_before(session):
     teach(session)
     answers = {i: session.describe(i)["answer"] for i in (6, 7)}

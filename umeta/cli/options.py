@@ -36,12 +36,12 @@ def add_learner_options(sub: argparse.ArgumentParser) -> None:
     add_allow_plugin(sub)
 
 
-def add_pictures_options(sub: argparse.ArgumentParser) -> None:
-    """Add what the commands take that go through many pictures with a run."""
+def add_pictures_options(sub: argparse.ArgumentParser, run: str = "runs/NAME") -> None:
+    """Add what the commands take that go through many pictures with a run; `run` is the help of that."""
     add_common_options(sub)
     add_device(sub)
     add_allow_plugin(sub)
-    sub.add_argument("run", type=Path, help="runs/NAME")
+    sub.add_argument("run", type=Path, help=run)
     sub.add_argument("photos", type=Path, help="a folder or zip of pictures")
 
 

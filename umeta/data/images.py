@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -118,7 +119,7 @@ def share(array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.require(array, requirements="C"))
 
 
-def hash_each(pixels: np.ndarray, size: int = 16) -> list[bytes]:
+def hash_each(pixels: np.ndarray | Sequence[np.ndarray], size: int = 16) -> list[bytes]:
     """Hash the content of each image [n, C, H, W]; size: bytes of a hash."""
     return [hashlib.blake2b(item.tobytes(), digest_size=size).digest() for item in pixels]
 

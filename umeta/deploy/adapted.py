@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -91,6 +92,15 @@ class MetaLearnt:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return MetaLearnt.unpacked, (self.values(), self.tensors(), "cpu")
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of what decides what it makes of a picture: the options and weights, wherever they come from."""
+        told = hashlib.blake2b(artifacts.hash_value({**self.values(), "run": ""}).encode(), digest_size=16)
+        for name, value in sorted(self.tensors().items()):
+            told.update(name.encode())
+            told.update(value.contiguous().view(torch.uint8).numpy().data if value.dim() else value.numpy().tobytes())
+        return told.hexdigest()
 
     @property
     def device(self) -> torch.device:

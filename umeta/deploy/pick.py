@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from umeta import seeds
+from umeta.data.images import hash_each
 from umeta.data.spreadsheet import guard
-from umeta.deploy.adapted import load_source, refuse_to_overwrite
+from umeta.deploy.adapted import AdaptedLearner, MetaLearnt, load_source, refuse_to_overwrite
 from umeta.deploy.seen import Seen, see
 from umeta.draw import mosaic
 from umeta.errors import UserError
@@ -21,25 +22,49 @@ NEIGHBOURS = 20  # that say how typical a picture is
 MEMBERS = 4000  # of a cluster that are looked at
 
 
-def choose(vectors: np.ndarray, count: int, labelled: np.ndarray | None = None, seed: int = 0) -> np.ndarray:
+def choose(
+    vectors: np.ndarray, count: int, labelled: np.ndarray | None = None, labels: np.ndarray | None = None, seed: int = 0
+) -> np.ndarray:
     """Choose the most typical item of each of the largest clusters without a label (TypiClust, Hacohen et al. 2022).
 
     There are as many clusters as items that are labelled and to be chosen. Typical is what is near to its neighbours.
+    With labels those clusters come first of which more is in doubt, and less by each label that they have.
 
-    vectors: [n, d]. labelled: indices of those that have a label. Returns at most `count` indices, best first.
+    vectors: [n, d]. labelled: indices of those that have a label; labels: what these are, whole numbers. Returns at
+    most `count` indices, best first.
     """
     known = np.zeros(len(vectors), dtype=bool)
     known[np.array([] if labelled is None else labelled, dtype=int)] = True
-    z = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    z = unit(vectors)
     clusters = min(count + int(known.sum()), len(z))
     member = kmeans(z.astype(np.float32), clusters, 20, seeds.integer(seed, "pick"))[0]
-    sizes, taken = np.bincount(member, minlength=clusters), np.bincount(member[known], minlength=clusters)
-    chosen = []
-    for cluster in np.lexsort((-sizes, taken))[:count]:
+    taken = np.bincount(member[known], minlength=clusters)
+    if labels is None:
+        order = np.lexsort((-np.bincount(member, minlength=clusters), taken))
+    else:
+        doubt = np.where(known, 0, find_doubt(z, z[labelled], np.asarray(labels)))
+        order = np.argsort(-np.bincount(member, doubt, clusters) / (1 + taken) ** 2, kind="stable")
+    chosen: list[int] = []
+    for cluster in order:
         inside = np.flatnonzero((member == cluster) & ~known)
-        if len(inside):
+        if len(inside) and len(chosen) < count:
             chosen.append(inside[typicality(z[inside[:MEMBERS]]).argmax()])
     return np.array(chosen, dtype=int)
+
+
+def find_doubt(z: np.ndarray, shown: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return how unsure prototypes of items that are shown [m, d] are of the vectors z [n, d] of length 1: from 0 to 1.
+
+    It is 1 where the two nearest prototypes are as near, and where there is only one.
+    """
+    means = unit(np.stack([shown[labels == one].mean(0) for one in np.unique(labels)]))
+    cosines = np.sort(z @ means.T, axis=1)
+    return 1 - (cosines[:, -1] - cosines[:, -2]) / 2 if len(means) > 1 else np.ones(len(z))
+
+
+def unit(z: np.ndarray) -> np.ndarray:
+    """Scale vectors [n, d] to length 1."""
+    return z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12)
 
 
 def typicality(z: np.ndarray) -> np.ndarray:
@@ -57,19 +82,38 @@ def pick(
 ) -> list[str]:
     """Choose pictures and write `out`: `pick.csv` with an empty label each, `pick.png`, and `pictures/` to be sorted.
 
+    run: or a learner that adapt wrote, whose examples have labels already.
+
     Raises:
         UserError: a run or pictures that cannot be used, or `out` exists.
     """
     if count < 1:
         raise UserError(f"pick -n {count}: expected 1 or more")
     refuse_to_overwrite(out)
-    source, _ = load_source(run, device=device, trusted=None if allow_plugin else ())
+    trusted = None if allow_plugin else ()
+    if artifacts.read_manifest(run, "run", "learner")["kind"] == "learner":
+        learner = AdaptedLearner.load(run, device=device, trusted=trusted)
+        source, support, labels = learner.source, learner.support, learner.labels
+    else:
+        source, _ = load_source(run, device=device, trusted=trusted)
+        support = labels = None
     seen = see(source, photos)
     if out.resolve().is_relative_to(photos.resolve()):
         raise UserError(f"{out}: lies within the pictures of {photos}; choose a place outside of them")
-    order = choose(seen.vectors, count)
+    order = choose(seen.vectors, count) if support is None else choose_beside(source, seen, count, support, labels)
+    if not len(order):
+        raise UserError(f"{photos}: each of its pictures is an example of {run} already; there is none to choose")
     write(seen, photos, order, out)
     return [str(photos / seen.files[i].name) for i in order]
+
+
+def choose_beside(source: MetaLearnt, seen: Seen, count: int, support: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Choose pictures beside examples [m, C, H, W] with labels [m], which may be among them."""
+    examples = dict(zip(hash_each(support), labels, strict=True))
+    given = [(i, examples[key]) for i, key in enumerate(hash_each(seen.items)) if key in examples]
+    vectors = np.concatenate([seen.vectors, source.features(support).float().cpu().numpy()])
+    rows = [*(i for i, _ in given), *range(len(seen.vectors), len(vectors))]
+    return choose(vectors, count, np.array(rows), np.array([*(label for _, label in given), *labels]))
 
 
 def write(seen: Seen, photos: Path, order: np.ndarray, out: Path) -> None:

@@ -1,4 +1,4 @@
-"""Photographs as a run sees them: its features of each picture of a folder, computed once and kept."""
+"""Photographs as a learner sees them: its features of each picture of a folder, computed once and kept."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BLOCK = 256  # files looked at and kept together: where work was stopped, or fil
 
 @dataclass(frozen=True)
 class Seen:
-    """Readable pictures, and what a run makes of them."""
+    """Readable pictures, and what a learner makes of them."""
 
     files: list[archives.File]
     items: list[np.ndarray]  # n of [C, H, W] uint8, memory-mapped
@@ -61,8 +61,12 @@ class Look:
     def see(self, block: slice) -> Seen:
         """Look at some of the files, or remember it, where neither they nor the learner have changed."""
         files, rule = self.files[block], self.source.format.rule
-        learnt = artifacts.hash_file(Path(self.source.run) / "manifest.json")
-        identity = [learnt, str(self.root.resolve()), [(file.name, *file.stamp) for file in files], asdict(rule)]
+        identity = [
+            self.source.fingerprint,
+            str(self.root.resolve()),
+            [(file.name, *file.stamp) for file in files],
+            asdict(rule),
+        ]
 
         def make(temporary: Path) -> list[str]:
             with decode.silence_pillow(), ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -111,13 +111,16 @@ class Session:
                 self.probabilities[ids] = self.answer(z).cpu().numpy()
 
     def choose_first(self) -> None:
-        """Choose the pictures that are asked for first, among some of those that were seen."""
+        """Choose the pictures that are asked for next, among some of those that were seen."""
         with self.lock:
             ids = sorted(self.vectors)
-            ids = ids[:: math.ceil(len(ids) / SAMPLE) or 1]
+            given = [i for name in self.labels if (i := self.index.get(name)) in self.vectors]
+            ids = list(dict.fromkeys([*given, *ids[:: math.ceil(len(ids) / SAMPLE) or 1]]))
+            names = [self.labels[self.files[i].name] for i in given]
             z = [self.vectors[i] for i in ids]
         if z:
-            chosen = choose(torch.stack(z).cpu().numpy(), FIRST)
+            labels = np.unique(names, return_inverse=True)[1] if given else None
+            chosen = choose(torch.stack(z).cpu().numpy(), FIRST, np.arange(len(given)), labels)
             with self.lock:
                 self.first = [ids[i] for i in chosen]
                 self.version += 1
@@ -229,7 +232,7 @@ class Session:
             self.take([[name, new, None] for name in members])
 
     def take(self, step: list[list[Any]]) -> None:
-        """Take a step, and save it before anything shows it."""
+        """Take a step, and save it before anything shows it; once all that was asked for has a label, ask for more."""
         self.steps.append(step)
         try:
             self.save()
@@ -237,6 +240,9 @@ class Session:
             self.steps.pop()
             raise
         self.refresh()
+        if self.first and not self.looking.is_alive() and all(self.files[i].name in self.labels for i in self.first):
+            self.looking = threading.Thread(target=self.choose_first, daemon=True)
+            self.looking.start()
 
     def undo(self) -> None:
         """Take the last step back."""
