@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from umeta.deploy.pick import choose, find_doubt, typicality
+from umeta.deploy.seen import see
 
 GROUPS = 6
 
@@ -104,3 +105,19 @@ def test_what_it_cannot_do_is_said(made_run, refused, draw, tmp_path, monkeypatc
     (tmp_path / "pick").mkdir()
     (tmp_path / "pick" / "mine").touch()
     refused("pick", run, photos, says=["pick exists"])
+
+
+def test_a_picture_that_vanishes_meanwhile_is_named_and_nothing_is_left(made_run, refused, draw, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    photos = draw(tmp_path / "photos", flat=5, side=8)
+    look = see
+
+    def vanish(*args):
+        seen = look(*args)
+        for path in photos.iterdir():
+            path.unlink()
+        return seen
+
+    monkeypatch.setattr("umeta.deploy.pick.see", vanish)
+    refused("pick", made_run("protonet", normalisation="running"), photos, says=[".png", "no such file"])
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]

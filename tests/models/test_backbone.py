@@ -151,6 +151,14 @@ def test_what_cannot_be_had_is_said(tmp_path, weights):
             Backbone(*options).build(SHAPE)
 
 
+@pytest.mark.parametrize(("network", "library"), [(SMALL, "timm"), ("resnet18", "torchvision")])
+def test_a_network_larger_than_memory_is_refused_before_anything_is_fetched(monkeypatch, network, library):
+    monkeypatch.setattr("umeta.models.backbone.available", lambda: 10**6)
+    monkeypatch.setattr(Backbone, "_fetch", lambda *_: pytest.fail("fetched"))
+    with pytest.raises(UserError, match=rf"'{network}' has [\d.]+ million weights, .* GB of memory are free; choose"):
+        Backbone(network, library).build(SHAPE)
+
+
 def test_weights_that_cannot_be_downloaded_are_one_sentence(monkeypatch):
     def fail(*_, **__):
         raise OSError("401 Client Error: gated\nmore")

@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from umeta.config.registry import build_part
 from umeta.errors import UserError
 from umeta.runtime import artifacts
+from umeta.runtime.allocator import available
 
 OWN, KEPT = "own", "kept"
+COPIES = 2  # of the weights that are in memory at a time
 BATCH = 8  # images at a time where there is no gradient: more of them fall out of the processor's caches
 
 
@@ -83,6 +85,7 @@ class Backbone:
                 name, changed = str(described["architecture"]), dict(described.get("pretrained_cfg", {}))
         refuse_unknown(name.partition(".")[0], timm.list_models(), "timm")
         download = self.weights == OWN and self._file is None
+        self._refuse_too_large(lambda: timm.create_model(name))
         net = self._fetch(lambda: timm.create_model(name, pretrained=download))
         found: dict[str, Any] = {**vars(net)["pretrained_cfg"], **changed}
         return net, {"side": found["input_size"][-1], "mean": found["mean"], "std": found["std"]}
@@ -92,9 +95,24 @@ class Backbone:
 
         refuse_unknown(self.network, models.list_models(module=models), "torchvision")
         weights = models.get_model_weights(self.network).DEFAULT
+        self._refuse_too_large(lambda: models.get_model(self.network, weights=None))
         net = self._fetch(lambda: models.get_model(self.network, weights=weights if self.weights == OWN else None))
         shown = weights.transforms()
         return net, {"side": shown.crop_size[0], "mean": shown.mean, "std": shown.std}
+
+    def _refuse_too_large(self, make: Callable[[], nn.Module]) -> None:
+        """Raise UserError for a network that does not fit into memory, before anything is downloaded or taken."""
+        try:
+            with torch.device("meta"):
+                weights = sum(value.numel() for value in make().parameters())
+        except Exception:  # few networks cannot be made without memory
+            return
+        needed, free = COPIES * 4 * weights, available()
+        if needed > free:
+            raise UserError(
+                f"model.network: '{self.network}' has {weights / 1e6:,.0f} million weights, which take "
+                f"{needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB of memory are free; choose a smaller one"
+            )
 
     def _fetch(self, make: Callable[[], nn.Module]) -> nn.Module:
         try:
