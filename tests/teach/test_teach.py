@@ -293,6 +293,21 @@ def test_the_page_opens_at_once_and_pictures_take_part_as_they_are_seen(run, pho
     assert len(opened) == 1
 
 
+def test_a_closed_session_ends_soon_and_another_goes_on(run, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr("umeta.deploy.seen.BLOCK", 10)
+    may, see = threading.Semaphore(0), Look.see
+    monkeypatch.setattr(Look, "see", lambda self, block: may.acquire() and see(self, block))
+    session = Session(run, photos, tmp_path / "teach", device="cpu")
+    closing = threading.Thread(target=session.close)
+    closing.start()
+    wait(lambda: session.closed)
+    may.release(9)
+    closing.join(60)
+    assert not session.looking.is_alive()
+    assert session.looked <= 10
+    assert open_session(run, photos, tmp_path / "teach").looked == 30
+
+
 def test_what_goes_wrong_while_looking_is_told_and_the_rest_stays(run, photos, tmp_path, monkeypatch):
     def fail(*_):
         raise OSError(28, "No space left on device")

@@ -47,4 +47,5 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         config = uvicorn.Config(make_app(session, token, hosts), log_level="warning", server_header=False)
         with suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listening])
+        session.close()
     return {"teach": str(options.out), "labels": len(session.labels), "classes": session.classes}

@@ -19,7 +19,7 @@ from umeta.errors import LeftOut, UserError
 from umeta.runtime import artifacts
 from umeta.runtime.progress import Progress
 
-BLOCK = 256  # files looked at and kept together: where work was stopped, or files were added, the others stay
+BLOCK = 128  # files looked at and kept together: where work was stopped, or files were added, the others stay
 
 
 @dataclass(frozen=True)

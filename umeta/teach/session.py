@@ -62,7 +62,7 @@ class Session:
         self.items: dict[int, np.ndarray] = {}  # of the pictures that were seen
         self.vectors: dict[int, torch.Tensor] = {}
         self.blocks: list[tuple[np.ndarray, torch.Tensor]] = []  # the same, many at a time
-        self.looked, self.unreadable, self.trouble = 0, 0, ""
+        self.looked, self.unreadable, self.trouble, self.closed = 0, 0, "", False
         self.first: list[int] = []
         self.lock = threading.RLock()
         self.steps: list[list[list[Any]]] = []
@@ -83,6 +83,8 @@ class Session:
         try:
             order = np.random.default_rng(0).permutation(len(blocks)).tolist()
             for i in sorted(order, key=lambda i: all(file.name not in self.labels for file in self.files[blocks[i]])):
+                if self.closed:
+                    return
                 self.add(self.look.see(blocks[i]))
                 with self.lock:
                     self.looked += len(self.files[blocks[i]])
@@ -93,6 +95,11 @@ class Session:
                 self.trouble = f"{self.photos}: none of its {len(self.files)} files is a readable image"
         except (UserError, OSError, RuntimeError) as error:  # a full disk, say, or too little memory
             self.trouble = f"not all pictures could be looked at: {error}"
+
+    def close(self) -> None:
+        """Look no further; another session goes on where this one ended."""
+        self.closed = True
+        self.looking.join()
 
     def add(self, seen: Seen) -> None:
         """Let pictures take part."""
