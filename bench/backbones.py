@@ -33,7 +33,8 @@ def record_each(description: str | None, measure: Measure, **more: int | str) ->
     results = artifacts.read_json(asked.record) if asked.record.exists() else {}
     for path in asked.data:
         data = registry.build_part("data", reading.read_yaml(path))
-        results[path.stem] = measure(data, Backbone(asked.network, weights=asked.weights), asked, path.stem)
+        found = measure(data, Backbone(asked.network, weights=asked.weights), asked, path.stem)
+        results[path.stem] = {"network": asked.network, **found}
         artifacts.write_json(asked.record, results)
         print(path.stem, results[path.stem])
 

@@ -4,7 +4,8 @@
 
 A file describes a data source with true classes, as `data` of a config. Each draw takes `EACH` random pictures of each
 test class as somebody's folder; as many as there are classes, twice as many and so on are labelled, those that
-`umeta pick` chooses or random ones; all others are answered by prototypes, those of a class without a label wrongly.
+`umeta pick` chooses, at once or in turn from the labels before, or random ones; all others are answered by prototypes,
+those of a class without a label wrongly.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ EACH, DRAWS, LABELS = 20, 20, (1, 2, 5)
 def measure(
     vectors: np.ndarray, labels: np.ndarray, each: int, draws: int, budgets: tuple[int, ...]
 ) -> dict[str, dict]:
-    """Return the mean and the 95 % interval over draws for each number of labels a class: chosen, random, and the gain.
+    """Return the mean and the 95 % interval over draws, for each number of labels a class.
+
+    They are of pictures chosen all at once, in turn with labels between, and at random, and of the second's gain.
 
     vectors: [n, d] of length 1; labels: [n].
     """
@@ -38,14 +41,30 @@ def measure(
             random = np.random.default_rng(draw)
             folder = np.concatenate([random.permutation(np.flatnonzero(labels == c))[:each] for c in classes])
             z, y, count = vectors[folder], labels[folder], budget * len(classes)
-            rows.append([answer(z, y, choose(z, count, seed=draw)), answer(z, y, random.permutation(len(y))[:count])])
-        both = 100 * np.array(rows)
-        columns = {"chosen": both[:, 0], "random": both[:, 1], "gain": both[:, 0] - both[:, 1]}
+            rows.append(
+                [
+                    answer(z, y, choose(z, count, seed=draw)),
+                    answer(z, y, choose_in_turn(z, y, [n * len(classes) for n in budgets if n <= budget], draw)),
+                    answer(z, y, random.permutation(len(y))[:count]),
+                ]
+            )
+        found_so = 100 * np.array(rows)
+        columns = dict(zip(("chosen", "in turn", "at random"), found_so.T, strict=True))
+        columns["gain"] = columns["in turn"] - columns["at random"]
         found[str(budget)] = {
             name: {"mean": float(one.mean()), "interval": float(1.96 * one.std(ddof=1) / draws**0.5)}
             for name, one in columns.items()
         }
     return found
+
+
+def choose_in_turn(z: np.ndarray, y: np.ndarray, counts: list[int], seed: int) -> np.ndarray:
+    """Choose until there are so many, and so many, each time with the labels of those before."""
+    chosen = choose(z, counts[0], seed=seed)
+    for count in counts[1:]:
+        more = choose(z, count - len(chosen), chosen, y[chosen], seed=seed)
+        chosen = np.concatenate([chosen, more])
+    return chosen
 
 
 def answer(z: np.ndarray, y: np.ndarray, labelled: np.ndarray) -> float:
@@ -64,7 +83,7 @@ def measure_source(data: Any, backbone: Backbone, asked: argparse.Namespace, nam
     net = backbone.build(test.images.item_shape).eval()
     with torch.no_grad():
         z = torch.nn.functional.normalize(net(test.images.floats(kept))).numpy()
-    about = {"network": asked.network, "classes": len(test.names), "pictures of each": EACH, "draws": DRAWS}
+    about = {"classes": len(test.names), "pictures of each": EACH, "draws": DRAWS}
     return {**about, "labels a class": measure(z, test.labels[kept], EACH, DRAWS, LABELS)}
 
 

@@ -3,7 +3,8 @@
 <!-- bench: goals results/bench.json -->
 <!-- end -->
 
-and the same with `sides`, the table of all that was measured, and `gpu`, that of `make gpu`.
+and the same with `sides`, the table of all that was measured; `gpu`, that of `make gpu`; and `joint`, `pick` and
+`teach`, those of the modules of that name.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ from bench.measurements import CURVES, GOALS, Goal
 from umeta.report.write import format_markdown
 from umeta.runtime import artifacts
 
-MARKER = re.compile(r"(<!-- bench: (?P<table>goals|sides|gpu) (?P<file>\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+MARKER = re.compile(
+    r"(<!-- bench: (?P<table>goals|sides|gpu|joint|pick|teach) (?P<file>\S+) -->\n).*?(<!-- end -->)", re.DOTALL
+)
+NAMES = {"grocery": "groceries", "cifar_fs": "CIFAR-FS", "omniglot": "Omniglot", "eurosat": "land cover"}
 ROOFLINE = ("sgemm", "convolution")  # the faster of the two, in float32
 
 
@@ -99,11 +103,43 @@ def draw(result: dict[str, Any], picture: Path) -> None:
         figure.savefig(temporary, format="png", dpi=80)
 
 
+def joint(result: dict[str, Any]) -> str:
+    """Each episode of each data set: the pre-trained network as it is and whitened, what was learnt, and both."""
+    rows = [["", "pre-trained", "whitened", "learnt", "kept", "more than the better", "weight"]]
+    for name, found in result.items():
+        for episode, judged in found["accuracies"].items():
+            known = [judged[row] for row in ("as it is", "pre-trained", "learnt", "both")]
+            more = known[-1][0] - max(mean for mean, _ in known[1:3])
+            weight = "the learner alone" if found["weight"] is None else f"{found['weight']:.2f}"
+            cells = [f"{mean:.1f} ± {interval:.1f}" for mean, interval in known]
+            rows.append([f"{NAMES.get(name, name)}, {episode}", *cells, f"{more:+.1f}", weight])
+    return format_markdown(rows)
+
+
+def pick(result: dict[str, Any]) -> str:
+    """Each number of labels a class: pictures that were chosen, random ones, and the gain."""
+    columns = list(next(iter(next(iter(result.values()))["labels a class"].values())))
+    rows = [["labels a class", *columns]]
+    for name, found in result.items():
+        for labels, judged in found["labels a class"].items():
+            cells = [f"{judged[column]['mean']:.1f} ± {judged[column]['interval']:.1f}" for column in columns]
+            rows.append([f"{NAMES.get(name, name)}, {labels}", *cells])
+    return format_markdown(rows)
+
+
+def teach(result: dict[str, Any]) -> str:
+    """Seconds that a person waits."""
+    rows = [[f"{result['pictures']:,} pictures", "seconds"]]
+    rows += [[what, f"{seconds:.2f}"] for what, seconds in result["seconds"].items()]
+    return f"{format_markdown(rows)}\n\n{result['date']}, {result['hardware']}."
+
+
 def rewrite(text: str, root: Path) -> str:
     """Return the text with every marked table made anew."""
 
     def table(marker: re.Match[str]) -> str:
-        make = {"goals": goals, "sides": sides, "gpu": gpu.table}[marker["table"]]
+        makers = {"goals": goals, "sides": sides, "gpu": gpu.table, "joint": joint, "pick": pick, "teach": teach}
+        make = makers[marker["table"]]
         file = root / marker["file"]
         made = make(artifacts.read_json(file)) if file.exists() else "Not measured."
         return f"{marker[1]}{made}\n{marker[4]}"

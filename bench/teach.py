@@ -27,9 +27,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from bench import table
 from umeta.config import build
 from umeta.evaluation.rows import name_hardware
-from umeta.report.write import format_markdown
 from umeta.runtime import artifacts
 from umeta.stages import metatrain, propose
 from umeta.types import Theta
@@ -38,7 +38,7 @@ ROOT = Path(__file__).parent.parent
 SHOWN = 40  # thumbnails in a window
 KINDS, BASES = 10, 500  # of pictures, and different ones
 LABELS = 30
-SHAPE, SIZE = (320, 240), 32  # pixels of a picture, and of a side of an item
+SHAPE, SIZE = (160, 120), 32  # pixels of a picture, and of a side of an item
 
 
 def make_pictures(folder: Path, count: int) -> None:
@@ -166,9 +166,9 @@ def main() -> None:
     make_pictures(photos, asked.pictures)
     seconds = measure(make_run(asked.folder, photos), photos, asked.folder / "teach")
     about = {"date": date.today().isoformat(), "hardware": name_hardware(Theta({"": torch.zeros(1)}))}
-    artifacts.write_json(asked.out, {**about, "pictures": asked.pictures, "seconds": seconds})
-    rows = [[f"{asked.pictures:,} pictures", "seconds"], *([what, f"{value:.2f}"] for what, value in seconds.items())]
-    print(f"{format_markdown(rows)}\n\n{about['date']}, {about['hardware']}.")
+    result = {**about, "pictures": asked.pictures, "seconds": seconds}
+    artifacts.write_json(asked.out, result)
+    print(table.teach(result))
 
 
 if __name__ == "__main__":

@@ -39,7 +39,8 @@ def test_a_person_labels_sees_the_rest_move_and_exports(made_run, umeta, photos,
         assert server.stdout is not None
         link = next(m[1] for line in server.stdout if (m := re.search(r"open (http\S+)", line)))
         with open_page(link, tmp_path / "browser") as page:
-            page.wait("document.querySelectorAll('figure img').length === 24")
+            page.wait("document.querySelectorAll('figure img').length === 24 && state.looked === 24")
+            assert page.run("document.querySelector('#hint').textContent") == "choose pictures of one kind, and name it"
             page.wait("document.querySelector('figure img').naturalWidth > 0")
             for label, pictures in LABEL.items():
                 for i in pictures:
@@ -71,6 +72,9 @@ def test_a_person_labels_sees_the_rest_move_and_exports(made_run, umeta, photos,
             )
             page.click("[data-export=learner]")
             page.wait("document.querySelector('#said').textContent.startsWith('written: ')")
+            page.run("watch()")  # which goes on every few seconds, and leaves what was said
+            assert page.run("document.querySelector('#said').textContent").startswith("written: ")
+            assert page.run("document.querySelector('#hint').textContent") == ""
             assert page.run("document.querySelectorAll('figure img[src=x]').length") == 0
     finally:
         server.send_signal(signal.SIGINT)

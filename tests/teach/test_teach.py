@@ -82,7 +82,10 @@ def test_the_rest_is_sorted_least_sure_first(session):
         assert not {one["id"] for one in found} & {0, 1, 2, 3, 5}
     assert len(session.pictures("labelled", 0, 100)["pictures"]) == 5
     assert session.pictures("worth", 0, 100)["total"] == 25
-    assert [one["name"] for one in session.state()["classes"]] == sorted(kinds)
+    classes = session.state()["classes"]
+    assert [one["name"] for one in classes] == sorted(kinds)
+    for one in classes:  # the number at a class is that of the pictures that it shows
+        assert one["looks"] == session.pictures(f"class:{one['name']}", 0, 100)["total"]
 
 
 def test_what_is_asked_first_is_typical_and_each_picture_once(session):

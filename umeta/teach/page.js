@@ -10,6 +10,11 @@ function make(kind, text, more = {}) {
   return Object.assign(node, more);
 }
 
+function say(text, bad = false) {
+  by("said").textContent = text;
+  by("said").classList.toggle("bad", bad);
+}
+
 async function ask(path, body) {
   const post = body === undefined ? {} : { method: "POST", body: JSON.stringify(body) };
   let answer, found;
@@ -19,19 +24,23 @@ async function ask(path, body) {
   } catch {
     found = { error: "umeta teach no longer answers; start it again, nothing that you said is lost" };
   }
-  by("said").textContent = found.error || "";
-  if (found.error) throw new Error(found.error);
+  if (found.error) {
+    say(found.error, true);
+    throw new Error(found.error);
+  }
+  if (body !== undefined) say("");  // what was said of the action before; looking at something leaves it
   return found;
 }
 
 function drawClasses() {
   const views = [["worth", "most worth a label", state.pictures - state.labelled]];
-  for (const one of state.classes) views.push([`class:${one.name}`, one.name, `${one.labelled} + ${one.looks}`]);
+  for (const one of state.classes) views.push([`class:${one.name}`, one.name, one.looks, one.labelled]);
   views.push(["labelled", "labelled", state.labelled]);
-  by("views").replaceChildren(...views.map(([key, name, count], place) => {
+  by("views").replaceChildren(...views.map(([key, name, count, labelled], place) => {
     const row = make("div", undefined, { className: "view" + (key === view ? " shown" : "") });
     const number = key.startsWith("class:") && place <= 9 ? `${place}  ` : "";
-    const button = make("button", `${number}${name} (${count})`, { onclick: () => show(key), title: name });
+    const title = labelled ? `${name}: ${labelled} labelled, ${count} more look like it` : name;
+    const button = make("button", `${number}${name} (${count})`, { onclick: () => show(key), title });
     row.append(button);
     if (key.startsWith("class:")) {
       button.dataset.name = name;
@@ -47,6 +56,8 @@ function drawClasses() {
   by("numbers").textContent = `${state.pictures} pictures${bad}, ${state.labelled} labelled${told}`;
   const looking = state.looked < state.files ? `looking at the pictures: ${state.looked} of ${state.files}` : "";
   by("looking").textContent = state.trouble || looking;
+  const hints = ["choose pictures of one kind, and name it", "name a second class, and all pictures are sorted"];
+  by("hint").textContent = hints[state.classes.length] || "";
 }
 
 function drawPicture(one) {
@@ -70,6 +81,11 @@ function choose(id, row) {
     ids.slice(a, b + 1).forEach((one) => chosen.add(one));
   } else if (!chosen.delete(id)) chosen.add(id);
   last = id;
+  drawChosen();
+}
+
+function drawChosen() {
+  by("name").placeholder = chosen.size ? `name for ${chosen.size} chosen` : "name of a class";
   for (const node of by("grid").children) node.classList.toggle("chosen", chosen.has(Number(node.dataset.id)));
 }
 
@@ -77,6 +93,7 @@ async function show(next) {
   view = next;
   shown = []; chosen.clear(); last = null; total = 1;
   by("grid").replaceChildren();
+  drawChosen();
   drawClasses();
   await more();
 }
@@ -100,7 +117,7 @@ async function act(path, body) {
 }
 
 function give(label) {
-  if (!chosen.size) { by("said").textContent = "choose pictures first, by click"; return; }
+  if (!chosen.size) { say("choose pictures first, by click", true); return; }
   act("label", { pictures: [...chosen], label }).catch(() => {});
 }
 
@@ -118,7 +135,7 @@ by("undo").onclick = () => act("undo", {}).catch(() => {});
 by("clear").onclick = () => give(null);
 for (const button of document.querySelectorAll("[data-export]"))
   button.onclick = () => ask("api/export", { kind: button.dataset.export }).then((found) => {
-    by("said").textContent = `written: ${found.path}` + (found.missing ? `; ${found.missing} no longer there` : "");
+    say(`written: ${found.path}` + (found.missing ? `; ${found.missing} no longer there` : ""));
   }).catch(() => {});
 document.onkeydown = (event) => {
   if (event.target.tagName === "INPUT" || event.ctrlKey || event.metaKey || event.altKey) return;

@@ -160,7 +160,8 @@ class Session:
     def state(self) -> dict[str, Any]:
         """Return what is known, in numbers."""
         with self.lock:
-            ids = np.fromiter(self.items, int, len(self.items))
+            known = {self.index.get(name) for name in self.labels}
+            ids = np.array([i for i in self.items if i not in known], dtype=int)
             looks = np.bincount(self.probabilities[ids].argmax(1), minlength=max(1, len(self.classes)))
             looks = looks if len(self.classes) > 1 else 0 * looks
             given = Counter(self.labels.values())
