@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench import cards, gpu, scale, serving, table
+from bench import cards, gpu, pick, scale, serving, table
 from bench.driver import Measurement, Side, measure, ratio
 from bench.install import attempt
 from bench.maml import Case, agreement, distance, gradients, loop_gradient
@@ -251,3 +251,28 @@ def test_many_pictures_are_taken_the_whole_way(tmp_path, monkeypatch):
     assert [row["what"].split()[0].strip(",") for row in result["rows"]][:3] == ["survey", "decoding", "decoding"]
     assert all(row["seconds"] > 0 and row["memory"] > 0 for row in result["rows"])
     assert "| decoding, tars |" in scale.table(result)
+
+
+def test_tables_of_what_a_pre_trained_network_is_worth_say_what_is_kept(tmp_path):
+    rows = {"as it is": [70.0, 1.0], "pre-trained": [72.0, 1.0], "learnt": [60.0, 1.0], "both": [75.5, 0.9]}
+    result = {"grocery": {"weight": 0.25, "accuracies": {"5-way 1-shot": rows}}}
+    line = "| groceries, 5-way 1-shot | 70.0 ± 1.0 | 72.0 ± 1.0 | 60.0 ± 1.0 | 75.5 ± 0.9 | +3.5 | 0.25 |"
+    assert table.joint(result).splitlines()[-1] == line
+    result["grocery"]["weight"] = None  # of the learner, against nothing of the other
+    assert "the learner alone" in table.joint(result)
+    waits = {"pictures": 1000, "seconds": {"first page": 1.234}, "date": "2026-01-31", "hardware": "2 threads"}
+    assert "| first page | 1.23 |" in table.teach(waits)
+
+
+def test_choosing_is_worth_something_where_there_are_groups_and_in_turn_asks_for_each_once():
+    random = np.random.default_rng(0)
+    labels = np.repeat(np.arange(6), 20)
+    vectors = np.linalg.qr(random.normal(size=(12, 12)))[0][labels] + 0.1 * random.normal(size=(120, 12))
+    found = pick.measure(vectors.astype(np.float32), labels, 15, 3, (1, 2))
+    for judged in found.values():
+        assert judged["gain"]["mean"] > judged["gain"]["interval"]
+        assert judged["chosen"]["mean"] > judged["at random"]["mean"]
+    assert "| 1 |" not in (text := table.pick({"cifar_fs": {"labels a class": found}}))
+    assert text.splitlines()[0] == "| labels a class | chosen | in turn | at random | gain |"
+    chosen = pick.choose_in_turn(vectors, labels, [6, 12, 30], 0)
+    assert len(set(chosen)) == len(chosen) == 30
