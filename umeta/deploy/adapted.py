@@ -99,7 +99,7 @@ class MetaLearnt:
         told = hashlib.blake2b(artifacts.hash_value({**self.values(), "run": ""}).encode(), digest_size=16)
         for name, value in sorted(self.tensors().items()):
             told.update(name.encode())
-            told.update(value.contiguous().view(torch.uint8).numpy().data if value.dim() else value.numpy().tobytes())
+            told.update(value.numpy().tobytes())
         return told.hexdigest()
 
     @property

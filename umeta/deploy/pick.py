@@ -11,7 +11,7 @@ import numpy as np
 from umeta import seeds
 from umeta.data.images import hash_each
 from umeta.data.spreadsheet import guard
-from umeta.deploy.adapted import AdaptedLearner, MetaLearnt, load_source, refuse_to_overwrite
+from umeta.deploy.adapted import AdaptedLearner, load_source, refuse_to_overwrite
 from umeta.deploy.seen import Seen, see
 from umeta.draw import mosaic
 from umeta.errors import UserError
@@ -39,7 +39,7 @@ def choose(
     clusters = min(count + int(known.sum()), len(z))
     member = kmeans(z.astype(np.float32), clusters, 20, seeds.integer(seed, "pick"))[0]
     taken = np.bincount(member[known], minlength=clusters)
-    if labels is None:
+    if labelled is None or labels is None:
         order = np.lexsort((-np.bincount(member, minlength=clusters), taken))
     else:
         doubt = np.where(known, 0, find_doubt(z, z[labelled], np.asarray(labels)))
@@ -91,29 +91,26 @@ def pick(
         raise UserError(f"pick -n {count}: expected 1 or more")
     refuse_to_overwrite(out)
     trusted = None if allow_plugin else ()
+    learner = None
     if artifacts.read_manifest(run, "run", "learner")["kind"] == "learner":
         learner = AdaptedLearner.load(run, device=device, trusted=trusted)
-        source, support, labels = learner.source, learner.support, learner.labels
-    else:
-        source, _ = load_source(run, device=device, trusted=trusted)
-        support = labels = None
-    seen = see(source, photos)
+    seen = see(learner.source if learner else load_source(run, device=device, trusted=trusted)[0], photos)
     if out.resolve().is_relative_to(photos.resolve()):
         raise UserError(f"{out}: lies within the pictures of {photos}; choose a place outside of them")
-    order = choose(seen.vectors, count) if support is None else choose_beside(source, seen, count, support, labels)
+    order = choose_beside(learner, seen, count) if learner else choose(seen.vectors, count)
     if not len(order):
         raise UserError(f"{photos}: each of its pictures is an example of {run} already; there is none to choose")
     write(seen, photos, order, out)
     return [str(photos / seen.files[i].name) for i in order]
 
 
-def choose_beside(source: MetaLearnt, seen: Seen, count: int, support: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Choose pictures beside examples [m, C, H, W] with labels [m], which may be among them."""
-    examples = dict(zip(hash_each(support), labels, strict=True))
+def choose_beside(learner: AdaptedLearner, seen: Seen, count: int) -> np.ndarray:
+    """Choose pictures beside a learner's examples, which may be among them."""
+    examples = dict(zip(hash_each(learner.support), learner.labels, strict=True))
     given = [(i, examples[key]) for i, key in enumerate(hash_each(seen.items)) if key in examples]
-    vectors = np.concatenate([seen.vectors, source.features(support).float().cpu().numpy()])
+    vectors = np.concatenate([seen.vectors, learner.source.features(learner.support).float().cpu().numpy()])
     rows = [*(i for i, _ in given), *range(len(seen.vectors), len(vectors))]
-    return choose(vectors, count, np.array(rows), np.array([*(label for _, label in given), *labels]))
+    return choose(vectors, count, np.array(rows), np.array([*(label for _, label in given), *learner.labels]))
 
 
 def write(seen: Seen, photos: Path, order: np.ndarray, out: Path) -> None:

@@ -71,14 +71,14 @@ class Look:
         def make(temporary: Path) -> list[str]:
             with decode.silence_pillow(), ThreadPoolExecutor(os.cpu_count()) as pool:
                 found = list(pool.map(lambda file: decode.try_decode(file.read, rule), files))
-            kept = [i for i, item in enumerate(found) if isinstance(item, np.ndarray)]
+            good = {i: one for i, one in enumerate(found) if isinstance(one, np.ndarray)}
             bad = [(i, decode.describe_error(one)) for i, one in enumerate(found) if isinstance(one, Exception)]
-            if kept:
-                items = np.stack([found[i] for i in kept])
+            if good:
+                items = np.stack(list(good.values()))
                 artifacts.write_array(temporary / "items.npy", items)
                 artifacts.write_array(temporary / "vectors.npy", self.source.features(items).float().cpu().numpy())
-            artifacts.write_text(temporary / "files.json", json.dumps({"kept": kept, "bad": bad}))
-            return ["files.json", *(["items.npy", "vectors.npy"] if kept else [])]
+            artifacts.write_text(temporary / "files.json", json.dumps({"kept": list(good), "bad": bad}))
+            return ["files.json", *(["items.npy", "vectors.npy"] if good else [])]
 
         folder = artifacts.find_cached(f"seen/{artifacts.hash_value(identity)}", "seen")
         artifacts.make_cached(folder, "seen", make)

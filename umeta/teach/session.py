@@ -121,7 +121,7 @@ class Session:
         """Choose the pictures that are asked for next, among some of those that were seen."""
         with self.lock:
             ids = sorted(self.vectors)
-            given = [i for name in self.labels if (i := self.index.get(name)) in self.vectors]
+            given = self.list_labelled()
             ids = list(dict.fromkeys([*given, *ids[:: math.ceil(len(ids) / SAMPLE) or 1]]))
             names = [self.labels[self.files[i].name] for i in given]
             z = [self.vectors[i] for i in ids]
@@ -138,7 +138,7 @@ class Session:
         """Replay the steps, adapt to the labels, and answer every picture."""
         said = {name: label for step in self.steps for name, label, _ in step}
         self.labels = {name: label for name, label in said.items() if label is not None}
-        here = {i: label for name, label in self.labels.items() if (i := self.index.get(name)) in self.vectors}
+        here = {self.index[name]: label for name, label in self.labels.items() if self.index.get(name) in self.items}
         self.classes = sorted(set(here.values()))
         self.probabilities = np.ones((len(self.files), max(1, len(self.classes))), np.float32)
         self.version += 1
@@ -157,11 +157,14 @@ class Session:
         with torch.no_grad():
             return self.head.predict(self.source.theta, self.adapted, vectors[None])[0].softmax(1)
 
+    def list_labelled(self) -> list[int]:
+        """List the pictures that have a label and were seen."""
+        return [self.index[name] for name in self.labels if self.index.get(name) in self.items]
+
     def state(self) -> dict[str, Any]:
         """Return what is known, in numbers."""
         with self.lock:
-            known = {self.index.get(name) for name in self.labels}
-            ids = np.array([i for i in self.items if i not in known], dtype=int)
+            ids = np.array(list(self.items.keys() - set(self.list_labelled())), dtype=int)
             looks = np.bincount(self.probabilities[ids].argmax(1), minlength=max(1, len(self.classes)))
             looks = looks if len(self.classes) > 1 else 0 * looks
             given = Counter(self.labels.values())
@@ -190,7 +193,7 @@ class Session:
         Those without a label come least sure first.
         """
         with self.lock:
-            known = {i for name in self.labels if (i := self.index.get(name)) in self.items}
+            known = set(self.list_labelled())
             order = np.array(sorted(known if view == "labelled" else self.items.keys() - known), dtype=int)
             if view != "labelled":
                 rows = self.probabilities[order]
@@ -287,7 +290,7 @@ class Session:
             self.check_adapted()
             target, missing = self.place / kind, 0
             if kind == "learner":
-                rows = [i for name in self.labels if (i := self.index.get(name)) in self.items]
+                rows = self.list_labelled()
                 names = [self.labels[self.files[i].name] for i in rows]
                 support = np.stack([self.items[i] for i in rows])
                 learner = AdaptedLearner.adapt(self.source, support, names, self.test_steps)
