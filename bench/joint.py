@@ -29,7 +29,7 @@ from umeta.models.backbone import Backbone
 from umeta.models.conv4 import Conv4
 from umeta.models.described import Described
 from umeta.models.vectors import Vectors
-from umeta.models.whitened import half_whitening
+from umeta.models.whitened import find_whitening
 from umeta.outer.adam import Adam
 from umeta.quickstart.route import HELD_OUT, SOME, Choice, look_twice, mix, unit, weigh
 from umeta.runtime.loop import RunContext
@@ -94,7 +94,7 @@ def measure(data: Any, backbone: Backbone, name: str, steps: int, way: int, spli
         {what: see(network, images, place, f"{who}-{what}") for what, images in shown.items()}
         for who, network in networks.items()
     )
-    mean, directions = (found.numpy() for found in half_whitening(frozen["known"]))
+    mean, directions = (found.numpy() for found in find_whitening(frozen["known"]))
     whitened = {what: (z - mean) @ directions for what, z in frozen.items()}
     choice = weigh(*([found["first"], found["second"]] for found in (whitened, learnt)))
     rows = {"as it is": frozen[split], "pre-trained": whitened[split], "learnt": learnt[split]}

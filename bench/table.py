@@ -105,11 +105,11 @@ def draw(result: dict[str, Any], picture: Path) -> None:
 
 def joint(result: dict[str, Any]) -> str:
     """Each episode of each data set: the pre-trained network as it is and whitened, what was learnt, and both."""
-    rows = [["", "pre-trained", "whitened", "learnt", "kept", "more than the better", "weight"]]
+    rows = [["", "pre-trained", "whitened", "learnt", "kept", "more than the best", "weight"]]
     for name, found in result.items():
         for episode, judged in found["accuracies"].items():
             known = [judged[row] for row in ("as it is", "pre-trained", "learnt", "both")]
-            more = known[-1][0] - max(mean for mean, _ in known[1:3])
+            more = known[-1][0] - max(mean for mean, _ in known[:-1])
             weight = "the learner alone" if found["weight"] is None else f"{found['weight']:.2f}"
             cells = [f"{mean:.1f} ± {interval:.1f}" for mean, interval in known]
             rows.append([f"{NAMES.get(name, name)}, {episode}", *cells, f"{more:+.1f}", weight])

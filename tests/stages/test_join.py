@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from umeta.deploy.adapted import AdaptedLearner, MetaLearnt, describe
 from umeta.errors import UserError
 from umeta.models.backbone import Backbone
-from umeta.models.whitened import half_whitening
+from umeta.models.whitened import find_whitening
 from umeta.stages.join import join
 from umeta.stages.runs import load_run
 
@@ -42,7 +42,7 @@ def test_cosines_are_the_sum_of_both(weight, whitened, before, backbone, tmp_pat
     options = {key: value for key, value in backbone.items() if key != "name"}
     with torch.no_grad():
         frozen = Backbone(**options).build(before.item_shape).eval()(x)
-        put = dict(zip(("mean", "directions"), half_whitening(frozen.numpy()), strict=True)) if whitened else None
+        put = dict(zip(("mean", "directions"), find_whitening(frozen.numpy()), strict=True)) if whitened else None
         frozen = F.normalize((frozen - put["mean"]) @ put["directions"] if put else frozen)
         learnt = before.learner.features(before.theta, x)
     wanted = (frozen @ frozen.T + weight * learnt @ learnt.T) / (1 + weight)

@@ -25,7 +25,7 @@ from umeta.data.images import UnlabelledImages
 from umeta.errors import UserError
 from umeta.models.check import build_module
 from umeta.models.functional import draw
-from umeta.models.whitened import Straightened, half_whitening
+from umeta.models.whitened import Straightened, find_whitening
 from umeta.parts import Augment
 from umeta.runtime.progress import note
 from umeta.stages.join import join
@@ -171,7 +171,7 @@ def route(folder: Path, backbones: Sequence[Mapping[str, Any]], *, device: str =
         model = registry.build_part("model", dict(backbone))
         net = draw(lambda model=model: build_module(model, run.item_shape, "--backbone"), seed=0).eval().to(here)
         note(f"looking at pictures through {backbone['network']}")
-        whitening = half_whitening(look(shown, net, here))
+        whitening = find_whitening(look(shown, net, here))
         views = see_by(Straightened(net, *whitening).to(here))
         tried.append((finds(*views).mean(), backbone, whitening, views))
         if len(backbones) > 1:
