@@ -127,8 +127,12 @@ class GradientLearner(NetworkLearner):
         """Whether the inner loop moves the weight of this name."""
         return True
 
+    def inner_loss(self, theta: Theta, output: Tensor, support: Batch) -> Tensor:
+        """Return what the inner loop descends [T], by default the tasks' own loss of the support's output."""
+        return loss_of(self.built.spec)(output, support)
+
     def _make_parameters(self, weights: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
-        """Make the head, and what the inner loop itself has to learn."""
+        """Make the head, what the inner loop itself has to learn, and the learner's own module."""
         spec, width = self.built.spec, self.built.features
         rows = spec.outputs or (self.built.episode.way if self.head == "fixed" else 1)
         weight = torch.empty(rows, width).uniform_(-1, 1, generator=torch.Generator().manual_seed(seed)) / width**0.5
@@ -138,7 +142,7 @@ class GradientLearner(NetworkLearner):
         inner = self._make_inner({**moved, **head})
         if self._from_prototypes:
             head = {"scale": torch.tensor(10.0)} if self.distance == "cosine" else {}
-        return {**head, **inner}
+        return {**head, **inner, **super()._make_parameters(weights, seed)}
 
     def _make_inner(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """Make the parameters of the inner loop itself, for these weights."""
@@ -194,7 +198,7 @@ class InnerLoop:
     """
 
     def __init__(self, learner: GradientLearner, theta: Theta, support: Batch, start: Adapted | None) -> None:
-        self.learner, self.support = learner, support
+        self.learner, self.theta, self.support = learner, theta, support
         self.begun = learner.begin(theta, support)  # the weights that theta has them begin with
         self.start = start.params if start else self.begun  # those that they do begin with
         self.taken = start.steps if start else 0
@@ -202,6 +206,7 @@ class InnerLoop:
         self.stats = learner.frozen(theta)
         self.differentiable = torch.is_grad_enabled() and any(value.requires_grad for value in self.start.values())
         self.second_order = self.differentiable and not learner.first_order
+        self.loss = support.x.new_zeros(len(support))  # of each task's support, where the last gradient was taken
         self.seen: tuple[Tensor, Stats] | None = None
         if not learner.recompute and all(name.startswith("head.") for name in self.moving):
             self.seen = self._see(self.start)  # the network stays as it is: once for all steps
@@ -262,11 +267,11 @@ class InnerLoop:
 
     def _differentiate(self, phi: Weights, keep: bool) -> tuple[Tensor, ...]:
         with torch.enable_grad():
-            answer = self.answer(phi)
-            # tasks do not interact, so each gets its own gradient
-            loss = loss_of(self.learner.built.spec)(answer, self.support).sum()
+            loss = self.learner.inner_loss(self.theta, self.answer(phi), self.support)
+            self.loss = loss.detach()
             leaves = [phi[name] for name in self.moving]
-            return torch.autograd.grad(loss, leaves, create_graph=keep, materialize_grads=True)
+            # tasks do not interact, so each gets its own gradient
+            return torch.autograd.grad(loss.sum(), leaves, create_graph=keep, materialize_grads=True)
 
     def _see(self, phi: Weights) -> tuple[Tensor, Stats]:
         """Return the support's features and the statistics they were normalised by."""
