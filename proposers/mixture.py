@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from umeta.data.images import UnlabelledImages
 from umeta.errors import UserError
-from umeta.parts import Context, Embedder
+from umeta.parts import Context, Embedder, ProposerTraits
 from umeta.tasks import mixture
 
 
@@ -32,6 +32,11 @@ class Mixture:
 
         if other := [type(proposer).__name__ for proposer in self.proposers if proposer.domain != "image"]:
             raise ValueError(f"mixes proposers of tasks on images, and {other[0]} proposes none of them")
+
+    @property
+    def unlabelled(self) -> bool:
+        """Whether the supports of one of them hold items without a label."""
+        return any(ProposerTraits.of(proposer).unlabelled for proposer in self.proposers)
 
     def propose(self, source: UnlabelledImages, ctx: Context, embedder: Embedder | None = None) -> mixture.Mixture:
         """Propose with each in turn; raise UserError when one of them sees labels."""

@@ -160,6 +160,8 @@ class ProposerTraits(Traits):
     """clusters in a partition, as its option says; None where there are none"""
     partitions: int = 1
     """how many partitions of the images it makes, which bounds the memory that they take"""
+    unlabelled: bool = False
+    """whether supports hold items of label -1, which not every learner can make use of"""
     test: Callable[[], TaskDistribution] | None = None
     """(): give the functions to test on, of a proposer on one's own; None where those of another seed are new"""
 

@@ -166,6 +166,8 @@ class MetaLearner(ABC):
     """how it adapts, in lists of methods"""
     regresses: ClassVar[bool] = False
     """whether it can predict numbers, and not only tell classes apart"""
+    unlabelled: ClassVar[bool] = False
+    """whether a support may hold items whose label is not told, -1"""
     steps: int | None = None
     """inner steps of `adapt` in meta-training; None for a method that takes none"""
     test_steps: int | None = None

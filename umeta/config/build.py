@@ -11,7 +11,7 @@ from umeta.config import environments, images, registry, regression
 from umeta.config.base import RunConfig
 from umeta.config.reading import expand_names, merge, read
 from umeta.errors import UserError, suggest
-from umeta.parts import OuterTraits
+from umeta.parts import OuterTraits, ProposerTraits
 from umeta.types import MetaLearner, PolicyLearner, RecurrentLearner
 
 DOMAINS: dict[str, type[RunConfig]] = {
@@ -92,6 +92,11 @@ def check_parts(config: RunConfig) -> None:
         raise UserError(
             f"metalearner: {registry.name_of('metalearner', learner)} tells classes apart and cannot predict numbers; "
             "functions need one that adapts a network with outputs of its own, such as maml, reptile or snail"
+        )
+    if ProposerTraits.of(config.proposer).unlabelled and not learner.unlabelled:
+        raise UserError(
+            f"metalearner: {registry.name_of('metalearner', learner)} needs the label of each item of a support, and "
+            f"{registry.name_of('proposer', config.proposer)} hides some; take semiproto, or another proposer"
         )
     if learner.recompute and OuterTraits.of(outer).second_order:
         raise UserError(

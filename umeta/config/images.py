@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Le
 
 from umeta.config import base
 from umeta.config.base import Count, RunConfig, Seed
@@ -54,6 +54,10 @@ class EvaluateConfig:
     """also accuracy in the first of the episodes on test images that are all sheared so much, such as [0, 0.5, 1]"""
     scale: list[Annotated[float, Gt(0)]] = field(default_factory=list)
     """likewise on images that are all scaled by each of these, such as [1, 0.7, 0.5]"""
+    distractors: list[Annotated[int, Ge(0)]] = field(default_factory=list)
+    """likewise with so many further classes in each support, unlabelled, for a learner of `distractors`"""
+    domains: list[Annotated[int, Gt(0), Le(8)]] = field(default_factory=list)
+    """likewise with support and query of two of so many domains (`proposer: shifted`), of 1 as they are"""
     variants: dict[str, dict[str, Any]] = field(default_factory=dict)
     """further rows: the same learner with some of its options changed, such as {ProtoTune: {test_steps: 20}}"""
     scratch_tasks: Count = 100

@@ -36,8 +36,10 @@ from umeta.runtime.devices import to_device
 from umeta.runtime.loop import start_trackers
 from umeta.runtime.progress import Progress, note
 from umeta.stages.runs import Run, hand_over, snapshots
+from umeta.tasks.distracted import Distracted
 from umeta.tasks.instances import Augmented
 from umeta.tasks.partition import PartitionTasks
+from umeta.tasks.shifted import Shifted
 from umeta.types import Batch, EpisodeSpec, FeatureLearner, MetaLearner, TaskDistribution, TaskSpec, Theta
 
 ON_EMBEDDING = ("knn", "linear", "mlp", "cluster_matching")
@@ -48,7 +50,12 @@ TUNING = 24  # validation tasks that it is tuned on
 CHUNK = 8  # test tasks adapted at a time
 SEEN = 256  # images that a pre-trained network sees at a time
 PARTS = ("rows", "scratch_lr", "curves", "step_curves", "extrapolation", "calibration")  # of what is kept
-CHANGES = ("shear", "scale")  # that test images can be distorted by
+CHANGES: dict[str, Callable[[TaskDistribution, Any], TaskDistribution]] = {  # that test tasks can be made harder by
+    "shear": lambda tasks, strength: Augmented(tasks, Distorted(shear=strength)),
+    "scale": lambda tasks, strength: Augmented(tasks, Distorted(scale=strength)),
+    "distractors": lambda tasks, classes: Distracted(tasks, classes),
+    "domains": lambda tasks, count: Shifted(tasks, count) if count > 1 else tasks,
+}
 
 
 def evaluate(
@@ -127,11 +134,10 @@ def evaluate_run(run: Run, device: str, record: Path | None = None, trackers: Se
                 compute(done["curves"], str(e), trace_learning, run, tasks, e, few, device)
             if settings.step_curve:
                 compute(done["step_curves"], str(e), trace_steps, run, tasks, e, few)
-        for change in CHANGES:
+        for change, make in CHANGES.items():
             for strength in getattr(settings, change):
                 part = done["extrapolation"].setdefault(change, {})
-                distorted = Augmented(tasks, Distorted(**{change: strength}))
-                compute(part, f"{strength:g}", measure, partial(test_learner, run, distorted), first)
+                compute(part, f"{strength:g}", measure, partial(test_learner, run, make(tasks, strength)), first)
         compute(done["calibration"], str(first), measure_calibration, *seen, first, few)
     result: Result = {
         "name": run.config.name,
@@ -177,13 +183,16 @@ def check(config: Config, record: Path | None = None) -> LabelledImages:
 
     Raises:
         UserError: an unknown protocol or baseline, no labelled data, data that cannot give the episodes, a learner that
-            cannot do their way, a network that cannot be used, or a results file that is not one.
+            cannot do their way or distractors, a network that cannot be used, or a results file that is not one.
     """
     settings = config.evaluate
     episodes, _ = resolve_episodes(settings)
     if unknown := [name for name in settings.baselines if name not in BASELINES]:
         raise UserError(f"evaluate.baselines: no baseline is named '{unknown[0]}'{suggest(unknown[0], BASELINES)}")
     build_variants(config)
+    if settings.distractors and not config.metalearner.unlabelled:
+        name = config.plain["metalearner"]["name"]
+        raise UserError(f"evaluate.distractors: {name} needs the label of each item of a support; take semiproto")
     test = load_test_images(settings, config.data)
     tasks = test.tasks()
     for episode in episodes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from annotated_types import Gt
@@ -25,6 +25,8 @@ class SemiProto(EmbeddingLearner):
 
     Of a class's support the first `labelled` items keep their labels here, the others and those of label -1 have none.
     """
+
+    unlabelled: ClassVar[bool] = True
 
     labelled: Annotated[int, Gt(0)] = 1
     """items of each class whose label is told"""

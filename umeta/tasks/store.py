@@ -11,11 +11,13 @@ from typing import Any
 from umeta.data.images import UnlabelledImages
 from umeta.errors import UserError
 from umeta.parts import Environment
+from umeta.tasks.distracted import Distracted
 from umeta.tasks.instances import Augmented, InstanceTasks
 from umeta.tasks.mixture import Mixture
 from umeta.tasks.partition import PartitionTasks
 from umeta.tasks.reward import RewardTasks
 from umeta.tasks.rotated import Rotated
+from umeta.tasks.shifted import Shifted
 from umeta.types import TaskDistribution
 
 ON_IMAGES: dict[str, Any] = {
@@ -24,6 +26,8 @@ ON_IMAGES: dict[str, Any] = {
     "rotated": Rotated,
     "augmented": Augmented,
     "mixture": Mixture,
+    "shifted": Shifted,
+    "distracted": Distracted,
 }
 ON_ENVIRONMENTS: dict[str, Any] = {"skills": RewardTasks}
 
