@@ -12,7 +12,7 @@ from umeta.config.base import RunConfig
 from umeta.config.reading import expand_names, merge, read
 from umeta.errors import UserError, suggest
 from umeta.parts import OuterTraits, ProposerTraits
-from umeta.types import MetaLearner, PolicyLearner, RecurrentLearner
+from umeta.types import MetaLearner, OwnMetaGradient, PolicyLearner, RecurrentLearner
 
 DOMAINS: dict[str, type[RunConfig]] = {
     config.domain: config for config in (images.Config, environments.Config, regression.Config)
@@ -105,6 +105,12 @@ def check_parts(config: RunConfig) -> None:
         )
     if config.domain != "env" and OuterTraits.of(outer).for_policies:
         raise UserError(f"train.outer: {registry.name_of('outer', outer)} is for environments; use adam")
+    if config.domain == "env" and isinstance(learner, OwnMetaGradient):
+        name = registry.name_of("metalearner", learner)
+        if OuterTraits.of(outer).for_policies:
+            raise UserError(f"train.outer: the meta-gradient of {name} is its own; use adam")
+        if config.train.rounds > 1:
+            raise UserError(f"train.rounds: {name} adapts to one round of episodes; set it to 1")
     if config.domain != "image" and config.rounds:
         raise UserError(f"rounds: they embed images with the learner before them; leave them out on {config.source}")
 
