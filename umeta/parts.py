@@ -174,6 +174,10 @@ class TaskTraits(Traits):
     """[P, n] int32: the class of each image in each partition, -1 for none"""
     skills: dict[str, Tensor] | None = None
     """parameters of the skills' policies by name, stacked [skills, ...]: `start: skills` begins with their mean"""
+    updates: int = 1
+    """of a sequence: how many tasks of meta-training are for each new one"""
+    coming: Callable[[int], TaskDistribution] | None = None
+    """(met): give those of a sequence that are still to come when so many have been met"""
     x: tuple[float, float] | None = None
     """of waves: from where to where they are looked at"""
 

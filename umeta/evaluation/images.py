@@ -29,17 +29,20 @@ from umeta.evaluation.rows import Kept, describe_provenance, describe_question, 
 from umeta.metalearners._embedding import EmbeddingLearner
 from umeta.metalearners.protonet import ProtoNet
 from umeta.objectives import accuracy
-from umeta.parts import Embedder, Model, Tracker
+from umeta.parts import Embedder, Model, TaskTraits, Tracker
 from umeta.report import write as report
 from umeta.runtime import artifacts, distributed
+from umeta.runtime.checkpoints import Checkpoints
 from umeta.runtime.devices import to_device
 from umeta.runtime.loop import start_trackers
 from umeta.runtime.progress import Progress, note
 from umeta.stages.runs import Run, hand_over, snapshots
+from umeta.stages.tasks import load_tasks
 from umeta.tasks.distracted import Distracted
 from umeta.tasks.instances import Augmented
 from umeta.tasks.partition import PartitionTasks
 from umeta.tasks.shifted import Shifted
+from umeta.train import unpack
 from umeta.types import Batch, EpisodeSpec, FeatureLearner, MetaLearner, TaskDistribution, TaskSpec, Theta
 
 ON_EMBEDDING = ("knn", "linear", "mlp", "cluster_matching")
@@ -49,7 +52,7 @@ RATES = (0.1, 0.03, 0.3)  # step sizes that training from scratch is tuned over;
 TUNING = 24  # validation tasks that it is tuned on
 CHUNK = 8  # test tasks adapted at a time
 SEEN = 256  # images that a pre-trained network sees at a time
-PARTS = ("rows", "scratch_lr", "curves", "step_curves", "extrapolation", "calibration")  # of what is kept
+PARTS = ("rows", "scratch_lr", "curves", "step_curves", "extrapolation", "regret", "calibration")  # of what is kept
 CHANGES: dict[str, Callable[[TaskDistribution, Any], TaskDistribution]] = {  # that test tasks can be made harder by
     "shear": lambda tasks, strength: Augmented(tasks, Distorted(shear=strength)),
     "scale": lambda tasks, strength: Augmented(tasks, Distorted(scale=strength)),
@@ -139,6 +142,8 @@ def evaluate_run(run: Run, device: str, record: Path | None = None, trackers: Se
                 part = done["extrapolation"].setdefault(change, {})
                 compute(part, f"{strength:g}", measure, partial(test_learner, run, make(tasks, strength)), first)
         compute(done["calibration"], str(first), measure_calibration, *seen, first, few)
+        if run.config.train.snapshots:
+            compute(done["regret"], f"tasks met, {run.config.train.episode}", trace_regret, run, few, device)
     result: Result = {
         "name": run.config.name,
         "title": title,
@@ -161,7 +166,10 @@ def evaluate_run(run: Run, device: str, record: Path | None = None, trackers: Se
         "scratch_lr": done["scratch_lr"] if "from scratch" in rows else {},
         "curves": {name: found for name, found in done["curves"].items() if found},
         "step_curves": {f"{name}, by steps": found for name, found in done["step_curves"].items()},
-        "extrapolation": {f"{change}, {first}": {title: part} for change, part in done["extrapolation"].items()},
+        "extrapolation": {
+            **{f"{change}, {first}": {title: part} for change, part in done["extrapolation"].items()},
+            **{name: part for name, part in done["regret"].items() if part},
+        },
         "calibration": done["calibration"][str(first)],
         **describe_provenance(run),
     }
@@ -336,6 +344,32 @@ def trace_learning(
         for _, r in points
     ]
     return trace([round(seconds / 60, 2) for seconds, _ in points], cells, "minutes of proposing and meta-training")
+
+
+def trace_regret(run: Run, count: int, device: str) -> dict[str, dict[str, Cell]]:
+    """Accuracy on the tasks of a sequence that come after each snapshot: as it was then, and as the run ended.
+
+    Empty where tasks are in no sequence, or gone.
+    """
+    config = run.config
+    traits = TaskTraits()
+    if config.tasks_folder.exists():
+        traits = TaskTraits.of(load_tasks(config)[0].to(str(to_device(device))))
+    if traits.coming is None:
+        return {}
+    kept, found = Checkpoints(run.folder, "metatrain", "snapshots"), {"when they came": {}, "in hindsight": {}}
+    total = config.train.steps * config.train.meta_batch // traits.updates
+    for step in kept.steps():
+        met = step * config.train.meta_batch // traits.updates
+        state, coming = kept.read(step), min(count, total - met)
+        if state is None or coming < 2:
+            continue
+        for theta, part in zip((unpack(state[0], to_device(device)), run.theta), found.values(), strict=True):
+            each = evaluate(
+                run.learner, theta, traits.coming(met), config.train.episode, count=coming, seed=config.seed
+            )
+            part[str(met)] = percent(each)
+    return found
 
 
 def trace_steps(run: Run, tasks: PartitionTasks, episode: EpisodeSpec, count: int) -> Curve:

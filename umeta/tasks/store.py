@@ -17,6 +17,7 @@ from umeta.tasks.mixture import Mixture
 from umeta.tasks.partition import PartitionTasks
 from umeta.tasks.reward import RewardTasks
 from umeta.tasks.rotated import Rotated
+from umeta.tasks.sequence import InSequence
 from umeta.tasks.shifted import Shifted
 from umeta.types import TaskDistribution
 
@@ -28,6 +29,7 @@ ON_IMAGES: dict[str, Any] = {
     "mixture": Mixture,
     "shifted": Shifted,
     "distracted": Distracted,
+    "sequence": InSequence,
 }
 ON_ENVIRONMENTS: dict[str, Any] = {"skills": RewardTasks}
 

@@ -1,0 +1,43 @@
+"""Tasks one after the other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+from annotated_types import Gt
+
+from umeta.data.images import UnlabelledImages
+from umeta.parts import Context, Embedder, ProposerTraits
+from umeta.tasks.sequence import InSequence
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """Follow the meta-leader (FTML, Finn, Rajeswaran, Kakade, Levine 2019, arXiv 1902.08438, algorithm 1).
+
+    Tasks come one after the other, and meta-training goes over those met so far: with MAML this is online MAML, and any
+    other learner takes its place. With `train.snapshots` a report has the regret: the accuracy on tasks that were just
+    about to come, by the learner as it was then and as it ended.
+    """
+
+    domain: ClassVar[Literal["image", "env"]] = "image"
+
+    proposer: Any
+    """of the tasks, a name or a mapping"""
+    updates: Annotated[int, Gt(0)] = 8
+    """tasks of meta-training for each new one, the new one among them"""
+
+    @property
+    def sees_labels(self) -> bool:
+        """Whether its proposer does."""
+        return self.proposer.sees_labels
+
+    @property
+    def unlabelled(self) -> bool:
+        """Whether its proposer's supports hold items without a label."""
+        return ProposerTraits.of(self.proposer).unlabelled
+
+    def propose(self, source: UnlabelledImages, ctx: Context, embedder: Embedder | None = None) -> InSequence:
+        """Propose with the proposer."""
+        return InSequence(self.proposer.propose(source, ctx, embedder), self.updates)
