@@ -37,6 +37,11 @@ class Learner:
         self._trained = trained
 
     @property
+    def trained(self) -> Trained:
+        """The run."""
+        return self._trained
+
+    @property
     def pretrained(self) -> str:
         """What the run had learnt from before."""
         return self._trained.pretrained

@@ -101,16 +101,6 @@ class Embedder(Protocol):
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None: ...
 
 
-@dataclass(frozen=True)
-class EmbedderTraits(Traits):
-    """What an embedder may say about itself."""
-
-    shared_fit: bool = False
-    """several processes call `fit` together and share the work; else the first trains, and the others get its state"""
-    pretrained: str = ""
-    """what it had learnt from before it saw these images, such as `ImageNet with labels`"""
-
-
 class Trained(Protocol):
     """A finished run, loaded: what `umeta.load_run` gives."""
 
@@ -128,6 +118,18 @@ class Trained(Protocol):
 
     @property
     def item_shape(self) -> tuple[int, ...]: ...
+
+
+@dataclass(frozen=True)
+class EmbedderTraits(Traits):
+    """What an embedder may say about itself."""
+
+    shared_fit: bool = False
+    """several processes call `fit` together and share the work; else the first trains, and the others get its state"""
+    pretrained: str = ""
+    """what it had learnt from before it saw these images, such as `ImageNet with labels`"""
+    trained: Trained | None = None
+    """the run that it embeds with, where it is one"""
 
 
 @runtime_checkable

@@ -14,7 +14,7 @@ from umeta.config.build import RunConfig
 from umeta.data.images import UnlabelledImages
 from umeta.draw import mosaic
 from umeta.errors import UserError
-from umeta.parts import Embedder, EmbedderTraits, Tracker
+from umeta.parts import Embedder, EmbedderTraits, Tracker, Trained
 from umeta.runtime import artifacts, distributed
 from umeta.runtime.loop import RunContext
 from umeta.runtime.progress import format_duration
@@ -34,6 +34,11 @@ class Embedded:
     embedder: Embedder
     fingerprint: str
     vectors: Tensor  # [n, d]
+
+    @property
+    def trained(self) -> Trained | None:
+        """The run that it embeds with, where it is one."""
+        return EmbedderTraits.of(self.embedder).trained
 
     def embed(self, images: UnlabelledImages) -> Tensor:
         return self.vectors if images.fingerprint == self.fingerprint else self.embedder.embed(images)

@@ -11,6 +11,7 @@ from typing import Any
 from umeta.data.images import UnlabelledImages
 from umeta.errors import UserError
 from umeta.parts import Environment
+from umeta.tasks.chosen import Chosen
 from umeta.tasks.distracted import Distracted
 from umeta.tasks.instances import Augmented, InstanceTasks
 from umeta.tasks.mixture import Mixture
@@ -29,6 +30,7 @@ ON_IMAGES: dict[str, Any] = {
     "mixture": Mixture,
     "shifted": Shifted,
     "distracted": Distracted,
+    "chosen": Chosen,
     "sequence": InSequence,
 }
 ON_ENVIRONMENTS: dict[str, Any] = {"skills": RewardTasks}
