@@ -56,8 +56,23 @@ def test_further_steps_go_on_where_it_was() -> None:
     torch.testing.assert_close(twice.params, learner.adapt(theta, support).params)
 
 
-def test_contract() -> None:
-    check_metalearner(CAML(Conv4(4, down="stride"), inner_lr=0.1, steps=2))
+def test_from_prototypes_an_item_is_held_against_a_learnt_threshold() -> None:
+    learner = CAML(MODELS["mlp"], head="prototypes", distance="cosine").build(SPEC, EPISODE)
+    theta, support, x = begun(learner), batch(2), batch(1, seed=1).x
+    theta.params["threshold"] = torch.tensor(-3.0).double()
+    found = learner.predict(theta, learner.adapt(theta, support, steps=0), x)
+    fast = {**theta.params, "head.weight": torch.eye(5).double(), "head.bias": torch.zeros(5).double()}
+    for c in range(3):
+        z, given = forward("mlp", fast, support.x[0, 2 * c : 2 * c + 2], "support")
+        prototype = F.normalize(z, dim=-1).mean(0)
+        other = forward("mlp", fast, x[0], "support", given)[0]
+        expected = theta.params["scale"] * F.cosine_similarity(other, prototype, dim=-1) - 3
+        torch.testing.assert_close(found[0, :, c], expected)
+
+
+@pytest.mark.parametrize("head", ["shared", "prototypes"])
+def test_contract(head: str) -> None:
+    check_metalearner(CAML(Conv4(4, down="stride"), inner_lr=0.1, steps=2, head=head))
 
 
 def test_it_learns_to_learn() -> None:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from umeta.metalearners._embedding import members
-from umeta.metalearners._gradient import GradientLearner, InnerLoop
+from umeta.metalearners._gradient import GradientLearner, InnerLoop, Weights
 from umeta.types import Adapted, Batch, OwnMetaLoss, Theta
 
 
@@ -48,6 +48,13 @@ class CAML(GradientLearner, OwnMetaLoss):
         apart = replace(adapted, params={name: value.flatten(0, 1) for name, value in adapted.params.items()})
         return super().predict(theta, apart, x.repeat_interleave(way, 0)).view(len(x), way, -1).mT
 
+    def begin(self, theta: Theta, support: Batch) -> Weights:
+        """Return the weights with which each class's inner loop begins: from its prototype, with a learnt threshold."""
+        phi = super().begin(theta, support)
+        if self._from_prototypes:
+            phi["head.bias"] = phi["head.bias"] + theta.params["threshold"]
+        return phi
+
     def inner_loss(self, theta: Theta, output: Tensor, support: Batch) -> Tensor:
         """Return minus the log-probability of the positives: [T * way]."""
         return -(F.logsigmoid(output[..., 0]) * support.mask).sum(1) / support.mask.sum(1).clamp(min=1)
@@ -58,6 +65,10 @@ class CAML(GradientLearner, OwnMetaLoss):
         odds, yes = self.predict(theta, adapted, query.x), members(query)
         loss = F.binary_cross_entropy_with_logits(odds, yes.to(odds.dtype), reduction="none").mean(-1)
         return adapted, (loss * query.mask).sum(1) / query.mask.sum(1)
+
+    def _make_inner(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Make the threshold: half of what a cosine of 1 comes to."""
+        return {"threshold": torch.tensor(-5.0)} if self._from_prototypes else {}
 
 
 def take_apart(support: Batch) -> Batch:
