@@ -278,11 +278,13 @@ def test_a_learner_without_the_base_is_refused() -> None:
 @pytest.mark.parametrize("name", registry.built_in("metalearner"))
 def test_options_alone_cannot_adapt(name: str) -> None:
     options = registry.build_part("metalearner", {"name": name, "model": {"name": "mlp", "hidden": [4]}})
-    spec = TaskSpec((4,), "policy", 2, 2) if name in ("rl2", "context") else TaskSpec((4,))
+    policy = getattr(options, "policies_only", False)
+    spec = TaskSpec((4,), "policy", 2, 2) if policy else TaskSpec((4,))
     learner = options.build(spec, EpisodeSpec(2, 1, 1))
     theta, x, mask = learner.init(0), torch.ones(1, 2, 4), torch.ones(1, 2, dtype=torch.bool)
-    y = torch.ones(1, 2, 2) if name in ("rl2", "context") else torch.tensor([[0, 1]])
-    support = Batch(x, y, mask, 2, reward=torch.ones(1, 2), first=mask)
+    y = torch.ones(1, 2, 2) if policy else torch.tensor([[0, 1]])
+    told = {name: torch.ones(1, 2) for name in ("w", "logp", "reward")}
+    support = Batch(x, y, mask, 1 if policy else 2, first=mask, **told)
     adapted = learner.adapt(theta, support)
     for ask in (
         lambda: options.init(0),

@@ -234,6 +234,8 @@ class FeatureLearner(MetaLearner):
 class PolicyLearner(MetaLearner):
     """A meta-learner that can act before it has adapted, which tasks on an environment need."""
 
+    policies_only: ClassVar[bool] = False
+    """whether it is for environments alone, and not for classes or numbers"""
     explores: ClassVar[bool] = False
     """whether episodes before it has adapted are of many policies, from which only a step of its own can learn"""
 
@@ -251,6 +253,8 @@ class RecurrentLearner(PolicyLearner):
 
     Its meta-loss is that of all episodes of a task, in turn one trial, whereas other learners are scored on the query.
     """
+
+    policies_only: ClassVar[bool] = True
 
     @abstractmethod
     def act(self, theta: Theta, adapted: Adapted) -> RecurrentAct:

@@ -20,7 +20,7 @@ from umeta.outer.adam import Adam
 from umeta.runtime.loop import RunContext
 from umeta.tasks.reward import RewardTasks
 from umeta.train import BatchProblem, metatrain, roll_out
-from umeta.types import Batch, EpisodeSpec, TaskSpec, Theta
+from umeta.types import Batch, EpisodeSpec, Theta
 
 EPISODE = EpisodeSpec(1, 3, 3)
 TASKS = RewardTasks(Nav2D(horizon=5), Corners())
@@ -72,5 +72,5 @@ def test_what_does_not_go_with_it_is_refused(change: str, said: str) -> None:
 
 
 def test_pictures_are_refused() -> None:
-    with pytest.raises(UserError, match="maml"):
-        EMAML(MLP([4])).build(TaskSpec((3,)), EPISODE)
+    with pytest.raises(UserError, match="emaml is for policies"):
+        load("omniglot_instances_maml", ["rounds=[]", "metalearner={name: emaml, model: conv4}"])

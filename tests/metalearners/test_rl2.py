@@ -302,7 +302,7 @@ def test_images_are_refused() -> None:
         "metalearner": {"name": "rl2", "model": {"name": "mlp"}},
         "train": {"outer": {"name": "adam"}},
     }
-    with pytest.raises(UserError, match="for an environment; use another"):
+    with pytest.raises(UserError, match="on an environment; use another"):
         build(plain)
 
 

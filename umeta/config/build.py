@@ -12,7 +12,7 @@ from umeta.config.base import RunConfig
 from umeta.config.reading import expand_names, merge, read
 from umeta.errors import UserError, suggest
 from umeta.parts import OuterTraits, ProposerTraits
-from umeta.types import MetaLearner, OwnMetaGradient, PolicyLearner, RecurrentLearner
+from umeta.types import MetaLearner, OwnMetaGradient, PolicyLearner
 
 DOMAINS: dict[str, type[RunConfig]] = {
     config.domain: config for config in (images.Config, environments.Config, regression.Config)
@@ -86,8 +86,9 @@ def check_parts(config: RunConfig) -> None:
             f"metalearner: an environment needs one that acts before it has adapted, and "
             f"{registry.name_of('metalearner', learner)} does not; take maml, context, anil, metasgd or rl2"
         )
-    if config.domain != "env" and isinstance(learner, RecurrentLearner):
-        raise UserError("metalearner: it is a policy, for an environment; use another, such as maml")
+    if config.domain != "env" and isinstance(learner, PolicyLearner) and learner.policies_only:
+        name = registry.name_of("metalearner", learner)
+        raise UserError(f"metalearner: {name} is for policies, on an environment; use another, such as maml")
     if config.domain == "regression" and not learner.regresses:
         raise UserError(
             f"metalearner: {registry.name_of('metalearner', learner)} tells classes apart and cannot predict numbers; "

@@ -38,6 +38,7 @@ class Context(UnrolledLearner):
     size: Annotated[int, Gt(0)] = 2
     """numbers in a context"""
 
+    policies_only: ClassVar[bool] = True
     explores: ClassVar[bool] = True
     regresses: ClassVar[bool] = False
     family: ClassVar[str] = "by what a policy is told"

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
+from typing import ClassVar
 
 from torch import Tensor
 
-from umeta.errors import UserError
 from umeta.metalearners._gradient import InnerLoop, UnrolledLearner
 from umeta.objectives import log_probability, loss_of
-from umeta.types import Adapted, Batch, EpisodeSpec, OwnMetaLoss, TaskSpec, Theta
+from umeta.types import Adapted, Batch, OwnMetaLoss, Theta
 
 SMALL = 1e-6
 
@@ -25,15 +24,7 @@ class EMAML(UnrolledLearner, OwnMetaLoss):
     deviation; as in the policy loss, logarithms are means over an episode's steps.
     """
 
-    def build(self, spec: TaskSpec, episode: EpisodeSpec) -> Self:
-        """Return a copy with the network for such tasks.
-
-        Raises:
-            UserError: there is no environment to explore.
-        """
-        if not spec.interactive:
-            raise UserError("metalearner: emaml explores an environment; elsewhere take maml")
-        return super().build(spec, episode)
+    policies_only: ClassVar[bool] = True
 
     def adapt(self, theta: Theta, support: Batch, *, start: Adapted | None = None, steps: int | None = None) -> Adapted:
         """Adapt each task's weights [T, ...] by gradient descent."""
