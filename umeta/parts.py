@@ -164,6 +164,8 @@ class ProposerTraits(Traits):
     """how many partitions of the images it makes, which bounds the memory that they take"""
     unlabelled: bool = False
     """whether supports hold items of label -1, which not every learner can make use of"""
+    demonstrates: bool = False
+    """whether its tasks on an environment show what to do, in place of a reward"""
     test: Callable[[], TaskDistribution] | None = None
     """(): give the functions to test on, of a proposer on one's own; None where those of another seed are new"""
 

@@ -106,6 +106,12 @@ def check_parts(config: RunConfig) -> None:
         )
     if config.domain != "env" and OuterTraits.of(outer).for_policies:
         raise UserError(f"train.outer: {registry.name_of('outer', outer)} is for environments; use adam")
+    if ProposerTraits.of(config.proposer).demonstrates:
+        if isinstance(learner, PolicyLearner) and learner.policies_only:
+            name = registry.name_of("metalearner", learner)
+            raise UserError(f"metalearner: {name} learns from rewards, which demonstrations do not have; take maml")
+        if OuterTraits.of(outer).for_policies:
+            raise UserError(f"train.outer: {registry.name_of('outer', outer)} needs rewards; use adam")
     if config.domain == "env" and isinstance(learner, OwnMetaGradient):
         name = registry.name_of("metalearner", learner)
         if OuterTraits.of(outer).for_policies:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,11 +23,12 @@ from umeta.evaluation.rows import Kept, describe_provenance, describe_question, 
 from umeta.metalearners.maml import MAML
 from umeta.models.mlp import MLP
 from umeta.objectives import log_probability
-from umeta.parts import Environment, Tracker
+from umeta.parts import Environment, ProposerTraits, Tracker
 from umeta.report import write
 from umeta.runtime import artifacts
 from umeta.runtime.loop import start_trackers
 from umeta.runtime.progress import Progress, note
+from umeta.stages.domains import env_spec
 from umeta.stages.runs import Run
 from umeta.stages.tasks import load_tasks
 from umeta.tasks.reward import RewardBatch, RewardTasks, policy_spec
@@ -42,6 +43,7 @@ ADAM = (0.003, 0.01, 0.03)
 PPO = (0.001, 0.003, 0.01)
 EPOCHS, CLIP = 10, 0.2  # of PPO
 OWN = "its own step"
+SHOWN_ONCE = "its own steps on one demonstration"
 PICTURED = 6  # goals
 TRIED = 4  # episodes of each skill, to choose the best
 
@@ -205,7 +207,10 @@ class Trial:
         assert isinstance(learner, PolicyLearner)
         own = partial(own_step, learner, theta)
         ways: dict[str, Callable[[], Step]] = {OWN: own}
-        if not isinstance(learner, RecurrentLearner):
+        if ProposerTraits.of(run.config.proposer).demonstrates:
+            shown = self.demonstrate(batch)
+            ways = {SHOWN_ONCE: lambda: lambda adapted, _: learner.adapt(theta, shown, start=adapted, steps=1)}
+        elif not isinstance(learner, RecurrentLearner):
             plain = list_candidates(self.policy_learner(), run.config.env, theta)
             later = {name: way for name, way in plain.items() if not name.startswith("SGD")}
             ways |= {} if learner.explores else plain
@@ -234,13 +239,23 @@ class Trial:
             self.run.folder / f"{name}.gif", batch.tasks.env, act, self.settings.seed, told=told
         )
 
-    def scratch(self) -> tuple[Tensor, dict[str, Any]]:
-        """Return a policy with random weights, trained for each goal by itself."""
+    @cached_property
+    def experts(self) -> tuple[Tensor, list[Adapted], dict[str, Any]]:
+        """Policies that began with random weights, trained for each goal by itself."""
         learner = self.policy_learner()
         theta = learner.init(self.settings.seed)
         ways = list_candidates(learner, self.run.config.env, theta)
-        found, _, facts = self.best(learner, theta, lambda batch: learner.unadapted(theta, len(batch.which)), ways)
+        return self.best(learner, theta, lambda batch: learner.unadapted(theta, len(batch.which)), ways)
+
+    def scratch(self) -> tuple[Tensor, dict[str, Any]]:
+        """Return a policy with random weights, trained for each goal by itself."""
+        found, _, facts = self.experts
         return found, facts
+
+    def demonstrate(self, batch: RewardBatch) -> Batch:
+        """Return an episode for each goal of the policy that was trained on it from scratch."""
+        act = partial(self.policy_learner().predict, Theta({}), self.experts[1][-1])
+        return batch.batch(batch.paths(act, 1, "demonstration"))
 
     def finetune(self) -> tuple[Tensor, dict[str, Any]]:
         """Train the proposer's best skill for each goal on. The episodes that choosing took count as steps."""
@@ -377,7 +392,7 @@ def check(config: Config, record: Path | None = None) -> None:
     if unknown := [name for name in settings.baselines if name not in BASELINES]:
         raise UserError(f"evaluate.baselines: no baseline is named '{unknown[0]}'{suggest(unknown[0], BASELINES)}")
     goals(settings.benchmark, config.env, "test", 1, settings.seed)
-    config.metalearner.build(policy_spec(config.env), config.train.episode)
+    config.metalearner.build(env_spec(config), config.train.episode)
     if record is not None:
         read_results(record)
 

@@ -16,8 +16,10 @@ from umeta.config.images import Config as ImageConfig
 from umeta.config.regression import Config as RegressionConfig
 from umeta.data.images import UnlabelledImages
 from umeta.draw import environments, images, regression
+from umeta.parts import ProposerTraits
 from umeta.runtime import artifacts, distributed
 from umeta.runtime.loop import RunContext
+from umeta.tasks.demonstrated import imitation_spec
 from umeta.tasks.reward import policy_spec
 from umeta.types import EpisodeSpec, TaskSpec
 
@@ -104,6 +106,12 @@ def env_options(config: EnvConfig, env: Any = None) -> dict[str, Any]:
     return {"env": config.plain["env"]}
 
 
+def env_spec(config: EnvConfig) -> TaskSpec:
+    """Return what the tasks on the environment have in common: rewards to earn, or skills to imitate."""
+    shown = ProposerTraits.of(config.proposer).demonstrates
+    return imitation_spec(config.env) if shown else policy_spec(config.env)
+
+
 IMAGES = Domain(
     ImageConfig,
     evaluate="umeta.evaluation.images:evaluate_run",
@@ -130,8 +138,8 @@ ENVIRONMENTS = Domain(
     read=lambda config: config.env,
     fingerprint=lambda config, env: artifacts.hash_value([config.plain["env"], env.observation, env.action]),
     draw=environments.draw_tasks,
-    spec=lambda config, manifest: policy_spec(config.env),
-    ahead=lambda config, env: policy_spec(env),
+    spec=lambda config, manifest: env_spec(config),
+    ahead=lambda config, env: env_spec(config),
     other="another environment than env",
     options=env_options,
     facts=env_options,

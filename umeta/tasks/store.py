@@ -12,6 +12,7 @@ from umeta.data.images import UnlabelledImages
 from umeta.errors import UserError
 from umeta.parts import Environment
 from umeta.tasks.chosen import Chosen
+from umeta.tasks.demonstrated import Demonstrations
 from umeta.tasks.distracted import Distracted
 from umeta.tasks.instances import Augmented, InstanceTasks
 from umeta.tasks.mixture import Mixture
@@ -33,7 +34,7 @@ ON_IMAGES: dict[str, Any] = {
     "chosen": Chosen,
     "sequence": InSequence,
 }
-ON_ENVIRONMENTS: dict[str, Any] = {"skills": RewardTasks}
+ON_ENVIRONMENTS: dict[str, Any] = {"skills": RewardTasks, "demonstrations": Demonstrations}
 
 
 def save_tasks(tasks: TaskDistribution, folder: Path) -> dict[str, Any]:
