@@ -357,7 +357,8 @@ def trace_regret(run: Run, count: int, device: str) -> dict[str, dict[str, Cell]
         traits = TaskTraits.of(load_tasks(config)[0].to(str(to_device(device))))
     if traits.coming is None:
         return {}
-    kept, found = Checkpoints(run.folder, "metatrain", "snapshots"), {"when they came": {}, "in hindsight": {}}
+    kept = Checkpoints(run.folder, "metatrain", "snapshots")
+    found: dict[str, dict[str, Cell]] = {"when they came": {}, "in hindsight": {}}
     total = config.train.steps * config.train.meta_batch // traits.updates
     for step in kept.steps():
         met = step * config.train.meta_batch // traits.updates
