@@ -70,14 +70,15 @@ def plot_points(path: Path, points: Mapping[str, tuple[float, float]], labels: t
     """Plot a named point for each (x, y) as PNG."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    columns = 1 + len(points) // 25
+    figure = Figure(figsize=(6 + 2 * columns, 5), layout="constrained")
     axes = figure.subplots()
     for i, (name, (x, y)) in enumerate(points.items()):
         axes.plot(x, y, "os^vD*"[i % 6], color=colours(len(points))[i], markersize=6, linestyle="", label=name)
     axes.set(xlabel=labels[0], ylabel=labels[1])
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8, ncols=columns)
     mosaic.save(mosaic.render(figure), path)
 
 
