@@ -29,9 +29,10 @@ from umeta.models.backbone import Backbone
 from umeta.models.conv4 import Conv4
 from umeta.models.described import Described
 from umeta.models.vectors import Vectors
+from umeta.models.weigh import Choice, look_twice, mix, unit, weigh
 from umeta.models.whitened import find_whitening
 from umeta.outer.adam import Adam
-from umeta.quickstart.route import HELD_OUT, SOME, Choice, look_twice, mix, unit, weigh
+from umeta.quickstart.route import HELD_OUT, SOME
 from umeta.runtime.loop import RunContext
 from umeta.tasks.instances import Augmented, InstanceTasks
 from umeta.tasks.partition import PartitionTasks

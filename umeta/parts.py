@@ -209,6 +209,15 @@ class ModelTraits(Traits):
 
     pretrained: str = ""
     """what its weights were learnt from before meta-training, such as `ImageNet with labels`"""
+    trained: Any = None
+    """the model that meta-training and baselines see, where that is not all of it"""
+    complete: Callable[[Images, Callable[[Tensor], Tensor], int], tuple[Any, State]] | None = None
+    """(images, network's features, seed): when meta-training is over, give the options of the whole, and
+    the parameters of what was fitted beside the network"""
+    fitted: bool = False
+    """whether that was done"""
+    untrained: Any = None
+    """the options of the whole without what meta-training taught"""
 
 
 @runtime_checkable

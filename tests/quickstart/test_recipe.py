@@ -147,6 +147,15 @@ def test_enough_images_are_clustered_in_a_second_round(here, clock):
     assert abs(plain["train"]["steps"] / total - 0.6) < 0.01
 
 
+def test_photographs_are_clustered_only_where_describing_them_leaves_time(here, clock, monkeypatch):
+    place = folder(here / "pictures", colour, 400)
+    monkeypatch.setattr(recipe, "DESCRIBE", 1.0)
+    plain = written(place, minutes=10)
+    assert not plain.get("rounds")
+    assert 1140 <= plain["train"]["steps"] <= 1200
+    assert written(place, "name=later", minutes=40)["rounds"]
+
+
 @pytest.mark.parametrize(
     ("fits", "rounds", "steps"),
     [
@@ -329,7 +338,11 @@ def test_from_pictures_to_a_learner_and_again_from_the_file(here, umeta):
     assert again in umeta("inspect", "runs/photos")[1]
     assert again in Path("runs/photos/report.md").read_text()
     file = build.load("photos.yaml").plain
-    assert {key: build.load("runs/photos/config.yaml").plain[key] for key in file} == file
+    made = build.load("runs/photos/config.yaml").plain
+    fitted = made["metalearner"]["model"]
+    assert fitted.pop("fitted")
+    assert fitted.pop("weight") >= 0
+    assert {key: made[key] for key in file} == file
 
     assert umeta("adapt", "runs/photos", "--support", "examples", "--out", "learner")[0] == 0
     assert umeta("predict", "learner", "examples")[0] == 0
@@ -380,7 +393,8 @@ def test_two_rounds_and_a_test_on_labelled_pictures(here, umeta):
     assert code == 0, err
     (row,) = json.loads(out.splitlines()[-1])["results"]
     assert list(row["rows"]["photos"]) == ["3-way 1-shot", "3-way 5-shot"]
-    simple = {"raw pixels, 1-NN", "HOG, linear", "colour histogram, linear", "random weights, prototypes"}
+    simple = {"raw pixels, 1-NN", "HOG, linear", "colour histogram, linear", "descriptors alone"}
+    simple |= {"random weights, prototypes"}
     assert simple == row["rows"].keys() - {"chance", "photos"}
     assert row["protocol"]["queries"] == 2
     assert Path("runs/photos-0/model.safetensors").exists()

@@ -1,4 +1,4 @@
-"""What was learnt or what others learnt, without a label: how much of each, and a run of it."""
+"""What was learnt or what others learnt, without a label: a run of what is best."""
 
 from __future__ import annotations
 
@@ -12,54 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from umeta.quickstart.route import finds, mix, unit, weigh
 from umeta.stages.runs import load_run
-
-N, D = 300, 40
-
-
-def views(signal: np.ndarray, own: float, noise: float, seed: int) -> list[np.ndarray]:
-    """Two views by a network that sees a signal [N, D], as much of its own as `own` says, and noise in each view."""
-    random = np.random.default_rng(seed)
-    repeated = np.concatenate([signal, own * random.normal(size=(N, D))], axis=1)
-    return [repeated + noise * random.normal(size=repeated.shape) for _ in range(2)]
-
-
-@pytest.fixture(scope="module")
-def signal() -> np.ndarray:
-    random = np.random.default_rng(0)
-    return (random.normal(size=(20, D))[random.integers(0, 20, N)] + 0.5 * random.normal(size=(N, D))).astype(
-        np.float32
-    )
-
-
-def test_the_weight_grows_with_what_the_networks_have_in_common(signal):
-    frozen = views(signal, 0.3, 0.3, 1)
-    found = [weigh(frozen, views(signal, own, 0.3, 2)) for own in (0.3, 2.0, 4.0)]
-    weights = [one.weight for one in found]
-    assert weights == sorted(weights, reverse=True)
-    assert weights[0] > 0.5
-    assert weights[2] < 0.3
-    assert found[0].common > found[2].common
-    joint = mix(frozen[0], views(signal, 0.3, 0.3, 2)[0], weights[0])
-    assert joint.shape == (N, 4 * D)
-
-
-def test_what_has_nothing_in_common_with_the_better_one_is_left_out(signal):
-    other = np.random.default_rng(9).normal(size=(N, D))
-    good, bad = views(signal, 0.3, 0.3, 1), views(other, 0.3, 2.0, 2)
-    assert weigh(good, bad).weight == 0
-    assert weigh(bad, good).weight == np.inf
-    assert weigh(good, bad).found["both"] == weigh(good, bad).found["pre-trained alone"]
-
-
-def test_cosines_of_a_mixture_add_up_and_the_own_view_is_found():
-    a, b = (np.random.default_rng(i).normal(size=(9, 5)) for i in (1, 2))
-    wanted = (unit(a) @ unit(a).T + 0.5 * unit(b) @ unit(b).T) / 1.5
-    z = unit(mix(a, b, 0.5))
-    np.testing.assert_allclose(z @ z.T, wanted, atol=1e-6)
-    assert finds(a, 3 * a).all()
-    assert not finds(a, a[::-1])[:4].any()
 
 
 @pytest.fixture

@@ -91,5 +91,5 @@ def choose_settings(test: LabelledImages) -> dict[str, Any]:
         "protocol": "small",
         "episodes": [[way, shot] for shot in shots],
         "query": min(5, images - shots[-1]),
-        "baselines": ["pixels_knn", "hog", "histogram", "random"],
+        "baselines": ["pixels_knn", "hog", "histogram", "untrained", "random"],
     }

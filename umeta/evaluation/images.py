@@ -29,7 +29,7 @@ from umeta.evaluation.rows import Kept, describe_provenance, describe_question, 
 from umeta.metalearners._embedding import EmbeddingLearner
 from umeta.metalearners.protonet import ProtoNet
 from umeta.objectives import accuracy
-from umeta.parts import Embedder, Model, TaskTraits, Tracker
+from umeta.parts import Embedder, Model, ModelTraits, TaskTraits, Tracker
 from umeta.report import write as report
 from umeta.runtime import artifacts, distributed
 from umeta.runtime.checkpoints import Checkpoints
@@ -46,7 +46,7 @@ from umeta.train import unpack
 from umeta.types import Batch, EpisodeSpec, FeatureLearner, MetaLearner, TaskDistribution, TaskSpec, Theta
 
 ON_EMBEDDING = ("knn", "linear", "mlp", "cluster_matching")
-BASELINES = ("pixels_knn", "hog", "histogram", *ON_EMBEDDING, "random", "scratch")
+BASELINES = ("pixels_knn", "hog", "histogram", *ON_EMBEDDING, "untrained", "random", "scratch")
 CLUSTERS = 500  # of cluster matching, where the proposer has no such number
 RATES = (0.1, 0.03, 0.3)  # step sizes that training from scratch is tuned over; without a val split the first
 TUNING = 24  # validation tasks that it is tuned on
@@ -267,7 +267,14 @@ def list_rows(
             wanted = [known[name] for name in ON_EMBEDDING if name in settings.baselines]
             learners |= {f"{title}, {method}": answer for method, answer in wanted}
     if isinstance(run.learner, FeatureLearner):
-        model = run.learner.model
+        traits = ModelTraits.of(run.learner.model)
+        if "untrained" in settings.baselines and traits.untrained is not None:
+            alone = replace(run.learner, model=traits.untrained).build(
+                TaskSpec(run.item_shape), run.config.train.episode
+            )
+            known = cache(lambda: see_once(replace(run, learner=alone), images, test))
+            learners["descriptors alone"] = lambda e: test_learner(*known(), e)
+        model = traits.trained or run.learner.model
         if "random" in settings.baselines:
             untrained = ProtoNet(model, normalisation="support")
             label = "random weights"
@@ -284,9 +291,14 @@ def list_rows(
 
 
 def see_once(run: Run, images: PartitionTasks, test: LabelledImages) -> tuple[Run, PartitionTasks]:
-    """Let a pre-trained network, which is slow, see each test image once: a run on its features, and their tasks."""
+    """Let a network whose features depend on no task see each test image once: a run on its features, and their tasks.
+
+    Where all tasks together look at fewer images than there are, all stays as it is.
+    """
     learner = run.learner
-    if not run.pretrained or not isinstance(learner, EmbeddingLearner) or learner.task_by_task:
+    episodes, count = resolve_episodes(run.config.evaluate)
+    looks = count * sum(e.way * (e.shot + e.query) for e in episodes)
+    if looks < len(test.images) or not isinstance(learner, EmbeddingLearner) or learner.task_by_task:
         return run, images
     device = next(iter(run.theta.params.values())).device
     with torch.no_grad():

@@ -39,6 +39,7 @@ STEPS = (3000, 2000)  # of the two rounds at most: more hardly help
 LEAST = 300  # meta-steps in all: fewer are not worth the wait
 CLUSTERED = 300  # images from which on there is something to cluster
 FEW = 200  # images
+DESCRIBE = 0.01  # seconds at most for a photograph to be described, as all are before they are clustered
 
 
 def write_recipe(
@@ -96,6 +97,8 @@ def write_recipe(
         what = "there is one image" if len(items) == 1 else f"all {len(items):,} images are the same"
         raise UserError(f"{images}: {what}; expected different ones, better thousands than hundreds")
 
+    if not seen.drawings and not plan.steps_given and DESCRIBE * different > 0.2 * 60 * minutes:
+        plan.wanted.setdefault("rounds", [])  # the time is better spent on instance tasks
     read, each, known, left = time.monotonic() - began, 0.0, 1, math.inf
     for scale in SCALES:
         timed = plan.config(size, different, scale)

@@ -12,6 +12,7 @@ from umeta.errors import UserError
 from umeta.models.backbone import keep_weights
 from umeta.parts import ModelTraits, Tracker
 from umeta.runtime import artifacts, distributed
+from umeta.stages.complete import check_completes, complete, completes
 from umeta.stages.domains import domain_of
 from umeta.stages.folder import check_one_round, check_out, hash_files, open_folder
 from umeta.stages.runs import load_parent, name_sources
@@ -78,11 +79,14 @@ def metatrain(
         check_usable(tasks, config)
         watch = ctx.watch()
         learner = config.metalearner.build(tasks.spec, config.train.episode)
+        check_completes(learner)
         start = parent.theta if parent else start_from_skills(tasks, learner) if config.start else None
         timed = config.train if minutes is None else replace(config.train, minutes=minutes)
         theta = train(learner, tasks.to(ctx.device), timed, ctx, start)
         if not distributed.is_first():
             return folder
+        if completes(learner):
+            plain, theta = complete(plain, learner, theta, domain.read(config), config.seed)
         artifacts.write_tensors(folder / "model.safetensors", pack(theta))
         artifacts.write_text(folder / "config.yaml", dump_yaml(keep_weights(plain)))
         artifacts.write_json(folder / "tasks.json", {"hash": artifacts.hash_value(manifest), "manifest": manifest})

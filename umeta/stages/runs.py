@@ -155,4 +155,5 @@ def snapshots(run: Run, device: str = "auto") -> Iterator[tuple[float, Run]]:
     kept = Checkpoints(run.folder, "metatrain", "snapshots")
     for step in kept.steps():
         if found := kept.read(step):
-            yield before + found[2], replace(run, theta=unpack(found[0], to_device(device)))
+            then = unpack(found[0], to_device(device))  # what is fitted when meta-training is over stands beside it
+            yield before + found[2], replace(run, theta=replace(then, params={**run.theta.params, **then.params}))
