@@ -37,7 +37,7 @@ from umeta.runtime.loop import RunContext
 from umeta.tasks.instances import Augmented, InstanceTasks
 from umeta.tasks.partition import PartitionTasks
 from umeta.train import metatrain
-from umeta.types import EpisodeSpec, TaskSpec
+from umeta.types import EpisodeSpec, TaskSpec, Theta
 
 KEPT = Path(__file__).parent / "many" / "joint"
 TASKS = 600  # of the test
@@ -75,7 +75,13 @@ def learn(pixels: np.ndarray, steps: int, place: Path) -> Callable[[Tensor], Ten
     learner = ProtoNet(model, distance="cosine", precision="auto").build(tasks.spec, train.episode)
     context = RunContext(0, torch.device("cpu"), folder=place, resume=True, checkpoint_seconds=20)
     theta = metatrain(learner, tasks, train, context)
-    return lambda x: learner.features(theta, x)
+    if grey:
+        return lambda x: learner.features(theta, x)
+    images, views = UnlabelledImages.of(pixels), suited(pixels.shape[1:])
+    whole, fitted = Described(network).complete(images, lambda x: learner.features(theta, x), views, 0)
+    described = ProtoNet(whole, distance="cosine", precision="auto").build(tasks.spec, train.episode)
+    complete = Theta({**theta.params, **fitted}, theta.running)
+    return lambda x: described.features(complete, x)
 
 
 def measure(data: Any, backbone: Backbone, name: str, steps: int, way: int, split: str) -> dict[str, Any]:
