@@ -371,3 +371,12 @@ def test_defaults_are_those_that_recorded_results_rely_on() -> None:
     parts += [(module, name, registry.describe_class(module, name)[1]) for module, name in trains]
     found = [f"{kind} {name} {option.name}: {option.default}" for kind, name, options in parts for option in options]
     assert [line for line in DEFAULTS.read_text(encoding="utf-8").splitlines() if line not in found] == []
+
+
+def test_looking_into_the_working_directory_leaves_the_search_path_as_it_was(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = [str(tmp_path), *sys.path]
+    monkeypatch.setattr(sys, "path", list(before))
+    with registry.from_here():
+        assert sys.path == [*before, str(tmp_path)]
+    assert sys.path == before

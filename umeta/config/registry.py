@@ -193,7 +193,7 @@ def from_here() -> Iterator[None]:
     try:
         yield
     finally:
-        sys.path.remove(here)
+        del sys.path[-1 - sys.path[::-1].index(here)]  # the last: it may have been there before
 
 
 def code_of(name: str) -> Path | None:
