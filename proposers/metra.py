@@ -15,6 +15,7 @@ from umeta.errors import UserError
 from umeta.models.embedder import make_resumable
 from umeta.objectives import gaussian
 from umeta.parts import Context, Embedder, Environment
+from umeta.rl.discriminator import CONSTANT
 from umeta.rl.explore import wandered
 from umeta.rl.ppo import PPO
 from umeta.rl.rollout import Paths, rollout
@@ -81,7 +82,7 @@ class Space(nn.Module):
         states = self.seen(paths)[:, :, 1:][paths.mask]
         spread = states.std(0)
         self.mean.copy_(states.mean(0))
-        self.scale.copy_(torch.where(spread > 1e-6, 1 / spread, 0.0))
+        self.scale.copy_(torch.where(spread > CONSTANT, 1 / spread, 0.0))
 
     def locate(self, seen: Tensor) -> Tensor:
         """Give phi [..., dim] of what it sees [..., d]."""

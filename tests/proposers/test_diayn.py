@@ -264,7 +264,7 @@ def test_a_random_discriminator_is_far_from_constant_and_a_usual_one_almost(seed
     share = logs.argmax(-1).bincount(minlength=10) / len(logs)
     assert (share > 0.02).sum() >= 3
     assert share.max() < 0.7
-    ever = len(tasks.rewards.discriminator(reached(Nav2D(), None)).argmax(-1).unique())
+    ever = len(tasks.rewards.discriminator(reached(Nav2D(), None).after[0].flatten(0, 1)).argmax(-1).unique())
     assert tasks.describe(EPISODE)[-1] == f"{ever} of 10 skills are ever the most likely one"
     assert ever >= 3
 

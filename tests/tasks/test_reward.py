@@ -13,6 +13,7 @@ from umeta.envs.nav2d import Nav2D
 from umeta.parts import EnvironmentTraits
 from umeta.rl.advantage import crossfit, features, normalise, returns
 from umeta.rl.rollout import Paths
+from umeta.rl.skills import SkillPolicy
 from umeta.tasks.reward import RewardTasks
 from umeta.types import EpisodeSpec
 
@@ -109,3 +110,22 @@ def test_lambda_is_an_option_of_the_environment_and_1_where_it_has_none() -> Non
 def test_rewards_are_described() -> None:
     said = RewardTasks(ENV, Numbers()).describe(EpisodeSpec(1, 1, 1))
     assert said == ["tasks: 4 rewards, episodes of 3 steps", "4 numbers"]
+
+
+class Ways(Numbers):
+    """Reward z pays for each metre its way: right, up, left, down."""
+
+    def __call__(self, paths: Paths, which: Tensor) -> Tensor:
+        return (paths.positions[:, :, 1:] * WAYS[which][:, None, None]).sum(-1)
+
+
+WAYS = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
+
+
+@pytest.mark.parametrize(("go", "share"), [([0, 1, 2, 3], "100%"), ([0, 0, 0, 0], "25%"), ([0, 1, 1, 3], "75%")])
+def test_it_is_said_how_many_skills_earn_most_by_their_own_reward(go: list[int], share: str) -> None:
+    skills = SkillPolicy(2, 2, 4, 8).policies()
+    skills["head.bias"], skills["head.free"] = 100 * WAYS[go], torch.full((4, 2), -9.0)
+    said = RewardTasks(ENV, Ways(), skills).describe(EpisodeSpec(1, 1, 1))[-1]
+    assert said.startswith(f"{share} of the skills' episodes earn most by their own reward, 25% by chance")
+    assert ("little can be expected" in said) == (share == "25%")

@@ -23,6 +23,8 @@ def add_parser(commands: Commands) -> None:
     sub.add_argument("config", nargs="*", help=f"files or names of packaged configs, and overrides: {OVERRIDES}")
     where = "instead of a config: a folder or zip of images without labels, for which one is written"
     sub.add_argument("--images", type=Path, metavar="PLACE", help=where)
+    where = "instead of a config: an environment that gymnasium knows, such as Hopper-v5 or my_module:Mine-v0"
+    sub.add_argument("--env", metavar="ID", help=where)
     where = "with --images: a folder or zip with a folder of images per class, to evaluate on"
     sub.add_argument("--test", type=Path, metavar="PLACE", help=where)
     text = "with --images: how long it may take, without the test (default: 30)"
@@ -42,6 +44,8 @@ def add_parser(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> dict[str, Any]:
     names = [word for word in options.config if "=" not in word]
     changes = [word for word in options.config if "=" in word]
+    if options.env is not None:
+        names = [write_env_config(names, changes, options)]
     if options.images is not None:
         return run_images(names, changes, options)
     if not names:
@@ -69,6 +73,18 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             for i in range(options.seeds)
         ]
     return run_chain(configs, options, options.seeds)
+
+
+def write_env_config(names: Sequence[str], changes: Sequence[str], options: argparse.Namespace) -> str:
+    """Write a config for the environment, and return its file."""
+    if options.images is not None:
+        raise UserError("run: --env or --images: learn in an environment, or from pictures")
+    if names:
+        raise UserError(f"run: --env stands for a config; leave out '{names[0]}', or set env.id in the config")
+    from umeta.quickstart.unknown import write_env_recipe
+    from umeta.runtime.distributed import run_once
+
+    return str(run_once(lambda: write_env_recipe(options.env, list(changes), options.resume)))
 
 
 def with_seed(config: Any, seed: int) -> list[str]:

@@ -12,6 +12,8 @@ from umeta.errors import UserError
 from umeta.parts import Environment
 from umeta.rl.rollout import Paths
 
+CONSTANT = 1e-6  # standard deviation up to which a number says nothing
+
 
 class Discriminator(nn.Module):
     """p(z | s) over K skills: a network of two hidden layers on some of the numbers of an observation."""
@@ -40,9 +42,9 @@ class Discriminator(nn.Module):
         return cls(env.observation, skills, hidden, sees)
 
     def standardise(self, mean: Tensor, std: Tensor, times: float) -> None:
-        """From now on its input is shifted by `mean` and scaled to a standard deviation of `times`."""
+        """From now on its input is shifted by `mean` and scaled to a standard deviation of `times`; constants are 0."""
         self.mean.copy_(mean)
-        self.scale.copy_(times / (std + 1e-6))
+        self.scale.copy_(torch.where(std > CONSTANT, times / std, 0.0))
 
     def seen(self, observations: Tensor) -> Tensor:
         """Return the network's input [..., d] of observations [..., observation]."""

@@ -27,13 +27,11 @@ def wandering(env: Environment, ctx: Context) -> Tensor:
     return paths.after[paths.mask]
 
 
-def reached(env: Environment, skills: dict[str, Tensor] | None) -> Tensor:
-    """States that the policies of the skills lead to, or random actions where there are none: [n, observation]."""
+def reached(env: Environment, skills: dict[str, Tensor] | None) -> Paths:
+    """Give a few episodes of each skill [K, EACH, ...], or of random actions [1, EPISODES, ...] where there is none."""
     if skills is None:
-        paths = wandered(env, 0)
-    else:
-        paths = episodes(env, act(skills), len(skills["head.free"]), EACH, seeds.generator(0, "reached"))
-    return paths.after[paths.mask]
+        return wandered(env, 0)
+    return episodes(env, act(skills), len(skills["head.free"]), EACH, seeds.generator(0, "reached"))
 
 
 def wandered(env: Environment, seed: int) -> Paths:

@@ -68,8 +68,10 @@ class RewardTasks:
 
     def describe(self, episode: EpisodeSpec) -> list[str]:
         """In numbers."""
+        paths = reached(self.env, self.skills)
         tasks = f"tasks: {self.rewards.count} rewards, episodes of {self.env.horizon} steps"
-        return [tasks, *self.rewards.describe(reached(self.env, self.skills))]
+        own = [] if self.skills is None else [describe_diversity(self.rewards, paths)]
+        return [tasks, *self.rewards.describe(paths.after[paths.mask]), *own]
 
     def save(self, folder: Path, name: str) -> dict[str, Any]:
         """Write what was learnt: the discriminator and the skills' policies, or the rewards of a plug-in.
@@ -110,6 +112,16 @@ class RewardTasks:
             self._simulations.clear()  # one at a time: those of an evaluation are of other sizes than training's
             self._simulations[copies] = self.env.simulate(copies)
         return self._simulations[copies]
+
+
+def describe_diversity(rewards: Rewards, paths: Paths) -> str:
+    """Say how often an episode of skill z [K, E, ...] earns most by reward z, and how often it would by chance."""
+    earned = [(rewards(paths, torch.full((len(paths.mask),), z)) * paths.mask).sum(2) for z in range(rewards.count)]
+    own = torch.arange(len(paths.mask))[:, None]
+    share, chance = (torch.stack(earned).argmax(0) == own).float().mean().item(), 1 / rewards.count
+    failed = ". That is hardly more: the skills are alike, and little can be expected of what is learnt from them"
+    said = f"{share:.0%} of the skills' episodes earn most by their own reward, {chance:.0%} by chance"
+    return said + failed * (share < 2 * chance)
 
 
 @dataclass(frozen=True)

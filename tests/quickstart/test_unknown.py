@@ -1,0 +1,61 @@
+"""`umeta run --env`: what is decided for an environment that nothing names, and that it is what runs."""
+
+from __future__ import annotations
+
+import pytest
+
+from umeta.config import build
+from umeta.runtime import artifacts
+
+MINE = """
+import gymnasium, numpy as np
+from gymnasium import spaces
+
+
+class Walk(gymnasium.Env):
+    observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
+    action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.place = self.np_random.normal()
+        return np.array([self.place, 1], np.float32), {}
+
+    def step(self, action):
+        self.place += float(action[0])
+        return np.array([self.place, 1], np.float32), self.place, False, False, {}
+
+
+gymnasium.register("Walk-v0", Walk, max_episode_steps=6)
+"""
+TINY = ["proposer.iterations=2", "train.steps=1", "evaluate.steps=1", "evaluate.validation=1", "evaluate.goals=2"]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(MINE)
+
+
+def test_an_environment_of_ones_own_runs_through_and_is_compared_with_scratch(umeta):
+    code, _, err = umeta("run", "--env", "mine:Walk-v0", *TINY)
+    assert code == 0, err
+    assert "mine:Walk-v0: 2 numbers observed, 1 of which random actions move" in err
+    config = build.load("Walk-v0.yaml")
+    assert (config.env.id, config.env.horizon) == ("mine:Walk-v0", 6)
+    assert [*artifacts.read_json("runs/Walk-v0/report.json")["rows"]] == ["from scratch", "default recipe"]
+    assert umeta("run", "--env", "mine:Walk-v0", *TINY, "--resume")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--env", "Nowhere-v0"], ["gymnasium cannot make 'Nowhere-v0'"]),
+        (["--env", "CartPole-v1"], ["discrete choices"]),
+        (["--env", "mine:Walk-v0", "nav2d_diayn"], ["--env", "nav2d_diayn"]),
+        (["--env", "mine:Walk-v0", "--images", "."], ["--env", "--images"]),
+        (["--env", "mine:Walk-v0", "proposer.skill=3"], ["'skill'", "did you mean 'skills'"]),
+    ],
+)
+def test_what_cannot_be_run_is_said_before_anything_is_learnt(refused, words, says):
+    refused("run", *words, says=says)

@@ -1,0 +1,85 @@
+"""`umeta run --env`: a config for an environment of which nothing else is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from umeta.config import reading
+from umeta.config.build import build
+from umeta.envs.gym import Gym
+from umeta.evaluation.environments import check
+from umeta.quickstart.recipe import refuse_to_overwrite
+from umeta.rl.discriminator import CONSTANT
+from umeta.rl.explore import wandered
+from umeta.runtime import artifacts
+from umeta.runtime.progress import note
+from umeta.stages.folder import check_out
+
+HORIZON = 200  # steps of an episode at most
+LIKE: dict[str, Any] = {
+    "title": "default recipe",
+    "proposer": {"name": "diayn", "skills": 20, "episodes": 2, "iterations": 150, "hidden": 64},
+    "metalearner": {
+        "name": "context",
+        "model": {"name": "mlp", "hidden": [64, 64]},
+        "contexts": 20,
+        "size": 20,
+    },
+    "train": {
+        "outer": {"name": "promp", "lr": 3e-4, "max_kl": 0.03, "schedule": "cosine"},
+        "steps": 10,
+        "meta_batch": 5,
+        "episodes": 20,
+    },
+    "start": "skills",
+    "evaluate": {"benchmark": "own", "goals": 5, "validation": 2, "steps": 5, "baselines": ["scratch"]},
+}
+
+
+def write_env_recipe(id: str, changes: list[str], resume: bool = False) -> Path:
+    """Write the config file `OUT/NAME.yaml` for an environment that gymnasium knows, and say what was seen and decided.
+
+    With `resume` and the file there already, it is that file as it is.
+
+    changes: `key=value` overrides of what is decided here; `name` is by default the environment's.
+
+    Raises:
+        UserError: an environment or overrides that cannot be used, or a run of this name exists.
+    """
+    wanted = reading.parse_overrides(changes)
+    name = str(wanted.get("name", id.rpartition(":")[2].replace("/", "-")))
+    out = Path(str(wanted.get("out", ".")))
+    path = out / f"{name}.yaml"
+    if path.exists() and resume:
+        note(f"going on with {path}")
+        return path
+    refuse_to_overwrite(path, [out / kind / name for kind in ("tasks", "runs")])
+    env = {"name": "gym", "id": id, "horizon": choose_horizon(Gym(id)), "lam": 0.95}
+    config = build(reading.merge(reading.expand_names({"name": name, "env": env, **LIKE}), wanted))
+    check_out(config)
+    check(config)
+    lines = [describe_env(config.env)]
+    comment = "".join(f"# {line}\n" for line in lines)
+    artifacts.write_text(path, comment + reading.dump_yaml({k: v for k, v in config.plain.items() if k != "name"}))
+    note("\n".join([*lines, f"{path} holds all of this; a changed copy of it runs with umeta run COPY.yaml"]))
+    return path
+
+
+def choose_horizon(env: Gym) -> int:
+    """Return how long its own episodes are, at most `HORIZON` steps."""
+    import gymnasium
+
+    assert env.one is not None  # it can be made, and what registers it has been imported
+    return min(gymnasium.spec(env.id.rpartition(":")[2]).max_episode_steps or HORIZON, HORIZON)
+
+
+def describe_env(env: Gym) -> str:
+    """Return what is seen of it without a reward, in a line."""
+    paths = wandered(env, 0)
+    moved = int((paths.after[paths.mask].std(0) > CONSTANT).sum())
+    lived = paths.mask.sum(-1).float().mean()
+    return (
+        f"{env.id}: {env.observation} numbers observed, {moved} of which random actions move; {env.action} to "
+        f"act with; episodes of random actions last {lived:.0f} of {env.horizon} steps"
+    )
