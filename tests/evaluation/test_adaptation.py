@@ -388,6 +388,14 @@ def test_an_interval_is_196_standard_errors_over_goals() -> None:
     assert summarize(values) == {"mean": pytest.approx(3), "interval": pytest.approx(expected), "tasks": 3}
 
 
+def test_differences_to_scratch_are_paired_over_goals() -> None:
+    own, scratch = [[1.0, 12.0], [2.0, 24.0], [3.0, 36.0]], [[1.0, 10.0], [2.0, 20.0], [3.0, 31.0]]
+    error = 1.96 * float(np.std([2, 4, 5])) / 3**0.5
+    said = environments.compare_with_scratch("mine", own, scratch, "goals")
+    assert said.startswith("mine: more than from scratch")
+    assert said.endswith(f"over goals: +0.00 ± 0.00 (k=0), +3.67 ± {error:.2f} (k=1)")
+
+
 def test_cells_and_curve() -> None:
     found = torch.arange(3.0)[:, None] + 10 * torch.arange(5.0)
     shown = tabulate_returns(found)

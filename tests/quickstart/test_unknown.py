@@ -13,17 +13,17 @@ from gymnasium import spaces
 
 
 class Walk(gymnasium.Env):
-    observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
+    observation_space = spaces.Box(-np.inf, np.inf, (3,), np.float32)
     action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
         self.place = self.np_random.normal()
-        return np.array([self.place, 1], np.float32), {}
+        return np.array([self.place, self.place / 2, 1], np.float32), {}
 
     def step(self, action):
         self.place += float(action[0])
-        return np.array([self.place, 1], np.float32), self.place, False, False, {}
+        return np.array([self.place, self.place / 2, 1], np.float32), self.place, False, False, {}
 
 
 gymnasium.register("Walk-v0", Walk, max_episode_steps=6)
@@ -40,7 +40,7 @@ def here(tmp_path, monkeypatch):
 def test_an_environment_of_ones_own_runs_through_and_is_compared_with_scratch(umeta):
     code, _, err = umeta("run", "--env", "mine:Walk-v0", *TINY)
     assert code == 0, err
-    assert "mine:Walk-v0: 2 numbers observed, 1 of which random actions move" in err
+    assert "mine:Walk-v0: 3 numbers observed, 2 of which random actions move" in err
     config = build.load("Walk-v0.yaml")
     assert (config.env.id, config.env.horizon) == ("mine:Walk-v0", 6)
     assert [*artifacts.read_json("runs/Walk-v0/report.json")["rows"]] == ["from scratch", "default recipe"]

@@ -419,6 +419,14 @@ def trace_returns(row: dict[str, Any], each: int) -> Curve:
     return trace(x, found, "environment steps of adaptation")
 
 
+def compare_with_scratch(title: str, own: list[list[float]], scratch: list[list[float]], them: str) -> str:
+    """Say how much more a row of returns [T, steps + 1] earns than training from scratch on the same goals."""
+    gains = (torch.tensor(own) - torch.tensor(scratch)).T
+    told = [(k, summarize(gains[k])) for k in SHOWN if k < len(gains)]
+    listed = ", ".join(f"{cell['mean']:+.2f} ± {cell['interval']:.2f} (k={k})" for k, cell in told)
+    return f"{title}: more than from scratch after k steps, mean and 95 % interval of differences over {them}: {listed}"
+
+
 def list_facts(run: Run, rows: dict[str, dict[str, Any]]) -> list[str]:
     """Return what a reader must know to compare the numbers with others."""
     s: EvaluateConfig = run.config.evaluate
@@ -439,6 +447,8 @@ def list_facts(run: Run, rows: dict[str, dict[str, Any]]) -> list[str]:
             f"{title}: a step is one more episode in each of {s.episodes} trials, which know nothing of each other and "
             "are tested as they go; a step of the others sees all of the episodes"
         )
+    if "from scratch" in rows:
+        facts.append(compare_with_scratch(title, rows[title]["returns"], rows["from scratch"]["returns"], them))
     for name, row in rows.items():
         if "chosen" in row:
             facts.append(f"{name}: {row['chosen']}, chosen on {s.validation} further {them}")
