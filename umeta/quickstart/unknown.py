@@ -16,10 +16,10 @@ from umeta.runtime import artifacts
 from umeta.runtime.progress import note
 from umeta.stages.folder import check_out
 
-HORIZON = 200  # steps of an episode at most
+HORIZON = 100  # steps of an episode at most
 LIKE: dict[str, Any] = {
     "title": "default recipe",
-    "proposer": {"name": "diayn", "skills": 20, "episodes": 2, "iterations": 150, "hidden": 64},
+    "proposer": {"name": "diayn", "skills": 20, "episodes": 2, "iterations": 100, "hidden": 64},
     "metalearner": {
         "name": "context",
         "model": {"name": "mlp", "hidden": [64, 64]},
