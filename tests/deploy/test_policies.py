@@ -17,8 +17,10 @@ from umeta.deploy.policies import export_policy
 from umeta.errors import UserError
 from umeta.rl.rollout import rollout
 from umeta.rl.skills import act
+from umeta.runtime.artifacts import read_tensors
 from umeta.stages.runs import load_run
 from umeta.stages.tasks import load_tasks
+from umeta.types import Adapted
 
 TINY = """
 name: tiny
@@ -75,6 +77,25 @@ def test_the_card_s_lines_run_without_the_library(tmp_path: Path, monkeypatch: p
     answer = run.learner.predict(run.theta, run.learner.unadapted(run.theta, 1), torch.zeros(1, 1, 3))  # type: ignore[attr-defined]
     expected = 2 * 0.7 * answer[0, 0, 0].item()  # a pendulum's torque is from -2 to 2, and a unit 0.7
     assert eval(done.stdout.splitlines()[-1])[0][0] == pytest.approx(expected, abs=1e-5)
+
+
+def test_what_a_run_adapted_to_a_goal_is_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    made(tmp_path, "gym, id: Pendulum-v1")
+    assert main(["metatrain", "tiny.yaml"]) == 0
+    with pytest.raises(UserError, match="umeta evaluate runs/tiny"):
+        export_policy("runs/tiny", "out", goal=1)
+    few = ["goals=2", "validation=1", "steps=1", "episodes=2", "baselines=[]"]
+    assert main(["evaluate", "runs/tiny", *(f"evaluate.{one}" for one in few)]) == 0
+    assert main(["export", "runs/tiny", "--goal", "1", "--out", "out"]) == 0
+    assert "tiny, goal 1" in Path("out/README.md").read_text()
+    policy, run = torch.export.load("out/policy.pt2").module(), load_run("runs/tiny")
+    x, params = torch.randn(4, 3), read_tensors(Path("runs/tiny/adapted.safetensors"))
+    answer = run.learner.predict(run.theta, Adapted(params), x.expand(2, -1, -1))[..., :1]  # type: ignore[attr-defined]
+    torch.testing.assert_close(policy(x), (2 * 0.7 * answer[1]).clamp(-2, 2))
+    assert not torch.allclose(answer[0], answer[1], atol=1e-6)
+    with pytest.raises(UserError, match=r"which of its 2 goals\? give --goal a number from 0 to 1"):
+        export_policy("runs/tiny", "out", goal=2)
 
 
 def test_what_cannot_be_exported_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,12 +38,15 @@ def here(tmp_path, monkeypatch):
 
 
 def test_an_environment_of_ones_own_runs_through_and_is_compared_with_scratch(umeta):
-    code, _, err = umeta("run", "--env", "mine:Walk-v0", *TINY)
+    code, out, err = umeta("run", "--env", "mine:Walk-v0", *TINY)
     assert code == 0, err
     assert "mine:Walk-v0: 3 numbers observed, 2 of which random actions move" in err
     config = build.load("Walk-v0.yaml")
     assert (config.env.id, config.env.horizon) == ("mine:Walk-v0", 6)
     assert [*artifacts.read_json("runs/Walk-v0/report.json")["rows"]] == ["from scratch", "default recipe"]
+    command = "export runs/Walk-v0 --goal 0 --allow-plugin --out policy"
+    assert f"umeta {command} writes" in out
+    assert umeta(*command.split())[0] == 0
     assert umeta("run", "--env", "mine:Walk-v0", *TINY, "--resume")[0] == 0
 
 

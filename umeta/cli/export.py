@@ -16,6 +16,8 @@ def add_parser(commands: Commands) -> None:
     sub.add_argument("run", type=Path, help="runs/NAME, what adapt wrote, or tasks/NAME for a skill")
     sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder, or an earlier export's")
     sub.add_argument("--skill", type=int, metavar="N", help="which skill of tasks/NAME")
+    text = "of a run on an environment: the policy that its evaluation ended with for the Nth goal"
+    sub.add_argument("--goal", type=int, metavar="N", help=text)
     sub.add_argument("--onnx", action="store_true", help="also write ONNX (pip install 'umeta[onnx]')")
     add_allow_plugin(sub)
 
@@ -29,7 +31,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     trusted = None if options.allow_plugin else ()
     kind = artifacts.read_manifest(options.run, "run", "learner", "tasks")["kind"]
     if kind == "tasks" or (kind == "run" and "env" in read_yaml(options.run / "config.yaml")):
-        folder = export_policy(options.run, options.out, skill=options.skill, trusted=trusted)
+        folder = export_policy(options.run, options.out, skill=options.skill, goal=options.goal, trusted=trusted)
     else:
         write = export_run if kind == "run" else export_learner
         folder = write(options.run, options.out, onnx=options.onnx, trusted=trusted)

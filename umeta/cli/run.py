@@ -72,7 +72,13 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             for name, config in zip(names, configs, strict=True)
             for i in range(options.seeds)
         ]
-    return run_chain(configs, options, options.seeds)
+    result = run_chain(configs, options, options.seeds)
+    if options.env is not None:
+        folder = str(configs[0].run_folder)
+        own = ["--allow-plugin"] * (":" in options.env)
+        again = shlex.join(["umeta", "export", folder, "--goal", "0", *own, "--out", "policy"])
+        print(f"{folder}: {again} writes the policy that earned this reward, for gymnasium")
+    return result
 
 
 def write_env_config(names: Sequence[str], changes: Sequence[str], options: argparse.Namespace) -> str:

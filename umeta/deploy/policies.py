@@ -14,7 +14,7 @@ from umeta.errors import UserError
 from umeta.models.check import build_module
 from umeta.models.mlp import MLP
 from umeta.runtime import artifacts
-from umeta.stages.runs import load_run
+from umeta.stages.runs import ADAPTED, load_run
 from umeta.types import RecurrentLearner
 from umeta.version import __version__
 
@@ -50,12 +50,18 @@ class Policy(nn.Module):
 
 
 def export_policy(
-    folder: Path | str, out: Path | str, *, skill: int | None = None, trusted: Collection[str] | None = ()
+    folder: Path | str,
+    out: Path | str,
+    *,
+    skill: int | None = None,
+    goal: int | None = None,
+    trusted: Collection[str] | None = (),
 ) -> Path:
     """Write a policy to `out`, in place of an earlier export; return the folder.
 
-    That of a skill, where `folder` is `tasks/NAME`, or the one that a run begins to adapt from. Files: `policy.pt2` for
-    `torch.export.load`, `model.json`, and `README.md`, which says how it acts in gymnasium.
+    That of a skill, where `folder` is `tasks/NAME`, or the one that a run begins to adapt from, or with `goal` that its
+    evaluation ended with for that goal. Files: `policy.pt2` for `torch.export.load`, `model.json`, and `README.md`,
+    which says how it acts in gymnasium.
 
     Raises:
         UserError: the folder is missing or damaged, there is no such skill, the policy is recurrent or the environment
@@ -66,12 +72,13 @@ def export_policy(
     if artifacts.read_manifest(folder, "run", "tasks")["kind"] == "tasks":
         env, model, weights = read_skill(folder, skill, trusted)
     else:
-        env, model, weights = read_start(folder, trusted)
+        env, model, weights = read_policy(folder, goal, trusted)
     if not hasattr(env, "torque"):
         raise UserError(f"{folder}: its environment '{env.id}' is not one of gymnasium's, where a policy could act")
     policy = Policy(env, model, weights).eval().requires_grad_(False)
     told = {"observation": env.observation, "action": env.action}
-    name = folder.name if skill is None else f"{folder.name}, skill {skill}"
+    which = [f"{what} {number}" for what, number in (("skill", skill), ("goal", goal)) if number is not None]
+    name = ", ".join([folder.name, *which])
     program = export_graph(policy, (env.observation,))
 
     def fill(place: Path) -> None:
@@ -97,9 +104,17 @@ def read_skill(folder: Path, skill: int | None, trusted: Collection[str] | None)
         return registry.build_part("env", manifest["env"]), MLP([width, width]), weights
 
 
-def read_start(folder: Path, trusted: Collection[str] | None) -> tuple[Any, Any, dict[str, Tensor]]:
-    """Read the environment of a run, its network, and the weights that it begins to adapt from."""
+def read_policy(folder: Path, goal: int | None, trusted: Collection[str] | None) -> tuple[Any, Any, dict[str, Tensor]]:
+    """Read the environment of a run, its network, and the weights that it begins to adapt from, or ended with."""
     run = load_run(folder, device="cpu", trusted=trusted)
     if isinstance(run.learner, RecurrentLearner):
         raise UserError(f"{folder}: its policy has a memory, which the file could not hold; export one of maml's")
-    return run.config.env, run.config.metalearner.model, run.theta.params
+    weights = run.theta.params
+    if goal is not None:
+        if not (folder / ADAPTED).exists():
+            raise UserError(f"{folder}: it has adapted to no goal yet; umeta evaluate {folder} lets it")
+        adapted = artifacts.read_tensors(folder / ADAPTED)
+        if not 0 <= goal < (count := len(adapted["head.bias"])):
+            raise UserError(f"{folder}: which of its {count} goals? give --goal a number from 0 to {count - 1}")
+        weights = {**weights, **{name: value[goal] for name, value in adapted.items()}}
+    return run.config.env, run.config.metalearner.model, weights

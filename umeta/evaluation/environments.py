@@ -29,7 +29,7 @@ from umeta.runtime import artifacts
 from umeta.runtime.loop import start_trackers
 from umeta.runtime.progress import Progress, note
 from umeta.stages.domains import env_spec
-from umeta.stages.runs import Run
+from umeta.stages.runs import ADAPTED, Run
 from umeta.stages.tasks import load_tasks
 from umeta.tasks.reward import RewardBatch, RewardTasks, policy_spec
 from umeta.train import pack, policy_of, unpack
@@ -218,6 +218,8 @@ class Trial:
         found, policies, facts = self.best(
             learner, theta, lambda batch: learner.unadapted(theta, len(batch.which)), ways
         )
+        if not isinstance(learner, RecurrentLearner):
+            artifacts.write_tensors(run.folder / ADAPTED, policies[-1].params)
         ends = {"before": policies[0], "after": policies[-1]}
         notes = [self.filmed(name, policy, batch) for name, policy in ends.items()]
         few = replace(batch, which=batch.which[:PICTURED], indices=batch.indices[:PICTURED])

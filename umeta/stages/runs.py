@@ -25,6 +25,8 @@ from umeta.stages.domains import IMAGES, domain_of
 from umeta.train import check_fits, unpack
 from umeta.types import MetaLearner, Theta
 
+ADAPTED = "adapted.safetensors"  # in a run's folder: the policies that an evaluation ended with, one for each goal
+
 
 @dataclass(frozen=True)
 class Run:
