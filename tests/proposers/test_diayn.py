@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from umeta.rl import ppo
 from umeta.rl.advantage import gae
 from umeta.rl.discriminator import Discriminator, SkillRewards
 from umeta.rl.explore import EPISODES, episodes, reached, wandering
-from umeta.rl.ppo import PPO
+from umeta.rl.ppo import PPO, Proximal
 from umeta.rl.rollout import Paths
 from umeta.rl.skills import SkillPolicy, act
 from umeta.runtime.loop import RunContext
@@ -79,7 +79,10 @@ def test_its_skills_are_told_apart_and_spread_out() -> None:
     assert ends.amin(0).max() < -0.2 < 0.2 < ends.amax(0).min()
     total = tasks.rewards(paths, torch.arange(SKILLS))
     assert total.mean() > 0.8 * math.log(SKILLS)  # log K is the most that a skill can earn in a step
-    assert tasks.describe(EPISODE)[-1] == f"{SKILLS} of {SKILLS} skills are ever the most likely one"
+    assert tasks.describe(EPISODE)[-2:] == [
+        f"{SKILLS} of {SKILLS} skills are ever the most likely one",
+        "100% of the skills' episodes earn most by their own reward, 20% by chance",
+    ]
 
 
 def test_it_says_how_well_skills_are_told_apart_and_when_they_are_not(capsys: pytest.CaptureFixture) -> None:
@@ -140,16 +143,16 @@ def test_an_episode_cut_short_counts_on_with_its_value(monkeypatch: pytest.Monke
         seen.append(gae(*arguments, **options))
         return seen[-1]
 
-    def improve(self: PPO, paths: Paths, skill: Tensor, earned: Any, random: torch.Generator) -> None:
+    def improve(self: Proximal, paths: Paths, skill: Tensor, earned: Any, random: torch.Generator) -> None:
         before, after = (self.valued(paths.observations[:, :, t], skill[..., 0]).detach() for t in (-2, -1))
         original(self, paths, skill, earned, random)
         reward = earned(paths.after, skill)[..., -1] / self.scale
         torch.testing.assert_close(seen.pop()[..., -1], reward + SHORT.discount * after - before)
         checked.append(after.abs().min() > 1e-3)  # so that the value after the end would be missed
 
-    original = PPO.improve
+    original = Proximal.improve
     monkeypatch.setattr(ppo, "gae", observed)
-    monkeypatch.setattr(PPO, "improve", improve)
+    monkeypatch.setattr(Proximal, "improve", improve)
     Learning(FEW, SHORT, RunContext()).step(0)
     assert checked == [True]
 
@@ -158,7 +161,7 @@ def test_its_rewards_are_those_of_the_present_discriminator(monkeypatch: pytest.
     """After it has learnt from this iteration's states, of the states after each step."""
     learning, given = Learning(FEW, SHORT, RunContext()), []
     untrained = {name: value.clone() for name, value in learning.discriminator.state_dict().items()}
-    monkeypatch.setattr(PPO, "improve", lambda self, *arguments: given.append(arguments))
+    monkeypatch.setattr(Proximal, "improve", lambda self, *arguments: given.append(arguments))
     learning.step(0)
     ((paths, skill, earned, _),) = given
     assert not torch.equal(untrained["layers.0.weight"], learning.discriminator.state_dict()["layers.0.weight"])
@@ -168,6 +171,19 @@ def test_its_rewards_are_those_of_the_present_discriminator(monkeypatch: pytest.
         logs = learning.discriminator(paths.observations[z, :, 1:]).detach()
         torch.testing.assert_close(rewards[z], logs[..., z] + math.log(FEW.skills))
     torch.testing.assert_close(rewards, SkillRewards(learning.discriminator)(paths, torch.arange(FEW.skills)))
+
+
+def test_effort_costs_the_last_skill_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`effort (z + 1) / K` times the mean square of the numbers of an action."""
+    given: list[Any] = []
+    monkeypatch.setattr(Proximal, "learn", lambda self, paths, skill, rewards, random: given.append((paths, rewards)))
+    learning = Learning(replace(FEW, algorithm=PPO(effort=6.0)), SHORT, RunContext())
+    learning.step(0)
+    ((paths, rewards),) = given
+    for z in range(FEW.skills):
+        cost = 6 * (z + 1) / FEW.skills * (paths.actions[z, ..., 0] ** 2 + paths.actions[z, ..., 1] ** 2) / 2
+        free = learning.rewards.at(paths.after[z], torch.full(paths.mask[z].shape, z))
+        torch.testing.assert_close(rewards[z], free - cost)
 
 
 # The network of all skills

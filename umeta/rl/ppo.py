@@ -32,6 +32,9 @@ class PPO:
     """of generalised advantage estimation"""
     entropy: Annotated[float, Ge(0)] = 0.0
     """bonus per nat of the policy's entropy"""
+    effort: Annotated[float, Ge(0)] = 0.0
+    """what the mean square of an action's numbers costs the last of DIAYN's skills; the others pay less, the first
+    least: some are gentle, and none acts so far out of range that noise makes no difference any more"""
 
     def build(self, policy: SkillPolicy, discount: float, lr: float) -> Proximal:
         """Build what improves a policy, with random weights; lr: Adam's step size."""
@@ -61,7 +64,9 @@ class Proximal(nn.Module):
 
         skill: [T, E, H], which one acted; earned: its rewards [...] for steps that led to states [..., observation].
         """
-        self.learn(paths, skill, earned(paths.after, skill), random)
+        share = (skill + 1) / self.policy.size
+        cost = self.options.effort * share * paths.actions.square().mean(-1)
+        self.learn(paths, skill, earned(paths.after, skill) - cost, random)
 
     def learn(self, paths: Paths, skill: Tensor, rewards: Tensor, random: torch.Generator) -> None:
         """Learn from episodes; skill: what the policy was told [T, E, H, ...], rewards: [T, E, H]."""
