@@ -17,9 +17,10 @@ from umeta.runtime.progress import note
 from umeta.stages.folder import check_out
 
 HORIZON = 100  # steps of an episode at most
+EFFORT = {"name": "ppo", "effort": 1.0}  # without it skills act at the bounds, where noise makes no difference
 LIKE: dict[str, Any] = {
     "title": "default recipe",
-    "proposer": {"name": "diayn", "skills": 20, "episodes": 2, "iterations": 100, "hidden": 64},
+    "proposer": {"name": "diayn", "skills": 20, "episodes": 2, "iterations": 100, "hidden": 64, "algorithm": EFFORT},
     "metalearner": {
         "name": "context",
         "model": {"name": "mlp", "hidden": [64, 64]},
