@@ -28,7 +28,14 @@ class Walk(gymnasium.Env):
 
 gymnasium.register("Walk-v0", Walk, max_episode_steps=6)
 """
-TINY = ["proposer.iterations=2", "train.steps=1", "evaluate.steps=1", "evaluate.validation=1", "evaluate.goals=2"]
+TINY = [
+    "proposer.skills=4",
+    "proposer.iterations=2",
+    "train.steps=1",
+    "evaluate.steps=1",
+    "evaluate.validation=1",
+    "evaluate.goals=2",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +44,7 @@ def here(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(MINE)
 
 
-def test_an_environment_of_ones_own_runs_through_and_is_compared_with_scratch(umeta):
+def test_an_environment_of_ones_own_runs_through_and_is_compared_with_scratch(umeta, refused):
     code, out, err = umeta("run", "--env", "mine:Walk-v0", *TINY)
     assert code == 0, err
     assert "mine:Walk-v0: 3 numbers observed, 2 of which random actions move" in err
@@ -48,6 +55,8 @@ def test_an_environment_of_ones_own_runs_through_and_is_compared_with_scratch(um
     assert f"umeta {command} writes" in out
     assert umeta(*command.split())[0] == 0
     assert umeta("run", "--env", "mine:Walk-v0", *TINY, "--resume")[0] == 0
+    refused("run", "--env", "Pendulum-v1", "name=Walk-v0", "--resume", says=["Walk-v0.yaml", "--env mine:Walk-v0"])
+    refused("run", "--env", "Pendulum-v1", "name=Walk-v0", "--resume", says=["Walk-v0.yaml", "--env mine:Walk-v0"])
 
 
 @pytest.mark.parametrize(

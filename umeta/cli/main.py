@@ -45,6 +45,7 @@ COMMANDS = (
 EPILOG = """examples:
   umeta demo                                            see it work, in minutes
   umeta run --images photos --minutes 30                your own pictures, without a config
+  umeta run --env Hopper-v5                             an environment, without a config
   umeta run omniglot_best                               all stages of a packaged config
   umeta propose omniglot_acai_kmeans_protonet name=acai
   umeta metatrain omniglot_acai_kmeans_protonet tasks=tasks/acai name=acai-proto

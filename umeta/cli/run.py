@@ -17,7 +17,10 @@ from umeta.errors import UserError
 
 
 def add_parser(commands: Commands) -> None:
-    text = "propose, meta-train and evaluate, for one config or several in one table, or for a folder of images"
+    text = (
+        "propose, meta-train and evaluate, for one config or several in one table, for a folder of images, or for an "
+        "environment"
+    )
     sub = commands.add_parser("run", help=text, description=text)
     add_stage_options(sub)
     sub.add_argument("config", nargs="*", help=f"files or names of packaged configs, and overrides: {OVERRIDES}")

@@ -8,6 +8,7 @@ from typing import Any
 from umeta.config import reading
 from umeta.config.build import build
 from umeta.envs.gym import Gym
+from umeta.errors import UserError
 from umeta.evaluation.environments import check
 from umeta.quickstart.recipe import refuse_to_overwrite
 from umeta.rl.discriminator import CONSTANT
@@ -21,12 +22,7 @@ EFFORT = {"name": "ppo", "effort": 1.0}  # without it skills act at the bounds, 
 LIKE: dict[str, Any] = {
     "title": "default recipe",
     "proposer": {"name": "diayn", "skills": 20, "episodes": 2, "iterations": 100, "hidden": 64, "algorithm": EFFORT},
-    "metalearner": {
-        "name": "context",
-        "model": {"name": "mlp", "hidden": [64, 64]},
-        "contexts": 20,
-        "size": 20,
-    },
+    "metalearner": {"name": "context", "model": {"name": "mlp", "hidden": [64, 64]}},
     "train": {
         "outer": {"name": "promp", "lr": 3e-4, "max_kl": 0.03, "schedule": "cosine"},
         "steps": 10,
@@ -53,11 +49,17 @@ def write_env_recipe(id: str, changes: list[str], resume: bool = False) -> Path:
     out = Path(str(wanted.get("out", ".")))
     path = out / f"{name}.yaml"
     if path.exists() and resume:
+        if (before := reading.read(path)["env"]["id"]) != id:
+            raise UserError(
+                f"{path} was written with --env {before}, this is {id}; resume with it, or choose name=NAME"
+            )
         note(f"going on with {path}")
         return path
     refuse_to_overwrite(path, [out / kind / name for kind in ("tasks", "runs")])
     env = {"name": "gym", "id": id, "horizon": choose_horizon(Gym(id)), "lam": 0.95}
-    config = build(reading.merge(reading.expand_names({"name": name, "env": env, **LIKE}), wanted))
+    skills = wanted.get("proposer", {}).get("skills", LIKE["proposer"]["skills"])
+    known = {"metalearner": {"contexts": skills, "size": skills}}  # no points of a space: a number of the context each
+    config = build(reading.merge(reading.merge({"name": name, "env": env, **LIKE}, known), wanted))
     check_out(config)
     check(config)
     lines = [describe_env(config.env)]
@@ -71,8 +73,8 @@ def choose_horizon(env: Gym) -> int:
     """Return how long its own episodes are, at most `HORIZON` steps."""
     import gymnasium
 
-    assert env.one is not None  # it can be made, and what registers it has been imported
-    return min(gymnasium.spec(env.id.rpartition(":")[2]).max_episode_steps or HORIZON, HORIZON)
+    own = gymnasium.spec(env.one.spec.id)  # without the limit that `env` gives its copies
+    return min(own.max_episode_steps or HORIZON, HORIZON)
 
 
 def describe_env(env: Gym) -> str:
