@@ -18,10 +18,17 @@ from umeta.runtime.progress import note
 from umeta.stages.folder import check_out
 
 HORIZON = 100  # steps of an episode at most
-EFFORT = {"name": "ppo", "effort": 1.0}  # without it skills act at the bounds, where noise makes no difference
 LIKE: dict[str, Any] = {
     "title": "default recipe",
-    "proposer": {"name": "diayn", "skills": 20, "episodes": 2, "iterations": 100, "hidden": 64, "algorithm": EFFORT},
+    "proposer": {
+        "name": "diayn",
+        "skills": 10,
+        "episodes": 8,
+        "iterations": 200,
+        "hidden": 64,
+        "discriminator_steps": 20,
+        "algorithm": {"name": "ppo", "effort": 0.3},  # without it skills act at the bounds, where noise does nothing
+    },
     "metalearner": {"name": "context", "model": {"name": "mlp", "hidden": [64, 64]}},
     "train": {
         "outer": {"name": "promp", "lr": 3e-4, "max_kl": 0.03, "schedule": "cosine"},
