@@ -236,6 +236,12 @@ def test_the_reward_is_how_much_likelier_than_by_chance_the_skill_is_at_the_stat
                 assert found[task, e, t].item() == pytest.approx((p[z] / p.sum() * 4).log().item(), abs=1e-4)
 
 
+def test_what_random_actions_do_not_move_says_nothing() -> None:
+    discriminator = Discriminator(2, 4, 8)
+    discriminator.standardise(torch.tensor([0.5, 1.0]), torch.tensor([0.0, 2.0]), 1.0)
+    assert discriminator.seen(torch.tensor([[0.7, 5.0]])).tolist() == [[0.0, 2.0]]
+
+
 @pytest.mark.parametrize("sees", [[2], [-1], [0, 5], []])
 @pytest.mark.parametrize("kind", [Diayn, RandomDiscriminator])
 def test_what_is_not_observed_cannot_be_seen(kind: Any, sees: list[int]) -> None:
