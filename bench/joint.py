@@ -77,8 +77,8 @@ def learn(pixels: np.ndarray, steps: int, place: Path) -> Callable[[Tensor], Ten
     theta = metatrain(learner, tasks, train, context)
     if grey:
         return lambda x: learner.features(theta, x)
-    images, views = UnlabelledImages.of(pixels), suited(pixels.shape[1:])
-    whole, fitted = Described(network).complete(images, lambda x: learner.features(theta, x), views, 0)
+    images = UnlabelledImages.of(pixels)
+    whole, fitted = Described(network).complete(images, lambda x: learner.features(theta, x), 0)
     described = ProtoNet(whole, distance="cosine", precision="auto").build(tasks.spec, train.episode)
     complete = Theta({**theta.params, **fitted}, theta.running)
     return lambda x: described.features(complete, x)

@@ -72,8 +72,10 @@ class Curriculum:
                 right[numbers] = accuracy(trained.learner.predict(trained.theta, adapted, query.x), query).cpu()
             return {"right": right[numbers].mean().item()}
 
-        steps = -(-self.candidates // CHUNK)
-        ctx.loop("curriculum", steps, step, lambda: {"right": right}, lambda state: right.copy_(state["right"]))
+        def load(state: dict[str, torch.Tensor]) -> None:
+            right.copy_(state["right"])
+
+        ctx.loop("curriculum", -(-self.candidates // CHUNK), step, lambda: {"right": right}, load)
         kept = ((right >= self.least) & (right <= self.most)).nonzero()[:, 0]
         low, middle, high = (f"{right.quantile(q):.2f}" for q in (0.1, 0.5, 0.9))
         said = f"{len(kept)} of {self.candidates} tasks: right answers in {middle}, in one of ten tasks below {low}"

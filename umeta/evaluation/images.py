@@ -269,11 +269,10 @@ def list_rows(
     if isinstance(run.learner, FeatureLearner):
         traits = ModelTraits.of(run.learner.model)
         if "untrained" in settings.baselines and traits.untrained is not None:
-            alone = replace(run.learner, model=traits.untrained).build(
-                TaskSpec(run.item_shape), run.config.train.episode
-            )
-            known = cache(lambda: see_once(replace(run, learner=alone), images, test))
-            learners["descriptors alone"] = lambda e: test_learner(*known(), e)
+            options: Any = run.learner
+            alone = replace(options, model=traits.untrained).build(TaskSpec(run.item_shape), run.config.train.episode)
+            seen = cache(lambda: see_once(replace(run, learner=alone), images, test))
+            learners["descriptors alone"] = lambda e: test_learner(*seen(), e)
         model = traits.trained or run.learner.model
         if "random" in settings.baselines:
             untrained = ProtoNet(model, normalisation="support")

@@ -33,6 +33,7 @@ LARGE = 48  # pixels a side from which on pictures are halved first: descriptors
 VIEWED, VIEW = 300, Photo(smallest=0.4)  # pictures that the weight is chosen by, and what changes from view to view
 PICTURES, SPARSE, BATCH = 1500, 9, 50  # looked at for the fit, every so many of their patches, so many at a time
 ROUNDS = 10  # of k-means
+NAMES = "descriptors alone", "the network alone", "both"
 FLAT = 10 / 255**2  # variance of a patch that is hardly one
 DIRECTIONS = 400  # of largest variance that are kept of a descriptor
 RIDGE, FINE_RIDGE = 0.05, 3e-4  # of the largest variance that are added to each, of descriptors and of patches
@@ -91,8 +92,10 @@ class Described:
                     lambda x: side_by_side(whole.whitened(x)),
                     lambda x: whole.centred(features(x))[0],
                 ]
-                views = look_twice(images.floats(chosen[:VIEWED]), VIEW, seen, seed)
-                choice = weigh(*views, names=("descriptors alone", "the network alone", "both"), decisive=math.inf)
+                described, learnt = look_twice(images.floats(chosen[:VIEWED]), VIEW, seen, seed)
+                choice = weigh(
+                    described, learnt, names=("descriptors alone", "the network alone", "both"), decisive=math.inf
+                )
                 fitted = replace(fitted, weight=round(choice.weight, 3))
                 note(f"{choice}; the network counts {choice.weight:.2f}")
         own = {name: value for name, value in whole.state_dict().items() if not name.startswith("network.")}

@@ -6,6 +6,7 @@ Decided without a label (`umeta.models.weigh`), on pictures that meta-training n
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def route(folder: Path, backbones: Sequence[Mapping[str, Any]], *, device: str =
     tried = []
     for backbone in backbones:
         model = registry.build_part("model", dict(backbone))
-        net = draw(lambda model=model: build_module(model, run.item_shape, "--backbone"), seed=0).eval().to(here)
+        net = draw(partial(build_module, model, run.item_shape, "--backbone"), seed=0).eval().to(here)
         note(f"looking at pictures through {backbone['network']}")
         whitening = find_whitening(look(shown, net, here))
         views = see_by(Straightened(net, *whitening).to(here))

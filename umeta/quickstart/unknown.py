@@ -7,6 +7,7 @@ from typing import Any
 
 from umeta.config import reading
 from umeta.config.build import build
+from umeta.config.environments import Config
 from umeta.envs.gym import Gym
 from umeta.errors import UserError
 from umeta.evaluation.environments import check
@@ -67,6 +68,7 @@ def write_env_recipe(id: str, changes: list[str], resume: bool = False) -> Path:
     skills = wanted.get("proposer", {}).get("skills", LIKE["proposer"]["skills"])
     known = {"metalearner": {"contexts": skills, "size": skills}}  # no points of a space: a number of the context each
     config = build(reading.merge(reading.merge({"name": name, "env": env, **LIKE}, known), wanted))
+    assert isinstance(config, Config)  # as it has an `env`
     check_out(config)
     check(config)
     lines = [describe_env(config.env)]
