@@ -508,7 +508,8 @@ def test_fault_tasks_that_change_before_a_resume_of_metatrain(place: Path) -> No
 def test_fault_data_that_changes_before_a_resume_of_evaluate_is_tested_anew(place: Path) -> None:
     before = artifacts.read_sealed(place / "runs/tiny/evaluation.json")["asked"]["data"]
     change(place / "images.npz")
-    assert call("evaluate", "runs/tiny", "evaluate.baselines=[]")[0] == 0
+    code, err = call("evaluate", "runs/tiny", "evaluate.baselines=[]")
+    assert code == 0, err
     kept = artifacts.read_sealed(place / "runs/tiny/evaluation.json")
     assert kept["asked"]["data"] != before
     assert kept["rows"].keys() == {"chance", "tiny"}

@@ -62,7 +62,7 @@ def artefacts(root: Path) -> dict[str, bytes]:
     """Every file of tasks and runs that the two stages without rewards write, but those of wall-clock times."""
     clock = {"seconds.json", "meta.json"}
     tested = {"report.html", "report.json", "report.md", "evaluation.json", "adaptation.png", "behaviour.png"}
-    tested |= {"before.gif", "after.gif", "training.png"}
+    tested |= {"adapted.safetensors", "before.gif", "after.gif", "training.png"}
     return {
         str(path.relative_to(root)): path.read_bytes()
         for part in ("tasks", "runs")
@@ -144,7 +144,7 @@ def test_what_each_stage_writes(finished):
     run = {"asked.json", "checkpoints", "config.yaml", "manifest.json", "metatrain.jsonl", "model.safetensors"}
     run |= {"seconds.json", "tasks.json"}
     report = {"adaptation.png", "behaviour.png", "before.gif", "after.gif", "training.png", "evaluation.json"}
-    report |= {"report.md", "report.html", "report.json"}
+    report |= {"adapted.safetensors", "report.md", "report.html", "report.json"}
     for name, more in own.items():
         assert {path.name for path in (finished / "tasks" / name).iterdir()} == tasks | more
         assert {path.name for path in (finished / "runs" / name).iterdir()} == run | report

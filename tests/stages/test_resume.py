@@ -54,7 +54,7 @@ ENV = {
     },
 }
 MAML = {"name": "maml", "model": SMALL, "steps": 2, "normalisation": "running"}
-SAC = {**ENV["proposer"], "learner": "sac", "updates": 3, "batch": 6, "replay": 40}
+SAC = {**ENV["proposer"], "algorithm": {"name": "sac", "updates": 3, "batch": 6, "replay": 40}}
 CONFIGS: dict[str, dict[str, Any]] = {
     "acai": {**IMAGES, "embedding": {"name": "acai", "steps": 4, "batch": 8, "depth": 4, "dimensions": 16}},
     "bigan": {

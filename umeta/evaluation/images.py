@@ -363,11 +363,12 @@ def trace_regret(run: Run, count: int, device: str) -> dict[str, dict[str, Cell]
     Empty where tasks are in no sequence, or gone.
     """
     config = run.config
-    traits = TaskTraits()
-    if config.tasks_folder.exists():
-        traits = TaskTraits.of(load_tasks(config)[0].to(str(to_device(device))))
-    if traits.coming is None:
+    if not artifacts.is_intact(config.tasks_folder, "tasks"):
         return {}
+    if artifacts.read_manifest(config.tasks_folder, "tasks")["tasks"]["kind"] != "sequence":
+        return {}
+    traits = TaskTraits.of(load_tasks(config)[0].to(str(to_device(device))))
+    assert traits.coming is not None
     kept = Checkpoints(run.folder, "metatrain", "snapshots")
     found: dict[str, dict[str, Cell]] = {"when they came": {}, "in hindsight": {}}
     total = config.train.steps * config.train.meta_batch // traits.updates

@@ -43,7 +43,8 @@ class Shown:
 
     def show(self, episodes: int, purpose: str) -> Batch:
         """Roll out episodes of each task's skill."""
-        policies = {name: value[self.tasks.which] for name, value in self.skills.items()}
+        device = self.tasks.tasks.device
+        policies = {name: value[self.tasks.which].to(device) for name, value in self.skills.items()}
         return replace(self.tasks.batch(self.tasks.paths(act(policies), episodes, purpose)), score=None)
 
 
