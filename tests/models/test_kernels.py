@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 
 import pytest
@@ -18,23 +17,28 @@ from umeta.models.mlp import MLP
 from umeta.models.resnet12 import ResNet12
 
 TASKS = 3
-EVERY_LAYER = nn.Sequential(
-    nn.Conv2d(2, 4, (3, 2), stride=(2, 1), padding=(1, 0), dilation=(1, 2), groups=2),
-    nn.BatchNorm2d(4, affine=False),
-    nn.MaxPool2d(3, stride=2, padding=1),
-    nn.GELU(),
-    nn.Conv2d(4, 6, 1),
-    nn.BatchNorm2d(6, eps=0.1),
-    nn.AvgPool2d(2, 1),
-    nn.SiLU(inplace=True),
-    nn.Flatten(),
-    nn.LazyLinear(5, bias=False),
-    nn.BatchNorm1d(5),
-    nn.Dropout(0.5),
-    nn.Linear(5, 4),
-    nn.Sigmoid(),
-)
-EVERY_LAYER(torch.rand(2, 2, 12, 12))
+
+
+def every_layer() -> nn.Module:
+    """Build the layers that are computed for all tasks at once; the lazy one has seen its inputs."""
+    module = nn.Sequential(
+        nn.Conv2d(2, 4, (3, 2), stride=(2, 1), padding=(1, 0), dilation=(1, 2), groups=2),
+        nn.BatchNorm2d(4, affine=False),
+        nn.MaxPool2d(3, stride=2, padding=1),
+        nn.GELU(),
+        nn.Conv2d(4, 6, 1),
+        nn.BatchNorm2d(6, eps=0.1),
+        nn.AvgPool2d(2, 1),
+        nn.SiLU(inplace=True),
+        nn.Flatten(),
+        nn.LazyLinear(5, bias=False),
+        nn.BatchNorm1d(5),
+        nn.Dropout(0.5),
+        nn.Linear(5, 4),
+        nn.Sigmoid(),
+    )
+    module(torch.rand(2, 2, 12, 12))
+    return module
 
 
 class Functional(nn.Module):
@@ -71,7 +75,7 @@ MODULES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "conv4": (lambda: Conv4(3, "pool_first").build((2, 16, 16)), (2, 16, 16)),
     "resnet12": (lambda: ResNet12([2, 3, 2, 3]).build((2, 16, 16)), (2, 16, 16)),
     "mlp": (lambda: MLP([6, 5]).build((2, 1, 3)), (2, 1, 3)),
-    "every layer": (lambda: copy.deepcopy(EVERY_LAYER), (2, 12, 12)),
+    "every layer": (every_layer, (2, 12, 12)),
     "functional": (Functional, (2, 5, 6)),
     "pooled": (Pooled, (2, 19, 25)),
 }
