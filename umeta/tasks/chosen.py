@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from umeta import seeds
 from umeta.errors import UserError
 from umeta.parts import Images
 from umeta.runtime import artifacts
-from umeta.types import EpisodeSpec, TaskBatch, TaskDistribution, TaskSpec
+from umeta.tasks._wrapped import WrappedTasks
+from umeta.types import EpisodeSpec, TaskBatch
 
 
 @dataclass(frozen=True)
-class Chosen:
+class Chosen(WrappedTasks):
     """Tasks of these numbers and this seed, again and again, with the way that they were chosen at."""
 
-    tasks: TaskDistribution
     numbers: np.ndarray  # [k] int64
     seed: int
     way: int
-
-    @property
-    def spec(self) -> TaskSpec:
-        return self.tasks.spec
 
     def sample(self, indices: Tensor | np.ndarray, *, episode: EpisodeSpec, seed: int) -> TaskBatch:
         """Return the tasks of these numbers; task i depends on (seed, i) only.
@@ -40,10 +35,6 @@ class Chosen:
             raise UserError(f"tasks: they were chosen at {self.way} ways; set proposer.way to train.way, {episode.way}")
         which = seeds.below(seeds.key(seed, "chosen", np.asarray(indices)), len(self.numbers))
         return self.tasks.sample(self.numbers[which], episode=episode, seed=self.seed)
-
-    def to(self, device: torch.device | str) -> Chosen:
-        """Return the same tasks with their images on a device."""
-        return replace(self, tasks=self.tasks.to(device))
 
     def describe(self, episode: EpisodeSpec) -> list[str]:
         """In numbers."""

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from umeta.parts import Images
-from umeta.types import Act, Batch, EpisodeSpec, TaskBatch, TaskDistribution, TaskSpec
+from umeta.tasks._wrapped import WrappedTasks
+from umeta.types import Act, Batch, EpisodeSpec, TaskBatch
 
 
 @dataclass(frozen=True)
@@ -33,27 +34,18 @@ class Unsorted:
 
 
 @dataclass(frozen=True)
-class Distracted:
+class Distracted(WrappedTasks):
     """Any task distribution on images, whose supports also show items of further classes, with the label -1.
 
     As Ren et al. 2018 (arXiv 1803.00676, section 2.2): nobody asks about them, and nobody says so.
     """
 
-    tasks: TaskDistribution
     classes: int
-
-    @property
-    def spec(self) -> TaskSpec:
-        return self.tasks.spec
 
     def sample(self, indices: Tensor | np.ndarray, *, episode: EpisodeSpec, seed: int) -> Unsorted:
         """Return the tasks of these numbers: the classes beyond the way of tasks of a larger one are distractors."""
         larger = replace(episode, way=episode.way + self.classes)
         return Unsorted(self.tasks.sample(indices, episode=larger, seed=seed), episode)
-
-    def to(self, device: torch.device | str) -> Distracted:
-        """Return the same tasks with their images on a device."""
-        return Distracted(self.tasks.to(device), self.classes)
 
     def describe(self, episode: EpisodeSpec) -> list[str]:
         """In numbers."""

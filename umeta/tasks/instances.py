@@ -15,8 +15,9 @@ from umeta.config import registry
 from umeta.errors import UserError
 from umeta.parts import Augment, Images
 from umeta.runtime.devices import keep, send
+from umeta.tasks._wrapped import WrappedTasks
 from umeta.tasks.partition import Episodes
-from umeta.types import Act, Batch, EpisodeSpec, TaskBatch, TaskDistribution, TaskSpec
+from umeta.types import Act, Batch, EpisodeSpec, TaskBatch, TaskSpec
 
 
 class InstanceTasks:
@@ -94,24 +95,15 @@ class Views:
 
 
 @dataclass(frozen=True)
-class Augmented:
+class Augmented(WrappedTasks):
     """Any task distribution, each item of it an augmented view of its own."""
 
-    tasks: TaskDistribution
     augment: Augment
-
-    @property
-    def spec(self) -> TaskSpec:
-        return self.tasks.spec
 
     def sample(self, indices: Tensor | np.ndarray, *, episode: EpisodeSpec, seed: int) -> Views:
         """Return the tasks of these numbers; task i and its views depend on (seed, i) only."""
         keys = seeds.key(seed, "views", np.asarray(indices))
         return Views(self.tasks.sample(indices, episode=episode, seed=seed), self.augment, keys)
-
-    def to(self, device: torch.device | str) -> Augmented:
-        """Return the same tasks with their images on a device."""
-        return Augmented(self.tasks.to(device), self.augment)
 
     def describe(self, episode: EpisodeSpec) -> list[str]:
         """In numbers."""

@@ -15,7 +15,7 @@ from umeta import seeds
 from umeta.parts import Environment, EnvironmentTraits, Simulation
 from umeta.rl.advantage import advantages
 from umeta.rl.discriminator import Discriminator, SkillRewards
-from umeta.rl.explore import reached
+from umeta.rl.explore import roll_out_skills
 from umeta.rl.rollout import Paths, Told, rollout
 from umeta.runtime import artifacts
 from umeta.types import Act, Batch, EpisodeSpec, RecurrentAct, TaskSpec
@@ -68,7 +68,7 @@ class RewardTasks:
 
     def describe(self, episode: EpisodeSpec) -> list[str]:
         """In numbers."""
-        paths = reached(self.env, self.skills)
+        paths = roll_out_skills(self.env, self.skills)
         tasks = f"tasks: {self.rewards.count} rewards, episodes of {self.env.horizon} steps"
         own = [] if self.skills is None else [describe_diversity(self.rewards, paths)]
         return [tasks, *self.rewards.describe(paths.after[paths.mask]), *own]

@@ -14,7 +14,8 @@ from umeta import seeds
 from umeta.errors import UserError
 from umeta.parts import Images
 from umeta.runtime.devices import send
-from umeta.types import Act, Batch, EpisodeSpec, TaskBatch, TaskDistribution, TaskSpec
+from umeta.tasks._wrapped import WrappedTasks, is_square, turn
+from umeta.types import Act, Batch, EpisodeSpec, TaskBatch
 
 
 @dataclass(frozen=True)
@@ -32,38 +33,25 @@ class Turned:
 
     def _turned(self, batch: Batch) -> Batch:
         turns = send(self.turns, batch.y.device).gather(1, batch.y)[..., None, None, None]
-        x = batch.x
-        for turn in (1, 2, 3):  # all of them, as a GPU would be waited for to count some
-            x = torch.where(turns == turn, batch.x.rot90(turn, (-2, -1)), x)
-        return replace(batch, x=x)
+        return replace(batch, x=turn(batch.x, turns))
 
 
 @dataclass(frozen=True)
-class Rotated:
+class Rotated(WrappedTasks):
     """Any task distribution of square images, each class of a task turned by 0, 90, 180 or 270 degrees.
 
     A character turned is another character (Santoro et al. 2016; Vinyals et al. 2016).
     """
 
-    tasks: TaskDistribution
-
     def __post_init__(self) -> None:
-        if len(self.spec.item_shape) != 3 or self.spec.item_shape[1] != self.spec.item_shape[2]:
+        if not is_square(self.spec):
             raise UserError(f"rotations need square images, these are {self.spec.item_shape}")
-
-    @property
-    def spec(self) -> TaskSpec:
-        return self.tasks.spec
 
     def sample(self, indices: Tensor | np.ndarray, *, episode: EpisodeSpec, seed: int) -> Turned:
         """Return the tasks of these numbers; task i and its turns depend on (seed, i) only."""
         keys = seeds.key(seeds.key(seed, "turns", np.asarray(indices))[:, None], np.arange(episode.way))
         turns = torch.from_numpy(seeds.below(keys, 4))
         return Turned(self.tasks.sample(indices, episode=episode, seed=seed), turns)
-
-    def to(self, device: torch.device | str) -> Rotated:
-        """Return the same tasks with their images on a device."""
-        return Rotated(self.tasks.to(device))
 
     def describe(self, episode: EpisodeSpec) -> list[str]:
         """In numbers."""

@@ -7,28 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from umeta import seeds
 from umeta.parts import Images
-from umeta.types import EpisodeSpec, TaskBatch, TaskDistribution, TaskSpec
+from umeta.tasks._wrapped import WrappedTasks
+from umeta.types import EpisodeSpec, TaskBatch
 
 
 @dataclass(frozen=True)
-class InSequence:
+class InSequence(WrappedTasks):
     """Any task distribution, of whose tasks one more is met after every `updates` tasks of meta-training.
 
     These are the newest one, and then some of those met so far, drawn at random.
     """
 
-    tasks: TaskDistribution
     updates: int
     met: int | None = None  # as many are passed over, and each comes once
-
-    @property
-    def spec(self) -> TaskSpec:
-        return self.tasks.spec
 
     def coming(self, met: int) -> InSequence:
         """Return the tasks that are still to come when so many have been met, in their order."""
@@ -44,10 +39,6 @@ class InSequence:
         else:
             indices = indices + self.met
         return self.tasks.sample(indices, episode=episode, seed=seed)
-
-    def to(self, device: torch.device | str) -> InSequence:
-        """Return the same tasks with their images on a device."""
-        return replace(self, tasks=self.tasks.to(device))
 
     def describe(self, episode: EpisodeSpec) -> list[str]:
         """In numbers."""

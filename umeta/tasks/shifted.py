@@ -14,7 +14,8 @@ from umeta import seeds
 from umeta.errors import UserError
 from umeta.parts import Images
 from umeta.runtime.devices import send
-from umeta.types import Act, Batch, EpisodeSpec, TaskBatch, TaskDistribution, TaskSpec
+from umeta.tasks._wrapped import WrappedTasks, is_square, turn
+from umeta.types import Act, Batch, EpisodeSpec, TaskBatch
 
 DOMAINS = 8  # the four turns of a picture, and those of its negative
 
@@ -34,39 +35,28 @@ class Apart:
 
     def _seen(self, batch: Batch, role: int) -> Batch:
         domain = send(self.domains[:, role], batch.x.device).view(-1, 1, 1, 1, 1)
-        x = batch.x
-        for turn in (1, 2, 3):  # all of them, as a GPU would be waited for to count some
-            x = torch.where(domain % 4 == turn, batch.x.rot90(turn, (-2, -1)), x)
+        x = turn(batch.x, domain % 4)
         return replace(batch, x=torch.where(domain < 4, x, 1 - x))
 
 
 @dataclass(frozen=True)
-class Shifted:
+class Shifted(WrappedTasks):
     """Any task distribution of square images, a task's support of one domain and its query of another.
 
     A domain is how all of them are turned, by 0, 90, 180 or 270 degrees, and whether they are negatives.
     """
 
-    tasks: TaskDistribution
     domains: int = DOMAINS  # the first so many, at least two
 
     def __post_init__(self) -> None:
-        if len(self.spec.item_shape) != 3 or self.spec.item_shape[1] != self.spec.item_shape[2]:
+        if not is_square(self.spec):
             raise UserError(f"proposer shifted: it turns square images, these are {self.spec.item_shape}")
-
-    @property
-    def spec(self) -> TaskSpec:
-        return self.tasks.spec
 
     def sample(self, indices: Tensor | np.ndarray, *, episode: EpisodeSpec, seed: int) -> Apart:
         """Return the tasks of these numbers; task i and its domains depend on (seed, i) only."""
         keys = seeds.key(seed, "domains", np.asarray(indices))
         domains = torch.from_numpy(seeds.choose(keys, self.domains, 2))
         return Apart(self.tasks.sample(indices, episode=episode, seed=seed), domains)
-
-    def to(self, device: torch.device | str) -> Shifted:
-        """Return the same tasks with their images on a device."""
-        return replace(self, tasks=self.tasks.to(device))
 
     def describe(self, episode: EpisodeSpec) -> list[str]:
         """In numbers."""
