@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
 from annotated_types import Ge, Gt, Le
 
+from proposers._of_another import WithProposer
 from umeta.data.images import UnlabelledImages
 from umeta.errors import UserError
 from umeta.objectives import accuracy
@@ -20,7 +21,7 @@ CHUNK = 8  # tasks tried at a time
 
 
 @dataclass(frozen=True)
-class Curriculum:
+class Curriculum(WithProposer):
     """A curriculum by success after adaptation, neither too little nor too much (POET's rule, Wang et al. 2019).
 
     With `embedding: learner`, or in a later one of a config's `rounds`, the learner so far tries tasks of another
@@ -30,8 +31,6 @@ class Curriculum:
 
     domain: ClassVar[Literal["image", "env"]] = "image"
 
-    proposer: Any
-    """of the tasks, a name or a mapping"""
     way: Annotated[int, Gt(1)] = 20
     """classes in a task, as in `train`"""
     shot: Annotated[int, Gt(0)] = 1
@@ -44,11 +43,6 @@ class Curriculum:
     """least share of right answers"""
     most: Annotated[float, Ge(0), Le(1)] = 0.8
     """greatest share of right answers"""
-
-    @property
-    def sees_labels(self) -> bool:
-        """Whether its proposer does."""
-        return self.proposer.sees_labels
 
     def propose(self, source: UnlabelledImages, ctx: Context, embedder: Embedder | None = None) -> Chosen:
         """Let the learner try tasks, and choose.

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
+from proposers._of_another import WithProposer
 from umeta.parts import Context, Embedder, Environment
 from umeta.tasks.demonstrated import Demonstrations as Tasks
 
 
 @dataclass(frozen=True)
-class Demonstrations:
+class Demonstrations(WithProposer):
     """One-shot imitation (Finn, Yu, Zhang, Abbeel, Levine 2017, arXiv 1709.04905, algorithm 1), of untaught skills.
 
     A skill of another proposer, such as DIAYN, is shown once: the inner loop clones what was done, and the outer loop
@@ -20,14 +21,6 @@ class Demonstrations:
 
     domain: ClassVar[Literal["image", "env"]] = "env"
     demonstrates: ClassVar[bool] = True
-
-    proposer: Any
-    """of the skills, a name or a mapping"""
-
-    @property
-    def sees_labels(self) -> bool:
-        """Whether its proposer does."""
-        return self.proposer.sees_labels
 
     def propose(self, source: Environment, ctx: Context, embedder: Embedder | None = None) -> Tasks:
         """Learn skills with the proposer; raise UserError when it learns none."""

@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Gt
 
+from proposers._of_another import WithProposer
 from umeta.data.images import UnlabelledImages
 from umeta.parts import Context, Embedder
 from umeta.tasks.distracted import Distracted
 
 
 @dataclass(frozen=True)
-class Distractors:
+class Distractors(WithProposer):
     """Further classes in the support, unlabelled and not asked about (Ren et al. 2018, arXiv 1803.00676, section 2)."""
 
     domain: ClassVar[Literal["image", "env"]] = "image"
     unlabelled: ClassVar[bool] = True
 
-    proposer: Any
-    """of the tasks, a name or a mapping"""
     classes: Annotated[int, Gt(0)] = 5
     """how many there are, each with `shot` items (as many as the way in the paper)"""
-
-    @property
-    def sees_labels(self) -> bool:
-        """Whether its proposer does."""
-        return self.proposer.sees_labels
 
     def propose(self, source: UnlabelledImages, ctx: Context, embedder: Embedder | None = None) -> Distracted:
         """Propose with the proposer, and distract."""

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Gt
 
+from proposers._of_another import WithProposer
 from umeta.data.images import UnlabelledImages
-from umeta.parts import Context, Embedder, ProposerTraits
+from umeta.parts import Context, Embedder
 from umeta.tasks.sequence import InSequence
 
 
 @dataclass(frozen=True)
-class Sequence:
+class Sequence(WithProposer):
     """Follow the meta-leader (FTML, Finn, Rajeswaran, Kakade, Levine 2019, arXiv 1902.08438, algorithm 1).
 
     Tasks come one after the other, and meta-training goes over those met so far: with MAML this is online MAML, and any
@@ -23,20 +24,8 @@ class Sequence:
 
     domain: ClassVar[Literal["image", "env"]] = "image"
 
-    proposer: Any
-    """of the tasks, a name or a mapping"""
     updates: Annotated[int, Gt(0)] = 8
     """tasks of meta-training for each new one, the new one among them"""
-
-    @property
-    def sees_labels(self) -> bool:
-        """Whether its proposer does."""
-        return self.proposer.sees_labels
-
-    @property
-    def unlabelled(self) -> bool:
-        """Whether its proposer's supports hold items without a label."""
-        return ProposerTraits.of(self.proposer).unlabelled
 
     def propose(self, source: UnlabelledImages, ctx: Context, embedder: Embedder | None = None) -> InSequence:
         """Propose with the proposer."""
