@@ -28,7 +28,7 @@ TRIES = 8  # sizes of a step on the way to the one that moves a policy by `inner
 
 @dataclass
 class GradientLearner(NetworkLearner):
-    """A learner that takes gradient steps on the support; a subclass writes its inner loop in `adapt`.
+    """A learner that takes gradient steps on the support: plain ones, where a subclass writes no other `adapt`.
 
     The network ends in a linear head. The weights of all tasks stand side by side, and one pass does all of them.
     """
@@ -122,6 +122,10 @@ class GradientLearner(NetworkLearner):
     def frozen(self, theta: Theta) -> Stats | None:
         """Return the fixed statistics that normalise support and queries alike; None where each task has its own."""
         return theta.running if self.normalisation == "running" else None
+
+    def adapt(self, theta: Theta, support: Batch, *, start: Adapted | None = None, steps: int | None = None) -> Adapted:
+        """Adapt each task's weights [T, ...] by gradient descent."""
+        return InnerLoop(self, theta, support, start).descend(self.inner_lr, steps)
 
     def adapts_weight(self, name: str) -> bool:
         """Whether the inner loop moves the weight of this name."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from umeta.metalearners._gradient import InnerLoop, UnrolledLearner
-from umeta.types import Adapted, Batch, Theta
+from umeta.metalearners._gradient import UnrolledLearner
 
 
 @dataclass
@@ -15,10 +14,6 @@ class ANIL(UnrolledLearner):
     MAML with the inner loop `head <- head - inner_lr * grad_head L_support(body, head)` and the body as it is: features
     are reused and not learnt anew for each task. The outer loop learns both.
     """
-
-    def adapt(self, theta: Theta, support: Batch, *, start: Adapted | None = None, steps: int | None = None) -> Adapted:
-        """Adapt each task's head; the weights are [T, ...]."""
-        return InnerLoop(self, theta, support, start).descend(self.inner_lr, steps)
 
     def adapts_weight(self, name: str) -> bool:
         """Whether the inner loop moves the weight of this name."""

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from umeta.metalearners._gradient import InnerLoop, UnrolledLearner
+from umeta.metalearners._gradient import UnrolledLearner
 from umeta.objectives import log_probability, loss_of
 from umeta.types import Adapted, Batch, OwnMetaLoss, Theta
 
@@ -25,10 +25,6 @@ class EMAML(UnrolledLearner, OwnMetaLoss):
     """
 
     policies_only: ClassVar[bool] = True
-
-    def adapt(self, theta: Theta, support: Batch, *, start: Adapted | None = None, steps: int | None = None) -> Adapted:
-        """Adapt each task's weights [T, ...] by gradient descent."""
-        return InnerLoop(self, theta, support, start).descend(self.inner_lr, steps)
 
     def meta_loss(self, theta: Theta, support: Batch, query: Batch) -> tuple[Adapted, Tensor]:
         """Adapt; return the query's loss, and what the support's episodes were worth, weighing their probability."""

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from umeta.errors import UserError
 from umeta.metalearners._embedding import WeightedSum
-from umeta.metalearners._gradient import InnerLoop, UnrolledLearner
-from umeta.types import Adapted, Batch, EpisodeSpec, TaskSpec, Theta
+from umeta.metalearners._gradient import UnrolledLearner
+from umeta.types import Batch, EpisodeSpec, TaskSpec, Theta
 
 
 @dataclass
@@ -39,10 +39,6 @@ class LearntLoss(UnrolledLearner):
         if not self.labels and not spec.outputs:
             raise UserError("metalearner.labels: classes cannot be told apart without them; set it to true")
         return super().build(spec, episode)
-
-    def adapt(self, theta: Theta, support: Batch, *, start: Adapted | None = None, steps: int | None = None) -> Adapted:
-        """Adapt each task's weights [T, ...] by descent of the learnt loss."""
-        return InnerLoop(self, theta, support, start).descend(self.inner_lr, steps)
 
     def inner_loss(self, theta: Theta, output: Tensor, support: Batch) -> Tensor:
         """Return the learnt loss [T] of the support's output."""

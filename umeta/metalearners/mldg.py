@@ -8,7 +8,7 @@ from typing import Annotated
 from annotated_types import Gt
 from torch import Tensor
 
-from umeta.metalearners._gradient import InnerLoop, UnrolledLearner
+from umeta.metalearners._gradient import UnrolledLearner
 from umeta.objectives import loss_of
 from umeta.types import Adapted, Batch, OwnMetaLoss, Theta
 
@@ -24,10 +24,6 @@ class MLDG(UnrolledLearner, OwnMetaLoss):
 
     beta: Annotated[float, Gt(0)] = 1.0
     """weight of the other domain's loss"""
-
-    def adapt(self, theta: Theta, support: Batch, *, start: Adapted | None = None, steps: int | None = None) -> Adapted:
-        """Adapt each task's weights [T, ...] by gradient descent."""
-        return InnerLoop(self, theta, support, start).descend(self.inner_lr, steps)
 
     def meta_loss(self, theta: Theta, support: Batch, query: Batch) -> tuple[Adapted, Tensor]:
         """Adapt; return the support's loss before and the query's after."""

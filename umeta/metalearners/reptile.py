@@ -9,7 +9,7 @@ import torch
 from annotated_types import Gt
 from torch import Tensor
 
-from umeta.metalearners._gradient import GradientLearner, InnerLoop
+from umeta.metalearners._gradient import GradientLearner
 from umeta.types import Adapted, Batch, OwnMetaGradient, Theta
 
 
@@ -27,10 +27,6 @@ class Reptile(GradientLearner, OwnMetaGradient):
 
     steps: Annotated[int, Gt(1)] = 5
     """inner steps in meta-training; with a single one it would be joint training on all tasks"""
-
-    def adapt(self, theta: Theta, support: Batch, *, start: Adapted | None = None, steps: int | None = None) -> Adapted:
-        """Adapt each task's weights [T, ...] by gradient descent."""
-        return InnerLoop(self, theta, support, start).descend(self.inner_lr, steps)
 
     def meta_gradient(self, theta: Theta, support: Batch, query: Batch) -> tuple[Adapted, dict[str, Tensor]]:
         """Adapt to the whole task, and give `theta - phi`."""

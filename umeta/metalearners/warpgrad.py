@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from umeta.metalearners._gradient import GradientLearner, InnerLoop
+from umeta.metalearners._gradient import GradientLearner
 from umeta.objectives import loss_of
 from umeta.types import Adapted, Batch, OwnMetaLoss, Theta
 
@@ -26,10 +26,6 @@ class WarpGrad(GradientLearner, OwnMetaLoss):
     def twice(self) -> bool:
         """Whether meta-training takes second derivatives of the network."""
         return True
-
-    def adapt(self, theta: Theta, support: Batch, *, start: Adapted | None = None, steps: int | None = None) -> Adapted:
-        """Adapt each task's weights [T, ...] but for the warps."""
-        return InnerLoop(self, theta, support, start).descend(self.inner_lr, steps)
 
     def meta_loss(self, theta: Theta, support: Batch, query: Batch) -> tuple[Adapted, Tensor]:
         """Adapt; return the loss of the query after each single step, their mean."""
