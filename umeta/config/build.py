@@ -81,43 +81,42 @@ def check_parts(config: RunConfig) -> None:
     if domain != config.domain:
         proposes_on = DOMAINS[domain].source
         raise UserError(f"proposer: it proposes tasks on {proposes_on}, this config is on {config.source}")
+    called = registry.name_of("metalearner", learner)
+    acts_alone = isinstance(learner, PolicyLearner) and learner.policies_only
+    step, for_policies = registry.name_of("outer", outer), OuterTraits.of(outer).for_policies
+    traits = ProposerTraits.of(config.proposer)
     if config.domain == "env" and not isinstance(learner, PolicyLearner):
         raise UserError(
-            f"metalearner: an environment needs one that acts before it has adapted, and "
-            f"{registry.name_of('metalearner', learner)} does not; take maml, context, anil, metasgd or rl2"
+            f"metalearner: an environment needs one that acts before it has adapted, and {called} does not; take maml, "
+            "context, anil, metasgd or rl2"
         )
-    if config.domain != "env" and isinstance(learner, PolicyLearner) and learner.policies_only:
-        name = registry.name_of("metalearner", learner)
-        raise UserError(f"metalearner: {name} is for policies, on an environment; use another, such as maml")
+    if config.domain != "env" and acts_alone:
+        raise UserError(f"metalearner: {called} is for policies, on an environment; use another, such as maml")
     if config.domain == "regression" and not learner.regresses:
         raise UserError(
-            f"metalearner: {registry.name_of('metalearner', learner)} tells classes apart and cannot predict numbers; "
-            "functions need one that adapts a network with outputs of its own, such as maml, reptile or snail"
+            f"metalearner: {called} tells classes apart and cannot predict numbers; functions need one that adapts a "
+            "network with outputs of its own, such as maml, reptile or snail"
         )
-    if ProposerTraits.of(config.proposer).unlabelled and not learner.unlabelled:
+    if traits.unlabelled and not learner.unlabelled:
         raise UserError(
-            f"metalearner: {registry.name_of('metalearner', learner)} needs the label of each item of a support, and "
+            f"metalearner: {called} needs the label of each item of a support, and "
             f"{registry.name_of('proposer', config.proposer)} hides some; take semiproto, or another proposer"
         )
     if learner.recompute and OuterTraits.of(outer).second_order:
         raise UserError(
-            f"metalearner.recompute: {registry.name_of('outer', outer)} differentiates the inner loop twice; leave it "
-            "out, or take promp"
+            f"metalearner.recompute: {step} differentiates the inner loop twice; leave it out, or take promp"
         )
-    if config.domain != "env" and OuterTraits.of(outer).for_policies:
-        raise UserError(f"train.outer: {registry.name_of('outer', outer)} is for environments; use adam")
-    if ProposerTraits.of(config.proposer).demonstrates:
-        if isinstance(learner, PolicyLearner) and learner.policies_only:
-            name = registry.name_of("metalearner", learner)
-            raise UserError(f"metalearner: {name} learns from rewards, which demonstrations do not have; take maml")
-        if OuterTraits.of(outer).for_policies:
-            raise UserError(f"train.outer: {registry.name_of('outer', outer)} needs rewards; use adam")
+    if config.domain != "env" and for_policies:
+        raise UserError(f"train.outer: {step} is for environments; use adam")
+    if traits.demonstrates and acts_alone:
+        raise UserError(f"metalearner: {called} learns from rewards, which demonstrations do not have; take maml")
+    if traits.demonstrates and for_policies:
+        raise UserError(f"train.outer: {step} needs rewards; use adam")
     if config.domain == "env" and isinstance(learner, OwnMetaGradient):
-        name = registry.name_of("metalearner", learner)
-        if OuterTraits.of(outer).for_policies:
-            raise UserError(f"train.outer: the meta-gradient of {name} is its own; use adam")
+        if for_policies:
+            raise UserError(f"train.outer: the meta-gradient of {called} is its own; use adam")
         if config.train.rounds > 1:
-            raise UserError(f"train.rounds: {name} adapts to one round of episodes; set it to 1")
+            raise UserError(f"train.rounds: {called} adapts to one round of episodes; set it to 1")
     if config.domain != "image" and config.rounds:
         raise UserError(f"rounds: they embed images with the learner before them; leave them out on {config.source}")
 
