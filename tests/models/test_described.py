@@ -13,7 +13,7 @@ from umeta.deploy.export import export_graph
 from umeta.errors import UserError
 from umeta.models.described import (
     Described,
-    Whitened,
+    Whitening,
     count_colours,
     count_edges,
     count_patches,
@@ -80,7 +80,7 @@ def test_an_edge_has_its_orientation():
 def test_whitened_vectors_are_uncorrelated_and_of_equal_deviation():
     random = np.random.default_rng(0)
     z = torch.from_numpy(random.normal(size=(500, 6)) @ random.normal(size=(6, 6)) + 3).float()
-    whitened = Whitened(6, 6)
+    whitened = Whitening(6, 6)
     whitened.fit(z, 0.0)
     torch.testing.assert_close(whitened(z).T.cov(correction=0), torch.eye(6), atol=1e-3, rtol=0)
 
@@ -88,7 +88,7 @@ def test_whitened_vectors_are_uncorrelated_and_of_equal_deviation():
 def test_patches_count_as_by_hand():
     """Coates, Ng and Lee: how much nearer than the mean code each code is, averaged over a quarter of the picture."""
     x = torch.from_numpy(pictures(9, 16)).float() / 255
-    whitened = Whitened(108, 108)
+    whitened = Whitening(108, 108)
     whitened.fit(take_patches(x)[0].flatten(0, 1), 3e-4)
     codes = F.normalize(torch.randn(7, 108, generator=torch.Generator().manual_seed(0)), dim=1)
     near = np.zeros((11, 11, 7))
@@ -106,7 +106,7 @@ def test_patches_count_as_by_hand():
 def test_a_cosine_is_the_weighted_mean_of_the_networks_and_the_descriptors(whole):
     net, x = whole
     z = net(x)
-    parts = [net.centred(net.network(x)), *net.whitened(x)]
+    parts = [net.centre_features(net.network(x)), *net.whiten(x)]
     expected = sum(weight * F.normalize(part, dim=1) @ F.normalize(part, dim=1).T for part, weight in parts)
     torch.testing.assert_close(z @ z.T, expected, atol=1e-5, rtol=1e-4)
     assert parts[0][1] == 3

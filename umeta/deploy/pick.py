@@ -15,6 +15,7 @@ from umeta.deploy.adapted import AdaptedLearner, load_source, refuse_to_overwrit
 from umeta.deploy.seen import Seen, see
 from umeta.draw import mosaic
 from umeta.errors import UserError
+from umeta.models.weigh import unit
 from umeta.runtime import artifacts
 from umeta.tasks.clustering import kmeans
 
@@ -60,11 +61,6 @@ def find_doubt(z: np.ndarray, shown: np.ndarray, labels: np.ndarray) -> np.ndarr
     means = unit(np.stack([shown[labels == one].mean(0) for one in np.unique(labels)]))
     cosines = np.sort(z @ means.T, axis=1)
     return 1 - (cosines[:, -1] - cosines[:, -2]) / 2 if len(means) > 1 else np.ones(len(z))
-
-
-def unit(z: np.ndarray) -> np.ndarray:
-    """Scale vectors [n, d] to length 1."""
-    return z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12)
 
 
 def typicality(z: np.ndarray) -> np.ndarray:

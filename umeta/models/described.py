@@ -89,8 +89,8 @@ class Described:
             whole.fit(images.floats(chosen), features)
             if self.weight is None and len(images) > NEIGHBOURS:
                 seen: list[Callable[[Tensor], Tensor]] = [
-                    lambda x: side_by_side(whole.whitened(x)),
-                    lambda x: whole.centred(features(x))[0],
+                    lambda x: side_by_side(whole.whiten(x)),
+                    lambda x: whole.centre_features(features(x))[0],
                 ]
                 described, learnt = look_twice(images.floats(chosen[:VIEWED]), VIEW, seen, seed)
                 choice = weigh(
@@ -102,13 +102,13 @@ class Described:
         return fitted, own
 
 
-class Whitened(nn.Module):
+class Whitening(nn.Module):
     """Vectors along their directions of largest variance, in units of its root; fitted, and not meta-trained."""
 
     def __init__(self, numbers: int, directions: int) -> None:
         super().__init__()
-        self.centre = fixed(numbers)
-        self.directions = fixed(numbers, min(numbers, directions))
+        self.centre = make_fixed(numbers)
+        self.directions = make_fixed(numbers, min(numbers, directions))
 
     def fit(self, z: Tensor, ridge: float) -> None:
         """Fit to vectors z [n, numbers]."""
@@ -129,12 +129,12 @@ class Beside(nn.Module):
         super().__init__()
         self.network, self.weight = network, weight
         numbers = item_shape[0] * min(PATCH, *item_shape[1:]) ** 2
-        self.patches = nn.ModuleList(Whitened(numbers, numbers) for _ in range(SCALES))
-        self.codes = nn.ParameterList(fixed(CODES, numbers) for _ in range(SCALES))
+        self.patches = nn.ModuleList(Whitening(numbers, numbers) for _ in range(SCALES))
+        self.codes = nn.ParameterList(make_fixed(CODES, numbers) for _ in range(SCALES))
         with torch.no_grad():
             x = torch.zeros(2, *item_shape)
-            self.centre = fixed(network.eval()(x).shape[1])
-            self.parts = nn.ModuleList(Whitened(part.shape[1], DIRECTIONS) for part, _ in self.describe(x))
+            self.centre = make_fixed(network.eval()(x).shape[1])
+            self.parts = nn.ModuleList(Whitening(part.shape[1], DIRECTIONS) for part, _ in self.describe(x))
 
     def fit(self, x: Tensor, features: Callable[[Tensor], Tensor]) -> None:
         """Fit to images x [n, C, H, W], of which `features` gives the network's."""
@@ -154,13 +154,13 @@ class Beside(nn.Module):
         z, kind = self.network(x), autocast_kind(x.device)
         lower = torch.is_autocast_enabled(kind)
         with torch.autocast(kind, enabled=False) if lower else nullcontext():  # what was fitted was in float32
-            return side_by_side([self.centred(z), *self.whitened(x)])
+            return side_by_side([self.centre_features(z), *self.whiten(x)])
 
-    def centred(self, z: Tensor) -> tuple[Tensor, float]:
+    def centre_features(self, z: Tensor) -> tuple[Tensor, float]:
         """Centre the network's features z, and say how much they count."""
         return F.normalize(precise(z), dim=1) - self.centre, self.weight
 
-    def whitened(self, x: Tensor) -> list[tuple[Tensor, float]]:
+    def whiten(self, x: Tensor) -> list[tuple[Tensor, float]]:
         """Whiten what describes images x, and say how much each counts."""
         found = zip(self.parts, self.describe(x), strict=True)
         return [(part(F.normalize(z, dim=1)), weight) for part, (z, weight) in found]
@@ -192,7 +192,7 @@ def side_by_side(parts: list[tuple[Tensor, float]]) -> Tensor:
     return torch.cat([math.sqrt(weight) * F.normalize(z, dim=1) for z, weight in parts], 1)
 
 
-def fixed(*shape: int) -> nn.Parameter:
+def make_fixed(*shape: int) -> nn.Parameter:
     """Make a parameter that meta-training leaves as it is."""
     return nn.Parameter(torch.zeros(shape), requires_grad=False)
 

@@ -83,6 +83,7 @@ def gain(share: float) -> float:
 
 
 def unit(z: np.ndarray) -> np.ndarray:
+    """Scale vectors [n, d] to length 1."""
     return z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12)
 
 
