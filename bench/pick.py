@@ -59,7 +59,7 @@ def measure(
 
 
 def choose_in_turn(z: np.ndarray, y: np.ndarray, counts: list[int], seed: int) -> np.ndarray:
-    """Choose until there are so many, and so many, each time with the labels of those before."""
+    """Choose in rounds, up to each of these totals, each time with the labels of the rounds before."""
     chosen = choose(z, counts[0], seed=seed)
     for count in counts[1:]:
         more = choose(z, count - len(chosen), chosen, y[chosen], seed=seed)

@@ -23,7 +23,7 @@ from umeta.models.mlp import MLP
 from umeta.rl import ppo
 from umeta.rl.advantage import gae
 from umeta.rl.discriminator import Discriminator, SkillRewards
-from umeta.rl.explore import EPISODES, episodes, reached, wandering
+from umeta.rl.explore import EPISODES, episodes, roll_out_skills, wandering
 from umeta.rl.ppo import PPO, Proximal
 from umeta.rl.rollout import Paths
 from umeta.rl.skills import SkillPolicy, act
@@ -286,7 +286,7 @@ def test_a_random_discriminator_is_far_from_constant_and_a_usual_one_almost(seed
     share = logs.argmax(-1).bincount(minlength=10) / len(logs)
     assert (share > 0.02).sum() >= 3
     assert share.max() < 0.7
-    ever = len(tasks.rewards.discriminator(reached(Nav2D(), None).after[0].flatten(0, 1)).argmax(-1).unique())
+    ever = len(tasks.rewards.discriminator(roll_out_skills(Nav2D(), None).after[0].flatten(0, 1)).argmax(-1).unique())
     assert tasks.describe(EPISODE)[-1] == f"{ever} of 10 skills are ever the most likely one"
     assert ever >= 3
 

@@ -71,10 +71,10 @@ def write_env_recipe(id: str, changes: list[str], resume: bool = False) -> Path:
     assert isinstance(config, Config)  # as it has an `env`
     check_out(config)
     check(config)
-    lines = [describe_env(config.env)]
-    comment = "".join(f"# {line}\n" for line in lines)
-    artifacts.write_text(path, comment + reading.dump_yaml({k: v for k, v in config.plain.items() if k != "name"}))
-    note("\n".join([*lines, f"{path} holds all of this; a changed copy of it runs with umeta run COPY.yaml"]))
+    seen = describe_env(config.env)
+    plain = reading.dump_yaml({key: value for key, value in config.plain.items() if key != "name"})
+    artifacts.write_text(path, f"# {seen}\n{plain}")
+    note(f"{seen}\n{path} holds all of this; a changed copy of it runs with umeta run COPY.yaml")
     return path
 
 

@@ -27,8 +27,8 @@ def wandering(env: Environment, ctx: Context) -> Tensor:
     return paths.after[paths.mask]
 
 
-def reached(env: Environment, skills: dict[str, Tensor] | None) -> Paths:
-    """Give a few episodes of each skill [K, EACH, ...], or of random actions [1, EPISODES, ...] where there is none."""
+def roll_out_skills(env: Environment, skills: dict[str, Tensor] | None) -> Paths:
+    """Roll out a few episodes of each skill [K, EACH, ...], or of random actions [1, EPISODES, ...] without skills."""
     if skills is None:
         return wandered(env, 0)
     return episodes(env, act(skills), len(skills["head.free"]), EACH, seeds.generator(0, "reached"))
