@@ -40,7 +40,7 @@ def record_each(description: str | None, measure: Measure, **more: int | str) ->
 
 
 def choose_pictures(test: LabelledImages, most: int, classes: int | None = None) -> np.ndarray:
-    """Draw at most `most` pictures of each class, or of each of `classes` random ones; return their numbers, in order."""
+    """Draw at most `most` pictures of each class, or of `classes` random ones; return their numbers, in order."""
     random = np.random.default_rng(0)
     chosen = range(len(test.names))
     if classes is not None and classes < len(test.names):

@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from umeta import seeds
 from umeta.config.base import TrainConfig
@@ -330,10 +331,9 @@ def check_fits(
     shape = spec.item_shape
     if not all(isinstance(n, int) and n > 0 for n in shape) or not 0 < math.prod(shape) <= LARGEST_ITEM:
         raise UserError(f"{place}: items of shape {shape}, expected 1 to {LARGEST_ITEM:,} numbers")
-    # running a network without numbers has torch import for seconds, which one that is small does not need
-    small = count_weights(learner, shape) <= min(SMALL, sum(value.numel() for value in params.values()))
+    most = min(SMALL, sum(value.numel() for value in params.values()))
     try:
-        with nullcontext() if small else torch.device("meta"):
+        with nullcontext() if is_small(learner, shape, most) else torch.device("meta"):
             expected = learner.build(spec, episode).init(seed=0).params
     except Exception:  # a network that reads what it computes needs content
         expected = learner.build(spec, episode).init(seed=0).params
@@ -346,14 +346,28 @@ def check_fits(
             )
 
 
-def count_weights(learner: MetaLearner, item_shape: tuple[int, ...]) -> float:
-    """Count the numbers that a learner's network learns, without taking the memory for them; inf where unknown."""
+def is_small(learner: MetaLearner, item_shape: tuple[int, ...], most: int) -> bool:
+    """Tell whether a learner's network has at most so many weights, by making it until there are more.
+
+    On torch's meta device none would be made, but running a network there has torch import for seconds.
+    """
+    count = 0
+
+    def stop(module: nn.Module, name: str, weight: nn.Parameter) -> None:
+        nonlocal count
+        count += weight.numel()
+        if count > most:
+            raise MemoryError(f"more than {most} weights")  # before any of them has a value, which takes the memory
+
     model: Any = getattr(learner, "model", None)
+    hook = register_module_parameter_registration_hook(stop)
     try:
-        with torch.device("meta"):
-            return sum(value.numel() for value in draw(lambda: model.build(item_shape), seed=0).parameters())
-    except Exception:  # code of anybody's
-        return math.inf
+        draw(lambda: model.build(item_shape), seed=0)
+        return True
+    except Exception:  # more, or code of anybody's
+        return False
+    finally:
+        hook.remove()
 
 
 def pack(theta: Theta) -> State:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -28,7 +30,7 @@ from umeta.runtime.loop import RunContext
 from umeta.runtime.progress import Progress, format_duration, postpone_interrupt
 from umeta.tasks.partition import Episodes
 from umeta.testing import same, through_file, toy_images, toy_tasks
-from umeta.train import BatchProblem, metatrain
+from umeta.train import BatchProblem, is_small, metatrain
 from umeta.types import EpisodeSpec, MetaLearner, Theta
 
 CONFIG = TrainConfig(Adam(schedule="cosine"), steps=13, way=3, shot=1, query=2, meta_batch=2, task_chunk=2)
@@ -469,3 +471,34 @@ def test_a_limit_counts_what_had_passed_before_a_resume(tmp_path, monkeypatch, p
     metatrain(learner(), tasks, replace(CONFIG, minutes=1), context(tmp_path, resume=True))
     assert len(progress) == 7
     assert progress == sorted(progress)
+
+
+# stored parameters
+
+
+def test_a_network_is_small_if_it_has_at_most_so_many_weights_and_no_larger_one_is_drawn(monkeypatch):
+    """Four layers of 3 * 3 weights for each pair of channels, and two of the norm for each filter."""
+    learner, shape = ProtoNet(Conv4([10, 10, 20, 20])), (3, 16, 16)
+    weights = 9 * (3 * 10 + 10 * 10 + 10 * 20 + 20 * 20) + 2 * 60
+    assert is_small(learner, shape, weights)
+    assert not is_small(learner, shape, weights - 1)
+    drawn = []
+    monkeypatch.setattr(nn.Conv2d, "reset_parameters", lambda layer: drawn.append(layer.out_channels))
+    assert not is_small(ProtoNet(Conv4([10, 3000, 3000, 10])), shape, 10**6)
+    assert drawn == [10, 3000]
+
+
+def test_a_small_stored_learner_fits_without_torch_importing_its_tracer():
+    """It takes a second, and a network on torch's meta device does it at its first pass."""
+    code = (
+        "import sys\nfrom umeta.metalearners.protonet import ProtoNet\nfrom umeta.models.conv4 import Conv4\n"
+        "from umeta.models.described import Described\nfrom umeta.train import check_fits\n"
+        "from umeta.types import EpisodeSpec, TaskSpec\n"
+        "learner = ProtoNet(Described(Conv4(4), fitted=True), normalisation='running')\n"
+        "spec, episode = TaskSpec((3, 16, 16)), EpisodeSpec(2, 1, 1)\n"
+        "params = learner.build(spec, episode).init(0).params\n"
+        "before = 'torch._dynamo' in sys.modules\ncheck_fits(params, learner, spec, episode, 'stored')\n"
+        "assert ('torch._dynamo' in sys.modules) == before\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
