@@ -9,11 +9,10 @@ import numpy as np
 import torch
 from annotated_types import Ge, Gt, Le
 
-from proposers._of_another import WithProposer
 from umeta.data.images import UnlabelledImages
 from umeta.errors import UserError
 from umeta.objectives import accuracy
-from umeta.parts import Context, Embedder, EmbedderTraits
+from umeta.parts import Context, Embedder, EmbedderTraits, WithProposer
 from umeta.tasks.chosen import Chosen
 from umeta.types import EpisodeSpec
 

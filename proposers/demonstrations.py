@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from proposers._of_another import WithProposer
-from umeta.parts import Context, Embedder, Environment
+from umeta.parts import Context, Embedder, Environment, WithProposer
 from umeta.tasks.demonstrated import Demonstrations as Tasks
 
 

@@ -7,9 +7,8 @@ from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Gt
 
-from proposers._of_another import WithProposer
 from umeta.data.images import UnlabelledImages
-from umeta.parts import Context, Embedder
+from umeta.parts import Context, Embedder, WithProposer
 from umeta.tasks.distracted import Distracted
 
 

@@ -171,6 +171,24 @@ class ProposerTraits(Traits):
 
 
 @dataclass(frozen=True)
+class WithProposer:
+    """Options of a proposer that does something with the tasks of another; it says of itself what that one does."""
+
+    proposer: Any
+    """the other one, a name or a mapping"""
+
+    @property
+    def sees_labels(self) -> bool:
+        """Whether its proposer does."""
+        return self.proposer.sees_labels
+
+    @property
+    def unlabelled(self) -> bool:
+        """Whether its proposer's supports hold items without a label."""
+        return ProposerTraits.of(self.proposer).unlabelled
+
+
+@dataclass(frozen=True)
 class TaskTraits(Traits):
     """What a task distribution may say about itself."""
 

@@ -50,10 +50,10 @@ def test_the_run_is_of_the_network_and_of_descriptors(folder):
     z = run.learner.features(run.theta, x)
     whole = run.learner.model.build(run.item_shape)
     whole.load_state_dict({**whole.state_dict(), **{k: v for k, v in run.theta.params.items() if k != "scale"}})
-    descriptors = torch.cat([weight**0.5 * F.normalize(part) for part, weight in whole.whitened(x)], 1)
+    descriptors = torch.cat([weight**0.5 * F.normalize(part) for part, weight in whole.whiten(x)], 1)
     own = run.learner.features(run.theta, x)[:, : z.shape[1] - descriptors.shape[1]]
     # of a vector of length 1 the network has a share of its weight
-    total = 0.5 + sum(weight for _, weight in whole.whitened(x))
+    total = 0.5 + sum(weight for _, weight in whole.whiten(x))
     torch.testing.assert_close(own.square().sum(1), torch.full((6,), 0.5 / total), atol=1e-4, rtol=0)
     torch.testing.assert_close(z[:, own.shape[1] :], descriptors / total**0.5, atol=1e-4, rtol=1e-3)
 
