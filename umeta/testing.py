@@ -270,6 +270,10 @@ def check_metalearner(
     require(bool(logits.isfinite().all()), "predict gives finite numbers")
     require(not logits.requires_grad, "under no_grad nothing carries a graph")
     require(torch.equal(logits, answers(learner, theta, support, query.x)), "adapt and predict repeat")
+    with torch.no_grad():
+        each = learner.predict_each(theta, adapted, query.x)
+    mixed = close(each.softmax(-1).mean(1), logits.softmax(-1))
+    require(mixed, "the probabilities of predict are the means of those of predict_each, [T, S, N, way]")
     with torch.enable_grad():
         graphed = learner.predict(theta, learner.adapt(theta, support), query.x)
     require(close(graphed.detach(), logits), "answers are the same with and without no_grad")

@@ -218,6 +218,10 @@ class MetaLearner(ABC):
     def predict(self, theta: Theta, adapted: Adapted, x: Tensor) -> Tensor:
         """Answer x [T, N, ...]: log-odds of the classes [T, N, way], or the task's outputs [T, N, outputs + free]."""
 
+    def predict_each(self, theta: Theta, adapted: Adapted, x: Tensor) -> Tensor:
+        """Return the S answers that `predict` mixes: [T, S, N, ...]; by default there is one."""
+        return self.predict(theta, adapted, x)[:, None]
+
 
 class FeatureLearner(MetaLearner):
     """A meta-learner that sees items through one network, whose features serve as an embedding or are exported."""

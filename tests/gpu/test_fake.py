@@ -52,7 +52,7 @@ OPTIONS: dict[str, dict[str, Any]] = {  # as small as they come
     "random_labels": {"k": 6, "partitions": 2},
     "progressive": {"neighbours": [8], "similarity": 0.2, "k": [6], "core": 1.0, "rotations": True},
     "whitened": {"model": MODEL, "features": 4},
-    **{name: {"proposer": "instances"} for name in ("distractors", "sequence", "shifted")},
+    **{name: {"proposer": "instances"} for name in ("ambiguous", "distractors", "sequence", "shifted")},
     "demonstrations": {"proposer": {"name": "diayn", "skills": 2, "iterations": 1, "episodes": 1, "hidden": 4}},
     "mixture": {"proposers": ["instances", {"name": "random_labels", "k": 6, "partitions": 2}]},
     "trpo": {"iterations": 2, "backtracks": 2},
@@ -179,7 +179,7 @@ def test_tasks_of_images_and_functions(name: str) -> None:
     tasks = proposer.propose(images if proposer.domain == "image" else None, RunContext(0), RawPixels())
     with card() as there:
         tasks = tasks.to(DEVICE)
-        batch = tasks.sample(np.arange(4), episode=EPISODE, seed=0)
+        batch = tasks.sample(np.arange(4), episode=EpisodeSpec(2, 2, 2), seed=0)
         for items in (batch.support(), batch.query()):
             assert on_card(*items.tensors().values())
         assert not there.back

@@ -58,6 +58,8 @@ class EvaluateConfig:
     """likewise with so many further classes in each support, unlabelled, for a learner of `distractors`"""
     domains: list[Annotated[int, Gt(0), Le(8)]] = field(default_factory=list)
     """likewise with support and query of two of so many domains (`proposer: shifted`), of 1 as they are"""
+    ambiguous: bool = False
+    """also what it makes of tasks of the first of the episodes, of two ways, that are `ambiguous`"""
     variants: dict[str, dict[str, Any]] = field(default_factory=dict)
     """further rows: the same learner with some of its options changed, such as {ProtoTune: {test_steps: 20}}"""
     scratch_tasks: Count = 100

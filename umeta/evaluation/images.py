@@ -24,6 +24,7 @@ from umeta.data.images import hash_each
 from umeta.deploy.calibration import expected_calibration_error, reliability
 from umeta.draw.curves import Curve
 from umeta.errors import UserError, suggest
+from umeta.evaluation.readings import measure_readings
 from umeta.evaluation.result import Cell, Result, summarize, trace
 from umeta.evaluation.rows import Kept, describe_provenance, describe_question, read_results, record_result
 from umeta.metalearners._embedding import EmbeddingLearner
@@ -38,6 +39,7 @@ from umeta.runtime.loop import start_trackers
 from umeta.runtime.progress import Progress, note
 from umeta.stages.runs import Run, hand_over, snapshots
 from umeta.stages.tasks import load_tasks
+from umeta.tasks.ambiguous import Ambiguous
 from umeta.tasks.distracted import Distracted
 from umeta.tasks.instances import Augmented
 from umeta.tasks.partition import PartitionTasks
@@ -52,7 +54,16 @@ RATES = (0.1, 0.03, 0.3)  # step sizes that training from scratch is tuned over;
 TUNING = 24  # validation tasks that it is tuned on
 CHUNK = 8  # test tasks adapted at a time
 SEEN = 256  # images that a pre-trained network sees at a time
-PARTS = ("rows", "scratch_lr", "curves", "step_curves", "extrapolation", "regret", "calibration")  # of what is kept
+PARTS = (
+    "rows",
+    "scratch_lr",
+    "curves",
+    "step_curves",
+    "extrapolation",
+    "regret",
+    "calibration",
+    "readings",
+)  # of what is kept
 CHANGES: dict[str, Callable[[TaskDistribution, Any], TaskDistribution]] = {  # that test tasks can be made harder by
     "shear": lambda tasks, strength: Augmented(tasks, Distorted(shear=strength)),
     "scale": lambda tasks, strength: Augmented(tasks, Distorted(scale=strength)),
@@ -141,6 +152,8 @@ def evaluate_run(run: Run, device: str, record: Path | None = None, trackers: Se
             for strength in getattr(settings, change):
                 part = done["extrapolation"].setdefault(change, {})
                 compute(part, f"{strength:g}", measure, partial(test_learner, run, make(tasks, strength)), first)
+        if settings.ambiguous:
+            compute(done["readings"], str(first), measure_readings, run, tasks, first, count)
         compute(done["calibration"], str(first), measure_calibration, *seen, first, few)
         if run.config.train.snapshots:
             compute(done["regret"], f"tasks met, {run.config.train.episode}", trace_regret, run, few, device)
@@ -170,6 +183,7 @@ def evaluate_run(run: Run, device: str, record: Path | None = None, trackers: Se
             **{f"{change}, {first}": {title: part} for change, part in done["extrapolation"].items()},
             **{name: part for name, part in done["regret"].items() if part},
         },
+        "readings": {f"ambiguous, {name}": {title: cells} for name, cells in done["readings"].items()},
         "calibration": done["calibration"][str(first)],
         **describe_provenance(run),
     }
@@ -209,6 +223,8 @@ def check(config: Config, record: Path | None = None) -> LabelledImages:
             name = config.plain["metalearner"]["name"]
             asked = "with its options it answers the way of its meta-training alone"
             raise UserError(f"{name}: {asked}, {config.train.way}; evaluate.episodes asks for {episode.way}")
+    if settings.ambiguous:
+        Ambiguous(tasks).sample(np.zeros(1), episode=episodes[0], seed=settings.seed)
     config.metalearner.build(tasks.spec, config.train.episode)
     if record is not None:
         read_results(record)

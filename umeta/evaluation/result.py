@@ -64,6 +64,8 @@ class Result(Provenance):
     step_curves: NotRequired[dict[str, Curve]]
     extrapolation: NotRequired[dict[str, Rows]]
     """by kind of change: a column for each strength of it"""
+    readings: NotRequired[dict[str, Rows]]
+    """by episode: what was made of ambiguous tasks"""
     calibration: NotRequired[dict[str, Any]]
     scratch_lr: NotRequired[dict[str, float]]
     folder: NotRequired[str]

@@ -34,11 +34,16 @@ class ParticleLearner(GradientLearner, OwnMetaLoss):
 
     def predict(self, theta: Theta, adapted: Adapted, x: Tensor) -> Tensor:
         """Return log-probabilities [T, N, way] of x [T, N, ...], or mean and log standard deviation of numbers."""
+        mix = mix_numbers if self.built.spec.outputs else mix_classes
+        return mix(self.predict_each(theta, adapted, x))
+
+    def predict_each(self, theta: Theta, adapted: Adapted, x: Tensor) -> Tensor:
+        """Answer x by each particle: [T, M, N, ...]."""
         each = super().predict(theta, self.flatten(adapted), x.repeat_interleave(self.particles, 0))
         each = each.unflatten(0, (-1, self.particles))
         if not self.built.spec.outputs:
-            return mix_classes(each)
-        return mix_numbers(torch.cat([each, torch.full_like(each, math.log(SMALLEST_STD))], -1))
+            return each
+        return torch.cat([each, torch.full_like(each, math.log(SMALLEST_STD))], -1)
 
     def repeat(self, batch: Batch) -> Batch:
         """Return the batch with each task once for each of its particles."""

@@ -47,19 +47,19 @@ class NeuralProcess(SequenceLearner, OwnMetaLoss):
     def predict(self, theta: Theta, adapted: Adapted, x: Tensor) -> Tensor:
         """Return log-probabilities [T, N, way] of x [T, N, ...], or mean and log standard deviation of numbers."""
         mix = mix_numbers if self.built.spec.outputs else mix_classes
-        return mix(self._decode(theta, adapted, x))
+        return mix(self.predict_each(theta, adapted, x))
+
+    def predict_each(self, theta: Theta, adapted: Adapted, x: Tensor) -> Tensor:
+        """Answer x by each draw of z: [T, draws, N, ...]."""
+        return self._run_module(theta, "decode", self.embed_queries(theta, adapted, x), adapted.params["z"])
 
     def meta_loss(self, theta: Theta, support: Batch, query: Batch) -> tuple[Adapted, Tensor]:
         """Adapt; return minus the lower bound, for each item of the query."""
         prior, posterior = self.adapt(theta, support), self.adapt(theta, join(support, query))
-        output = self._decode(theta, posterior, query.x)
+        output = self.predict_each(theta, posterior, query.x)
         fits = torch.stack([likelihood(one, query) for one in output.unbind(1)]).mean(0)
         q, p = (Normal(one.params["mean"], one.params["std"], validate_args=False) for one in (posterior, prior))
         return prior, kl_divergence(q, p).sum(-1) / query.mask.sum(1) - fits
-
-    def _decode(self, theta: Theta, adapted: Adapted, x: Tensor) -> Tensor:
-        """Return the answers by each draw of z: [T, draws, N, ...]."""
-        return self._run_module(theta, "decode", self.embed_queries(theta, adapted, x), adapted.params["z"])
 
 
 class Latent(nn.Module):

@@ -175,6 +175,13 @@ def build_sections(chapter: Chapter) -> list[tuple[str, list[Markup]]]:
         parts["Learning curves"] = [element("div", *plots, class_="plots")]
     if calibration := result.get("calibration"):
         parts["Calibration"] = draw_calibration(calibration)
+    if readings := result.get("readings"):
+        lines = [
+            f"{change}, {name}: {cell['mean']:.3f} ± {cell['interval']:.3f}"
+            for change, rows in readings.items()
+            for name, cell in rows[result["title"]].items()
+        ]
+        parts["Readings"] = [list_items(lines)]
     numbers = [list_items(chapter.proposed)] if chapter.proposed else []
     parts["What was proposed"] = numbers + shown["What was proposed"]
     if plots := [

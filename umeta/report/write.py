@@ -145,8 +145,9 @@ def render_markdown(run: Run, result: Result) -> str:
         *(f"- {line}" for line in list_facts(result)),
         "",
     ]
-    for change, rows in tabulate_extrapolation(result).items():
-        about += [f"## Extrapolation: {change}", "", format_markdown(rows), ""]
+    for heading, tables in (("Extrapolation", result.get("extrapolation")), ("Readings", result.get("readings"))):
+        for change, rows in (tables or {}).items():
+            about += [f"## {heading}: {change}", "", format_markdown(tabulate_rows(rows)), ""]
     return "\n".join([*about, *list_pictures(result, run.folder, run.config.tasks_folder, run.folder, "##", TRAINED)])
 
 
@@ -187,15 +188,9 @@ def list_facts(result: Result) -> list[str]:
     ]
 
 
-def tabulate_extrapolation(result: Result) -> dict[str, list[list[str]]]:
-    """For each kind of change a table: a row per method, a column for each step of the change. First row: header."""
-    return {
-        change: [
-            ["", *next(iter(rows.values()))],
-            *([n, *map(format_cell, cells.values())] for n, cells in rows.items()),
-        ]
-        for change, rows in result.get("extrapolation", {}).items()
-    }
+def tabulate_rows(rows: Rows) -> list[list[str]]:
+    """Return a table of rows that have the same columns: a row per method. First row: header."""
+    return [["", *next(iter(rows.values()))], *([n, *map(format_cell, cells.values())] for n, cells in rows.items())]
 
 
 def tabulate(results: Sequence[Result]) -> list[list[str]]:

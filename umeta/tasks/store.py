@@ -11,6 +11,7 @@ from typing import Any
 from umeta.data.images import UnlabelledImages
 from umeta.errors import UserError
 from umeta.parts import Environment
+from umeta.tasks.ambiguous import Ambiguous
 from umeta.tasks.chosen import Chosen
 from umeta.tasks.demonstrated import Demonstrations
 from umeta.tasks.distracted import Distracted
@@ -31,6 +32,7 @@ ON_IMAGES: dict[str, Any] = {
     "mixture": Mixture,
     "shifted": Shifted,
     "distracted": Distracted,
+    "ambiguous": Ambiguous,
     "chosen": Chosen,
     "sequence": InSequence,
 }
