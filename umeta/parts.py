@@ -202,6 +202,8 @@ class TaskTraits(Traits):
     """(met): give those of a sequence that are still to come when so many have been met"""
     x: tuple[float, float] | None = None
     """of waves: from where to where they are looked at"""
+    image: tuple[int, ...] | None = None
+    """(C, H, W) of images to be completed"""
 
 
 @dataclass(frozen=True)

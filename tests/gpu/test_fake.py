@@ -53,6 +53,7 @@ OPTIONS: dict[str, dict[str, Any]] = {  # as small as they come
     "progressive": {"neighbours": [8], "similarity": 0.2, "k": [6], "core": 1.0, "rotations": True},
     "whitened": {"model": MODEL, "features": 4},
     **{name: {"proposer": "instances"} for name in ("ambiguous", "distractors", "sequence", "shifted")},
+    "completion": {"data": "digits"},
     "demonstrations": {"proposer": {"name": "diayn", "skills": 2, "iterations": 1, "episodes": 1, "hidden": 4}},
     "mixture": {"proposers": ["instances", {"name": "random_labels", "k": 6, "partitions": 2}]},
     "trpo": {"iterations": 2, "backtracks": 2},

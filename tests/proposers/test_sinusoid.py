@@ -8,6 +8,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from umeta.errors import UserError
 from umeta.evaluation import regression
 from umeta.metalearners.lstm_learner import LSTMLearner
 from umeta.metalearners.maml import MAML
+from umeta.metalearners.neural_process import NeuralProcess
 from umeta.metalearners.reptile import Reptile
 from umeta.metalearners.snail import SNAIL
 from umeta.models.mlp import MLP
@@ -130,6 +132,16 @@ def test_adaptation_by_hand(steps: int) -> None:
             slope = 2 * (hidden @ w.T + b - y[t]) / 4  # d loss / d prediction [4, 1]
             m, w, b = m - 0.1 * (slope @ w).T @ x[t], w - 0.1 * slope.T @ hidden, b - 0.1 * slope.sum(0)
         torch.testing.assert_close(found[t], query[t] @ m.T @ w.T + b)
+
+
+def test_the_picture_shows_the_draws_that_an_answer_mixes() -> None:
+    learner = NeuralProcess(MLP([8]), draws=4).build(TASKS.spec, EPISODE)
+    fitted = regression.Fitted(learner, learner.init(0))
+    trial: Any = SimpleNamespace(settings=SimpleNamespace(shots=[5], seed=0, steps=1), device="cpu")
+    (fit,) = regression.collect_fits(trial, TASKS, {"NP": lambda shot: fitted})
+    assert fit.draws.shape == (4, 200)
+    np.testing.assert_allclose(fit.draws.mean(0), fit.after[1], atol=1e-6)
+    assert fit.draws.std(0).min() > 0
 
 
 def test_the_baselines_are_trained_on_all_points_alike() -> None:

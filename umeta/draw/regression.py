@@ -16,6 +16,8 @@ from umeta.draw.curves import SHOWN, colours
 from umeta.parts import TaskTraits
 from umeta.types import EpisodeSpec, TaskDistribution
 
+UNSEEN = 70, 110, 190  # the colour of pixels that are not known
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -27,6 +29,8 @@ class Fit:
     support_x: np.ndarray
     support_y: np.ndarray
     after: Mapping[int, np.ndarray]
+    draws: np.ndarray
+    """[S, n]: of the last of them, the answers that are mixed in it"""
 
 
 def draw_fits(path: Path, panels: Sequence[Fit]) -> None:
@@ -39,6 +43,8 @@ def draw_fits(path: Path, panels: Sequence[Fit]) -> None:
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     for axes, panel in zip(grid.flat, panels, strict=False):
         axes.plot(panel.x, panel.true, color="#c33", linewidth=2, label="true")
+        if len(panel.draws) > 1:
+            axes.plot(panel.x, panel.draws.T, color="#05a", linewidth=0.7, alpha=0.4)
         for (steps, y), dash in zip(panel.after.items(), (":", "--", "-"), strict=False):
             label = "before" if steps == 0 else f"after {steps} step{'' if steps == 1 else 's'}"
             axes.plot(panel.x, y, dash, color="#05a", linewidth=1.6, label=label)
@@ -50,15 +56,34 @@ def draw_fits(path: Path, panels: Sequence[Fit]) -> None:
     mosaic.save(mosaic.render(figure), path)
 
 
-def draw_tasks(tasks: TaskDistribution, episode: EpisodeSpec) -> np.ndarray:
-    """Draw the first tasks, each with the points to adapt to, and the waves that some are of: [H, W, 3] uint8.
+def draw_completions(path: Path, rows: Sequence[tuple[str, Sequence[np.ndarray]]]) -> None:
+    """Draw rows of painted images, right of their captions, as PNG."""
+    mosaic.save(
+        mosaic.add_captions([(caption, [mosaic.tile(one) for one in images]) for caption, images in rows]), path
+    )
 
-    Of several numbers in x and in y the first.
+
+def paint(x: np.ndarray, y: np.ndarray, image: tuple[int, ...]) -> np.ndarray:
+    """Paint pixels y [n, C], from 0 to 1, at rows and columns x [n, 2], from -1 to 1, of an image: [3, H, W] uint8."""
+    canvas = np.empty((3, *image[1:]), np.uint8)
+    canvas[:] = np.reshape(UNSEEN, (3, 1, 1))
+    row, column = np.rint((x + 1) / 2 * (np.array(image[1:]) - 1)).astype(int).T
+    canvas[:, row, column] = np.rint(255 * y.T.clip(0, 1))
+    return canvas
+
+
+def draw_tasks(tasks: TaskDistribution, episode: EpisodeSpec) -> np.ndarray:
+    """Draw the first tasks, each with the points to adapt to, and the waves or images that some are of.
+
+    Of several numbers in x and in y the first. Returns [H, W, 3] uint8.
     """
     from matplotlib.figure import Figure
 
     batch: Any = tasks.sample(np.arange(SHOWN), episode=episode, seed=0)
     support = batch.support()
+    if image := TaskTraits.of(tasks).image:
+        seen = [paint(x, y, image) for x, y in zip(support.x.numpy(), support.y.numpy(), strict=True)]
+        return mosaic.mosaic([[mosaic.tile(one) for one in seen]])
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     for i, colour in enumerate(colours(SHOWN)):

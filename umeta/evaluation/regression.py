@@ -37,6 +37,7 @@ from umeta.parts import ProposerTraits, TaskTraits, Tracker
 from umeta.report import write
 from umeta.runtime.loop import RunContext, start_trackers
 from umeta.stages.runs import Run
+from umeta.tasks.completion import PixelTasks
 from umeta.tasks.sinusoid import SinusoidTasks
 from umeta.train import metatrain
 from umeta.types import Batch, EpisodeSpec, MetaLearner, TaskDistribution, Theta
@@ -45,6 +46,7 @@ BASELINES = {"oracle": "oracle, told amplitude and phase", "pretrained": "pretra
 RATES = (0.001, 0.003, 0.01, 0.03, 0.1)  # step sizes that fine-tuning the pretrained network is tuned over
 TUNING = 100  # validation tasks that it is tuned on
 CHUNK = 100  # test tasks adapted at a time
+IMAGES, DRAWS = 3, 3  # to be completed in the picture of those, and draws of each
 SHOWN = (0, 1, 10)  # steps after which the picture shows the prediction
 POINTS = 200  # of a curve in it
 
@@ -201,6 +203,9 @@ def evaluate_run(run: Run, device: str, record: Path | None = None, trackers: Se
     if waves:
         fitted = {name: method for name, method in rows.items() if name != BASELINES["oracle"]}
         regression.draw_fits(run.folder / "fits.png", collect_fits(trial, cast(SinusoidTasks, trial.tasks), fitted))
+    if TaskTraits.of(trial.tasks).image:
+        pictures = collect_completions(trial, cast(PixelTasks, trial.unseen))
+        regression.draw_completions(run.folder / "fits.png", pictures)
     minutes = run.minutes(evaluate=kept.seconds)
     result: Result = {
         "domain": "regression",
@@ -214,7 +219,7 @@ def evaluate_run(run: Run, device: str, record: Path | None = None, trackers: Se
         "protocol": {
             "name": config.plain["proposer"]["name"],
             "split": "test",
-            "proposed_with": "ranges made by hand" if waves else "data of one's own",
+            "proposed_with": describe_source(trial.tasks),
             **{key: asked[key] for key in ("shots", "query", "tasks", "steps", "seed")},
         },
         "facts": [
@@ -238,6 +243,12 @@ def evaluate_run(run: Run, device: str, record: Path | None = None, trackers: Se
     if record is not None:
         record_result(record, result)
     return result
+
+
+def describe_source(tasks: TaskDistribution) -> str:
+    """Say what the tasks are made of."""
+    traits = TaskTraits.of(tasks)
+    return "ranges made by hand" if traits.x else "images without labels" if traits.image else "data of one's own"
 
 
 def name_loss(tasks: TaskDistribution) -> str:
@@ -302,9 +313,29 @@ def collect_fits(trial: Trial, tasks: SinusoidTasks, rows: dict[str, Callable[[i
                 with torch.no_grad():
                     adapted = fitted.learner.adapt(fitted.theta, support, steps=k)
                     after[k] = fitted.learner.predict(fitted.theta, adapted, query.x)[0, :, 0].cpu().numpy()
+                    draws = fitted.learner.predict_each(fitted.theta, adapted, query.x)[0, :, :, 0].cpu().numpy()
             x, y = (value[0, :, 0].cpu().numpy() for value in (support.x, support.y))
             true = query.y[0, :, 0].cpu().numpy()
-            found.append(regression.Fit(f"{name}, {shot} points", grid.cpu().numpy(), true, x, y, after))
+            found.append(regression.Fit(f"{name}, {shot} points", grid.cpu().numpy(), true, x, y, after, draws))
+    return found
+
+
+def collect_completions(trial: Trial, tasks: PixelTasks) -> list[tuple[str, list[np.ndarray]]]:
+    """Return the first test images, a row for each number of pixels: these, the answer, some draws of it, the truth."""
+    learner, theta, found = trial.run.learner, trial.run.theta, []
+    seed, width = seeds.integer(trial.settings.seed, "test"), tasks.image[0]
+    places = tasks.places[None]
+    for i in range(IMAGES):
+        for shot in trial.settings.shots:
+            support = tasks.sample(np.array([i]), episode=EpisodeSpec(1, shot, 1), seed=seed).support()
+            with torch.no_grad():
+                adapted = learner.adapt(theta, support)
+                mean, each = (answer(theta, adapted, places)[0] for answer in (learner.predict, learner.predict_each))
+            true = tasks.draw(np.array([i]), seed)[0].flatten(1).mT
+            draws = list(each[:DRAWS]) if len(each) > 1 else []
+            seen = [(support.x[0], support.y[0]), *((places[0], y[:, :width]) for y in (mean, *draws, true))]
+            painted = [regression.paint(x.cpu().numpy(), y.cpu().numpy(), tasks.image) for x, y in seen]
+            found.append((f"{shot} pixels", painted))
     return found
 
 

@@ -56,7 +56,8 @@ PICTURES = {
     },
     "regression": {
         "Before and after adaptation": {
-            "fits.png": "One test task: the true curve, the points to adapt to, and predictions by steps taken.",
+            "fits.png": "Tests: the points to adapt to, the answer, some draws of one that has several, the truth. "
+            "Of curves one task, and predictions by steps taken.",
         },
         "Extrapolation": {"extrapolation.png": EXTRAPOLATION},
         "What was proposed": {"preview.png": "The first tasks, with the points to adapt to."},
