@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from proposers._of_another import WithProposer
 from umeta.data.images import UnlabelledImages
-from umeta.parts import Context, Embedder
+from umeta.parts import Context, Embedder, WithProposer
 from umeta.tasks import ambiguous
 
 
