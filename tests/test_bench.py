@@ -10,14 +10,27 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench import cards, gpu, pick, scale, serving, table
+from bench import active, cards, gpu, pick, scale, serving, table
 from bench.driver import Measurement, Side, measure, ratio
 from bench.install import attempt
 from bench.maml import Case, agreement, distance, gradients, loop_gradient
 from bench.measurements import CURVES, GOALS, MEASUREMENTS
 from bench.standin import Marks
 from umeta.benchmarks.goals import goals
+from umeta.deploy.adapted import AdaptedLearner, Format, MetaLearnt
 from umeta.envs.nav2d import Nav2D
+from umeta.metalearners.protonet import ProtoNet
+from umeta.types import EpisodeSpec, TaskSpec
+
+
+class Nine:
+    """Features are nine times the pixels, of which there are two."""
+
+    def build(self, item_shape):
+        layer = torch.nn.Linear(2, 2, bias=False)
+        layer.weight.data.copy_(9 * torch.eye(2))
+        return torch.nn.Sequential(torch.nn.Flatten(), layer)
+
 
 TINY = Case(tasks=1, way=2, query=1, steps=2, size=16, channels=2, filters=3)
 
@@ -276,3 +289,28 @@ def test_choosing_is_worth_something_where_there_are_groups_and_in_turn_asks_for
     assert text.splitlines()[0] == "| labels a class | chosen | in turn | at random | gain |"
     chosen = pick.choose_in_turn(vectors, labels, [6, 12, 30], 0)
     assert len(set(chosen)) == len(chosen) == 30
+
+
+def test_the_next_label_is_where_the_answers_are_least_sure(monkeypatch):
+    """Two classes that are near each other, and two that are not: a learner doubts the former alone."""
+    random = np.random.default_rng(0)
+    labels = np.repeat(np.arange(4), 20)
+    centres = np.array([[0, 0], [0.25, 0], [0.9, 0.1], [0.1, 0.9]])
+    pixels = (255 * (centres[labels] + 0.03 * random.normal(size=(80, 2))).clip(0, 1)).astype(np.uint8)[:, None, None]
+    learner = ProtoNet(Nine(), normalisation="running").build(TaskSpec((1, 1, 2)), EpisodeSpec(4, 1, 1))
+    source = MetaLearnt("", {}, learner, learner.init(0), Format((1, 1, 2)), False)
+    pool, labelled = pixels[::2], np.arange(4) * 10
+    adapted = AdaptedLearner.adapt(source, pool[labelled], labels[::2][labelled])
+    for choice in (active.choose_by_entropy, active.choose_as_pick_by_entropy):
+        chosen = choice(adapted, pool, labelled, random)
+        assert chosen not in labelled
+        assert labels[::2][chosen] in (0, 1)
+    monkeypatch.setattr(active, "WAY", 4)
+    found = active.measure(source, pixels, labels, 3)
+    assert list(found) == ["1", "1.5", "2"]
+    start = found["1"]
+    assert len({start[name]["mean"] for name in active.CHOICES}) == 1  # nothing was chosen yet
+    assert start["gain"]["mean"] == 0
+    assert "| 1 |" not in table.pick({"mine": {"labels a class": found}})
+    gain = found["2"]["entropy"]["mean"] - found["2"]["at random"]["mean"]
+    assert found["2"]["gain"]["mean"] == pytest.approx(gain)

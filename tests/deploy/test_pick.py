@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from umeta.deploy.pick import choose, find_doubt, typicality
+from umeta.deploy.pick import choose, find_doubt, find_entropy, typicality
 from umeta.deploy.seen import see
 
 GROUPS = 6
@@ -59,6 +59,18 @@ def test_doubt_is_one_between_two_prototypes_and_least_at_one():
     between = np.array([[1.0, 1, 0]]) / 2**0.5
     assert find_doubt(np.concatenate([between, shown]), shown, labels) == pytest.approx([1, 0.5, 0.5])
     assert find_doubt(between, shown[:1], labels[:1]).tolist() == [1]
+
+
+def test_entropy_is_one_where_nothing_is_known_and_zero_where_all_is():
+    answers = np.array([[1, 1, 1, 1], [4, 0, 0, 0], [2, 2, 0, 0]], np.float32) / 4
+    assert find_entropy(answers) == pytest.approx([1, 0, 0.5])
+
+
+def test_doubt_that_is_given_takes_the_place_of_prototypes(groups):
+    z, member = groups
+    doubt = np.where(member == 4, 1.0, 0.001)
+    labelled = np.array([0, 60, 110, 150, 180, 200])
+    assert member[choose(z, 1, labelled, doubt=doubt)].tolist() == [4]
 
 
 @pytest.mark.parametrize("count", [1, 5, 50])

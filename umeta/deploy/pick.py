@@ -24,15 +24,20 @@ MEMBERS = 4000  # of a cluster that are looked at
 
 
 def choose(
-    vectors: np.ndarray, count: int, labelled: np.ndarray | None = None, labels: np.ndarray | None = None, seed: int = 0
+    vectors: np.ndarray,
+    count: int,
+    labelled: np.ndarray | None = None,
+    labels: np.ndarray | None = None,
+    doubt: np.ndarray | None = None,
+    seed: int = 0,
 ) -> np.ndarray:
     """Choose the most typical item of each of the largest clusters without a label (TypiClust, Hacohen et al. 2022).
 
     There are as many clusters as items that are labelled and to be chosen. Typical is what is near to its neighbours.
     With labels those clusters come first of which more is in doubt, and less by each label that they have.
 
-    vectors: [n, d]. labelled: indices of those that have a label; labels: what these are, whole numbers. Returns at
-    most `count` indices, best first.
+    vectors: [n, d]. labelled: indices of those that have a label; labels: what these are, whole numbers; doubt: [n],
+    from 0 to 1, in place of labels. Returns at most `count` indices, best first.
     """
     known = np.zeros(len(vectors), dtype=bool)
     known[np.array([] if labelled is None else labelled, dtype=int)] = True
@@ -40,11 +45,12 @@ def choose(
     clusters = min(count + int(known.sum()), len(z))
     member = kmeans(z.astype(np.float32), clusters, 20, seeds.integer(seed, "pick"))[0]
     taken = np.bincount(member[known], minlength=clusters)
-    if labelled is None or labels is None:
+    if doubt is None and labelled is not None and labels is not None:
+        doubt = find_doubt(z, z[labelled], np.asarray(labels))
+    if doubt is None:
         order = np.lexsort((-np.bincount(member, minlength=clusters), taken))
     else:
-        doubt = np.where(known, 0, find_doubt(z, z[labelled], np.asarray(labels)))
-        order = np.argsort(-np.bincount(member, doubt, clusters) / (1 + taken) ** 2, kind="stable")
+        order = np.argsort(-np.bincount(member, np.where(known, 0, doubt), clusters) / (1 + taken) ** 2, kind="stable")
     chosen: list[int] = []
     for cluster in order:
         inside = np.flatnonzero((member == cluster) & ~known)
@@ -61,6 +67,12 @@ def find_doubt(z: np.ndarray, shown: np.ndarray, labels: np.ndarray) -> np.ndarr
     means = unit(np.stack([shown[labels == one].mean(0) for one in np.unique(labels)]))
     cosines = np.sort(z @ means.T, axis=1)
     return 1 - (cosines[:, -1] - cosines[:, -2]) / 2 if len(means) > 1 else np.ones(len(z))
+
+
+def find_entropy(probabilities: np.ndarray) -> np.ndarray:
+    """Return how unsure answers [n, way] are: from 0, where they are certain, to 1, where all classes are as likely."""
+    logs = np.log(probabilities.clip(np.finfo(np.float32).tiny))
+    return -(probabilities * logs).sum(1) / math.log(probabilities.shape[1])
 
 
 def typicality(z: np.ndarray) -> np.ndarray:
