@@ -362,6 +362,31 @@ def test_actions_are_scaled_from_the_middle_and_clipped() -> None:
     np.testing.assert_allclose(observation[:, 2:], [[1, 0.5], [-2, 0], [0.2, 4.5]], rtol=1e-6)
 
 
+def test_of_choices_the_one_with_the_largest_number_is_taken() -> None:
+    """CartPole as gymnasium steps it; choices may be counted from any number on."""
+    env = Gym("CartPole-v1", horizon=30)
+    assert (env.observation, env.action) == (4, 2)
+    u, numbers = uniform(2, 1), normal(30, 2, 2)
+    copies = env.simulate(2, rewarded=True)
+    seen, ended, earned = [copies.reset(u)], torch.zeros(2, dtype=torch.bool), torch.zeros(2)
+    for number in numbers:
+        observed, ended = copies.step(number)
+        seen.append(observed)
+        earned += copies.last_reward
+    for copy in range(2):
+        theirs = gymnasium.make("CartPole-v1")
+        expected, over, steps = [theirs.reset(seed=int(u[copy, 0] * 2**31))[0]], False, 0
+        while steps < 30 and not over:
+            observed, _, over, *_ = theirs.step(int(numbers[steps, copy, 1] > numbers[steps, copy, 0]))
+            expected.append(observed)
+            steps += 1
+        np.testing.assert_array_equal(torch.stack(seen)[: steps + 1, copy], np.stack(expected))
+        assert ended[copy]
+        assert earned[copy] == steps
+    odd = Gym("Odd-v0", {"observed": VECTOR, "acted": spaces.Discrete(3, start=-1)})
+    assert odd.torque(torch.tensor([[0.0, 2, 1], [3, 0, 1]])).tolist() == [0, -1]
+
+
 def test_rewards_are_kept_only_where_they_are_asked_for() -> None:
     hidden, shown = counting().simulate(1), counting().simulate(1, rewarded=True)
     assert hidden.last_reward is None
@@ -392,7 +417,7 @@ VECTOR = spaces.Box(-1, 1, (2,))
         (spaces.Box(0, 255, (8, 8, 3), np.uint8), VECTOR, r"the observations of 'Odd-v0' are Box\(0, 255, \(8, 8, 3\)"),
         (spaces.Dict({"a": VECTOR}), VECTOR, r"the observations of 'Odd-v0' are Dict"),
         (spaces.Discrete(3), VECTOR, r"the observations of 'Odd-v0' are Discrete\(3\)"),
-        (VECTOR, spaces.Discrete(4), r"the actions of 'Odd-v0' are Discrete\(4\).*discrete choices"),
+        (VECTOR, spaces.MultiBinary(4), r"the actions of 'Odd-v0' are MultiBinary\(4\).*one choice"),
         (VECTOR, spaces.Box(0, 9, (2,), np.int64), r"the actions of 'Odd-v0' are Box.*floats"),
     ],
     ids=["pixels", "dict", "discrete", "choices", "integers"],

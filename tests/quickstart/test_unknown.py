@@ -63,7 +63,7 @@ def test_an_environment_of_ones_own_runs_through_and_is_compared_with_scratch(um
     ("words", "says"),
     [
         (["--env", "Nowhere-v0"], ["gymnasium cannot make 'Nowhere-v0'"]),
-        (["--env", "CartPole-v1"], ["discrete choices"]),
+        (["--env", "FrozenLake-v1"], ["the observations", "Discrete(16)"]),
         (["--env", "mine:Walk-v0", "nav2d_diayn"], ["--env", "nav2d_diayn"]),
         (["--env", "mine:Walk-v0", "--images", "."], ["--env", "--images"]),
         (["--env", "mine:Walk-v0", "proposer.skill=3"], ["'skill'", "did you mean 'skills'"]),

@@ -24,8 +24,9 @@ ENDLESS = 1e30  # bounds of actions beyond it are a way to say that there are no
 
 @dataclass(frozen=True)
 class Gym(Episodic):
-    """Any environment of gymnasium's whose observations and actions are vectors (Towers et al. 2024).
+    """Any environment of gymnasium that shows vectors and takes vectors or one of some choices (Towers et al. 2024).
 
+    Of n choices the one with the largest of n numbers is taken, to which a policy's noise is added like to any others.
     A copy that ends stays ended, and is stepped no more.
     `horizon` takes the place of the environment's own time limit. The environment's reward is dropped. Where a copy is
     in the plane, for people to look at: the first two numbers of its observation.
@@ -47,7 +48,12 @@ class Gym(Episodic):
 
     @property
     def action(self) -> int:
-        return self.one.action_space.shape[0]
+        return int(self.one.action_space.n) if self.chooses else self.one.action_space.shape[0]
+
+    @property
+    def chooses(self) -> bool:
+        """Whether an action is a choice."""
+        return hasattr(self.one.action_space, "n")
 
     @property
     def randoms(self) -> int:
@@ -63,10 +69,12 @@ class Gym(Episodic):
         one = self.made()
         for name, space in (("observations", one.observation_space), ("actions", one.action_space)):
             vector = type(space).__name__ == "Box" and len(space.shape) == 1 and space.shape[0]
-            if not vector or not np.issubdtype(space.dtype, np.floating):
+            choice = name == "actions" and type(space).__name__ == "Discrete"
+            if not choice and not (vector and np.issubdtype(space.dtype, np.floating)):
                 raise UserError(
                     f"env: the {name} of '{self.id}' are {space}; only vectors of floats (a Box of one dimension) are "
-                    "supported, and neither pixels nor discrete choices: wrap the environment, or choose another"
+                    "supported, and as actions one choice (Discrete), but no pixels: wrap the environment, or choose "
+                    "another"
                 )
         return one
 
@@ -95,7 +103,9 @@ class Gym(Episodic):
         return torch.from_numpy(self.one.action_space.low), torch.from_numpy(self.one.action_space.high)
 
     def torque(self, actions: Tensor) -> Tensor:
-        """Give what the environment gets: actions in its own numbers, within its bounds."""
+        """Give what the environment gets: actions in its own numbers, within its bounds, or the numbers of choices."""
+        if self.chooses:
+            return actions.argmax(-1) + int(self.one.action_space.start)
         low, high = self.bounds
         bounded = (low.abs() < ENDLESS) & (high.abs() < ENDLESS)
         least, most = low.where(bounded, -1), high.where(bounded, 1)

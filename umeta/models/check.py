@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parameter import is_lazy
+from torch.utils.flop_counter import FlopCounterMode  # here, as it imports triton, which crashes after a renderer
 
 from umeta.errors import UserError
 from umeta.models.functional import Pure
@@ -121,8 +122,6 @@ def shrink(network: Pure, item_shape: tuple[int, ...]) -> tuple[int, ...]:
 
     A trial takes about a hundred of its passes.
     """
-    from torch.utils.flop_counter import FlopCounterMode  # imports triton, which networks of the library do without
-
     with torch.random.fork_rng(devices=[]), suppress(Exception):  # of the user's code, which the trial tells of
         with FlopCounterMode(display=False) as counter:
             features = network.features(item_shape)
