@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -65,6 +67,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=self.errors,
             text=True,
+            start_new_session=True,  # so that processes of its own end with it, which hold its stdout
         )
 
     def read(self) -> Round:
@@ -85,7 +88,7 @@ class Worker:
 
     def close(self) -> None:
         with contextlib.suppress(ProcessLookupError):
-            self.process.kill()
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.communicate()
         self.errors.close()
 

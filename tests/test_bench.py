@@ -101,6 +101,18 @@ def test_a_process_answers_round_by_round_and_says_what_it_lacks():
     assert "no_such_package" in measured["sides"]["lost"]["missing"]
 
 
+def leave_a_child():
+    """Give a side that has started a process of its own, as a pool does."""
+    subprocess.Popen(["sleep", "300"])
+    return dict
+
+
+@pytest.mark.timeout(60)  # of the 300 seconds that it would hold the end of the pipe
+def test_what_a_process_has_started_is_not_waited_for():
+    measured = measure(Measurement("a pool", {"ours": Side("tests.test_bench", "leave_a_child")}, rounds=1))
+    assert len(measured["sides"]["ours"]["rounds"]) == 1
+
+
 def test_tables_say_ratios_shares_and_what_is_missing(tmp_path):
     sides = scripted()["sides"]
     goal = replace(GOALS[0], text="goal", measurement="work", side="a", reference="b", least=1, aim=2)
