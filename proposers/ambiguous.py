@@ -12,10 +12,10 @@ from umeta.tasks import ambiguous
 
 @dataclass(frozen=True)
 class Ambiguous(WithProposer):
-    """Two classes, one as negatives: told by what is shown or by its shade (after Finn, Xu, Levine 2018, section 6)."""
+    """Two classes, one of them dimmed: told by what is shown, or by shade (after Finn, Xu, Levine 2018, section 6)."""
 
     domain: ClassVar[Literal["image", "env"]] = "image"
 
     def propose(self, source: UnlabelledImages, ctx: Context, embedder: Embedder | None = None) -> ambiguous.Ambiguous:
-        """Propose with the proposer, and show one class of each task as negatives."""
+        """Propose with the proposer, and dim one class of each task."""
         return ambiguous.Ambiguous(self.proposer.propose(source, ctx, embedder))

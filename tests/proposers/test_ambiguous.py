@@ -35,18 +35,18 @@ def test_both_readings_explain_the_support_and_one_of_them_the_query() -> None:
     before, after = (tasks.sample(TASKS, episode=EPISODE, seed=0) for tasks in (plain, Ambiguous(plain)))
     found = set()
     for t in TASKS:
-        shown, negative = {}, {}
+        shown, dim = {}, {}
         for name in ("support", "query"):
             old, new = (getattr(batch, name)() for batch in (before, after))
             as_it_is = (new.x[t] == old.x[t]).flatten(1).all(1)
-            torch.testing.assert_close(new.x[t], torch.where(as_it_is[:, None, None, None], old.x[t], 1 - old.x[t]))
-            shown[name], negative[name] = old.y[t], ~as_it_is
+            torch.testing.assert_close(new.x[t], torch.where(as_it_is[:, None, None, None], old.x[t], 0.4 * old.x[t]))
+            shown[name], dim[name] = old.y[t], ~as_it_is
             told = new.y[t]
             if name == "support":
                 assert torch.equal(told, shown[name])
-                one = int(told[negative[name]][0])  # the class that is shown as negatives
-                assert torch.equal(negative[name], told == one)
-        by_shade = torch.where(negative["query"], one, 1 - one)
+                one = int(told[dim[name]][0])  # the class that is dimmed
+                assert torch.equal(dim[name], told == one)
+        by_shade = torch.where(dim["query"], one, 1 - one)
         assert (by_shade != shown["query"]).reshape(2, 5).sum(1).tolist() == [2, 2]  # of either class
         readings = [torch.equal(told, labels) for labels in (shown["query"], by_shade)]
         assert sum(readings) == 1
@@ -73,7 +73,7 @@ def test_contract_and_file(tmp_path: Path) -> None:
     drawn = [each.sample(TASKS, episode=episode, seed=0).query() for each in (tasks, loaded)]
     assert torch.equal(drawn[0].x, drawn[1].x)
     assert torch.equal(drawn[0].y, drawn[1].y)
-    assert "negatives" in tasks.describe(episode)[-1]
+    assert "dimmed" in tasks.describe(episode)[-1]
 
 
 @pytest.mark.parametrize("episode", [EpisodeSpec(3, 1, 2), EpisodeSpec(2, 1, 1)])

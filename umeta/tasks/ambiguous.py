@@ -18,13 +18,15 @@ from umeta.runtime.devices import send
 from umeta.tasks._wrapped import WrappedTasks
 from umeta.types import Act, Batch, EpisodeSpec, TaskBatch
 
+DIM = 0.4  # of how bright a picture was
+
 
 @dataclass(frozen=True)
 class TwoReadings:
-    """T tasks of two classes, which of them is shown as negatives, and which are read by that."""
+    """T tasks of two classes, which of them is dimmed, and which tasks are read by that."""
 
     tasks: TaskBatch
-    negative: Tensor  # [T] int64, the class
+    dimmed: Tensor  # [T] int64, the class
     by_shade: Tensor  # [T] bool
 
     def support(self, act: Act | None = None, round: int = 0) -> Batch:
@@ -43,19 +45,17 @@ class TwoReadings:
         return replace(self, by_shade=~self.by_shade)
 
     def _shaded(self, batch: Batch, shade: Tensor) -> Batch:
-        negative = shade == send(self.negative, shade.device)[:, None]
-        return replace(
-            batch, x=torch.where(negative.view(*negative.shape, *[1] * (batch.x.dim() - 2)), 1 - batch.x, batch.x)
-        )
+        dim = (shade == send(self.dimmed, shade.device)[:, None]).view(*shade.shape, *[1] * (batch.x.dim() - 2))
+        return replace(batch, x=torch.where(dim, DIM * batch.x, batch.x))
 
 
 @dataclass(frozen=True)
 class Ambiguous(WrappedTasks):
-    """Any task distribution on images in tasks of two classes, of one of which the support shows negatives alone.
+    """Any task distribution on images in tasks of two classes, the support's items of one of which are dimmed.
 
-    So an item's class can be read from what it shows, or from whether it is a negative. A task's query follows one of
-    these readings, drawn at random, and every second item of each class is of the one class by what it shows and of the
-    other by its shade (after the ambiguous CelebA of Finn, Xu, Levine 2018, arXiv 1806.02817, section 6).
+    So a class can be told by what is shown, or by its shade. A task's query follows one of these readings, drawn at
+    random, and every second item of each class is of the one class by what it shows and of the other by its shade
+    (after the ambiguous CelebA of Finn, Xu, Levine 2018, arXiv 1806.02817, section 6).
     """
 
     def sample(self, indices: Tensor | np.ndarray, *, episode: EpisodeSpec, seed: int) -> TwoReadings:
@@ -70,15 +70,15 @@ class Ambiguous(WrappedTasks):
                 f"{episode.way} and {episode.query}"
             )
         keys = seeds.key(seed, "readings", np.asarray(indices))
-        drawn = (torch.from_numpy(seeds.below(seeds.key(keys, name), 2)) for name in ("negative", "shade"))
-        negative, by_shade = drawn
-        return TwoReadings(self.tasks.sample(indices, episode=episode, seed=seed), negative, by_shade == 1)
+        drawn = (torch.from_numpy(seeds.below(seeds.key(keys, name), 2)) for name in ("dimmed", "shade"))
+        dimmed, by_shade = drawn
+        return TwoReadings(self.tasks.sample(indices, episode=episode, seed=seed), dimmed, by_shade == 1)
 
     def describe(self, episode: EpisodeSpec) -> list[str]:
         """In numbers."""
         return [
             *self.tasks.describe(episode),
-            "one of two classes is shown as negatives, by which half of the tasks are read",
+            "one of the two classes is dimmed, and about half of the tasks are read by that",
         ]
 
     def save(self, folder: Path, name: str) -> dict[str, Any]:
