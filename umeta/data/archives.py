@@ -53,16 +53,19 @@ def list_files(root: Path) -> list[File]:
     if root.is_dir():
         found = []
         for folder, names in walk_folders(root):
-            inside = folder.relative_to(root).as_posix()
+            inside, outside = folder.relative_to(root).as_posix(), str(folder)
             for name in names:  # of which there may be very many: texts are several times as fast as paths
-                path = os.path.join(folder, name)
+                path = os.path.join(outside, name)
                 place = name if inside == "." else f"{inside}/{name}"
-                if not os.path.isfile(path):
+                try:
+                    info = os.stat(path)
+                except OSError:  # a link that leads nowhere
+                    continue
+                if not stat.S_ISREG(info.st_mode):
                     continue
                 if (ending := os.path.splitext(name)[1].lower()) in SHARDS:
                     found += [replace(file, name=f"{place}/{file.name}") for file in SHARDS[ending](Path(path))]
                 else:
-                    info = os.stat(path)
                     stamp = (info.st_size, info.st_mtime_ns, info.st_ctime_ns)
                     found.append(File(place, stamp, partial(read_contents, path)))
     elif root.is_file():
