@@ -28,7 +28,7 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results" / "bench.json"
 PICTURE = ROOT / "docs" / "bench.png"
 UNFINISHED = Path(__file__).parent / "unfinished.json"
-PACKAGES = ("torch", "learn2learn", "higher", "torchopt", "faiss-gpu", "faiss-cpu", "scikit-learn", "mujoco")
+PACKAGES = ("torch", "learn2learn", "higher", "torchopt", "jax", "faiss-gpu", "faiss-cpu", "scikit-learn", "mujoco")
 
 
 def main(names: list[str]) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -15,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench import clusters, maml, protonet
+from bench import clusters, maml, maml_jax, protonet
 from bench.machine import CONVOLUTION, convolution_flop
 from bench.maml import OUTER_LR, Case
 from embeddings.simclr import SimCLR, ntxent
@@ -150,7 +148,7 @@ def maml_step(title: str, case: dict[str, Any]) -> Measurement:
     }
     if case.get("model") != "resnet12":
         sides["torch.func, vmap of grad"] = lambda: in_tf32(False, functional(Case(**case)))
-        sides["JAX, jit of vmap of grad"] = lambda: jax_step(Case(**case))
+        sides["JAX, jit of vmap of grad"] = lambda: maml_jax.step(**case)
     flop = 0 if case.get("model") == "resnet12" else Case(**case).flop
     return Measurement(title, sides, flop=flop)
 
@@ -265,62 +263,6 @@ def functional_gradient(case: Case) -> Callable[..., dict[str, Tensor]]:
         return loss(fast, query_x, query_y)
 
     return torch.func.vmap(torch.func.grad(meta_loss), in_dims=(None, 0, 0, 0, 0))
-
-
-def jax_step(case: Case) -> Run:
-    """JAX: the same function of channels-last images, `jit(vmap(grad))`, with Adam in the program."""
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # else it takes most of the card's memory
-    jax: Any = importlib.import_module("jax")
-    jnp, lax = jax.numpy, jax.lax
-    jax.config.update("jax_default_matmul_precision", "highest")
-
-    def loss(params: Any, x: Any, y: Any) -> Any:
-        for block in range(4):
-            x = lax.conv_general_dilated(
-                x, params[f"{4 * block}.weight"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-            )
-            x = (x - x.mean((0, 1, 2))) * lax.rsqrt(x.var((0, 1, 2)) + 1e-5)
-            x = jax.nn.relu(x * params[f"{4 * block + 1}.weight"] + params[f"{4 * block + 1}.bias"])
-            n, h, w, c = x.shape
-            x = x[:, : h // 2 * 2, : w // 2 * 2].reshape(n, h // 2, 2, w // 2, 2, c).max((2, 4))
-        x = x.transpose(0, 3, 1, 2).reshape(len(x), -1)
-        logs = jax.nn.log_softmax(x @ params["head.weight"].T + params["head.bias"])
-        return -logs[jnp.arange(len(y)), y].mean()
-
-    def meta_loss(params: Any, x: Any, y: Any, query_x: Any, query_y: Any) -> Any:
-        fast = params
-        for _ in range(case.steps):
-            grads = jax.grad(loss)(fast, x, y)
-            grads = lax.stop_gradient(grads) if case.first_order else grads
-            fast = jax.tree.map(lambda p, g: p - case.inner_lr * g, fast, grads)
-        return loss(fast, query_x, query_y)
-
-    @jax.jit
-    def step(state: Any, *batch: Any) -> Any:
-        params, first, second, i = state
-        per_task = jax.vmap(jax.grad(meta_loss), in_axes=(None, 0, 0, 0, 0))(params, *batch)
-        grads = jax.tree.map(lambda g: g.mean(0), per_task)
-        i = i + 1
-        first = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, first, grads)
-        second = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, second, grads)
-
-        def move(p: Any, m: Any, v: Any) -> Any:
-            return p - OUTER_LR * (m / (1 - 0.9**i)) / (jnp.sqrt(v / (1 - 0.999**i)) + 1e-8)
-
-        return jax.tree.map(move, params, first, second), first, second, i
-
-    own = {name: value.detach().cpu().numpy() for name, value in case.network().named_parameters()}
-    params = {name: jnp.asarray(np.moveaxis(v, (0, 1), (3, 2)) if v.ndim == 4 else v) for name, v in own.items()}
-    zeros = jax.tree.map(jnp.zeros_like, params)
-    batches = case.batches()
-    x, query_x = (jnp.asarray(np.moveaxis(batch.x.cpu().numpy(), 2, 4)) for batch in batches)
-    y, query_y = (jnp.asarray(batch.y.cpu().numpy()) for batch in batches)
-    state = [(params, zeros, zeros, 0)]
-
-    def run() -> Any:
-        state[0] = jax.block_until_ready(step(state[0], x, y, query_x, query_y))
-
-    return run
 
 
 def proto_step(case: dict[str, Any]) -> Measurement:

@@ -15,7 +15,7 @@ import tarfile
 import venv
 from pathlib import Path
 
-PEERS = ("higher==0.2.1", "torchopt==0.7.3", "stable-baselines3==2.9.2", "lightly>=1.5")
+PEERS = ("higher==0.2.1", "torchopt==0.7.3", "stable-baselines3==2.9.2", "lightly>=1.5", "jax>=0.9")
 LEARN2LEARN = "learn2learn==0.2.0"
 NEEDS = ("requests", "tqdm", "cython", "setuptools")  # of learn2learn's parts that are compared, and to build them
 

@@ -180,11 +180,18 @@ def loop_gradient(case: Case, net: nn.Module) -> Gradient:
     return gradient
 
 
+def jax_gradient(case: Case, net: nn.Module) -> Gradient:
+    from bench import maml_jax  # which imports this file
+
+    return maml_jax.gradient(case, net)
+
+
 PEERS = {
     "learn2learn": learn2learn_gradient,
     "higher": higher_gradient,
     "torchopt": torchopt_gradient,
     "loop": loop_gradient,
+    "JAX": jax_gradient,
 }
 
 
