@@ -42,7 +42,7 @@ docs: $(VENV)/ready
 # The tables and curves of the README and of the documentation, from the results files.
 tables: $(VENV)/ready
 	$(BIN)/python -m umeta.report.tables README.md $(sort $(shell find docs -name '*.md'))
-	$(BIN)/python -m bench.table docs/speed.md docs/pictures.md
+	$(BIN)/python -m bench.table README.md docs/speed.md docs/pictures.md
 
 # Speed and memory beside other libraries (about 25 minutes); BENCH="maml kmeans" for some of it. The libraries go into
 # an environment of their own.
@@ -53,6 +53,7 @@ bench/.venv/ready: $(VENV)/ready bench/install.py
 
 bench: bench/.venv/ready
 	$(BENCH_PYTHON) -m bench $(BENCH)
+	$(BENCH_PYTHON) -m bench.table README.md docs/speed.md
 
 # Tests and speed on a graphics card (8 minutes), with the PyTorch that `python3` has: no network, no other set-up.
 gpu:

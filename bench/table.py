@@ -3,8 +3,9 @@
 <!-- bench: goals results/bench.json -->
 <!-- end -->
 
-and the same with `sides`, the table of all that was measured; `gpu`, that of `make gpu`; and `joint`, `pick` and
-`teach`, those of the modules of that name.
+and the same with `ratios`, the goals that the README shows; `sides`, the table of all that was measured; `gpu`, that of
+`make gpu`; `plot`, the picture of `make bench BENCH=minutes`; and `minutes`, `joint`, `pick` and `teach`, the tables of
+the modules of that name.
 """
 
 from __future__ import annotations
@@ -14,43 +15,66 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench import gpu
+from bench import gpu, minutes
 from bench.driver import duration, ratio, size
-from bench.measurements import CURVES, GOALS, Goal
+from bench.measurements import CURVES, GOALS, SHOWN, Goal
 from umeta.report.write import format_markdown
 from umeta.runtime import artifacts
 
-MARKER = re.compile(
-    r"(<!-- bench: (?P<table>goals|sides|gpu|joint|pick|teach) (?P<file>\S+) -->\n).*?(<!-- end -->)", re.DOTALL
-)
+MARKER = re.compile(r"(<!-- bench: (?P<table>\w+) (?P<file>\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 NAMES = {"grocery": "groceries", "cifar_fs": "CIFAR-FS", "omniglot": "Omniglot", "eurosat": "land cover"}
 ROOFLINE = ("sgemm", "convolution")  # the faster of the two, in float32
 
 
 def goals(result: dict[str, Any]) -> str:
-    """Each goal beside what was reached, as Markdown."""
+    """Each goal beside what was reached, as Markdown, and those that were not."""
     rows = [["", "umeta", "reference", "ratio (quartiles)", "at least", "aim"]]
-    for goal in GOALS:
-        if goal.measurement in result["measurements"]:
-            rows.append([goal.text, *reached(goal, result["measurements"][goal.measurement])])
-    return format_markdown(rows) if len(rows) > 1 else ""
+    missed = []
+    for goal, measured in list_known(result):
+        cells, holds = reached(goal, measured)
+        rows.append([goal.text, *cells])
+        missed += [] if holds else [goal.text]
+    below = f"Not reached: {'; '.join(missed)}." if missed else "All are reached."
+    return f"{format_markdown(rows)}\n\n{result['date']}, {result['hardware']}. {below}" if len(rows) > 1 else ""
 
 
-def reached(goal: Goal, measured: dict[str, Any]) -> list[str]:
+def list_known(result: dict[str, Any]) -> list[tuple[Goal, dict[str, Any]]]:
+    """Goals of sides that the result has, with their measurements."""
+    found = [(goal, result["measurements"].get(goal.measurement, {"sides": {}})) for goal in GOALS]
+    return [(goal, measured) for goal, measured in found if {goal.side, goal.reference} <= measured["sides"].keys()]
+
+
+def reached(goal: Goal, measured: dict[str, Any]) -> tuple[list[str], bool]:
+    """Cells of a goal's row, and whether what was shown of the ratio is enough."""
     ours, theirs = measured["sides"][goal.side], measured["sides"][goal.reference]
     if missing := ours.get("missing") or theirs.get("missing"):
-        return [f"not measured: {missing}", "", "", "", ""]
+        return [f"not measured: {missing}", "", "", "", ""], True
     if goal.memory:
-        factor = ours["process"] / theirs["process"]
-        return [size(ours["process"]), size(theirs["process"]), f"{factor:.2f}", f"at most {goal.least}", str(goal.aim)]
+        factor = round(ours["process"] / theirs["process"], 2)
+        sizes = [size(ours["process"]), size(theirs["process"])]
+        return [*sizes, f"{factor:.2f}", f"at most {goal.least}", f"{goal.aim}"], factor <= goal.least
     factor, low, high = ratio(ours, theirs)
-    return [
-        duration(ours["median"]),
-        duration(theirs["median"]),
-        f"**{factor:.2f}** ({low:.2f} to {high:.2f})",
-        str(goal.least),
-        str(goal.aim),
-    ]
+    times = [duration(ours["median"]), duration(theirs["median"])]
+    shown = f"**{factor:.2f}** ({low:.2f} to {high:.2f})"
+    return [*times, shown, f"{goal.least:g}", f"{goal.aim:g}"], round(factor, 2) >= goal.least
+
+
+def ratios(result: dict[str, Any]) -> str:
+    """Ratios that the README shows, each beside another library; when they were measured, and on which machine."""
+    rows = [["", "umeta", "", "times as fast"]]
+    for goal, measured in list_known(result):
+        if goal.text in SHOWN:
+            what, other = SHOWN[goal.text]
+            (ours, theirs, factor, *_), _ = reached(goal, measured)
+            rows.append([what, ours, f"{other}: {theirs}", factor.partition(" ")[0]])
+    versions = ", ".join(f"{name} {result['versions'][name]}" for name in ("torch", "learn2learn"))
+    return f"{format_markdown(rows)}\n\n*{result['date']}, {result['hardware']}; {versions}, as they are shipped.*"
+
+
+def plot(result: dict[str, Any]) -> str:
+    """Return the picture that `bench.minutes` drew, in the README, and where it is from."""
+    text = "accuracy on validation classes after 1 to 30 minutes, by this project's recipe and by others"
+    return f"![{text}](docs/minutes.png)\n\n*{result['date']}, {result['hardware']}.*"
 
 
 def sides(result: dict[str, Any]) -> str:
@@ -134,12 +158,24 @@ def teach(result: dict[str, Any]) -> str:
     return f"{format_markdown(rows)}\n\n{result['date']}, {result['hardware']}."
 
 
+MAKERS = {
+    "goals": goals,
+    "ratios": ratios,
+    "sides": sides,
+    "gpu": gpu.table,
+    "plot": plot,
+    "minutes": minutes.table,
+    "joint": joint,
+    "pick": pick,
+    "teach": teach,
+}
+
+
 def rewrite(text: str, root: Path) -> str:
     """Return the text with every marked table made anew."""
 
     def table(marker: re.Match[str]) -> str:
-        makers = {"goals": goals, "sides": sides, "gpu": gpu.table, "joint": joint, "pick": pick, "teach": teach}
-        make = makers[marker["table"]]
+        make = MAKERS[marker["table"]]
         file = root / marker["file"]
         made = make(artifacts.read_json(file)) if file.exists() else "Not measured."
         return f"{marker[1]}{made}\n{marker[4]}"

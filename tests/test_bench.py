@@ -14,7 +14,7 @@ from bench import active, cards, gpu, pick, scale, serving, table
 from bench.driver import Measurement, Side, measure, ratio
 from bench.install import attempt
 from bench.maml import Case, agreement, distance, gradients, loop_gradient
-from bench.measurements import CURVES, GOALS, MEASUREMENTS
+from bench.measurements import CURVES, GOALS, MEASUREMENTS, SHOWN
 from bench.standin import Marks
 from umeta.benchmarks.goals import goals
 from umeta.deploy.adapted import AdaptedLearner, Format, MetaLearnt
@@ -116,9 +116,11 @@ def test_what_a_process_has_started_is_not_waited_for():
 def test_tables_say_ratios_shares_and_what_is_missing(tmp_path):
     sides = scripted()["sides"]
     goal = replace(GOALS[0], text="goal", measurement="work", side="a", reference="b", least=1, aim=2)
-    assert table.reached(goal, {"sides": sides}) == ["2.5 s", "3 s", "**1.50** (0.88 to 2.00)", "1", "2"]
-    assert table.reached(replace(goal, memory=True), {"sides": sides})[2:] == ["1.00", "at most 1", "2"]
-    assert "No module named 'peer'" in table.reached(replace(goal, reference="absent"), {"sides": sides})[0]
+    assert table.reached(goal, {"sides": sides}) == (["2.5 s", "3 s", "**1.50** (0.88 to 2.00)", "1", "2"], True)
+    assert not table.reached(replace(goal, least=1.6), {"sides": sides})[1]
+    assert table.reached(replace(goal, memory=True), {"sides": sides})[0][2:] == ["1.00", "at most 1", "2"]
+    assert not table.reached(replace(goal, memory=True, least=0.9), {"sides": sides})[1]
+    assert "No module named 'peer'" in table.reached(replace(goal, reference="absent"), {"sides": sides})[0][0]
     machine = {"title": "machine", "unit": "step", "flop": 48.0, "sides": {"float32": {**sides["a"], "median": 4.0}}}
     result = {
         "date": "2026-01-31",
@@ -143,6 +145,35 @@ def test_every_goal_is_of_sides_that_are_measured():
     for goal in GOALS:
         assert {goal.side, goal.reference} <= set(MEASUREMENTS[goal.measurement].sides)
     assert not set(CURVES) & set(MEASUREMENTS)
+
+
+def test_the_readme_shows_five_ratios_the_machine_and_the_date(tmp_path):
+    assert len(SHOWN) == 5
+    shown = [goal for goal in GOALS if goal.text in SHOWN]
+    a, b = (scripted()["sides"][name] for name in "ab")
+    measured = {goal.measurement: {"sides": {goal.side: a, goal.reference: b}} for goal in shown}
+    facts = {"date": "2026-01-31", "hardware": "2 threads", "versions": {"torch": "3", "learn2learn": "0"}}
+    (tmp_path / "bench.json").write_text(json.dumps({**facts, "measurements": measured}))
+    made = table.rewrite("<!-- bench: ratios bench.json -->\n<!-- end -->", tmp_path)
+    assert made.count("**1.50**") == 5
+    assert "*2026-01-31, 2 threads; torch 3, learn2learn 0, as they are shipped.*" in made
+
+
+def test_tables_name_the_goals_that_are_not_reached(monkeypatch):
+    sides = scripted()["sides"]
+    goal = replace(GOALS[0], text="goal", measurement="work", side="a", reference="b", least=1, aim=2)
+    result = {"date": "2026-01-31", "hardware": "2 threads", "measurements": {"work": {"sides": sides}}}
+    monkeypatch.setattr(table, "GOALS", [goal, replace(goal, text="more", least=1.6)])
+    assert table.goals(result).endswith("\n\n2026-01-31, 2 threads. Not reached: more.")
+    monkeypatch.setattr(table, "GOALS", [goal])
+    assert table.goals(result).endswith("\n\n2026-01-31, 2 threads. All are reached.")
+
+
+def test_the_plot_of_minutes_is_shown_once_it_is_there(tmp_path):
+    page = "<!-- bench: plot minutes.json -->\nNot measured.\n<!-- end -->"
+    assert table.rewrite(page, tmp_path) == page
+    (tmp_path / "minutes.json").write_text(json.dumps({"date": "2026-01-31", "hardware": "2 threads", "rows": []}))
+    assert "](docs/minutes.png)\n\n*2026-01-31, 2 threads.*" in table.rewrite(page, tmp_path)
 
 
 def test_the_plot_is_drawn(tmp_path):
