@@ -44,9 +44,11 @@ def draw_fits(path: Path, panels: Sequence[Fit]) -> None:
     for axes, panel in zip(grid.flat, panels, strict=False):
         axes.plot(panel.x, panel.true, color="#c33", linewidth=2, label="true")
         if len(panel.draws) > 1:
-            axes.plot(panel.x, panel.draws.T, color="#05a", linewidth=0.7, alpha=0.4)
+            named = ["draws", *["_"] * (len(panel.draws) - 1)]
+            axes.plot(panel.x, panel.draws.T, color="#05a", linewidth=0.7, alpha=0.4, label=named)
         for (steps, y), dash in zip(panel.after.items(), (":", "--", "-"), strict=False):
-            label = "before" if steps == 0 else f"after {steps} step{'' if steps == 1 else 's'}"
+            taken = "before" if steps == 0 else f"after {steps} step{'' if steps == 1 else 's'}"
+            label = taken if len(panel.after) > 1 else "answer"
             axes.plot(panel.x, y, dash, color="#05a", linewidth=1.6, label=label)
         axes.plot(panel.support_x, panel.support_y, "^", color="#639", markersize=7, label="support")
         axes.set_title(panel.title, fontsize=10)

@@ -309,7 +309,7 @@ def collect_fits(trial: Trial, tasks: SinusoidTasks, rows: dict[str, Callable[[i
         support, query = task.support(), task.query()
         for name, method in rows.items():
             fitted, after = method(shot), {}
-            for k in [k for k in SHOWN if k <= s.steps]:
+            for k in [0] if fitted.learner.steps is None else [k for k in SHOWN if k <= s.steps]:
                 with torch.no_grad():
                     adapted = fitted.learner.adapt(fitted.theta, support, steps=k)
                     after[k] = fitted.learner.predict(fitted.theta, adapted, query.x)[0, :, 0].cpu().numpy()
