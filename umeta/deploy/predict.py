@@ -10,7 +10,7 @@ from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -228,7 +228,8 @@ def decode_files(found: Iterator[File], format: Format, bad: list[str] | None) -
     found = itertools.chain(first, found)
     many = len(first) == MANY
     part = PART if many else 1
-    with decode.start_processes() if many else nullcontext() as processes:
+    started: AbstractContextManager[Executor | None] = decode.start_processes() if many else nullcontext()
+    with started as processes:
         pool = ThreadPoolExecutor(os.cpu_count(), initializer=leave_interrupts)
         try:
             while True:
