@@ -475,6 +475,7 @@ def test_no_process_is_left_behind(place, learner, number):
     command = [sys.executable, "-m", "umeta", "predict", learner, "many"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as running:
         wait_until(lambda: len(descendants(running.pid)) > 1)  # the pool's, and one that Python has beside them
+        time.sleep(0.15)  # they are still beginning
         children = descendants(running.pid)
         (os.killpg if number == signal.SIGINT else os.kill)(running.pid, number)
         assert running.stderr is not None
