@@ -242,13 +242,16 @@ def umeta_problem(case: Case, precision: Precision = "float32") -> BatchProblem:
 
 
 def agreement(**options: Any) -> Callable[[], dict[str, float]]:
-    """Return the largest relative distance of each one's meta-gradient from the plain loop's, in float64."""
+    """Return the largest relative distance of each one's meta-gradient from the plain loop's, in float64.
+
+    With `double=False` in float32, JAX too: its float64 convolutions, mapped over tasks on a CPU, give wrong gradients.
+    """
     case = Case(**{"tasks": 3, "double": True, **options})
 
     def compare() -> dict[str, float]:
         truth = gradients(case, loop_gradient)
         found = {"umeta": umeta_problem(case).loss_and_grad()[1]}
-        for name in [name for name in PEERS if name != "loop"]:
+        for name in [name for name in PEERS if name != "loop" and not (name == "JAX" and case.double)]:
             try:
                 found[name] = gradients(case, PEERS[name])
             except ImportError:

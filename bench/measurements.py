@@ -78,8 +78,14 @@ MEASUREMENTS: dict[str, Measurement] = {
         seconds=20,
     ),
     "agreement": Measurement(
-        "meta-gradient against a plain loop, float64",
-        {"5 steps": Side("bench.maml", "agreement"), "1 step": Side("bench.maml", "agreement", {"steps": 1})},
+        "meta-gradient against a plain loop, float64 where nothing else is said",
+        {
+            "5 steps": Side("bench.maml", "agreement"),
+            "1 step": Side("bench.maml", "agreement", {"steps": 1}),
+            "1 step, first order, float32": Side(
+                "bench.maml", "agreement", {"steps": 1, "first_order": True, "double": False, "tasks": 8}
+            ),
+        },
         unit="comparison",
         rounds=1,
     ),
