@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,36 +26,40 @@ from umeta.stages.runs import load_run
 
 WAY, EACH, DRAWS, LABELS = 10, 10, 20, (1, 1.5, 2)  # labels are of each class
 
-Choice = Callable[[AdaptedLearner, np.ndarray, np.ndarray, np.random.Generator], int]
+
+@dataclass(frozen=True)
+class State:
+    """What there is to choose from when some of it has a label."""
+
+    learner: AdaptedLearner  # to those
+    pool: np.ndarray  # [n, C, H, W] uint8
+    vectors: np.ndarray  # [n, d] features of the pool
+    labelled: np.ndarray  # indices
+    random: np.random.Generator
+
+    def find_entropy(self) -> np.ndarray:
+        return find_entropy(self.learner.probabilities(self.pool))
 
 
-def choose_at_random(
-    learner: AdaptedLearner, pool: np.ndarray, labelled: np.ndarray, random: np.random.Generator
-) -> int:
-    return int(random.choice(np.setdiff1d(np.arange(len(pool)), labelled)))
+def choose_at_random(state: State) -> int:
+    return int(state.random.choice(np.setdiff1d(np.arange(len(state.pool)), state.labelled)))
 
 
-def choose_by_entropy(
-    learner: AdaptedLearner, pool: np.ndarray, labelled: np.ndarray, random: np.random.Generator
-) -> int:
-    doubt = find_entropy(learner.probabilities(pool))
-    doubt[labelled] = -1
+def choose_by_entropy(state: State) -> int:
+    doubt = state.find_entropy()
+    doubt[state.labelled] = -1
     return int(doubt.argmax())
 
 
-def choose_as_pick(learner: AdaptedLearner, pool: np.ndarray, labelled: np.ndarray, random: np.random.Generator) -> int:
-    vectors = learner.source.features(pool).numpy()
-    return int(choose(vectors, 1, labelled, learner.labels)[0])
+def choose_as_pick(state: State) -> int:
+    return int(choose(state.vectors, 1, state.labelled, state.learner.labels)[0])
 
 
-def choose_as_pick_by_entropy(
-    learner: AdaptedLearner, pool: np.ndarray, labelled: np.ndarray, random: np.random.Generator
-) -> int:
-    vectors, doubt = learner.source.features(pool).numpy(), find_entropy(learner.probabilities(pool))
-    return int(choose(vectors, 1, labelled, doubt=doubt)[0])
+def choose_as_pick_by_entropy(state: State) -> int:
+    return int(choose(state.vectors, 1, state.labelled, doubt=state.find_entropy())[0])
 
 
-CHOICES: dict[str, Choice] = {
+CHOICES: dict[str, Callable[[State], int]] = {
     "at random": choose_at_random,
     "entropy": choose_by_entropy,
     "pick": choose_as_pick,
@@ -70,7 +75,7 @@ def measure(source: MetaLearnt, pixels: np.ndarray, labels: np.ndarray, draws: i
         classes = random.choice(np.unique(labels), WAY, replace=False)
         drawn = np.stack([random.permutation(np.flatnonzero(labels == c))[: 2 * EACH] for c in classes])
         pool, test = pixels[drawn[:, :EACH].ravel()], pixels[drawn[:, EACH:].ravel()]
-        y = np.repeat(np.arange(WAY), EACH)
+        y, vectors = np.repeat(np.arange(WAY), EACH), source.features(pool).numpy()
         for name, choice in CHOICES.items():
             labelled = np.arange(WAY) * EACH
             while True:
@@ -79,7 +84,7 @@ def measure(source: MetaLearnt, pixels: np.ndarray, labels: np.ndarray, draws: i
                     found[told][name].append(100 * float((learner.answers(test)[0] == y).mean()))
                 if len(labelled) == WAY * LABELS[-1]:
                     break
-                labelled = np.append(labelled, choice(learner, pool, labelled, random))
+                labelled = np.append(labelled, choice(State(learner, pool, vectors, labelled, random)))
     return {
         told: {name: summarize(values) for name, values in columns.items()}
         | {"gain": summarize(np.subtract(columns["entropy"], columns["at random"]))}

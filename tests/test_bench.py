@@ -344,8 +344,9 @@ def test_the_next_label_is_where_the_answers_are_least_sure(monkeypatch):
     source = MetaLearnt("", {}, learner, learner.init(0), Format((1, 1, 2)), False)
     pool, labelled = pixels[::2], np.arange(4) * 10
     adapted = AdaptedLearner.adapt(source, pool[labelled], labels[::2][labelled])
+    state = active.State(adapted, pool, source.features(pool).numpy(), labelled, random)
     for choice in (active.choose_by_entropy, active.choose_as_pick_by_entropy):
-        chosen = choice(adapted, pool, labelled, random)
+        chosen = choice(state)
         assert chosen not in labelled
         assert labels[::2][chosen] in (0, 1)
     monkeypatch.setattr(active, "WAY", 4)
