@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from umeta.deploy.pick import choose, find_doubt, find_entropy, typicality
-from umeta.deploy.seen import see
+from umeta.deploy.pick import choose, choose_beside, find_doubt, find_entropy, typicality
+from umeta.deploy.seen import BLOCK, Seen, see
 
 GROUPS = 6
 
@@ -64,6 +67,31 @@ def test_doubt_is_one_between_two_prototypes_and_least_at_one():
 def test_entropy_is_one_where_nothing_is_known_and_zero_where_all_is():
     answers = np.array([[1, 1, 1, 1], [4, 0, 0, 0], [2, 2, 0, 0]], np.float32) / 4
     assert find_entropy(answers) == pytest.approx([1, 0, 0.5])
+    assert find_entropy(np.ones((2, 1))).tolist() == [1, 1]
+
+
+def test_a_learner_without_prototypes_is_asked_what_it_is_unsure_of():
+    """Of pictures of one group among many, more than are looked at together, and an example that is one of them."""
+    random = np.random.default_rng(0)
+    member = np.repeat(np.arange(4), BLOCK)
+    z = np.eye(8)[member] + 0.05 * random.normal(size=(len(member), 8))
+    items = random.integers(0, 256, (len(member), 1, 4, 4), dtype=np.uint8)
+    of = dict(zip((one.tobytes() for one in items), range(len(items)), strict=True))
+    shown = np.arange(4) * BLOCK
+
+    def find(pictures):
+        return [of[one.tobytes()] for one in pictures]
+
+    learner: Any = SimpleNamespace(
+        support=items[shown],
+        labels=np.arange(4),
+        adapted=SimpleNamespace(params={"weight": None}),
+        source=SimpleNamespace(features=lambda pictures: torch.from_numpy(z[find(pictures)])),
+        probabilities=lambda pictures: np.where(member[find(pictures)][:, None] == 2, 0.25, np.eye(4)[0]),
+    )
+    chosen = choose_beside(learner, Seen([], list(items), z, []), 3)
+    assert member[chosen][0] == 2
+    assert not set(chosen) & set(shown)
 
 
 def test_doubt_that_is_given_takes_the_place_of_prototypes(groups):

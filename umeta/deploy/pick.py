@@ -12,7 +12,7 @@ from umeta import seeds
 from umeta.data.images import hash_each
 from umeta.data.spreadsheet import guard
 from umeta.deploy.adapted import AdaptedLearner, load_source, refuse_to_overwrite
-from umeta.deploy.seen import Seen, see
+from umeta.deploy.seen import BLOCK, Seen, see
 from umeta.draw import mosaic
 from umeta.errors import UserError
 from umeta.models.weigh import unit
@@ -70,7 +70,12 @@ def find_doubt(z: np.ndarray, shown: np.ndarray, labels: np.ndarray) -> np.ndarr
 
 
 def find_entropy(probabilities: np.ndarray) -> np.ndarray:
-    """Return how unsure answers [n, way] are: from 0, where they are certain, to 1, where all classes are as likely."""
+    """Return how unsure answers [n, way] are: from 0, where they are certain, to 1, where all classes are as likely.
+
+    It is 1 where there is only one class.
+    """
+    if probabilities.shape[1] == 1:
+        return np.ones(len(probabilities))
     logs = np.log(probabilities.clip(np.finfo(np.float32).tiny))
     return -(probabilities * logs).sum(1) / math.log(probabilities.shape[1])
 
@@ -113,12 +118,19 @@ def pick(
 
 
 def choose_beside(learner: AdaptedLearner, seen: Seen, count: int) -> np.ndarray:
-    """Choose pictures beside a learner's examples, which may be among them."""
+    """Choose pictures beside a learner's examples, which may be among them.
+
+    In doubt is what the learner itself is unsure of; of one that compares features with prototypes these say so.
+    """
     examples = dict(zip(hash_each(learner.support), learner.labels, strict=True))
     given = [(i, examples[key]) for i, key in enumerate(hash_each(seen.items)) if key in examples]
     vectors = np.concatenate([seen.vectors, learner.source.features(learner.support).float().cpu().numpy()])
-    rows = [*(i for i, _ in given), *range(len(seen.vectors), len(vectors))]
-    return choose(vectors, count, np.array(rows), np.array([*(label for _, label in given), *learner.labels]))
+    rows = np.array([*(i for i, _ in given), *range(len(seen.vectors), len(vectors))])
+    if "prototypes" in learner.adapted.params:
+        return choose(vectors, count, rows, np.array([*(label for _, label in given), *learner.labels]))
+    blocks = (np.stack(seen.items[start : start + BLOCK]) for start in range(0, len(seen.items), BLOCK))
+    unsure = [find_entropy(learner.probabilities(items)) for items in blocks]
+    return choose(vectors, count, rows, doubt=np.concatenate([*unsure, np.zeros(len(learner.support))]))
 
 
 def write(seen: Seen, photos: Path, order: np.ndarray, out: Path) -> None:
