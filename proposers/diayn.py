@@ -88,7 +88,7 @@ class Learning:
         o = self.options = options
         self.env, self.seed = env, ctx.seed
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seeds.integer(ctx.seed, "diayn"))
+            torch.default_generator.manual_seed(seeds.integer(ctx.seed, "diayn"))
             self.policy = SkillPolicy(env.observation, env.action, o.skills, o.hidden)
             self.learner = o.algorithm.build(self.policy, env.discount, o.lr)
             self.discriminator = Discriminator.checked(env, o.skills, o.hidden, o.sees)

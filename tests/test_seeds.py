@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import permutations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -83,3 +84,11 @@ def test_integer_and_generator() -> None:
     one, again, other = (torch.rand(3, generator=seeds.generator(5, word)) for word in ("a", "a", "b"))
     assert torch.equal(one, again)
     assert not torch.equal(one, other)
+
+
+def test_the_random_state_of_a_gpu_is_left_alone() -> None:
+    """`torch.manual_seed` also sets that of every GPU, which no `fork_rng(devices=[])` gives back."""
+    root = Path(__file__).parents[1]
+    files = [path for part in ("umeta", "proposers", "embeddings") for path in (root / part).rglob("*.py")]
+    assert len(files) > 100
+    assert not [path.name for path in files if "torch.manual_seed(" in path.read_text(encoding="utf-8")]

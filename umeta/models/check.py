@@ -172,7 +172,7 @@ class Trial:
                 raise UserError(message) from error
         self.near = 1e-5 if self.expected.features.dtype == torch.float64 else 1e-3
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed(1)
+            torch.default_generator.manual_seed(1)
             other, _ = network.run_loop(self.params, self.x, None)
         self.random = self.far(other, self.expected.features)
         self.mixes = self.far(self.expected.alone, self.expected.again[:, :1])
@@ -183,12 +183,12 @@ class Trial:
         # checkpoints would compute again when the module has its own weights back
         apart = torch.autograd.graph.disable_saved_tensors_hooks(CHECKPOINTS)
         with torch.random.fork_rng(devices=[]), torch.enable_grad(), apart:
-            torch.manual_seed(0)
+            torch.default_generator.manual_seed(0)
             out, stats = program(params, self.x, None)
             grads = torch.autograd.grad(weigh(out), leaves, materialize_grads=True) if out.requires_grad else []
         stats = {name: value.detach() for name, value in stats.items()}
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed(0)
+            torch.default_generator.manual_seed(0)
             again, _ = program(params, self.x, stats)
             alone, _ = program(params, self.x[:, :1], stats)
         return Outcome(out.detach(), again, alone, list(grads))

@@ -85,7 +85,7 @@ class Described:
         assert isinstance(whole, Beside)
         chosen = np.random.default_rng(seed).permutation(len(images))[:PICTURES]
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             whole.fit(images.floats(chosen), features)
             if self.weight is None and len(images) > NEIGHBOURS:
                 seen: list[Callable[[Tensor], Tensor]] = [

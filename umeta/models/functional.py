@@ -251,9 +251,9 @@ def join(module: str, name: str) -> str:
 
 
 def draw(make: Callable[[], M], seed: int) -> M:
-    """Call `make` with torch seeded, and leave the global random state alone."""
+    """Call `make` with torch seeded on the CPU, and leave the global random state alone, a GPU's too."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         return make()
 
 
