@@ -65,7 +65,7 @@ class IMAML(GradientLearner, OwnMetaGradient):
             curved = torch.autograd.grad(slope, leaves, vector, retain_graph=True, materialize_grads=True)
             return vector + flat(curved) / self.proximal
 
-        found, _ = conjugate_gradients(product, gradient, self.iterations, gradient)  # from the first-order gradient on
+        found = conjugate_gradients(product, gradient, self.iterations, gradient)  # from the first-order gradient on
         sizes = [value[0].numel() for value in leaves]
         named = {n: part.view_as(p) for (n, p), part in zip(phi.items(), found.split(sizes, 1), strict=True)}
         return adapted, self.pull_back(theta, support, named)

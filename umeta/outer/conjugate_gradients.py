@@ -10,7 +10,7 @@ from torch import Tensor
 
 def conjugate_gradients(
     product: Callable[[Tensor], Tensor], b: Tensor, iterations: int, x: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+) -> Tensor:
     """Solve A x = b by conjugate gradients (Hestenes and Stiefel 1952), a symmetric system for each row of b [T, n].
 
     A row keeps the x that it has where A has no positive curvature along the next direction (Steihaug 1983), or
@@ -18,8 +18,6 @@ def conjugate_gradients(
 
     product: rows [T, n] times the matrices, one for each row.
     x: where to begin, by default at zero.
-
-    Returns: x, and b - A x.
     """
     x, residual = (torch.zeros_like(b), b) if x is None else (x, b - product(x))
     direction, error = residual, residual.square().sum(1, keepdim=True)
@@ -35,4 +33,4 @@ def conjugate_gradients(
         x, residual = x + length * direction, residual - torch.where(going, length * image, 0)
         last, error = error, residual.square().sum(1, keepdim=True)
         direction = residual + torch.where(going, error / last, 0) * direction
-    return x, residual
+    return x

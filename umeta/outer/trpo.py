@@ -50,10 +50,8 @@ class TRPO:
         """One step."""
         metrics, grads = problem.loss_and_grad()
         gradient = self._flat(grads)
-        found, residual = conjugate_gradients(
-            lambda v: self._fisher(problem, v[0])[None], gradient[None], self.iterations
-        )
-        direction, curvature = found[0], (found[0] @ (gradient - residual[0])).item()
+        (direction,) = conjugate_gradients(lambda v: self._fisher(problem, v[0])[None], gradient[None], self.iterations)
+        curvature = (direction @ gradient).item()  # what is left of the gradient is orthogonal to the direction
         kl, accepted = 0.0, 0.0
         if 0 < curvature < inf:  # else the gradient is zero, or something is not a number
             kl, accepted = self._search(problem, direction * (2 * self.max_kl / curvature) ** 0.5)
