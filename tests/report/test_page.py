@@ -244,6 +244,14 @@ def test_curves_and_calibration_are_drawn_where_they_are_known():
     assert [shape["class"] for shape in page.all("polygon")] == ["band"]
 
 
+def test_a_screen_reader_is_told_every_plot_and_no_legend(environment):
+    page = Page((environment / "run/report.html").read_text(encoding="utf-8"))
+    plots = [plot for plot in page.all("svg") if plot.get("aria-hidden") != "true"]
+    assert len(plots) > 1
+    assert len(page.all("svg")) == len(plots) + 5
+    assert all(plot["role"] == "img" and plot["aria-label"] for plot in plots)
+
+
 def test_limits_follow_from_how_the_run_was_made():
     assert len(bare().text("li")) == 2
     changed = {"inference": "transductive", "split": "val", "proposed_with": "true labels"}
@@ -365,6 +373,12 @@ def test_a_long_noisy_loop_is_smoothed_and_thinned():
         assert shown[:, 0].min() >= 44
         assert shown[:, 1].min() >= 8
         assert shown[:, 1].max() <= 160
+
+
+def test_few_points_are_not_smoothed():
+    drawn = web.draw_plot("t", "step", [0, 1, 2], [5.0, 1.0, 3.0], smooth=True)
+    assert points(drawn, "line").tolist() == points(drawn, "faint").tolist()
+    assert "from 5 at 0 to 3 at 2" in drawn
 
 
 @pytest.mark.parametrize(

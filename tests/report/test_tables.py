@@ -2,7 +2,10 @@
 
 import json
 
-from umeta.report.tables import collect_certainty, join_names, make_table
+import pytest
+from PIL import Image
+
+from umeta.report.tables import collect_certainty, draw, join_names, make_table
 
 
 def result(title: str, tasks: int = 1000, seed: int | str = 0, commit: str = "aaa", **rows) -> dict:
@@ -74,3 +77,17 @@ def test_certainty_has_columns_where_a_result_knows_it(tmp_path):
 def test_points_of_a_plot_are_calibration_error_and_accuracy():
     judged = result("instance tasks, B") | {"calibration": {"episode": "5w", "ece": 0.125, "bins": []}}
     assert collect_certainty([result("A"), judged]) == {"B": (12.5, 50.0)}
+
+
+@pytest.mark.parametrize(
+    ("key", "changes"),
+    [
+        ("curves", {"curves": {"5w": {"x": [1.0, 2.0], "mean": [40.0, 50.0], "interval": [1.0, 1.0], "label": "min"}}}),
+        ("proposer.k", {"config": {"proposer": {"k": 500}}}),
+        ("certainty", {"calibration": {"episode": "5w", "ece": 0.125, "bins": []}}),
+    ],
+)
+def test_a_result_alone_is_drawn(tmp_path, key, changes):
+    (tmp_path / "r.json").write_text(json.dumps([result("A") | changes]))
+    draw(tmp_path / "r.json", tmp_path / "r.png", key)
+    assert len(Image.open(tmp_path / "r.png").getcolors(1 << 20)) > 10

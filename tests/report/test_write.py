@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from umeta.report.write import track_result
+import pytest
+
+from umeta.report.write import list_facts, read_log, track_result
 
 
 class Kept:
@@ -41,3 +43,20 @@ def test_trackers_are_told_the_table_and_each_point_of_the_curves() -> None:
             ("meta-steps", 10, {"accuracy": 0.8}),
         ]
     )
+
+
+@pytest.mark.parametrize(("steps", "said"), [(None, "normalisation `batch`; "), (5, "normalisation `batch`, 5 inner")])
+def test_inner_steps_are_told_of_a_learner_that_takes_any(steps: int | None, said: str) -> None:
+    protocol = {"name": "small", "split": "test", "classes": 5, "queries": 5, "tasks": 10, "seed": 0, "steps": steps}
+    protocol |= {"normalisation": "batch", "inference": "transductive", "proposed_with": "no labels"}
+    result = {"title": "tiny", "rows": {"tiny": {"5-way": {"tasks": 10}}}, "protocol": protocol, "minutes": {}}
+    facts = list_facts(result | {"seed": 0, "hardware": "a machine"})  # type: ignore[arg-type]
+    (fact,) = (line for line in facts if line.startswith("tiny: transductive"))
+    assert said in fact
+    assert ("inner steps" in fact) == bool(steps)
+
+
+def test_a_line_that_a_kill_cut_short_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "loop.jsonl").write_text('{"step": 1, "loss": 0.5}\n{"step": 2, "loss": 0.25}\n{"step": 3, "lo')
+    assert read_log(tmp_path / "loop.jsonl") == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25}]
+    assert read_log(tmp_path / "none.jsonl") == []

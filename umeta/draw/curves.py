@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from umeta.draw import mosaic
 
+MARKERS = "os^vD*"
 SHOWN = 12  # rewards, or skills in a film, that are shown one by one, at most
 
 
@@ -55,7 +57,7 @@ def plot_adaptation(path: Path, curves: Mapping[str, Curve], ylabel: str) -> Non
     figure = Figure(figsize=(8, 4.2), layout="constrained")
     axes = figure.subplots()
     for i, (name, curve) in enumerate(curves.items()):
-        colour, dash, marker = colours(len(curves))[i], ("-", "--", "-.", ":")[i % 4], "os^vD*"[i % 6]
+        colour, dash, marker = colours(len(curves))[i], ("-", "--", "-.", ":")[i % 4], MARKERS[i % len(MARKERS)]
         x, mean, half = (np.asarray(v, float) for v in (curve["x"], curve["mean"], curve["interval"]))
         axes.fill_between(x, mean - half, mean + half, color=colour, alpha=0.15, linewidth=0)
         axes.plot(x, mean, dash, color=colour, marker=marker, markersize=4, linewidth=1.8, label=name)
@@ -73,8 +75,8 @@ def plot_points(path: Path, points: Mapping[str, tuple[float, float]], labels: t
     columns = 1 + len(points) // 25
     figure = Figure(figsize=(6 + 2 * columns, 5), layout="constrained")
     axes = figure.subplots()
-    for i, (name, (x, y)) in enumerate(points.items()):
-        axes.plot(x, y, "os^vD*"[i % 6], color=colours(len(points))[i], markersize=6, linestyle="", label=name)
+    for (name, (x, y)), colour, marker in zip(points.items(), colours(len(points)), cycle(MARKERS), strict=False):
+        axes.plot(x, y, marker, color=colour, markersize=6, linestyle="", label=name)
     axes.set(xlabel=labels[0], ylabel=labels[1])
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
