@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.toys import Itself, batch, rand
+from scipy.stats import kstest, norm
 from sklearn.linear_model import LogisticRegression
 
 from umeta.benchmarks import baselines
@@ -74,6 +75,25 @@ def test_an_mlp_does_not_see_units_or_the_tasks_after_its_own():
     assert np.array_equal(found, baselines.mlp(vectors(0.5), EPISODE, 24, seed=1))
     assert np.array_equal(found[:16], baselines.mlp(vectors(0.5), EPISODE, 16, seed=1))
     assert np.abs(found - baselines.mlp(vectors(0.5, scale=1000, shift=30), EPISODE, 24, seed=1)).mean() < 0.02
+
+
+def test_an_mlp_begins_as_he_initialisation_has_it(monkeypatch):
+    """Normal, of the variance 2 / inputs (He et al. 2015), and without biases."""
+    begun = []
+
+    class Kept(torch.optim.Adam):
+        def __init__(self, params, **options):
+            begun.extend(value.detach().clone() for value in params)
+            super().__init__(params, **options)
+
+    monkeypatch.setattr(torch.optim, "Adam", Kept)
+    tasks = vectors(0.5)
+    baselines.mlp(tasks, EPISODE, 8, seed=0)
+    first, last, *biases = begun
+    assert not torch.cat([bias.flatten() for bias in biases]).any()
+    for weight in (first, last):
+        expected = norm(scale=(2 / weight.shape[1]) ** 0.5)
+        assert kstest(weight.flatten().numpy(), expected.cdf).pvalue > 1e-3
 
 
 def test_an_mlp_learns_from_the_support_alone():

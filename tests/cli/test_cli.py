@@ -7,6 +7,7 @@ import getpass
 import io
 import json
 import os
+import runpy
 import shutil
 import signal
 import subprocess
@@ -244,6 +245,16 @@ def test_help_imports_nothing_heavy(arguments):
     assert done.returncode == 0
     assert "usage: umeta" in done.stdout
     assert done.stdout.splitlines()[-1] == "heavy: []"
+
+
+@pytest.mark.parametrize(("part", "code"), [("conv4", 0), ("no_such", 2)])
+def test_the_package_is_the_command(monkeypatch, capsys, part, code):
+    monkeypatch.setattr(sys, "argv", ["umeta", "list", part])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module("umeta", run_name="__main__")
+    assert end.value.code == code
+    said = capsys.readouterr()
+    assert part in (said.err if code else said.out)
 
 
 def test_a_reader_that_goes_away_is_no_error():

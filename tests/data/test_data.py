@@ -328,6 +328,23 @@ def test_padding_shows_the_whole_picture_on_its_own_ground(size, channels, inver
     np.testing.assert_array_equal(np.moveaxis(found, 0, -1), expected)
 
 
+def test_the_ground_is_the_median_of_all_four_borders():
+    draw = np.random.default_rng(0)
+    for _ in range(20):
+        height, width = draw.integers(2, 9, 2)
+        pixels = draw.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        border = [*pixels[0], *pixels[-1], *pixels[:, 0], *pixels[:, -1]]
+        found = decode.border_colour(Image.fromarray(pixels))
+        assert found.tolist() == np.median(border, axis=0).astype(int).tolist()
+
+
+@pytest.mark.parametrize(("share", "colour"), [(0.0, False), (0.005, False), (0.02, True)])
+def test_a_picture_is_coloured_where_a_hundredth_of_it_is(share, colour):
+    pixels = np.broadcast_to(np.linspace(0, 255, 10_000, dtype=np.uint8), (3, 10_000)).reshape(3, 100, 100).copy()
+    pixels.reshape(3, -1)[:, : int(share * 10_000)] = [[200], [30], [30]]
+    assert decode.has_colour(pixels) == colour
+
+
 def test_invert_makes_ink_bright():
     pixels = noise(8, 8)
     np.testing.assert_array_equal(
@@ -796,3 +813,17 @@ def test_a_large_picture_is_turned_as_its_orientation_says(tmp_path, monkeypatch
         item = decode.open_image(buffer.getvalue(), decode.Rule(8, 1))[0]
         assert (item[:, :3] < 20).all(), ending
         assert (item[:, 5:] > 180).all(), ending
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize(("size", "decoded"), [(8, 64), (32, 128), (100, 512)])
+def test_a_large_jpeg_is_decoded_at_no_less_than_four_times_its_size(monkeypatch, size, decoded, turned):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300_000)  # by halves, as often as that leaves enough; three at most
+    seen = []
+    shrink = decode.shrink
+    monkeypatch.setattr(decode, "shrink", lambda picture, side: [seen.append(picture.size), shrink(picture, side)][1])
+    buffer = io.BytesIO()
+    Image.new("L", (512, 1024) if turned else (1024, 512), 90).save(buffer, "JPEG")
+    assert abs(int(decode.open_image(buffer.getvalue(), decode.Rule(size, 1)).mean()) - 90) < 3
+    assert [(min(sides), max(sides)) for sides in seen] == [(decoded, 2 * decoded)]

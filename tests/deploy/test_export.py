@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,13 +15,22 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from helpers.toys import Itself
 from torch import Tensor, nn
 
 from umeta.cli.main import main
 from umeta.config.build import build
 from umeta.deploy.adapted import AdaptedLearner, load_source
 from umeta.deploy.calibration import Calibration
-from umeta.deploy.export import build_features, export_graph, export_learner, export_run, load_export
+from umeta.deploy.export import (
+    build_classifier,
+    build_features,
+    export_graph,
+    export_learner,
+    export_run,
+    load_export,
+    refuse_difference,
+)
 from umeta.errors import UserError
 from umeta.evaluation.run import evaluate_run
 from umeta.runtime import artifacts
@@ -400,6 +410,17 @@ def test_a_model_that_would_compute_something_else_is_refused():
     )
     with pytest.raises(UserError, match="would not compute the same"):
         build_features(run)
+    source = replace(load_source("runs/protonet", device="cpu")[0], learner=run.learner, theta=run.theta)
+    found = AdaptedLearner.adapt(source, bytes_of(4), ["a", "b", "a", "b"])
+    with pytest.raises(UserError, match="would not compute the same"):
+        build_classifier(found)
+
+
+@pytest.mark.parametrize(("off", "refused"), [(5e-4, False), (2e-3, True), (math.nan, True)])
+def test_a_thousandth_is_rounding(off, refused):
+    expected = torch.tensor([[-1.0, 0.5, 0.01]])
+    with pytest.raises(UserError, match="Itself cannot be exported") if refused else contextlib.nullcontext():
+        refuse_difference(expected * (1 + off), expected, Itself())
 
 
 # the command

@@ -13,7 +13,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from umeta.envs.ant import Ant
+from umeta.envs.ant import Ant, unhealthy
 from umeta.envs.batched import NOISE, quiet
 from umeta.envs.gym import Gym
 from umeta.envs.half_cheetah import HalfCheetah
@@ -147,6 +147,18 @@ def test_an_ant_ends_where_gymnasiums_does_and_only_when_asked_to() -> None:
     assert ending.step(torch.zeros(len(heights), 8))[1].all()
 
 
+def test_the_limits_of_an_ants_height_are_gymnasiums() -> None:
+    one = physics(Ant(), {})
+    one.reset()
+    limits = [np.nextafter(0.2, 0), 0.2, np.nextafter(0.2, 1), np.nextafter(1, 0), 1, np.nextafter(1, 2), np.nan]
+    ended = []
+    for height in limits:
+        one.data.qpos[2] = height
+        ended.append(bool(unhealthy(one.data.qpos[None])[0]))
+        assert ended[-1] != one.is_healthy
+    assert 0 < sum(ended) < len(limits)
+
+
 @pytest.mark.parametrize("env", [HalfCheetah(), Ant()], ids=lambda env: env.id)
 def test_unstable_physics_are_not_numbers_leave_other_copies_alone_and_are_silent(
     env: HalfCheetah | Ant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
@@ -216,6 +228,19 @@ def test_a_point_moves_by_hand() -> None:
             points.step(torch.tensor([[100.0, -100.0]]))
     np.testing.assert_allclose(box.positions(), [[0.5, -0.5]])
     np.testing.assert_allclose(plane.positions(), [[1.15, -1.05]], rtol=1e-6)
+
+
+def test_a_points_picture_is_a_disc_at_its_place() -> None:
+    """Of radius 0.03, in a square that is 1.5 wide: x to the right, y upwards."""
+    points = Nav2D(unit=0.1).simulate(1)
+    points.reset(torch.zeros(1, 0))
+    for action in ([1.0, 1.0], [1.0, 0.0]):
+        points.step(torch.tensor([action]))
+    picture = points.picture()
+    rows, columns = (picture == (0, 90, 170)).all(-1).nonzero()
+    unit = 1.5 / 127
+    assert len(rows) * unit**2 == pytest.approx(np.pi * 0.03**2, rel=0.2)
+    assert (columns.mean() * unit - 0.75, 0.75 - rows.mean() * unit) == pytest.approx((0.2, 0.1), abs=unit)
 
 
 # Other people's environments

@@ -12,7 +12,7 @@ from torch.func import functional_call
 
 from umeta.models.conv4 import Conv4
 from umeta.models.functional import Pure
-from umeta.models.kernels import Refused, TaskBatched
+from umeta.models.kernels import Refused, TaskBatched, statistics
 from umeta.models.mlp import MLP
 from umeta.models.resnet12 import ResNet12
 
@@ -206,3 +206,19 @@ def test_what_has_no_rule_is_refused_by_name(module: nn.Module, reason: str) -> 
     slopes = torch.tensor([[0.1], [0.5]])
     expected = torch.where(x > 0, x, slopes[:, None] * x)
     torch.testing.assert_close(pure.per_task({"0.weight": slopes}, x)[0], expected)
+
+
+class Elsewhere(Tensor):
+    """Is not on the CPU, it says."""
+
+    is_cpu = False
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_statistics_are_the_same_on_any_device(dtype: torch.dtype) -> None:
+    """The mean, and the mean square distance from it: not that of a sample, of which three values would tell."""
+    x = 3 + torch.randn(3, 4, 1, 1, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    by_hand = x.mean((0, 2, 3)), ((x - x.mean(0)) ** 2).mean((0, 2, 3))
+    for given in (x, x.as_subclass(Elsewhere)):
+        for found, expected in zip(statistics(given), by_hand, strict=True):
+            torch.testing.assert_close(torch.Tensor(found), expected, check_dtype=False)

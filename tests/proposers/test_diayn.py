@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -171,6 +172,26 @@ def test_its_rewards_are_those_of_the_present_discriminator(monkeypatch: pytest.
         logs = learning.discriminator(paths.observations[z, :, 1:]).detach()
         torch.testing.assert_close(rewards[z], logs[..., z] + math.log(FEW.skills))
     torch.testing.assert_close(rewards, SkillRewards(learning.discriminator)(paths, torch.arange(FEW.skills)))
+
+
+@pytest.mark.parametrize(("steps", "taken"), [(30, 18), (1, 1)])
+def test_the_discriminator_takes_a_step_on_a_fifth_of_the_states(steps: int, taken: int) -> None:
+    options = replace(FEW, discriminator_steps=1, noise=0.0)
+    learning = Learning(options, replace(SHORT, horizon=steps), RunContext())
+    states = drawn(3, 1, steps + 1, 2)
+    mask, skill = torch.ones(3, 1, steps, dtype=torch.bool), torch.arange(3)[:, None, None].expand(3, 1, steps)
+    before = copy.deepcopy(learning.discriminator)
+    learning.optimiser = torch.optim.SGD(learning.discriminator.parameters(), lr=1.0)
+    paths = Paths(states, drawn(3, 1, steps, 2), torch.zeros(3, 1, steps), states, mask)
+    accuracy = learning.tell_apart(paths, skill, torch.Generator().manual_seed(3))
+    part = torch.randperm(3 * steps, generator=torch.Generator().manual_seed(3))[:taken]
+    logs = before(states[:, :, 1:].flatten(0, 2)[part])
+    right = skill.flatten()[part]
+    assert accuracy == pytest.approx((logs.argmax(-1) == right).float().mean().item())
+    params = list(before.parameters())
+    slopes = torch.autograd.grad(-logs[torch.arange(taken), right].mean(), params)
+    for moved, was, slope in zip(learning.discriminator.parameters(), params, slopes, strict=True):
+        torch.testing.assert_close(moved.detach(), was.detach() - slope)
 
 
 def test_effort_costs_the_last_skill_most(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,6 +87,11 @@ def test_same_seed_same_partitions_and_resume_gives_the_same(tmp_path):
     assert not np.array_equal(whole, other)
 
 
+def test_there_may_be_as_many_clusters_as_images():
+    tasks = KMeans(k=N, partitions=1, smallest=1).propose(IMAGES, RunContext(), Blobs())
+    assert sorted(tasks.partitions[0].tolist()) == list(range(N))
+
+
 class NotNumbers(Blobs):
     def embed(self, images):
         return super().embed(images).fill_(float("nan"))
