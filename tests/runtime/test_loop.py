@@ -55,3 +55,16 @@ def test_notes_go_where_progress_goes(capsys):
 def test_durations():
     seconds = [0.4, 59.6, 75, 3599, 3725]
     assert [progress.format_duration(n) for n in seconds] == ["0s", "1m00s", "1m15s", "59m59s", "1h02m"]
+
+
+def test_a_process_alone_copies_its_state_for_checkpoints_and_not_at_each_step(tmp_path):
+    saved = []
+
+    def save():
+        saved.append(1)
+        return {}
+
+    RunContext(folder=tmp_path).loop("fit", 20, lambda i: {"loss": 1.0}, save, lambda state: None)
+    assert len(saved) == 1
+    RunContext().loop("fit", 20, lambda i: {"loss": 1.0}, save, lambda state: None, skip=True)
+    assert len(saved) == 21  # where a step may have to be undone
