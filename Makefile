@@ -42,7 +42,7 @@ docs: $(VENV)/ready
 # The tables and curves of the README and of the documentation, from the results files.
 tables: $(VENV)/ready
 	$(BIN)/python -m umeta.report.tables README.md $(sort $(shell find docs -name '*.md'))
-	$(BIN)/python -m bench.table README.md docs/speed.md docs/pictures.md
+	$(BIN)/python -m bench.table README.md docs/speed.md docs/pictures.md docs/scaling.md
 
 # Speed and memory beside other libraries (about 25 minutes); BENCH="maml kmeans" for some of it. The libraries go into
 # an environment of their own.

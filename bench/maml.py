@@ -244,7 +244,8 @@ def umeta_problem(case: Case, precision: Precision = "float32") -> BatchProblem:
 def agreement(**options: Any) -> Callable[[], dict[str, float]]:
     """Return the largest relative distance of each one's meta-gradient from the plain loop's, in float64.
 
-    With `double=False` in float32, JAX too: its float64 convolutions, mapped over tasks on a CPU, give wrong gradients.
+    With `double=False` in float32, and JAX's too: on a CPU its gradients in float64 are not numbers (jaxlib 0.10.2),
+    whether tasks are mapped over or written out.
     """
     case = Case(**{"tasks": 3, "double": True, **options})
 

@@ -59,7 +59,6 @@ EPISODE = {"way": 5, "shot": 1, "query": 5}
 OMNIGLOT = {"images": 24_000, "classes": 1200}
 CONV = {**CONVOLUTION, "calls": 20}
 DRAWN, DRAWN_BY_PEER = 4000, 400  # tasks of a call
-PICTURES = 2048  # of a call
 
 MEASUREMENTS: dict[str, Measurement] = {
     "sgemm": Measurement(
@@ -82,9 +81,7 @@ MEASUREMENTS: dict[str, Measurement] = {
         {
             "5 steps": Side("bench.maml", "agreement"),
             "1 step": Side("bench.maml", "agreement", {"steps": 1}),
-            "1 step, first order, float32": Side(
-                "bench.maml", "agreement", {"steps": 1, "first_order": True, "double": False, "tasks": 8}
-            ),
+            "1 step, float32": Side("bench.maml", "agreement", {"steps": 1, "double": False, "tasks": 8}),
         },
         unit="comparison",
         rounds=1,
@@ -134,11 +131,11 @@ MEASUREMENTS: dict[str, Measurement] = {
     "predict": Measurement(
         "predict, from JPEG files of 500 x 375 to a CSV",
         {
-            name: Side("bench.serving", function, {"count": PICTURES, **options}, TUNED, PICTURES)
-            for name, function, options in (
-                ("umeta", "predict", {}),
-                ("umeta, decoding in threads", "predict", {"processes": False}),
-                ("plain loop", "predict_plainly", {}),
+            name: Side("bench.serving", function, {"count": 512}, TUNED, 512)
+            for name, function in (
+                ("umeta", "predict"),
+                ("umeta, decoding in processes", "predict_by_processes"),
+                ("plain loop", "predict_plainly"),
             )
         },
         unit="picture",

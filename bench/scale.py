@@ -1,4 +1,5 @@
-"""Many pictures: `python -m bench.scale --images 20000`, a million with `--images 1000000` (25 GB of disk, hours).
+"""Many pictures: `python -m bench.scale --images 20000`, or `--images 1000000` (25 GB of disk, half an hour).
+
 
 It makes JPEG files up, in folders and in tars, and takes them the whole way: survey, decoding, order, an embedding,
 k-means, a meta-step. For each it prints seconds and the most memory that the process itself took: what it has mapped of
@@ -23,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from bench import table
 from embeddings.random_network import RandomNetwork
 from umeta.data.folder import Folder
 from umeta.data.images import UnlabelledImages
@@ -31,7 +33,6 @@ from umeta.metalearners.maml import MAML
 from umeta.models.conv4 import Conv4
 from umeta.outer.adam import Adam
 from umeta.quickstart.survey import survey
-from umeta.report.write import format_markdown
 from umeta.runtime import artifacts
 from umeta.runtime.allocator import keep_buffers
 from umeta.runtime.loop import RunContext
@@ -82,7 +83,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
         "rows": rows,
     }
     artifacts.write_json(asked.out, result)
-    print(f"\n{table(result)}")
+    print(f"\n{table.scale(result)}")
     return result
 
 
@@ -156,15 +157,6 @@ def count_anonymous() -> int:
     """Bytes of this process in memory that are of no file."""
     status = Path("/proc/self/status").read_text()
     return int(next(line for line in status.splitlines() if line.startswith("RssAnon")).split()[1]) << 10
-
-
-def table(result: dict[str, Any]) -> str:
-    """Give what was measured as Markdown."""
-    lines = [[f"{result['images']:,} pictures", "minutes", "pictures a second", "memory"]]
-    for row in result["rows"]:
-        pace = f"{result['images'] / row['seconds']:,.0f}"
-        lines.append([row["what"], f"{row['seconds'] / 60:.2f}", pace, f"{row['memory'] / 1e6:,.0f} MB"])
-    return f"{format_markdown(lines)}\n\n{result['date']}, {result['hardware']}."
 
 
 if __name__ == "__main__":

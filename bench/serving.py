@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
-import sys
+import os
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +17,10 @@ import torch
 import torch.nn.functional as F
 
 from bench.maml import Case, package
+from umeta.data import archives, decode
 from umeta.data.inputs import Format
-from umeta.deploy import predict as serve
 from umeta.deploy.adapted import AdaptedLearner, MetaLearnt
+from umeta.deploy.predict import predict_images
 from umeta.evaluation.images import evaluate
 from umeta.metalearners.maml import MAML
 from umeta.metalearners.protonet import ProtoNet
@@ -92,18 +96,37 @@ def pictures(folder: Path, count: int) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-def predict(count: int, processes: bool = True) -> Callable[[], dict[str, float]]:
-    """`umeta predict`: from files to a CSV, decoded in processes or in threads."""
+def predict(count: int) -> Callable[[], dict[str, float]]:
+    """`umeta predict`: from files to a CSV, decoded by threads."""
     place = tempfile.TemporaryDirectory()
     folder = Path(place.name, "pictures")
     folder.mkdir()
     pictures(folder, count)
     learner = make_learner()
-    serve.MANY = serve.MANY if processes else sys.maxsize
 
     def run(place: Any = place) -> dict[str, float]:  # which lives as long as the run
-        table = Path(place.name, "table.csv")
-        return {"pictures": serve.predict_images(learner, [folder], table, overwrite=True)["images"]}
+        return {"pictures": predict_images(learner, [folder], Path(place.name, "table.csv"), overwrite=True)["images"]}
+
+    return run
+
+
+def predict_by_processes(count: int) -> Callable[[], dict[str, float]]:
+    """Do the same with decoding in processes, which are started beforehand."""
+    place = tempfile.TemporaryDirectory()
+    files = pictures(Path(place.name), count)
+    learner = make_learner()
+    pool = ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn"))
+    work = partial(decode.try_decode, rule=learner.source.format.rule)
+
+    def run(place: Any = place) -> dict[str, float]:
+        with open(Path(place.name, "table.csv"), "w", newline="") as file:
+            table = csv.writer(file)
+            reads = [partial(archives.read_contents, path) for path in files]
+            items = list(pool.map(work, reads, chunksize=16))
+            for start in range(0, count, 256):
+                _, probabilities = learner.answers(np.stack(items[start : start + 256]))
+                table.writerows(zip(files[start:], probabilities.argmax(1), *probabilities.T, strict=False))
+        return {"pictures": len(items)}
 
     return run
 

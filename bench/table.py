@@ -4,8 +4,8 @@
 <!-- end -->
 
 and the same with `ratios`, the goals that the README shows; `sides`, the table of all that was measured; `gpu`, that of
-`make gpu`; `plot`, the picture of `make bench BENCH=minutes`; and `minutes`, `joint`, `pick` and `teach`, the tables of
-the modules of that name.
+`make gpu`; `plot`, the picture of `make bench BENCH=minutes`; and `minutes`, `joint`, `pick`, `teach` and `scale`, the
+tables of the modules of that name.
 """
 
 from __future__ import annotations
@@ -158,6 +158,15 @@ def teach(result: dict[str, Any]) -> str:
     return f"{format_markdown(rows)}\n\n{result['date']}, {result['hardware']}."
 
 
+def scale(result: dict[str, Any]) -> str:
+    """Minutes and memory of each step on the way of many pictures."""
+    lines = [[f"{result['images']:,} pictures", "minutes", "pictures a second", "memory"]]
+    for row in result["rows"]:
+        pace = f"{result['images'] / row['seconds']:,.0f}"
+        lines.append([row["what"], f"{row['seconds'] / 60:.2f}", pace, f"{row['memory'] / 1e6:,.0f} MB"])
+    return f"{format_markdown(lines)}\n\n{result['date']}, {result['hardware']}."
+
+
 MAKERS = {
     "goals": goals,
     "ratios": ratios,
@@ -168,6 +177,7 @@ MAKERS = {
     "joint": joint,
     "pick": pick,
     "teach": teach,
+    "scale": scale,
 }
 
 

@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from umeta.runtime.allocator import keep_buffers
 
 PAGE = resource.getpagesize()
@@ -25,8 +27,6 @@ def resident() -> int:
 
 
 def main(side: dict[str, Any]) -> None:
-    import torch  # not above: processes that this one starts import this file
-
     sys.stdout = sys.stderr  # what libraries print is not part of the conversation
     tuned = side["allocator"] == "tuned" and keep_buffers()
     try:

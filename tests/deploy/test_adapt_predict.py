@@ -6,13 +6,10 @@ import csv
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tarfile
-import time
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +20,6 @@ import pytest
 from PIL import Image
 
 from umeta import FewShotClassifier
-from umeta.data import decode
 from umeta.data.digits import Digits
 from umeta.deploy import predict
 from umeta.runtime import artifacts
@@ -411,78 +407,6 @@ def test_a_name_that_is_no_text_comes_through(place, learner, umeta):
     shutil.copy(place / "images" / "0.png", name)
     assert umeta("predict", learner, "images")[0] == 0
     assert b"images/\xff.png," in Path("predictions.csv").read_bytes()
-
-
-@pytest.fixture
-def damaged(place) -> list[str]:
-    """Places with forty pictures, in a folder and in archives, and some that cannot be read."""
-    for i in range(30):
-        draw(place / "many" / f"{i:02}.png", i % 3, i)
-    content = (place / "many" / "00.png").read_bytes()
-    for i, bad in enumerate([b"", b"no picture", content[:60], content[:-30], b"GIF89a", b"\xff\xd8\xff\xe0\x00"]):
-        (place / "many" / f"{3 * i:02}-bad.png").write_bytes(bad)
-    (place / "many" / "notes.txt").write_text("no picture")
-    with tarfile.open("ten.tar", "w") as tar, zipfile.ZipFile("ten.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        for i in range(5):
-            tar.add(f"many/{i:02}.png")
-            archive.write(f"many/{i:02}.png")
-    with open("ten.zip", "r+b") as file:
-        file.seek(60)
-        file.write(bytes(20))  # its first picture
-    pyarrow.parquet.write_table(pyarrow.table({"image": [content, b"none", content]}), "three.parquet")
-    return ["many", "ten.tar", "ten.zip", "three.parquet"]
-
-
-def test_processes_give_the_same_bytes_and_messages_as_threads(place, learner, umeta, damaged, monkeypatch):
-    def ask(*more: str) -> tuple[Any, ...]:
-        Path("predictions.csv").unlink(missing_ok=True)
-        code, out, err = umeta("predict", learner, *damaged, "--json", *more)
-        table = Path("predictions.csv").read_bytes() if not more else None
-        return code, out, [line for line in err.splitlines() if "predict:" not in line], table
-
-    started = []
-    start = decode.start_processes
-    monkeypatch.setattr(decode, "start_processes", lambda: started.append(1) or start())
-    whole, strict = ask(), ask("--strict")
-    assert (whole[0], strict[0], started) == (0, 2, [])
-    assert whole[3].count(b"\n") > 40
-    assert len(json.loads(whole[1].splitlines()[-1])["left_out"]) > 5
-    monkeypatch.setattr(predict, "MANY", 8)
-    monkeypatch.setattr(predict, "PART", 3)
-    assert (ask(), ask("--strict")) == (whole, strict)
-    assert started == [1, 1]
-
-
-def descendants(pid: int) -> set[int]:
-    return {int(child) for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()}
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux to find processes")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_no_process_is_left_behind(place, learner, number):
-    """Ctrl-C reaches all of them, and is told once; what kills the command at once reaches nobody else."""
-    (place / "many").mkdir()
-    Image.new("L", (2000, 2000)).save("large.png")
-    for i in range(predict.MANY):
-        os.link("large.png", f"many/{i}.png")
-    command = [sys.executable, "-m", "umeta", "predict", learner, "many"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as running:
-        wait_until(lambda: len(descendants(running.pid)) > 1)  # the pool's, and one that Python has beside them
-        time.sleep(0.15)  # they are still beginning
-        children = descendants(running.pid)
-        (os.killpg if number == signal.SIGINT else os.kill)(running.pid, number)
-        assert running.stderr is not None
-        said = running.stderr.read()
-    assert running.returncode == (130 if number == signal.SIGINT else -number)
-    assert "Traceback" not in said
-    wait_until(lambda: not any(Path(f"/proc/{child}").exists() for child in children))
 
 
 def test_ctrl_c_leaves_no_file_behind(place, learner, umeta, monkeypatch):

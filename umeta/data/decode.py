@@ -9,10 +9,9 @@ import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache
-from multiprocessing import get_context, parent_process
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
@@ -20,15 +19,13 @@ import numpy as np
 
 from umeta.data.archives import File
 from umeta.errors import LeftOut, UserError
-from umeta.runtime.allocator import keep_buffers
+from umeta.runtime import artifacts
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
     from PIL.Image import Image
 
 BLOCK = 2048  # pictures decoded before they are written
-ONE_LARGE: AbstractContextManager[bool] = threading.Lock()  # one picture at a time of those of hundreds of megabytes
+ONE_LARGE = threading.Lock()  # one picture at a time of those that take hundreds of megabytes
 # Of the formats that Pillow knows; not those that it hands to another program (EPS) or that hold what is no picture.
 FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 FOREIGN = (".cr2", ".dng", ".heic", ".heif", ".nef", ".psd", ".raw", ".svg")  # pictures of formats that are not read
@@ -164,33 +161,6 @@ def try_decode(read: Callable[[], bytes], rule: Rule) -> np.ndarray | Exception:
         return error
 
 
-def start_processes() -> ProcessPoolExecutor:
-    """Return a pool for `try_all`, a process a core; each starts when it is needed, in a fifth of a second."""
-    context = get_context("spawn")
-    return ProcessPoolExecutor(os.cpu_count(), context, _begin, (context.Lock(),))
-
-
-def _begin(one_large: AbstractContextManager[bool]) -> None:
-    """Make a process like a thread: large pictures wait for those of the others, and nothing outlives the program."""
-    global ONE_LARGE
-    ONE_LARGE = one_large
-    keep_buffers()
-    warnings.simplefilter("ignore")  # as in `silence_pillow`
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
-def try_all(contents: Sequence[bytes | Exception], rule: Rule) -> list[np.ndarray | Exception]:
-    """`open_image` of each file's bytes, or why they cannot be read."""
-    return [data if isinstance(data, Exception) else try_decode(lambda data=data: data, rule) for data in contents]
-
-
 @contextlib.contextmanager
 def silence_pillow() -> Iterator[None]:
     """Within the block Pillow gives no warnings. Not for several threads at once."""
@@ -224,8 +194,6 @@ def decode(found: Sequence[File], rule: Rule, *, root: Path, skip_bad: bool = Fa
     Raises:
         UserError: an image cannot be read, which is named; or there is none.
     """
-    from umeta.runtime import artifacts  # it imports torch, which processes that decode need not wait for
-
     identity = {
         "root": str(root.resolve()),
         "files": [(f.name, *f.stamp) for f in found],

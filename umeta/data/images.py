@@ -90,7 +90,7 @@ class UnlabelledImages:
                 some = index if isinstance(index, slice) else send(torch.as_tensor(index), device)
                 return to_float(there[some])
         index = index.cpu().numpy() if isinstance(index, Tensor) else index
-        return to_float(send(torch.from_numpy(np.ascontiguousarray(self.pixels[index])), device))
+        return to_float(send(share(self.pixels[index]), device))
 
     @cached_property
     def _by_device(self) -> dict[str, Tensor]:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import csv
 import itertools
 import os
-import signal
 from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,8 +29,6 @@ from umeta.runtime.progress import Progress
 
 BATCH = 256  # images the network sees at a time
 AHEAD = 3  # batches that are being decoded meanwhile
-MANY = 1000  # images for which processes are started
-PART = 16  # images that a process is given at a time
 
 File = tuple[str, Callable[[], bytes]]  # a name, and how to read it
 Batch = tuple[list[str], np.ndarray]  # names [n] and items uint8 [n, C, H, W]
@@ -218,63 +214,29 @@ def list_files(places: Iterable[Path]) -> Iterator[File]:
 
 
 def decode_files(found: Iterator[File], format: Format, bad: list[str] | None) -> Iterator[Batch]:
-    """Files as items, decoded by all cores a few batches ahead of whoever takes them.
-
-    Threads read; they also decode, unless there are many: then processes do, for which threads would wait in turn.
-    """
+    """Files as items, decoded by all cores a few batches ahead of whoever takes them."""
     rule = format.rule
-    ahead: deque[tuple[list[str], list[Future[list[np.ndarray | Exception]]]]] = deque()
-    first = list(itertools.islice(found, MANY))
-    found = itertools.chain(first, found)
-    many = len(first) == MANY
-    part = PART if many else 1
-    started: AbstractContextManager[Executor | None] = decode.start_processes() if many else nullcontext()
-    with started as processes:
-        pool = ThreadPoolExecutor(os.cpu_count(), initializer=leave_interrupts)
-        try:
-            while True:
-                while len(ahead) < AHEAD and (chunk := list(itertools.islice(found, BATCH))):
-                    reads = [read for _, read in chunk]
-                    parts = [reads[start : start + part] for start in range(0, len(reads), part)]
-                    ahead.append(
-                        ([name for name, _ in chunk], [pool.submit(try_all, p, rule, processes) for p in parts])
-                    )
-                if not ahead:
-                    return
-                names, futures = ahead.popleft()
-                kept = []
-                results = itertools.chain.from_iterable(future.result() for future in futures)
-                for name, result in zip(names, results, strict=True):
-                    if isinstance(result, np.ndarray):
-                        kept.append((name, result))
-                    elif bad is None:
-                        raise UserError(
-                            f"{describe_unreadable(name, result)}; remove it, or leave it out: without --strict"
-                        )
-                    elif decode.is_picture(name):
-                        bad.append(name)
-                if kept:
-                    yield [name for name, _ in kept], np.stack([item for _, item in kept])
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def leave_interrupts() -> None:
-    """Have Ctrl-C reach neither this thread nor the processes that it starts: the main thread sees to it."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-
-
-def try_all(
-    reads: Sequence[Callable[[], bytes]], rule: decode.Rule, processes: Executor | None
-) -> list[np.ndarray | Exception]:
-    """Read and decode some files, or say why they cannot be read."""
-    if processes is None:
-        return [decode.try_decode(read, rule) for read in reads]
-    return processes.submit(decode.try_all, [try_read(read) for read in reads], rule).result()
-
-
-def try_read(read: Callable[[], bytes]) -> bytes | Exception:
+    ahead: deque[tuple[list[str], list[Future[np.ndarray | Exception]]]] = deque()
+    pool = ThreadPoolExecutor(os.cpu_count())
     try:
-        return read()
-    except Exception as error:  # zipfile and zlib raise nearly anything for damaged bytes
-        return error
+        while True:
+            while len(ahead) < AHEAD and (chunk := list(itertools.islice(found, BATCH))):
+                ahead.append(([name for name, _ in chunk], [pool.submit(decode.try_decode, r, rule) for _, r in chunk]))
+            if not ahead:
+                return
+            names, futures = ahead.popleft()
+            kept = []
+            for name, future in zip(names, futures, strict=True):
+                result = future.result()
+                if isinstance(result, np.ndarray):
+                    kept.append((name, result))
+                elif bad is None:
+                    raise UserError(
+                        f"{describe_unreadable(name, result)}; remove it, or leave it out: without --strict"
+                    )
+                elif decode.is_picture(name):
+                    bad.append(name)
+            if kept:
+                yield [name for name, _ in kept], np.stack([item for _, item in kept])
+    finally:
+        pool.shutdown(cancel_futures=True)
