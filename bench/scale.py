@@ -1,6 +1,5 @@
 """Many pictures: `python -m bench.scale --images 20000`, or `--images 1000000` (25 GB of disk, half an hour).
 
-
 It makes JPEG files up, in folders and in tars, and takes them the whole way: survey, decoding, order, an embedding,
 k-means, a meta-step. For each it prints seconds and the most memory that the process itself took: what it has mapped of
 files, which the system takes back when memory is short, is not counted. It writes results/scale.json.

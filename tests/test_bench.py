@@ -306,7 +306,7 @@ def test_many_pictures_are_taken_the_whole_way(tmp_path, monkeypatch):
     result = scale.main(["--images", "120", *places])
     assert [row["what"].split()[0].strip(",") for row in result["rows"]][:3] == ["survey", "decoding", "decoding"]
     assert all(row["seconds"] > 0 and row["memory"] > 0 for row in result["rows"])
-    assert "| decoding, tars |" in scale.table(result)
+    assert "| decoding, tars |" in table.scale(result)
 
 
 def test_tables_of_what_a_pre_trained_network_is_worth_say_what_is_kept(tmp_path):
