@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -233,6 +235,18 @@ def test_adam_goes_on_from_the_policies_it_is_given() -> None:
         far = step(far, batch)
     again = step(begin, batches[1])
     assert all((value - begin.params[name]).abs().max() < 0.02 for name, value in again.params.items())
+
+
+def test_the_step_sizes_that_are_tried_leave_no_gap() -> None:
+    """Three of each kind, each about three times the one before, so that the best is not far from one of them."""
+    learner, theta, _ = prepared()
+    rates: dict[str, list[float]] = {}
+    for name in list_candidates(learner, ENV, theta):
+        rates.setdefault(re.sub(r"[\d.]+", "", name), []).append(float(re.findall(r"[\d.]+", name)[0]))
+    assert len(rates) == 5
+    for kind, tried in rates.items():
+        assert len(tried) == 3, kind
+        assert all(2.9 < large / small < 3.5 for small, large in pairwise(tried)), kind
 
 
 @pytest.mark.parametrize("lr", PPO)

@@ -375,6 +375,15 @@ def test_a_long_noisy_loop_is_smoothed_and_thinned():
         assert shown[:, 1].max() <= 160
 
 
+def test_what_scrolls_and_only_that_can_be_reached_by_keys(finished, environment):
+    for place in (next((finished / "runs").glob("*/report.html")), environment / "run/report.html"):
+        page = Page(place.read_text(encoding="utf-8"))
+        boxes = [attributes for _, attributes in page.elements if "scroll" in (attributes.get("class") or "").split()]
+        assert len(boxes) >= len(page.all("img")) > 0
+        assert all(box["tabindex"] == "0" for box in boxes)
+        assert len([attributes for _, attributes in page.elements if "tabindex" in attributes]) == len(boxes)
+
+
 def test_few_points_are_not_smoothed():
     drawn = web.draw_plot("t", "step", [0, 1, 2], [5.0, 1.0, 3.0], smooth=True)
     assert points(drawn, "line").tolist() == points(drawn, "faint").tolist()

@@ -131,6 +131,19 @@ def test_a_write_that_fails_leaves_the_old_content_and_nothing_else(tmp_path, fo
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_what_a_killed_write_left_is_removed_and_nothing_else(tmp_path):
+    place = tmp_path / "deep"
+    begun = [artifacts.replace_atomically(place / name) for name in ("file", "folder")]
+    file, folder = (write.__enter__() for write in begun)
+    file.write_text("half")
+    folder.mkdir()
+    (folder / "f").write_text("half")
+    (place / "mine.tmp").write_text("whole")
+    assert len(list(place.iterdir())) == 3
+    artifacts.remove_leftovers(tmp_path)
+    assert [path.name for path in place.iterdir()] == ["mine.tmp"]
+
+
 def test_a_write_replaces_files_and_folders(tmp_path):
     for text in ("old", "new"):
         artifacts.write_text(tmp_path / "deep" / "x", text)
