@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
@@ -119,6 +120,18 @@ def test_skills_are_seen_to_go_where_they_go():
     assert paths.positions.shape == (SKILLS, environments.EPISODES, 31, 2)
     assert paths.positions[:, 0, -1].numpy() == pytest.approx(GOALS.numpy(), abs=0.01)
     assert len({colour for colour in curves.colours(50)}) == 50
+
+
+def test_each_reward_is_shown_from_its_lowest_return_to_its_highest():
+    """One reward to a column, one skill to a row."""
+    proposed = tasks(Nav2D(horizon=12))
+    paths, figure = environments.explore(proposed), Figure()
+    environments.draw_returns(figure, proposed, paths)
+    shown = figure.axes[0].images[0].get_array()
+    for i in range(SKILLS):
+        earned = [proposed.rewards(paths, torch.full((SKILLS,), i))[z].sum(-1).mean() for z in range(SKILLS)]
+        low, high = min(earned), max(earned)
+        assert shown[:, i].tolist() == pytest.approx([float((e - low) / (high - low)) for e in earned], abs=1e-4)
 
 
 def test_a_map_is_the_reward_at_its_places():
