@@ -257,6 +257,27 @@ def test_the_package_is_the_command(monkeypatch, capsys, part, code):
     assert part in (said.err if code else said.out)
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (FileNotFoundError(2, "No such file or directory", "x.npy"), "umeta: No such file or directory: x.npy\n"),
+        (OSError(28, "No space left on device"), "umeta: No space left on device\n"),
+        (OSError("a fault of a library"), None),
+    ],
+)
+def test_what_the_system_refuses_is_told_and_a_fault_of_ours_is_not_hidden(monkeypatch, capsys, error, said):
+    def refuse(options):
+        raise error
+
+    monkeypatch.setattr("umeta.cli.list.run", refuse)
+    if said is None:
+        with pytest.raises(OSError, match="a fault of a library"):
+            main(["list"])
+    else:
+        assert main(["list"]) == 2
+        assert capsys.readouterr().err == said
+
+
 def test_a_reader_that_goes_away_is_no_error():
     read, write = os.pipe()
     os.close(read)

@@ -40,6 +40,20 @@ def test_a_line_says_how_far_it_is_and_how_long_it_takes(capsys, monkeypatch):
     assert "1/1000  10s left" in capsys.readouterr().err
 
 
+def test_a_terminal_has_one_line_drawn_anew_five_times_a_second(capsys, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True, raising=False)
+    bar = progress.Progress("fit", 1000)
+    for i in range(1, 41):
+        now[0] += 0.06
+        bar.update(i)
+    bar.close()
+    said = capsys.readouterr().err
+    assert said.count("\r\033[Kfit") == 40 // 4  # of every 0.06 s, the fourth is the first after 0.2 s
+    assert said.count("\n") == 1
+
+
 def test_a_loop_counts_the_steps_that_are_done(capsys):
     RunContext(progress=True).loop("fit", 3, lambda i: {"loss": float(i)}, dict, lambda state: None)
     out, err = capsys.readouterr()

@@ -63,6 +63,10 @@ def test_it_is_judged_beside_descriptors_alone_and_adapts_and_goes_on(folder, tm
     rows = evaluate_run(folder, {"evaluate": small}, device="cpu")["rows"]
     assert {"descriptors alone", "random weights, prototypes"} < rows.keys()
     run = load_run(folder, device="cpu")
+    proposed = sum(value for name, value in run.seconds().items() if name in ("embedding", "propose"))
+    seconds = [value for value, _ in snapshots(run, "cpu")]
+    assert len(seconds) == 2
+    assert proposed < seconds[0] < seconds[1]
     assert all(
         then.learner.features(then.theta, torch.rand(2, *run.item_shape)).isfinite().all()
         for _, then in snapshots(run, "cpu")

@@ -93,7 +93,8 @@ def plot_extrapolation(path: Path, axes_of: Mapping[str, Mapping[str, Mapping[st
         for i, (name, cells) in enumerate(rows.items()):
             mean, half = (np.array([cell[key] for cell in cells.values()], float) for key in ("mean", "interval"))
             colour, dash = colours(len(rows))[i], ("-", "--", "-.", ":")[i % 4]
-            axes.errorbar(list(cells), mean, half, color=colour, linestyle=dash, marker="os^vD*"[i % 6], label=name)
+            marker = MARKERS[i % len(MARKERS)]
+            axes.errorbar(list(cells), mean, half, color=colour, linestyle=dash, marker=marker, label=name)
         axes.set(xlabel=change, ylabel=ylabel)
         axes.tick_params(axis="x", labelrotation=30)
         axes.grid(alpha=0.3)
