@@ -587,3 +587,10 @@ def test_broken_proposers(broken: Proposes, promise: str) -> None:
 def test_errors_are_not_swallowed() -> None:
     with pytest.raises(UserError, match="3-way"):
         check_tasks(toy_tasks(classes=2), toy_images())
+
+
+def test_toy_images_are_alike_within_a_class_alone() -> None:
+    pixels = toy_images(classes=3, each=4, side=8).pixels
+    assert pixels.shape == (12, 1, 8, 8)
+    apart = np.abs(pixels[:, None].astype(int) - pixels[None]).mean((2, 3, 4))
+    assert ((apart < 40).sum(1) == 4).all()

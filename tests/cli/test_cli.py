@@ -78,8 +78,10 @@ def test_two_configs_share_one_table_and_a_report(finished):
     result = json.loads(out.splitlines()[-1])
     assert [row["name"] for row in result["results"]] == ["tiny", "other"]
     page = (finished / result["report"]).read_text()
-    for name in ("tiny", "other"):
-        assert f"](runs/{name}/test_tasks.png)" in page
+    for name, title in (("tiny", "tiny"), ("other", "other title")):
+        told = page.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+        assert "tasks of seed" in told
+        assert f"](runs/{name}/test_tasks.png)" in told
         assert (finished / "runs" / name / "test_tasks.png").exists()
         assert (finished / "tasks" / name / "preview.png").exists()
 
