@@ -384,6 +384,13 @@ def test_what_scrolls_and_only_that_can_be_reached_by_keys(finished, environment
         assert len([attributes for _, attributes in page.elements if "tabindex" in attributes]) == len(boxes)
 
 
+def test_the_ideal_line_is_where_both_numbers_are_the_same():
+    drawn = web.draw_plot("t", "x", [0, 100], [0, 100], ideal=True)
+    (ideal,) = [shape for shape in Page(drawn).all("line") if shape.get("class") == "ideal"]
+    ends = [[float(ideal[f"{axis}{end}"]) for axis in "xy"] for end in (1, 2)]
+    assert ends == points(drawn, "line").tolist()
+
+
 def test_few_points_are_not_smoothed():
     drawn = web.draw_plot("t", "step", [0, 1, 2], [5.0, 1.0, 3.0], smooth=True)
     assert points(drawn, "line").tolist() == points(drawn, "faint").tolist()
