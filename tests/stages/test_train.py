@@ -30,8 +30,8 @@ from umeta.runtime.loop import RunContext
 from umeta.runtime.progress import Progress, format_duration, postpone_interrupt
 from umeta.tasks.partition import Episodes
 from umeta.testing import same, through_file, toy_images, toy_tasks
-from umeta.train import BatchProblem, is_small, metatrain
-from umeta.types import EpisodeSpec, MetaLearner, Theta
+from umeta.train import BatchProblem, check_fits, is_small, metatrain
+from umeta.types import EpisodeSpec, MetaLearner, TaskSpec, Theta
 
 CONFIG = TrainConfig(Adam(schedule="cosine"), steps=13, way=3, shot=1, query=2, meta_batch=2, task_chunk=2)
 TASKS = toy_tasks()
@@ -502,3 +502,15 @@ def test_a_small_stored_learner_fits_without_torch_importing_its_tracer():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("wrong", ["missing", "shape", "type"])
+def test_stored_weights_that_do_not_fit_are_named(wrong: str) -> None:
+    learner, spec, episode = ProtoNet(Conv4(filters=4)), TaskSpec((1, 16, 16)), EpisodeSpec(3, 1, 2)
+    params = dict(learner.build(spec, episode).init(0).params)
+    check_fits(params, learner, spec, episode, "here")
+    name, value = next(iter(params.items()))
+    changed = {"shape": value[None], "type": value.double()}
+    params = {n: v for n, v in params.items() if n != name} | ({name: changed[wrong]} if wrong in changed else {})
+    with pytest.raises(UserError, match=f"here: weights that do not fit its configuration: '{name}' is"):
+        check_fits(params, learner, spec, episode, "here")
