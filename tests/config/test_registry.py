@@ -380,3 +380,9 @@ def test_looking_into_the_working_directory_leaves_the_search_path_as_it_was(tmp
     with registry.from_here():
         assert sys.path == [*before, str(tmp_path)]
     assert sys.path == before
+
+
+@pytest.mark.parametrize(("kind", "name"), BUILT_IN)
+def test_no_option_s_help_breaks_the_table_it_is_shown_in(kind: str, name: str) -> None:
+    for option in registry.describe(kind, name)[1]:
+        assert "|" not in re.sub("`[^`]*`", "", option.help), option.name

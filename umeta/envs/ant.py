@@ -27,7 +27,7 @@ class Ant(Driven):
     """gymnasium's name of these physics"""
     ends: bool = False
     """end an episode when the ant is unhealthy (torso below 0.2 m or above 1 m, as in gymnasium): then rewards
-    log p(z|s), mostly below 0, reward dying"""
+    `log p(z|s)`, mostly below 0, reward dying"""
 
     @property
     def observation(self) -> int:

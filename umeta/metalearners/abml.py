@@ -31,7 +31,7 @@ class ABML(ParticleLearner):
     spread: Annotated[float, Gt(0)] = 0.02
     """what sigma begins as"""
     prior: Annotated[float, Gt(0)] = 1.0
-    """how much KL(q || p) counts; less than 1 where the support has to move weights further than their spread"""
+    """how much `KL(q || p)` counts; less than 1 where the support has to move weights further than their spread"""
 
     def adapt(self, theta: Theta, support: Batch, *, start: Adapted | None = None, steps: int | None = None) -> Adapted:
         """Fit each task's distribution: means [T, ...] by the weights' names, log s as `std.NAME`, and the noise."""
