@@ -99,6 +99,6 @@ def test_contract(first_order: bool) -> None:
 
 
 def test_it_learns_to_learn() -> None:
-    _, after, before = taught(ABML(Perceptron(), inner_lr=0.5, steps=3, particles=3, spread=0.05, prior=0.001), 100)
+    _, after, before = taught(ABML(Perceptron(), inner_lr=0.5, steps=3, particles=3), 100)
     assert after > 0.8
     assert before < 0.5

@@ -366,7 +366,7 @@ def test_finetuning_without_skills_is_left_out_with_a_note(place, umeta, unpaint
         (["propose", "skills.yaml", "name=new", "env.id=Nav3D-v0"], ["env.id", "Nav2D-v0", "Nav3D-v0"]),
         (["propose", "skills.yaml", "name=new", "env.horizon=0"], ["env.horizon"]),
         (["propose", "skills.yaml", "name=new", "env={name: gym, id: Nope-v9}"], ["env", "Nope"]),
-        (["propose", "skills.yaml", "name=new", "env={name: gym, id: CartPole-v1}"], ["Discrete(2)", "wrap"]),
+        (["propose", "skills.yaml", "name=new", "env={name: gym, id: FrozenLake-v1}"], ["Discrete(16)", "wrap"]),
         (["propose", "skills.yaml", "name=new", "proposer.skill=4"], ["'skill'", "did you mean 'skills'"]),
         (["propose", "skills.yaml", "name=new", "proposer.skills=1"], ["proposer.skills", "greater than 1"]),
         (["propose", "skills.yaml", "name=new", "proposer.sees=[2]"], ["proposer.sees", "0 to 1", "[2]"]),

@@ -28,10 +28,11 @@ class ABML(ParticleLearner):
     means over draws, whose noise is a hash of the support; predictions are a mixture over draws of q.
     """
 
-    spread: Annotated[float, Gt(0)] = 0.02
+    spread: Annotated[float, Gt(0)] = 0.1
     """what sigma begins as"""
-    prior: Annotated[float, Gt(0)] = 1.0
-    """how much `KL(q || p)` counts; less than 1 where the support has to move weights further than their spread"""
+    prior: Annotated[float, Gt(0)] = 0.01
+    """how much `KL(q || p)` counts, 1 in the paper; more keeps weights closer to their beginning, and needs a smaller
+    `inner_lr`: its product with that stays below the variance times the items"""
 
     def adapt(self, theta: Theta, support: Batch, *, start: Adapted | None = None, steps: int | None = None) -> Adapted:
         """Fit each task's distribution: means [T, ...] by the weights' names, log s as `std.NAME`, and the noise."""
