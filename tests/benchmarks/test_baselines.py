@@ -48,8 +48,8 @@ def test_the_linear_baseline_is_scikit_learns_with_the_penalty_of_cactus():
     drawn = tasks.sample(np.arange(12), episode=EPISODE, seed=3)
     support, query = drawn.support(), drawn.query()
     for i in range(12):
-        model = LogisticRegression(C=1.0, max_iter=200).fit(support.x[i], support.y[i])
-        assert found[i] == pytest.approx(model.score(query.x[i], query.y[i]))
+        model = LogisticRegression(C=1.0, max_iter=200).fit(support.x[i].numpy(), support.y[i].numpy())
+        assert found[i] == pytest.approx(model.score(query.x[i].numpy(), query.y[i].numpy()))
     assert not np.array_equal(found, baselines.linear(tasks, EPISODE, 12, seed=3, c=100.0))
 
 

@@ -99,6 +99,8 @@ def card() -> Iterator[Card]:
     torch's backward pass asks the driver about each tensor's device. So it is told that fake tensors are without a
     device of their own, as those of `meta` are; Python code sees the card.
     """
+    if torch.__version__ < "2.14":
+        pytest.skip("fake tensors of torch 2.11 ask for a driver")
     make: Callable[..., Any] = Tensor._make_subclass
 
     def make_passing(*args: Any, dispatch_device: bool = False, **kwargs: Any) -> Any:

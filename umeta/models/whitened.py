@@ -59,6 +59,7 @@ def find_whitening(z: np.ndarray) -> tuple[Tensor, Tensor]:
     n < d, stay small.
     """
     mean = z.mean(0, dtype=np.float64)
-    variances, components = np.linalg.eigh(np.cov(z - mean, rowvar=False, bias=True))
+    apart = z - mean
+    variances, components = np.linalg.eigh(apart.T @ apart / len(z))
     scale = (variances.clip(min=0) + max(variances.mean(), 1e-12)) ** -POWER
     return torch.from_numpy(mean).float(), torch.from_numpy(components * scale).float()
