@@ -87,8 +87,7 @@ class Learning:
     def __init__(self, options: Diayn, env: Environment, ctx: Context) -> None:
         o = self.options = options
         self.env, self.seed = env, ctx.seed
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seeds.integer(ctx.seed, "diayn"))
+        with seeds.seed_torch(seeds.integer(ctx.seed, "diayn")):
             self.policy = SkillPolicy(env.observation, env.action, o.skills, o.hidden)
             self.learner = o.algorithm.build(self.policy, env.discount, o.lr)
             self.discriminator = Discriminator.checked(env, o.skills, o.hidden, o.sees)

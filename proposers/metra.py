@@ -174,8 +174,7 @@ class Learning:
         o = self.options = options
         self.env, self.seed = env, ctx.seed
         self.cosine: float | None = None  # of steps and skills, in the last iteration
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seeds.integer(ctx.seed, "metra"))
+        with seeds.seed_torch(seeds.integer(ctx.seed, "metra")):
             self.policy = SpacePolicy(env.observation, env.action, o.dim, o.hidden)
             self.learner = PPO().build(self.policy, env.discount, o.lr)
             self.space = o.rewards(env)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -71,6 +73,14 @@ def choose(keys: np.ndarray, n: np.ndarray | int, size: int) -> np.ndarray:
         chosen[..., i] = np.where(taken, last, pick)
     order = np.argsort(key(keys[..., None], "order", np.arange(size)), axis=-1)
     return np.take_along_axis(chosen, order, axis=-1)
+
+
+@contextmanager
+def seed_torch(seed: int) -> Iterator[None]:
+    """Seed torch on the CPU within the block; after it the global random state is as it was, a GPU's all along."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
 
 
 def integer(*parts: int | str) -> int:

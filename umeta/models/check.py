@@ -20,6 +20,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parameter import is_lazy
 from torch.utils.flop_counter import FlopCounterMode  # here, as it imports triton, which crashes after a renderer
 
+from umeta import seeds
 from umeta.errors import UserError
 from umeta.models.functional import Pure
 from umeta.parts import Model
@@ -171,8 +172,7 @@ class Trial:
                 message = f"metalearner.model: {name} cannot take items of shape {item_shape}: {describe(error)}"
                 raise UserError(message) from error
         self.near = 1e-5 if self.expected.features.dtype == torch.float64 else 1e-3
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.default_generator.manual_seed(1)
+        with seeds.seed_torch(1), torch.no_grad():
             other, _ = network.run_loop(self.params, self.x, None)
         self.random = self.far(other, self.expected.features)
         self.mixes = self.far(self.expected.alone, self.expected.again[:, :1])
@@ -182,13 +182,11 @@ class Trial:
         params, leaves = self.leaves()
         # checkpoints would compute again when the module has its own weights back
         apart = torch.autograd.graph.disable_saved_tensors_hooks(CHECKPOINTS)
-        with torch.random.fork_rng(devices=[]), torch.enable_grad(), apart:
-            torch.default_generator.manual_seed(0)
+        with seeds.seed_torch(0), torch.enable_grad(), apart:
             out, stats = program(params, self.x, None)
             grads = torch.autograd.grad(weigh(out), leaves, materialize_grads=True) if out.requires_grad else []
         stats = {name: value.detach() for name, value in stats.items()}
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.default_generator.manual_seed(0)
+        with seeds.seed_torch(0), torch.no_grad():
             again, _ = program(params, self.x, stats)
             alone, _ = program(params, self.x[:, :1], stats)
         return Outcome(out.detach(), again, alone, list(grads))

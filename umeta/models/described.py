@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from annotated_types import Ge
 from torch import Tensor, nn
 
+from umeta import seeds
 from umeta.augment.photo import Photo
 from umeta.errors import UserError
 from umeta.models.conv4 import Conv4
@@ -84,8 +85,7 @@ class Described:
         whole = fitted.build(images.item_shape)
         assert isinstance(whole, Beside)
         chosen = np.random.default_rng(seed).permutation(len(images))[:PICTURES]
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.default_generator.manual_seed(seed)
+        with seeds.seed_torch(seed), torch.no_grad():
             whole.fit(images.floats(chosen), features)
             if self.weight is None and len(images) > NEIGHBOURS:
                 seen: list[Callable[[Tensor], Tensor]] = [

@@ -30,6 +30,7 @@ from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from umeta import seeds
 from umeta.errors import UserError
 from umeta.models.kernels import Refused, TaskBatched, channels_last, name_call
 from umeta.models.precision import autocast_kind
@@ -252,8 +253,7 @@ def join(module: str, name: str) -> str:
 
 def draw(make: Callable[[], M], seed: int) -> M:
     """Call `make` with torch seeded on the CPU, and leave the global random state alone, a GPU's too."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+    with seeds.seed_torch(seed):
         return make()
 
 
