@@ -18,7 +18,7 @@ from umeta.types import Batch, Theta
 Distribution = dict[str, tuple[Tensor, Tensor]]  # of each weight, mean and log standard deviation
 
 
-def made() -> tuple[ABML, Theta, Batch, Batch]:
+def make_learner() -> tuple[ABML, Theta, Batch, Batch]:
     learner = ABML(MODELS["mlp"], 0.1, 2, particles=3, normalisation="group", first_order=False, spread=0.3, prior=0.7)
     learner = learner.build(SPEC, EPISODE)
     return learner, begun(learner), batch(2), batch(2, seed=1)
@@ -57,7 +57,7 @@ def noise_of(learner: ABML, theta: Theta, support: Batch) -> Tensor:
 
 
 def test_distributions_and_answers_by_hand() -> None:
-    learner, theta, support, query = made()
+    learner, theta, support, query = make_learner()
     adapted = learner.adapt(theta, support)
     found, noise = learner.predict(theta, adapted, query.x), noise_of(learner, theta, support)
     for t in range(3):
@@ -70,7 +70,7 @@ def test_distributions_and_answers_by_hand() -> None:
 
 
 def test_the_loss_and_its_gradient_by_hand() -> None:
-    learner, theta, support, query = made()
+    learner, theta, support, query = make_learner()
     loss, noise = learner.meta_loss(theta, support, query)[1], noise_of(learner, theta, support)
     total = torch.zeros(())
     for t in range(3):
@@ -87,7 +87,7 @@ def test_the_loss_and_its_gradient_by_hand() -> None:
 
 
 def test_steps_that_go_on_are_those_taken_at_once() -> None:
-    learner, theta, support, _ = made()
+    learner, theta, support, _ = make_learner()
     on = learner.adapt(theta, support, start=learner.adapt(theta, support, steps=1), steps=1)
     for name, value in learner.adapt(theta, support, steps=2).params.items():
         torch.testing.assert_close(on.params[name], value)

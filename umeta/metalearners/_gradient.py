@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
@@ -203,8 +204,7 @@ class InnerLoop:
 
     def __init__(self, learner: GradientLearner, theta: Theta, support: Batch, start: Adapted | None) -> None:
         self.learner, self.theta, self.support = learner, theta, support
-        self.begun = learner.begin(theta, support)  # the weights that theta has them begin with
-        self.start = start.params if start else self.begun  # those that they do begin with
+        self.start = start.params if start else self.begun  # the weights that they begin with
         self.taken = start.steps if start else 0
         self.moving = [n for n in self.start if learner.adapts_weight(n) and n not in learner.fixed]
         self.stats = learner.frozen(theta)
@@ -214,6 +214,11 @@ class InnerLoop:
         self.seen: tuple[Tensor, Stats] | None = None
         if not learner.recompute and all(name.startswith("head.") for name in self.moving):
             self.seen = self._see(self.start)  # the network stays as it is: once for all steps
+
+    @cached_property
+    def begun(self) -> Weights:
+        """The weights that theta has them begin with, for which `prototypes` takes a pass over the support."""
+        return self.learner.begin(self.theta, self.support)
 
     def sizes(self, lr: float, steps: int | None) -> Iterator[float]:
         """Return the size of each step, by the learner's schedule, and count the steps."""

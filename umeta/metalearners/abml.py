@@ -36,20 +36,12 @@ class ABML(ParticleLearner):
 
     def adapt(self, theta: Theta, support: Batch, *, start: Adapted | None = None, steps: int | None = None) -> Adapted:
         """Fit each task's distribution: means [T, ...] by the weights' names, log s as `std.NAME`, and the noise."""
-        loop = InnerLoop(self, theta, self.repeat(support), None)
-        prior = self._find_prior(theta, support)
-        phi = start.params if start else prior
-        loop.taken = start.steps if start else 0
-        for size in loop.sizes(self.inner_lr, steps):
-            slopes = loop.gradient(self._draw(phi)[0])
-            phi = phi | self._step(phi, prior, slopes, support.mask.sum(1), size)
-        finished = loop.finish(self._draw(phi)[0])
-        return replace(finished, params=phi if loop.differentiable else {n: v.detach() for n, v in phi.items()})
+        return self._fit(theta, support, self._find_prior(theta, support), start, steps)
 
     def meta_loss(self, theta: Theta, support: Batch, query: Batch) -> tuple[Adapted, Tensor]:
         """Adapt; return L of support and query."""
-        adapted, prior, both = self.adapt(theta, support), self._find_prior(theta, support), join(support, query)
-        many = self.repeat(both)
+        prior, both = self._find_prior(theta, support), join(support, query)
+        adapted, many = self._fit(theta, support, prior), self.repeat(both)
         output = super(ParticleLearner, self).predict(theta, self.flatten(adapted), many.x)
         loss = loss_of(self.built.spec)(output, many).unflatten(0, (-1, self.particles)).mean(1)
         p, q = (self._read(weights) for weights in (prior, adapted.params))
@@ -58,7 +50,20 @@ class ABML(ParticleLearner):
 
     def flatten(self, adapted: Adapted) -> Adapted:
         """Return draws of the weights as the inner loop has them."""
-        return replace(adapted, params=self._draw(adapted.params)[0])
+        return replace(adapted, params=self._draw(adapted.params))
+
+    def _fit(
+        self, theta: Theta, support: Batch, prior: Weights, start: Adapted | None = None, steps: int | None = None
+    ) -> Adapted:
+        """Take the steps from the prior, or from where earlier ones ended."""
+        begun = start or Adapted(prior)
+        loop = InnerLoop(self, theta, self.repeat(support), self.flatten(begun))
+        phi, noise = begun.params, self._read_noise(begun.params)
+        for size in loop.sizes(self.inner_lr, steps):
+            slopes = loop.gradient(self._draw(phi))
+            phi = phi | self._step(phi, prior, slopes, noise, support.mask.sum(1), size)
+        finished = loop.finish(self._draw(phi))
+        return replace(finished, params=phi if loop.differentiable else {n: v.detach() for n, v in phi.items()})
 
     def _find_prior(self, theta: Theta, support: Batch) -> Weights:
         """Return means, log standard deviations and noise as each task begins with them."""
@@ -74,19 +79,25 @@ class ABML(ParticleLearner):
         # checks would wait for a GPU
         return {n: Normal(phi[n], phi[f"std.{n}"].exp(), validate_args=False) for n in names}
 
-    def _draw(self, phi: Weights) -> tuple[Weights, Weights]:
-        """Draw weights [T * M, ...], and return the noise that they were drawn with, [T, M, ...]."""
+    def _read_noise(self, phi: Weights) -> Weights:
+        """Return the noise of the weights that have a distribution, by name: [T, M, ...]."""
         q = self._read(phi)
         parts = phi["noise"].split([one.mean[0].numel() for one in q.values()], -1)
-        noise = {n: e.view(*e.shape[:2], *q[n].mean.shape[1:]) for n, e in zip(q, parts, strict=True)}
+        return {n: e.view(*e.shape[:2], *q[n].mean.shape[1:]) for n, e in zip(q, parts, strict=True)}
+
+    def _draw(self, phi: Weights) -> Weights:
+        """Draw weights [T * M, ...]."""
+        q, noise = self._read(phi), self._read_noise(phi)
         fixed = {n: v for n, v in phi.items() if n not in q and n != "noise" and not n.startswith("std.")}
         drawn = {n: one.mean[:, None] + one.stddev[:, None] * noise[n].to(one.mean) for n, one in q.items()}
         drawn |= {n: v[:, None].expand(-1, self.particles, *v.shape[1:]) for n, v in fixed.items()}
-        return {n: value.flatten(0, 1) for n, value in drawn.items()}, noise
+        return {n: value.flatten(0, 1) for n, value in drawn.items()}
 
-    def _step(self, phi: Weights, prior: Weights, slopes: Weights, items: Tensor, size: float) -> Weights:
+    def _step(
+        self, phi: Weights, prior: Weights, slopes: Weights, noise: Weights, items: Tensor, size: float
+    ) -> Weights:
         """Return means and log standard deviations one step on, by the loss's slopes at the draws [T * M, ...]."""
-        moved, noise, q, p = {}, self._draw(phi)[1], self._read(phi), self._read(prior)
+        moved, q, p = {}, self._read(phi), self._read(prior)
         for name, slope in slopes.items():
             each, n = slope.unflatten(0, (-1, self.particles)), along(items, q[name].mean)
             pull = (q[name].mean - p[name].mean) / p[name].variance * self.prior / n
