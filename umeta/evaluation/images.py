@@ -24,6 +24,7 @@ from umeta.data.images import hash_each
 from umeta.deploy.calibration import expected_calibration_error, reliability
 from umeta.draw.curves import Curve
 from umeta.errors import UserError, suggest
+from umeta.evaluation.chunks import CHUNK, adapt_chunks
 from umeta.evaluation.readings import measure_readings
 from umeta.evaluation.result import Cell, Result, summarize, trace
 from umeta.evaluation.rows import Kept, describe_provenance, describe_question, read_results, record_result
@@ -52,18 +53,9 @@ BASELINES = ("pixels_knn", "hog", "histogram", *ON_EMBEDDING, "untrained", "rand
 CLUSTERS = 500  # of cluster matching, where the proposer has no such number
 RATES = (0.1, 0.03, 0.3)  # step sizes that training from scratch is tuned over; without a val split the first
 TUNING = 24  # validation tasks that it is tuned on
-CHUNK = 8  # test tasks adapted at a time
 SEEN = 256  # images that a pre-trained network sees at a time
-PARTS = (
-    "rows",
-    "scratch_lr",
-    "curves",
-    "step_curves",
-    "extrapolation",
-    "regret",
-    "calibration",
-    "readings",
-)  # of what is kept
+# of what is kept
+PARTS = ("rows", "scratch_lr", "curves", "step_curves", "extrapolation", "regret", "calibration", "readings")
 CHANGES: dict[str, Callable[[TaskDistribution, Any], TaskDistribution]] = {  # that test tasks can be made harder by
     "shear": lambda tasks, strength: Augmented(tasks, Distorted(shear=strength)),
     "scale": lambda tasks, strength: Augmented(tasks, Distorted(scale=strength)),
@@ -109,11 +101,9 @@ def answers(
 
     Several processes share the chunks out: each gives its own.
     """
-    for start in distributed.shard(range(0, count, CHUNK)):
+    for batch, adapted in adapt_chunks(learner, theta, tasks, episode, count, seed, steps):
         with torch.no_grad():
-            batch = tasks.sample(np.arange(start, min(start + CHUNK, count)), episode=episode, seed=seed)
             query = batch.query()
-            adapted = learner.adapt(theta, batch.support(), steps=steps)
             yield learner.predict(theta, adapted, query.x), query
 
 

@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from umeta.evaluation.chunks import adapt_chunks
 from umeta.evaluation.result import Cell, summarize
 from umeta.runtime import distributed
 from umeta.stages.runs import Run
-from umeta.tasks.ambiguous import Ambiguous
+from umeta.tasks.ambiguous import Ambiguous, TwoReadings
 from umeta.types import EpisodeSpec, TaskDistribution
-
-CHUNK = 8  # test tasks adapted at a time
 
 
 def measure_readings(run: Run, tasks: TaskDistribution, episode: EpisodeSpec, count: int) -> dict[str, Cell]:
     """Measure what the run's learner makes of `count` test tasks that are ambiguous."""
-    found = []
-    for start in distributed.shard(range(0, count, CHUNK)):
+    found, seed = [], run.config.evaluate.seed
+    for batch, adapted in adapt_chunks(run.learner, run.theta, Ambiguous(tasks), episode, count, seed, run.test_steps):
+        assert isinstance(batch, TwoReadings)
         with torch.no_grad():
-            numbers = np.arange(start, min(start + CHUNK, count))
-            batch = Ambiguous(tasks).sample(numbers, episode=episode, seed=run.config.evaluate.seed)
             query, other = batch.query(), batch.reread().query().y
-            adapted = run.learner.adapt(run.theta, batch.support(), steps=run.test_steps)
             each = run.learner.predict_each(run.theta, adapted, query.x).log_softmax(-1)
             found.append({name: values.cpu() for name, values in judge_readings(each, query.y, other).items()})
     parts = distributed.gather(found)

@@ -309,11 +309,12 @@ def collect_fits(trial: Trial, tasks: SinusoidTasks, rows: dict[str, Callable[[i
         support, query = task.support(), task.query()
         for name, method in rows.items():
             fitted, after = method(shot), {}
-            for k in [0] if fitted.learner.steps is None else [k for k in SHOWN if k <= s.steps]:
-                with torch.no_grad():
+            shown = [0] if fitted.learner.steps is None else [k for k in SHOWN if k <= s.steps]
+            with torch.no_grad():
+                for k in shown:
                     adapted = fitted.learner.adapt(fitted.theta, support, steps=k)
                     after[k] = fitted.learner.predict(fitted.theta, adapted, query.x)[0, :, 0].cpu().numpy()
-                    draws = fitted.learner.predict_each(fitted.theta, adapted, query.x)[0, :, :, 0].cpu().numpy()
+                draws = fitted.learner.predict_each(fitted.theta, adapted, query.x)[0, :, :, 0].cpu().numpy()
             x, y = (value[0, :, 0].cpu().numpy() for value in (support.x, support.y))
             true = query.y[0, :, 0].cpu().numpy()
             found.append(regression.Fit(f"{name}, {shot} points", grid.cpu().numpy(), true, x, y, after, draws))

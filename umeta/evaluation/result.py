@@ -100,6 +100,14 @@ def lead_over(one: Cell, other: Cell) -> float:
     return one["mean"] - other["mean"] - (one["interval"] or 0) - (other["interval"] or 0)
 
 
+def format_cell(value: Cell) -> str:
+    """`68.12 ± 0.61`: an accuracy in percent, a return or an error; `diverged` where that is no number."""
+    if value["mean"] is None:
+        return "diverged"
+    digits = value.get("digits", 2)
+    return f"{value['mean']:.{digits}f}" + (f" ± {value['interval']:.{digits}f}" if value["interval"] else "")
+
+
 def summarize(values: Any) -> Cell:
     """Return the mean over tasks [n] and the half width of its 95 % interval, 1.96 * std / sqrt(n)."""
     values = np.asarray(values, float)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from umeta.draw.curves import Curve, label_of
-from umeta.evaluation.result import Result, list_cautions
+from umeta.evaluation.result import Result, format_cell, list_cautions
 
 STYLE = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
 # no script runs and nothing is fetched, whatever the page holds
@@ -178,7 +178,7 @@ def build_sections(chapter: Chapter) -> list[tuple[str, list[Markup]]]:
         parts["Calibration"] = draw_calibration(calibration)
     if readings := result.get("readings"):
         lines = [
-            f"{change}, {name}: {cell['mean']:.3f} ± {cell['interval']:.3f}"
+            f"{change}, {name}: {format_cell(cell)}"
             for change, rows in readings.items()
             for name, cell in rows[result["title"]].items()
         ]

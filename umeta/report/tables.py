@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import Any
 
 from umeta.draw.curves import Curve, plot_adaptation, plot_points
-from umeta.evaluation.result import Cell, Result
+from umeta.evaluation.result import Cell, Result, format_cell
 from umeta.report import page
-from umeta.report.write import format_cell, format_markdown
+from umeta.report.write import format_markdown
 from umeta.runtime import artifacts
 
 CURVES = re.compile(r"<!-- curves: (?P<file>\S+) (?P<picture>\S+)(?: (?P<key>\S+))? -->")

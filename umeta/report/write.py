@@ -17,7 +17,7 @@ from umeta.benchmarks.labelled import LabelledImages
 from umeta.config.reading import dump_yaml
 from umeta.draw import curves, mosaic
 from umeta.draw.curves import Curve
-from umeta.evaluation.result import Cell, Result, Rows, list_cautions
+from umeta.evaluation.result import Cell, Result, Rows, format_cell, list_cautions
 from umeta.parts import Tracker
 from umeta.report import page as web
 from umeta.runtime import artifacts
@@ -258,14 +258,6 @@ def average_cells(cells: Sequence[Cell], quantile: float) -> Cell:
         return {**cells[0], "mean": None, "interval": None}
     error = np.std(means, ddof=1) / len(means) ** 0.5
     return {**cells[0], "mean": float(np.mean(means)), "interval": float(quantile * error)}
-
-
-def format_cell(value: Cell) -> str:
-    """`68.12 ± 0.61`: an accuracy in percent, a return or an error; `diverged` where that is no number."""
-    if value["mean"] is None:
-        return "diverged"
-    digits = value.get("digits", 2)
-    return f"{value['mean']:.{digits}f}" + (f" ± {value['interval']:.{digits}f}" if value["interval"] else "")
 
 
 def format_markdown(rows: Sequence[Sequence[str]]) -> str:
