@@ -140,7 +140,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def median_of(rows: list[dict[str, Any]], method: str, minutes: float) -> list[float] | str:
-    """Return the medians by shots, or why there are none."""
+    """Return the median accuracy for each number of shots, or the reason that there is none."""
     found = [row for row in rows if (row["method"], row["minutes"]) == (method, minutes)]
     done = [row["accuracy"] for row in found if "accuracy" in row]
     if not done:

@@ -31,7 +31,7 @@ def goals(result: dict[str, Any]) -> str:
     rows = [["", "umeta", "reference", "ratio (quartiles)", "at least", "aim"]]
     missed = []
     for goal, measured in list_known(result):
-        cells, holds = reached(goal, measured)
+        cells, holds = compare(goal, measured)
         rows.append([goal.text, *cells])
         missed += [] if holds else [goal.text]
     below = f"Not reached: {'; '.join(missed)}." if missed else "All are reached."
@@ -44,7 +44,7 @@ def list_known(result: dict[str, Any]) -> list[tuple[Goal, dict[str, Any]]]:
     return [(goal, measured) for goal, measured in found if {goal.side, goal.reference} <= measured["sides"].keys()]
 
 
-def reached(goal: Goal, measured: dict[str, Any]) -> tuple[list[str], bool]:
+def compare(goal: Goal, measured: dict[str, Any]) -> tuple[list[str], bool]:
     """Cells of a goal's row, and whether what was shown of the ratio is enough."""
     ours, theirs = measured["sides"][goal.side], measured["sides"][goal.reference]
     if missing := ours.get("missing") or theirs.get("missing"):
@@ -65,7 +65,7 @@ def ratios(result: dict[str, Any]) -> str:
     for goal, measured in list_known(result):
         if goal.text in SHOWN:
             what, other = SHOWN[goal.text]
-            (ours, theirs, factor, *_), _ = reached(goal, measured)
+            (ours, theirs, factor, *_), _ = compare(goal, measured)
             rows.append([what, ours, f"{other}: {theirs}", factor.partition(" ")[0]])
     versions = ", ".join(f"{name} {result['versions'][name]}" for name in ("torch", "learn2learn"))
     return f"{format_markdown(rows)}\n\n*{result['date']}, {result['hardware']}; {versions}, as they are shipped.*"

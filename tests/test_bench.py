@@ -116,11 +116,11 @@ def test_what_a_process_has_started_is_not_waited_for():
 def test_tables_say_ratios_shares_and_what_is_missing(tmp_path):
     sides = scripted()["sides"]
     goal = replace(GOALS[0], text="goal", measurement="work", side="a", reference="b", least=1, aim=2)
-    assert table.reached(goal, {"sides": sides}) == (["2.5 s", "3 s", "**1.50** (0.88 to 2.00)", "1", "2"], True)
-    assert not table.reached(replace(goal, least=1.6), {"sides": sides})[1]
-    assert table.reached(replace(goal, memory=True), {"sides": sides})[0][2:] == ["1.00", "at most 1", "2"]
-    assert not table.reached(replace(goal, memory=True, least=0.9), {"sides": sides})[1]
-    assert "No module named 'peer'" in table.reached(replace(goal, reference="absent"), {"sides": sides})[0][0]
+    assert table.compare(goal, {"sides": sides}) == (["2.5 s", "3 s", "**1.50** (0.88 to 2.00)", "1", "2"], True)
+    assert not table.compare(replace(goal, least=1.6), {"sides": sides})[1]
+    assert table.compare(replace(goal, memory=True), {"sides": sides})[0][2:] == ["1.00", "at most 1", "2"]
+    assert not table.compare(replace(goal, memory=True, least=0.9), {"sides": sides})[1]
+    assert "No module named 'peer'" in table.compare(replace(goal, reference="absent"), {"sides": sides})[0][0]
     machine = {"title": "machine", "unit": "step", "flop": 48.0, "sides": {"float32": {**sides["a"], "median": 4.0}}}
     result = {
         "date": "2026-01-31",

@@ -347,9 +347,9 @@ def check_fits(
 
 
 def is_small(learner: MetaLearner, item_shape: tuple[int, ...], most: int) -> bool:
-    """Tell whether a learner's network has at most so many weights, by making it until there are more.
+    """Tell whether a learner's network has at most `most` weights; the first one beyond ends its making.
 
-    On torch's meta device none would be made, but running a network there has torch import for seconds.
+    It is not counted on torch's meta device, as running a network there makes torch import for seconds.
     """
     count = 0
 

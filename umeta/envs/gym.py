@@ -53,7 +53,7 @@ class Gym(Episodic):
     @property
     def chooses(self) -> bool:
         """Whether an action is a choice."""
-        return hasattr(self.one.action_space, "n")
+        return is_choice(self.one.action_space)
 
     @property
     def randoms(self) -> int:
@@ -69,7 +69,7 @@ class Gym(Episodic):
         one = self.made()
         for name, space in (("observations", one.observation_space), ("actions", one.action_space)):
             vector = type(space).__name__ == "Box" and len(space.shape) == 1 and space.shape[0]
-            choice = name == "actions" and type(space).__name__ == "Discrete"
+            choice = name == "actions" and is_choice(space)
             if not choice and not (vector and np.issubdtype(space.dtype, np.floating)):
                 raise UserError(
                     f"env: the {name} of '{self.id}' are {space}; only vectors of floats (a Box of one dimension) are "
@@ -114,6 +114,11 @@ class Gym(Episodic):
     def simulate(self, n: int, rewarded: bool = False) -> Copies:
         """rewarded: whether `last_reward` is kept, which benchmarks alone may ask for."""
         return Copies(self, n, rewarded)
+
+
+def is_choice(space: Any) -> bool:
+    """Whether a space is one of some choices."""
+    return type(space).__name__ == "Discrete"
 
 
 class Copies:

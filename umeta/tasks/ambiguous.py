@@ -31,20 +31,20 @@ class TwoReadings:
 
     def support(self, act: Act | None = None, round: int = 0) -> Batch:
         batch = self.tasks.support(act, round)
-        return self._shaded(batch, batch.y)
+        return self._dim(batch, batch.y)
 
     def query(self, act: Act | None = None) -> Batch:
         batch = self.tasks.query(act)
         earlier = F.one_hot(batch.y, 2).cumsum(1).gather(2, batch.y[..., None])[..., 0]  # of its class, from 1
         shade = torch.where(earlier % 2 == 0, 1 - batch.y, batch.y)
         y = torch.where(send(self.by_shade, batch.y.device)[:, None], shade, batch.y)
-        return replace(self._shaded(batch, shade), y=y)
+        return replace(self._dim(batch, shade), y=y)
 
     def reread(self) -> TwoReadings:
         """Return the same tasks, each read in the other way."""
         return replace(self, by_shade=~self.by_shade)
 
-    def _shaded(self, batch: Batch, shade: Tensor) -> Batch:
+    def _dim(self, batch: Batch, shade: Tensor) -> Batch:
         dim = (shade == send(self.dimmed, shade.device)[:, None]).view(*shade.shape, *[1] * (batch.x.dim() - 2))
         return replace(batch, x=torch.where(dim, DIM * batch.x, batch.x))
 
