@@ -9,34 +9,30 @@ the support's vectors, whose length is 1.
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from proposers.instances import Instances
-from proposers.progressive import Progressive
-from umeta.config.images import TrainConfig
-from umeta.data.images import UnlabelledImages, to_float
-from umeta.errors import UserError
+from umeta.data.images import to_float
 from umeta.evaluation.images import evaluate
-from umeta.metalearners.protonet import ProtoNet
 from umeta.models.conv4 import Conv4
-from umeta.outer.adam import Adam
-from umeta.runtime.loop import RunContext
+from umeta.stages.runs import load_run
 from umeta.tasks.partition import PartitionTasks
-from umeta.train import metatrain
-from umeta.types import EpisodeSpec, FeatureLearner, Theta
+from umeta.types import EpisodeSpec, Theta
 
-MANY = 1_000_000  # steps, of which time leaves few
 Answer = Callable[[PartitionTasks, EpisodeSpec, int], np.ndarray]  # accuracy on each of a number of tasks
 
 
@@ -64,43 +60,17 @@ class Training:
 
 
 def umeta(training: Training) -> Answer:
-    """Take instance tasks for half of the time, then clusters of what the learner tells apart: our recipe."""
-    images = UnlabelledImages.of(training.pixels)
-    ctx = RunContext(training.seed)
-    way, query = (128, 2) if training.grey else (64, 2)
-    options = ProtoNet(training.model(), distance="cosine", precision="auto", test_steps=20)
-    minutes = training.seconds / 120
-    first = TrainConfig(
-        Adam(lr=2e-3, schedule="cosine"), steps=MANY, minutes=minutes, way=way, query=query, meta_batch=1
-    )
-    tasks = Instances(rotations=training.grey).propose(images, ctx)
-    learner = options.build(tasks.spec, first.episode)
-    began = time.monotonic()
-    theta = metatrain(learner, tasks, first, ctx)
-    clusters = Progressive(k=[] if training.grey else [100, 200], rotations=training.grey)
-    clustered = clusters.propose(images, ctx, Features(learner, theta))
-    left = (training.seconds - (time.monotonic() - began)) / 60
-    if left > 0:
-        outer = Adam(lr=1e-3, schedule="cosine")
-        second = TrainConfig(outer, steps=MANY, minutes=left, way=way // 2, query=query, meta_batch=1)
-        with suppress(UserError):  # where too little was learnt for clusters of that size it goes on as before
-            clustered.sample(np.arange(1), episode=second.episode, seed=0)
-            tasks = clustered
-        theta = metatrain(learner, tasks, second, ctx.part(1), theta)
-    return partial(answer_by_learner, learner, theta)
-
-
-@dataclass(frozen=True)
-class Features:
-    """A learner as an embedder."""
-
-    learner: FeatureLearner
-    theta: Theta
-
-    def embed(self, images: UnlabelledImages) -> Tensor:
-        with torch.no_grad():
-            starts = range(0, len(images), 1000)
-            return torch.cat([self.learner.features(self.theta, images.floats(slice(i, i + 1000))) for i in starts])
+    """Run `umeta run --images` on a folder of the pictures, as a person does; reading them takes of the minutes too."""
+    with tempfile.TemporaryDirectory() as folder:
+        pictures = Path(folder) / "pictures"
+        pictures.mkdir()
+        for i, picture in enumerate(training.pixels):
+            Image.fromarray(np.moveaxis(picture, 0, 2).squeeze()).save(pictures / f"{i}.png", compress_level=1)
+        minutes = ["--minutes", f"{training.seconds / 60:g}", "--seed", str(training.seed)]
+        words = ["run", "--images", str(pictures), *minutes, f"out={folder}", "name=learnt"]
+        subprocess.run([sys.executable, "-m", "umeta", *words], check=True, stdout=subprocess.DEVNULL)
+        run = load_run(Path(folder) / "runs" / "learnt", device="cpu")
+    return partial(answer_by_learner, run.learner, run.theta)
 
 
 def answer_by_learner(
@@ -139,8 +109,6 @@ class Pictures(Dataset[Any]):
         return len(self.pixels)
 
     def __getitem__(self, i: int) -> list[Tensor]:
-        from PIL import Image
-
         picture = np.moveaxis(np.broadcast_to(self.pixels[i], (3, *self.pixels.shape[2:])), 0, 2)
         return self.transform(Image.fromarray(np.ascontiguousarray(picture)))
 

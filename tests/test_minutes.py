@@ -50,13 +50,20 @@ def test_the_nearest_prototype_answers():
     assert blind.mean() == pytest.approx(0.2, abs=0.05)
 
 
-@pytest.mark.parametrize("name", ["umeta", "ProtoNet with labels, plain loop", "pixels"])
-def test_methods_learn_and_answer(name, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "seconds"),
+    [
+        pytest.param("umeta", 60, marks=pytest.mark.slow),  # as long as the command itself takes
+        ("ProtoNet with labels, plain loop", 0.2),
+        ("pixels", 0.2),
+    ],
+)
+def test_methods_learn_and_answer(name, seconds):
     draw = np.random.default_rng(0)
     patterns = draw.integers(0, 200, (8, 1, 1, 16, 16))
     pixels = (patterns + draw.integers(0, 56, (8, 20, 1, 16, 16))).reshape(160, 1, 16, 16).astype(np.uint8)
     labels = np.arange(8).repeat(20)
-    answer = METHODS[name](Training(pixels, labels, 0.2, seed=0))
+    answer = METHODS[name](Training(pixels, labels, seconds, seed=0))
     found = answer(PartitionTasks(pixels, labels), EpisodeSpec(5, 1, 5), 8)
     assert found.shape == (8,)
     assert found.mean() > 0.4
