@@ -1,9 +1,9 @@
 """`python -m bench [NAME ...]`: measures, prints the tables, and writes results/bench.json and docs/bench.png.
 
 A name is one of bench/measurements.py, or `growth` for all its curves; these are measured anew. Without names all is
-measured that this commit has not measured yet: an interrupted run goes on where it was. The results file and the plot
-are written once everything has been measured at one commit on one machine. `minutes`, with options of its own behind
-it, is bench/minutes.py.
+measured that this commit has not measured yet on this machine: an interrupted run goes on where it was. A measurement
+is written with its commit, date, machine and versions as soon as it is done, and its sides are of one run. `minutes`,
+with options of its own behind it, is bench/minutes.py.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from bench import minutes, table
-from bench.driver import measure
+from bench.driver import Measurement, measure
 from bench.measurements import CURVES, MEASUREMENTS
 from umeta.errors import UserError, suggest
 from umeta.evaluation.rows import find_commit, name_hardware
@@ -27,7 +27,6 @@ from umeta.types import Theta
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results" / "bench.json"
 PICTURE = ROOT / "docs" / "bench.png"
-UNFINISHED = Path(__file__).parent / "unfinished.json"
 PACKAGES = ("torch", "learn2learn", "higher", "torchopt", "jax", "faiss-gpu", "faiss-cpu", "scikit-learn", "mujoco")
 
 
@@ -39,44 +38,42 @@ def main(names: list[str]) -> None:
         name = min(unknown)
         raise UserError(f"no measurement '{name}'{suggest(name, [*every, 'growth'])}; there are {', '.join(every)}")
     wanted = [name for name in every if name in names or (name in CURVES and "growth" in names)]
-    result = begun()
+    result = artifacts.read_json(RESULTS) if RESULTS.exists() else {"measurements": {}, "curves": {}}
+    facts = find_facts()
+
+    def measure_once(known: dict[str, Any], name: str, measurement: Measurement) -> None:
+        if wanted or not is_of(known.get(name), facts):
+            print(f"{measurement.title} ...", flush=True)
+            known[name] = measure(measurement) | {"facts": facts}
+            artifacts.write_json(RESULTS, result)
+
     for name in wanted or every:
         if name in MEASUREMENTS:
-            if wanted or name not in result["measurements"]:
-                print(f"{MEASUREMENTS[name].title} ...", flush=True)
-                result["measurements"][name] = measure(MEASUREMENTS[name])
+            measure_once(result["measurements"], name, MEASUREMENTS[name])
         else:
-            known = {} if wanted else result["curves"].get(name, {}).get("points", {})
+            curve = result["curves"].setdefault(name, {"points": {}}) | {"label": CURVES[name].label}
+            result["curves"][name] = curve
             for x, point in CURVES[name].points.items():
-                if str(x) not in known:
-                    print(f"{point.title} ...", flush=True)
-                    known[str(x)] = measure(point)
-                result["curves"][name] = {"label": CURVES[name].label, "points": known}
-                artifacts.write_json(UNFINISHED, result)
-        artifacts.write_json(UNFINISHED, result)
+                measure_once(curve["points"], str(x), point)
     print(f"\n{table.goals(result)}\n\n{table.sides(result)}")
-    if set(every) <= {*result["measurements"], *result["curves"]}:
-        artifacts.write_json(RESULTS, result)
+    if result["curves"]:
         table.draw(result, PICTURE)
-        UNFINISHED.unlink()
 
 
-def begun() -> dict[str, Any]:
-    """Return what this commit has measured on this machine so far; nothing where its code has been changed since."""
-    result = {
+def is_of(measured: dict[str, Any] | None, facts: dict[str, Any]) -> bool:
+    """Whether it was measured by this code, which nobody has changed since, on this machine with these versions."""
+    same = ("commit", "hardware", "versions")
+    return measured is not None and all(measured["facts"][k] == facts[k] and "+" not in facts["commit"] for k in same)
+
+
+def find_facts() -> dict[str, Any]:
+    """Return what a measurement is of."""
+    return {
         "date": date.today().isoformat(),
-        "commit": find_commit(),
+        "commit": str(find_commit()),
         "hardware": name_hardware(Theta({"": torch.zeros(1)})),
         "versions": {name: found for name in PACKAGES if (found := installed(name))},
-        "measurements": {},
-        "curves": {},
     }
-    same = ("commit", "hardware", "versions")
-    if UNFINISHED.exists() and not str(result["commit"]).endswith("+"):
-        earlier = artifacts.read_json(UNFINISHED)
-        if all(earlier[key] == result[key] for key in same):
-            return earlier
-    return result
 
 
 def installed(package: str) -> str | None:

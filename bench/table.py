@@ -35,7 +35,7 @@ def goals(result: dict[str, Any]) -> str:
         rows.append([goal.text, *cells])
         missed += [] if holds else [goal.text]
     below = f"Not reached: {'; '.join(missed)}." if missed else "All are reached."
-    return f"{format_markdown(rows)}\n\n{result['date']}, {result['hardware']}. {below}" if len(rows) > 1 else ""
+    return f"{format_markdown(rows)}\n\n{describe_origin(result)}. {below}" if len(rows) > 1 else ""
 
 
 def list_known(result: dict[str, Any]) -> list[tuple[Goal, dict[str, Any]]]:
@@ -67,8 +67,8 @@ def ratios(result: dict[str, Any]) -> str:
             what, other = SHOWN[goal.text]
             (ours, theirs, factor, *_), _ = compare(goal, measured)
             rows.append([what, ours, f"{other}: {theirs}", factor.partition(" ")[0]])
-    versions = ", ".join(f"{name} {result['versions'][name]}" for name in ("torch", "learn2learn"))
-    return f"{format_markdown(rows)}\n\n*{result['date']}, {result['hardware']}; {versions}, as they are shipped.*"
+    versions = [found for found in list_versions(result) if found.split()[0] in ("torch", "learn2learn")]
+    return f"{format_markdown(rows)}\n\n*{describe_origin(result)}; {', '.join(versions)}, as they are shipped.*"
 
 
 def plot(result: dict[str, Any]) -> str:
@@ -92,9 +92,29 @@ def sides(result: dict[str, Any]) -> str:
             found = ", ".join(f"{key} {value:.6g}" for key, value in side["found"].items())
             spread = f"{duration(side['low'])} to {duration(side['high'])}"
             rows.append([name, duration(side["median"]), spread, share, size(side["memory"]), found])
-    facts = [f"{result['date']}, commit {result['commit']}, {result['hardware']}"]
-    facts += [f"{name} {version}" for name, version in result["versions"].items()]
+    commits = ", ".join(list_facts(result, "commit"))
+    facts = [describe_origin(result), f"commit {commits}", *list_versions(result)]
     return f"{format_markdown(rows)}\n\n{'; '.join(facts)}."
+
+
+def describe_origin(result: dict[str, Any]) -> str:
+    """Name the days and the machines of the measurements."""
+    return ", ".join([*list_facts(result, "date"), *list_facts(result, "hardware")])
+
+
+def list_versions(result: dict[str, Any]) -> list[str]:
+    """List packages with their versions, each once."""
+    every = [f"{name} {found}" for versions in list_facts(result, "versions") for name, found in versions.items()]
+    return list(dict.fromkeys(every))
+
+
+def list_facts(result: dict[str, Any], key: str) -> list[Any]:
+    """List what the measurements are of, each once, in their order."""
+    found = []
+    for measured in result["measurements"].values():
+        if measured["facts"][key] not in found:
+            found.append(measured["facts"][key])
+    return found
 
 
 def roofline(result: dict[str, Any]) -> float:

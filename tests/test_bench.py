@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from bench import __main__ as command
 from bench import active, cards, gpu, pick, scale, serving, table
 from bench.driver import Measurement, Side, measure, ratio
 from bench.install import attempt
@@ -70,6 +71,14 @@ def scripted(**limits):
     return measure(Measurement("work", sides, rounds=4, flop=6.0, **limits), start=Scripted)
 
 
+FACTS = {
+    "date": "2026-01-31",
+    "commit": "c0ffee",
+    "hardware": "2 threads",
+    "versions": {"torch": "3", "learn2learn": "0", "numpy": "2"},
+}
+
+
 def test_sides_take_turns_and_a_missing_one_is_left_out():
     measured = scripted()
     assert Scripted.asked == ["a", "b"] * 4
@@ -122,17 +131,12 @@ def test_tables_say_ratios_shares_and_what_is_missing(tmp_path):
     assert not table.compare(replace(goal, memory=True, least=0.9), {"sides": sides})[1]
     assert "No module named 'peer'" in table.compare(replace(goal, reference="absent"), {"sides": sides})[0][0]
     machine = {"title": "machine", "unit": "step", "flop": 48.0, "sides": {"float32": {**sides["a"], "median": 4.0}}}
-    result = {
-        "date": "2026-01-31",
-        "commit": "c0ffee",
-        "hardware": "2 threads",
-        "versions": {"torch": "3"},
-        "measurements": {"sgemm": machine, "work": scripted()},
-    }
+    later = FACTS | {"date": "2026-02-01", "commit": "cafe"}
+    result = {"measurements": {"sgemm": machine | {"facts": FACTS}, "work": scripted() | {"facts": later}}}
     assert table.roofline(result) == 12.0
     text = table.sides(result)
     assert "| a | 2.5 s | 1.75 s to 3.25 s | 20% (0 GFLOP/s) | 5 MB | inertia 7 |" in text
-    assert "commit c0ffee" in text
+    assert "2026-01-31, 2026-02-01, 2 threads; commit c0ffee, cafe; torch 3; learn2learn 0; numpy 2." in text
     (tmp_path / "bench.json").write_text(json.dumps(result))
     page = "above\n<!-- bench: sides bench.json -->\nold\n<!-- end -->\nbelow"
     made = table.rewrite(page, tmp_path)
@@ -151,18 +155,41 @@ def test_the_readme_shows_five_ratios_the_machine_and_the_date(tmp_path):
     assert len(SHOWN) == 5
     shown = [goal for goal in GOALS if goal.text in SHOWN]
     a, b = (scripted()["sides"][name] for name in "ab")
-    measured = {goal.measurement: {"sides": {goal.side: a, goal.reference: b}} for goal in shown}
-    facts = {"date": "2026-01-31", "hardware": "2 threads", "versions": {"torch": "3", "learn2learn": "0"}}
-    (tmp_path / "bench.json").write_text(json.dumps({**facts, "measurements": measured}))
+    measured = {goal.measurement: {"sides": {goal.side: a, goal.reference: b}, "facts": FACTS} for goal in shown}
+    (tmp_path / "bench.json").write_text(json.dumps({"measurements": measured}))
     made = table.rewrite("<!-- bench: ratios bench.json -->\n<!-- end -->", tmp_path)
     assert made.count("**1.50**") == 5
     assert "*2026-01-31, 2 threads; torch 3, learn2learn 0, as they are shipped.*" in made
 
 
+def test_what_this_commit_has_measured_is_not_measured_again(tmp_path, monkeypatch, capsys):
+    some = ["maml", "episodes"]
+    monkeypatch.setattr(command, "RESULTS", tmp_path / "bench.json")
+    monkeypatch.setattr(command, "PICTURE", tmp_path / "bench.png")
+    monkeypatch.setattr(command, "MEASUREMENTS", {name: MEASUREMENTS[name] for name in some})
+    monkeypatch.setattr(command, "CURVES", {"tasks": replace(CURVES["tasks"], points={1: MEASUREMENTS[some[0]]})})
+    monkeypatch.setattr(command, "measure", lambda measurement: scripted())
+    facts = dict(FACTS)
+    monkeypatch.setattr(command, "find_facts", lambda: facts)
+
+    def measured(*names):
+        capsys.readouterr()
+        command.main(list(names))
+        return capsys.readouterr().out.count(" ...\n")
+
+    assert measured(some[0]) == 1
+    assert measured() == 2
+    assert measured() == 0
+    assert measured("growth") == 1
+    facts["commit"] = "cafe+"  # and changes that no commit has
+    assert measured(some[0]) == 1
+    assert [measured(), measured()] == [3, 3]
+
+
 def test_tables_name_the_goals_that_are_not_reached(monkeypatch):
     sides = scripted()["sides"]
     goal = replace(GOALS[0], text="goal", measurement="work", side="a", reference="b", least=1, aim=2)
-    result = {"date": "2026-01-31", "hardware": "2 threads", "measurements": {"work": {"sides": sides}}}
+    result = {"measurements": {"work": {"sides": sides, "facts": FACTS}}}
     monkeypatch.setattr(table, "GOALS", [goal, replace(goal, text="more", least=1.6)])
     assert table.goals(result).endswith("\n\n2026-01-31, 2 threads. Not reached: more.")
     monkeypatch.setattr(table, "GOALS", [goal])
