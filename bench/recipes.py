@@ -8,7 +8,6 @@ the support's vectors, whose length is 1.
 
 from __future__ import annotations
 
-import copy
 import subprocess
 import sys
 import tempfile
@@ -174,11 +173,8 @@ def lightly_dino(training: Training) -> Answer:
     from lightly.transforms.dino_transform import DINOTransform
 
     side = training.pixels.shape[-1]
-    net = training.network(3)
-    net = nn.Sequential(*list(net)[:-1], nn.AdaptiveAvgPool2d(1), nn.Flatten())  # views differ in size
-    width = features(net, training)
-    student = nn.Sequential(net, DINOProjectionHead(width, 512, 64, 2048, freeze_last_layer=1))
-    teacher = copy.deepcopy(student)
+    student, teacher = (of_two_parts(training, DINOProjectionHead) for _ in range(2))
+    teacher.load_state_dict(student.state_dict())
     deactivate_requires_grad(teacher)
     criterion = DINOLoss(output_dim=2048, warmup_teacher_temp_epochs=5)
     optimiser = torch.optim.Adam(student.parameters(), lr=1e-3)
@@ -194,6 +190,13 @@ def lightly_dino(training: Training) -> Answer:
         student[1].cancel_last_layer_gradients(current_epoch=step * 64 // len(training.pixels))
         optimiser.step()
     return partial(answer_by_prototypes, partial(see, teacher[0], 3))
+
+
+def of_two_parts(training: Training, head: Callable[..., nn.Module]) -> nn.Sequential:
+    """Give a network whose views may differ in size, and its head."""
+    layers = list(training.network(3).children())
+    net = nn.Sequential(*layers[:-1], nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return nn.Sequential(net, head(features(net, training), 512, 64, 2048, freeze_last_layer=1))
 
 
 def pixels(training: Training) -> Answer:
@@ -220,8 +223,11 @@ def until(seconds: float) -> Iterator[int]:
 
 
 def features(net: nn.Module, training: Training) -> int:
+    """Count the numbers that it makes of a picture. It is left as it was made, to be trained."""
     with torch.no_grad():
-        return net.eval()(torch.zeros(2, 3, *training.pixels.shape[2:])).shape[1]
+        width = net.eval()(torch.zeros(2, 3, *training.pixels.shape[2:])).shape[1]
+    net.train()
+    return width
 
 
 def see(net: nn.Module, channels: int | None, x: Tensor) -> Tensor:

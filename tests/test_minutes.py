@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bench import minutes
-from bench.recipes import METHODS, Training, answer_by_prototypes
+from bench.recipes import METHODS, Training, answer_by_prototypes, features
 from umeta.tasks.partition import PartitionTasks
 from umeta.types import EpisodeSpec
 
@@ -36,7 +36,8 @@ def test_methods_take_turns_and_what_is_done_is_not_done_again(tmp_path, monkeyp
     assert "| DINO, lightly | No module named 'lightly' |" in said
     asked.clear()
     minutes.main([*places, *some, "--minutes", "1", "3", "--seeds", "3"])
-    assert {turn[0] for turn in asked} == {2}
+    assert {turn[0] for turn in asked if turn[2] == "umeta"} == {2}
+    assert len([turn for turn in asked if turn[2].startswith("DINO")]) == 6  # which is asked for again
     assert len(json.loads((tmp_path / "a.json").read_text())["rows"]) == 13
     assert (tmp_path / "a.png").stat().st_size > 1000
 
@@ -48,6 +49,14 @@ def test_the_nearest_prototype_answers():
     assert answer_by_prototypes(lambda x: x, tasks, EpisodeSpec(5, 1, 5), 10).tolist() == [1.0] * 10
     blind = answer_by_prototypes(torch.ones_like, tasks, EpisodeSpec(5, 1, 5), 10)
     assert blind.mean() == pytest.approx(0.2, abs=0.05)
+
+
+def test_networks_are_trained_in_the_mode_for_training():
+    training = Training(np.zeros((4, 3, 16, 16), np.uint8), np.arange(4), 1, seed=0)
+    net = training.network(3)
+    assert features(net, training) == 256 * 2 * 2
+    assert all(part.training for part in net.modules())
+    assert net[2].num_batches_tracked == 0
 
 
 @pytest.mark.parametrize(
