@@ -34,6 +34,7 @@ def test_keys_broadcast() -> None:
     assert grid.shape == (3, 4)
     assert grid.dtype == np.uint64
     assert grid[2, 3] == seeds.key(1, 2, 3)
+    np.testing.assert_array_equal(grid, seeds.key(1, np.arange(3)[:, None], range(4)))
 
 
 def test_known_values_do_not_change() -> None:

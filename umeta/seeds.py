@@ -10,44 +10,71 @@ import functools
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_WORD = 2**64 - 1  # numbers are taken modulo 2^64
+_GOLDEN, _FIRST, _SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+_30, _27, _31, _A, _B = (np.uint64(n) for n in (30, 27, 31, _FIRST, _SECOND))
 
 
-def _mix(z: np.ndarray) -> np.ndarray:
-    """Return the finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014): a bijection with full avalanche."""
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+def _mix(z: Any) -> Any:
+    """Return the finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014): a bijection with full avalanche.
+
+    A number is mixed without numpy, which takes as long for one as for hundreds; an array in place.
+    """
+    if isinstance(z, int):
+        z &= _WORD
+        z = (z ^ (z >> 30)) * _FIRST & _WORD
+        z = (z ^ (z >> 27)) * _SECOND & _WORD
+        return z ^ (z >> 31)
+    z ^= z >> _30
+    z *= _A
+    z ^= z >> _27
+    z *= _B
+    z ^= z >> _31
+    return z
 
 
-@functools.lru_cache(256)
-def _word(text: str) -> np.ndarray:
-    """Return a word's number, mixed."""
-    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-    return _mixed(int.from_bytes(digest, "little"))
+@functools.lru_cache(1024)
+def _hash_word(text: str) -> int:
+    return _hash(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little"))
 
 
-def _mixed(number: int | np.ndarray) -> np.ndarray:
-    return _mix(np.asarray(number).astype(np.uint64) + _GOLDEN)
+@functools.lru_cache(64)
+def _hash_range(numbers: range) -> np.ndarray:
+    return _hash(np.asarray(numbers))
 
 
-def key(*parts: int | str | np.ndarray) -> np.ndarray:
-    """Hash of the parts, in order; arrays broadcast against each other. Returns uint64."""
-    with np.errstate(over="ignore"):
-        out = np.asarray(0, dtype=np.uint64)
-        for part in parts:
-            out = _mix(out + _GOLDEN + (_word(part) if isinstance(part, str) else _mixed(part)))
-        return out
+def _hash(part: Any) -> Any:
+    """Return what a part adds to the hash: an int, or an array uint64 of one dimension or more."""
+    if isinstance(part, str):
+        return _hash_word(part)
+    if isinstance(part, range):
+        return _hash_range(part)
+    if isinstance(part, np.ndarray) and part.ndim:
+        return _mix(part.astype(np.uint64) + np.uint64(_GOLDEN)) + np.uint64(_GOLDEN)
+    return _mix(int(part) + _GOLDEN) + _GOLDEN
+
+
+def key(*parts: int | str | range | np.ndarray) -> np.ndarray:
+    """Hash of the parts, in order; arrays, and ranges as such, broadcast against each other. Returns uint64."""
+    out: Any = 0
+    for part in parts:
+        number = _hash(part)
+        if isinstance(out, int) and not isinstance(number, int):
+            out, number = number, out
+        if not isinstance(out, int) and isinstance(number, int):
+            number = np.uint64(number & _WORD)
+        out = _mix(out + number)
+    return np.asarray(out, np.uint64)
 
 
 def below(keys: np.ndarray, n: np.ndarray | int) -> np.ndarray:
     """Return a uniform integer in [0, n) for each key (n < 2^31; the bias is at most n / 2^32). Returns int64."""
-    with np.errstate(over="ignore"):
-        return (((keys >> np.uint64(32)) * np.asarray(n).astype(np.uint64)) >> np.uint64(32)).astype(np.int64)
+    return (((keys >> np.uint64(32)) * np.asarray(n).astype(np.uint64)) >> np.uint64(32)).astype(np.int64)
 
 
 def uniform(keys: np.ndarray) -> np.ndarray:
@@ -64,14 +91,12 @@ def choose(keys: np.ndarray, n: np.ndarray | int, size: int) -> np.ndarray:
     n = np.broadcast_to(np.asarray(n, dtype=np.int64), keys.shape)
     if size and n.size and n.min() < size:
         raise ValueError(f"cannot choose {size} distinct items from {n.min()}")
-    draws = key(keys[..., None], "choose", np.arange(size))
-    chosen = np.empty((*keys.shape, size), dtype=np.int64)
-    for i in range(size):
-        last = n - size + i
-        pick = below(draws[..., i], last + 1)
-        taken = (chosen[..., :i] == pick[..., None]).any(-1)
-        chosen[..., i] = np.where(taken, last, pick)
-    order = np.argsort(key(keys[..., None], "order", np.arange(size)), axis=-1)
+    last = n[..., None] - size + np.arange(size)
+    chosen = below(key(keys[..., None], "choose", range(size)), last + 1)
+    for i in range(1, size):
+        taken = (chosen[..., :i] == chosen[..., i : i + 1]).any(-1)
+        np.copyto(chosen[..., i], last[..., i], where=taken)
+    order = np.argsort(key(keys[..., None], "order", range(size)), axis=-1)
     return np.take_along_axis(chosen, order, axis=-1)
 
 

@@ -114,21 +114,19 @@ class PartitionTasks:
         drawn = seeds.below(seeds.key(keys, "partition"), len(partitions))
         partition = partitions[drawn]  # [T]
         pick = seeds.choose(seeds.key(keys, "classes"), counts[drawn], episode.way)
-        chosen = np.take_along_axis(classes[drawn], pick, axis=1)  # [T, way] in random order: position is label id
+        chosen = classes[drawn[:, None], pick]  # [T, way] in random order: position is label id
         sizes = self.sizes[partition[:, None], chosen]
-        member = seeds.choose(seeds.key(keys[:, None], "items", np.arange(episode.way)), sizes, need)  # [T, way, need]
+        member = seeds.choose(seeds.key(keys[:, None], "items", range(episode.way)), sizes, need)  # [T, way, need]
         item = self.order[partition[:, None, None], self.starts[partition[:, None], chosen][..., None] + member]
-        label = np.broadcast_to(np.arange(episode.way)[:, None], item.shape[1:])
-        label = np.broadcast_to(label, item.shape)
-        query_item = item[..., episode.shot :].reshape(len(keys), -1)
-        query_label = label[..., episode.shot :].reshape(len(keys), -1)
-        shuffle = np.argsort(seeds.key(keys[:, None], "order", np.arange(query_item.shape[1])), axis=1)
+        query_item = item[..., episode.shot :].reshape(len(keys), -1)  # class after class, which the shuffle undoes
+        shuffle = np.argsort(seeds.key(keys[:, None], "order", range(query_item.shape[1])), axis=1)
+        support_label = np.repeat(np.arange(episode.way), episode.shot)
         return Episodes(
             self.items,
             _tensor(item[..., : episode.shot].reshape(len(keys), -1)),
-            _tensor(label[..., : episode.shot].reshape(len(keys), -1)),
-            _tensor(np.take_along_axis(query_item, shuffle, axis=1)),
-            _tensor(np.take_along_axis(query_label, shuffle, axis=1)),
+            _tensor(np.broadcast_to(support_label, (len(keys), len(support_label)))),
+            _tensor(query_item[np.arange(len(keys))[:, None], shuffle]),
+            _tensor(shuffle // episode.query),
             episode.way,
             self.device,
         )
