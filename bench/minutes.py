@@ -39,7 +39,7 @@ from umeta.types import EpisodeSpec, Theta
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results" / "minutes.json"
 DATA = ROOT.parent / "shared" / "data"
-DATASETS = ("omniglot", "cifar-fs")
+NAMES = {"omniglot": "Omniglot", "cifar-fs": "CIFAR-FS"}
 EPISODES = ("1", "5")  # shots, of 5 ways and 15 queries a class
 
 
@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--minutes", type=float, nargs="+", default=[1, 3, 10, 30])
     parser.add_argument("--seeds", type=int, default=3, help="repetitions, of which medians are shown")
     parser.add_argument("--tasks", type=int, default=1000, help="validation tasks")
-    parser.add_argument("--datasets", nargs="+", choices=DATASETS, default=DATASETS)
+    parser.add_argument("--datasets", nargs="+", choices=NAMES, default=list(NAMES))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -132,8 +132,8 @@ def table(result: dict[str, Any]) -> str:
     for dataset in dict.fromkeys(row["dataset"] for row in result["rows"]):
         rows = [row for row in result["rows"] if row["dataset"] == dataset]
         minutes = sorted({row["minutes"] for row in rows})
-        lines = [[f"{dataset}, 5-way 1-shot / 5-shot, %", *(f"{m:g} min" for m in minutes)]]
-        for method in dict.fromkeys(row["method"] for row in rows):
+        lines = [[f"{NAMES[dataset]}, 5-way 1-shot / 5-shot, %", *(f"{m:g} min" for m in minutes)]]
+        for method in [name for name in METHODS if any(row["method"] == name for row in rows)]:
             cells = [median_of(rows, method, m) for m in minutes]
             lines.append([method, *(" / ".join(f"{v:.1f}" for v in c) if isinstance(c, list) else c for c in cells)])
         parts.append(format_markdown(lines))
@@ -155,21 +155,26 @@ def draw(result: dict[str, Any], picture: Path) -> None:
     from matplotlib.figure import Figure
 
     datasets = list(dict.fromkeys(row["dataset"] for row in result["rows"]))
-    figure = Figure(figsize=(4.5 * len(datasets), 3.6), layout="constrained")
-    for axis, dataset in zip(figure.subplots(1, len(datasets), squeeze=False)[0], datasets, strict=True):
+    figure = Figure(figsize=(4.5 * len(datasets), 4), layout="constrained")
+    axes = figure.subplots(1, len(datasets), squeeze=False)[0]
+    for axis, dataset in zip(axes, datasets, strict=True):
         rows = [row for row in result["rows"] if row["dataset"] == dataset]
-        for method in dict.fromkeys(row["method"] for row in rows):
-            points = [(m, median_of(rows, method, m)) for m in sorted({row["minutes"] for row in rows})]
+        minutes = sorted({row["minutes"] for row in rows})
+        for method in METHODS:
+            points = [(m, median_of(rows, method, m)) for m in minutes]
             known = [(m, found[0]) for m, found in points if isinstance(found, list)]
             if method == "pixels" and known:
                 axis.axhline(known[0][1], linestyle=":", color="grey", label=method)
             elif known:
-                axis.plot(*zip(*known, strict=True), marker="o", markersize=3, label=method)
-        axis.set(xscale="log", xlabel="minutes", ylabel="accuracy, 5-way 1-shot, %", title=dataset)
+                axis.plot(*zip(*known, strict=True), marker="o", markersize=4, label=method)
+        axis.set(xscale="log", xlabel="minutes", ylabel="accuracy, 5-way 1-shot, %", title=NAMES[dataset])
+        axis.set_xticks(minutes, [f"{m:g}" for m in minutes])
+        axis.set_xticks([], minor=True)
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=7)
+    if datasets:
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
     with artifacts.replace_atomically(picture) as temporary:
-        figure.savefig(temporary, format="png", dpi=80)
+        figure.savefig(temporary, format="png", dpi=90)
 
 
 if __name__ == "__main__":

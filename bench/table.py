@@ -73,7 +73,7 @@ def ratios(result: dict[str, Any]) -> str:
 
 def plot(result: dict[str, Any]) -> str:
     """Return the picture that `bench.minutes` drew, in the README, and where it is from."""
-    text = "accuracy on validation classes after 1 to 30 minutes, by this project's recipe and by others"
+    text = "accuracy on validation classes against minutes of training, by this project's recipe and by others"
     return f"![{text}](docs/minutes.png)\n\n*{result['date']}, {result['hardware']}.*"
 
 
