@@ -18,8 +18,10 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 from helpers.toys import Corners
+from torch import nn
 
 from embeddings.acai import ACAI, mirrored
+from embeddings.simclr import SimCLR
 from umeta.config.images import TrainConfig
 from umeta.envs.nav2d import Nav2D
 from umeta.errors import UserError
@@ -62,7 +64,7 @@ def in_processes(work: Callable[[], Any], place: Path, size: int = 2) -> list[An
     start.set_forkserver_preload(["test_distributed"])
     store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     processes = [start.Process(target=entered, args=(rank, store.port, size, work, place)) for rank in range(size)]
-    end = time.monotonic() + 300
+    end = time.monotonic() + 540
     try:
         for process in processes:
             process.start()
@@ -163,6 +165,29 @@ def embedded() -> torch.Tensor:
     return embedder.embed(images)
 
 
+class Doubled(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.double()
+
+
+class Precise(SimCLR):
+    """In float64; one normalisation averages over all steps, one is partly fixed."""
+
+    def networks(self, item_shape: tuple[int, ...]) -> nn.Sequential:
+        encoder, head = super().networks(item_shape)
+        norms = [layer for layer in encoder.modules() if isinstance(layer, nn.BatchNorm2d)]
+        norms[0].momentum = None
+        norms[1].bias.requires_grad_(False)
+        return nn.Sequential(nn.Sequential(Doubled(), encoder), head).double()
+
+
+def contrasted() -> dict[str, torch.Tensor]:
+    """What SimCLR learns of batches that two processes cannot halve."""
+    embedder = Precise(Conv4(filters=4, halvings=3), steps=2, batch=7, lr=0.01)
+    embedder.fit(toy_images(), RunContext(seed=0))
+    return embedder.state_dict()
+
+
 def locked(folder: Path) -> str:
     try:
         with distributed.hold_together(hold_folder(folder)):
@@ -187,6 +212,7 @@ def parts(place: Path) -> dict[str, Any]:
         "clusters": kmeans(vectors(), 5, 10, 3),
         "few": kmeans(vectors()[-60:], 50, 10, 3),  # most of the vectors are one and the same
         "embedded": embedded(),
+        "contrasted": contrasted(),
     }
 
 
@@ -275,6 +301,22 @@ def test_an_embedding_is_that_of_one_process(two: list[dict[str, Any]]) -> None:
     for found in two:
         torch.testing.assert_close(found["embedded"], alone, rtol=1e-4, atol=1e-5)
     assert torch.equal(two[0]["embedded"], two[1]["embedded"])
+
+
+def test_contrastive_learning_is_that_of_one_process(two: list[dict[str, Any]]) -> None:
+    """Batch normalisation and the loss look across the images of all processes."""
+    alone = contrasted()
+    assert {"running_mean", "running_var", "weight"} <= {name.rpartition(".")[2] for name in alone}
+    for found in two:
+        for name, value in alone.items():
+            torch.testing.assert_close(found["contrasted"][name], value, rtol=1e-10, atol=1e-10)
+
+
+def test_fewer_images_a_step_than_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "size", lambda: 3)
+    for embedder, least in ((ACAI(dimensions=16, batch=5), "two"), (SimCLR(Conv4(filters=4), batch=2), "one")):
+        with pytest.raises(UserError, match=f"images per step are too few for 3 processes, which need {least} each"):
+            embedder.fit(toy_images(), RunContext())
 
 
 @pytest.mark.parametrize("batch", [4, 7, 8])
