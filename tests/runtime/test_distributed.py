@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +23,8 @@ from torch import nn
 
 from embeddings.acai import ACAI, mirrored
 from embeddings.simclr import SimCLR
+from umeta.cli.chain import run_stages
+from umeta.config.build import build
 from umeta.config.images import TrainConfig
 from umeta.envs.nav2d import Nav2D
 from umeta.errors import UserError
@@ -35,7 +38,7 @@ from umeta.models.conv4 import Conv4
 from umeta.models.mlp import MLP
 from umeta.outer.adam import Adam
 from umeta.parts import Problem
-from umeta.runtime import distributed
+from umeta.runtime import artifacts, distributed
 from umeta.runtime.checkpoints import Checkpoints
 from umeta.runtime.lock import hold_folder
 from umeta.runtime.loop import RunContext
@@ -188,6 +191,22 @@ def contrasted() -> dict[str, torch.Tensor]:
     return embedder.state_dict()
 
 
+def run_rounds(out: Path) -> Any:
+    """All stages of two rounds, with a model of which a part is fitted when meta-training is over."""
+    model = {"name": "described", "model": {"name": "conv4", "filters": 4}}
+    plain = {
+        "data": {"name": "digits"},
+        "proposer": {"name": "instances"},
+        "metalearner": {"name": "protonet", "distance": "cosine", "model": model},
+        "train": {"outer": {"name": "adam"}, "steps": 2, "way": 5, "shot": 1, "query": 1, "meta_batch": 3},
+        "rounds": [{"proposer": {"name": "progressive", "neighbours": [8], "similarity": 0.2, "k": [20]}}],
+        "evaluate": {"episodes": [[3, 1]], "query": 2, "tasks": 20, "baselines": []},
+        "name": "tiny",
+        "out": str(out),
+    }
+    return run_stages(build(plain), Namespace(device="cpu", resume=False))
+
+
 def locked(folder: Path) -> str:
     try:
         with distributed.hold_together(hold_folder(folder)):
@@ -213,6 +232,7 @@ def parts(place: Path) -> dict[str, Any]:
         "few": kmeans(vectors()[-60:], 50, 10, 3),  # most of the vectors are one and the same
         "embedded": embedded(),
         "contrasted": contrasted(),
+        "rounds": run_rounds(place),
     }
 
 
@@ -310,6 +330,19 @@ def test_contrastive_learning_is_that_of_one_process(two: list[dict[str, Any]]) 
     for found in two:
         for name, value in alone.items():
             torch.testing.assert_close(found["contrasted"][name], value, rtol=1e-10, atol=1e-10)
+
+
+def test_rounds_are_those_of_one_process(two: list[dict[str, Any]], tmp_path: Path) -> None:
+    runs = [Path(found["folder"]).parent for found in (run_rounds(tmp_path), *(found["rounds"] for found in two))]
+    assert runs[1] == runs[2]
+    first, other = (artifacts.read_tensors(folder / "tiny-0" / "model.safetensors") for folder in runs[:2])
+    for name, value in first.items():
+        torch.testing.assert_close(other[name], value, rtol=1e-3, atol=1e-4)
+    alone, together = (np.load(next(folder.parent.glob("tasks/tiny/partitions*.npy"))) for folder in runs[:2])
+    assert len(alone) == len(together) == 2
+    assert (alone[0] >= 0).mean() > 0.1
+    assert (alone[0] == together[0]).mean() > 0.98  # an item near the bound may fall to either side
+    assert two[0]["rounds"]["rows"] == two[1]["rounds"]["rows"]
 
 
 def test_fewer_images_a_step_than_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
