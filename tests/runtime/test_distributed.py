@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -23,6 +23,8 @@ from torch import nn
 
 from embeddings.acai import ACAI, mirrored
 from embeddings.simclr import SimCLR
+from proposers.diayn import Diayn
+from proposers.metra import Metra
 from umeta.cli.chain import run_stages
 from umeta.config.build import build
 from umeta.config.images import TrainConfig
@@ -37,11 +39,13 @@ from umeta.metalearners.rl2 import RL2
 from umeta.models.conv4 import Conv4
 from umeta.models.mlp import MLP
 from umeta.outer.adam import Adam
-from umeta.parts import Problem
+from umeta.parts import Problem, Proposer, Simulation
+from umeta.rl.sac import SAC
 from umeta.runtime import artifacts, distributed
 from umeta.runtime.checkpoints import Checkpoints
 from umeta.runtime.lock import hold_folder
 from umeta.runtime.loop import RunContext
+from umeta.stages.propose import propose
 from umeta.tasks.clustering import kmeans
 from umeta.tasks.reward import RewardTasks
 from umeta.testing import toy_images, toy_tasks
@@ -207,6 +211,55 @@ def run_rounds(out: Path) -> Any:
     return run_stages(build(plain), Namespace(device="cpu", resume=False))
 
 
+@dataclass(frozen=True)
+class Counted(Nav2D):
+    """Tells how many copies are simulated."""
+
+    copies: ClassVar[list[int]] = []
+
+    def simulate(self, n: int) -> Simulation:
+        self.copies.append(n)
+        return super().simulate(n)
+
+
+SKILLED: dict[str, Proposer] = {
+    "ppo": Diayn(skills=3, iterations=3, episodes=2, hidden=8),
+    "sac": Diayn(skills=3, iterations=3, episodes=2, hidden=8, algorithm=SAC(updates=3, batch=6, replay=40)),
+    "metra": Metra(skills=4, iterations=3, episodes=5, hidden=8, map_steps=2),
+}
+
+
+def discover_skills(name: str) -> tuple[dict[str, torch.Tensor], int]:
+    """The rewards and policies of skills, and how many copies of the environment this process simulated for them."""
+    tasks = SKILLED[name].propose(Counted(horizon=6), RunContext())
+    learnt = getattr(tasks.rewards, "discriminator", tasks.rewards)
+    return {**learnt.state_dict(), **tasks.skills}, Counted.copies[-1]
+
+
+def propose_skills(out: Path) -> Path:
+    plain = {
+        "env": {"name": "nav2d", "horizon": 6},
+        "proposer": {"name": "diayn", "skills": 3, "iterations": 3, "episodes": 2, "hidden": 8},
+        "metalearner": {"name": "maml", "model": {"name": "mlp", "hidden": [8]}},
+        "train": {"outer": {"name": "adam"}},
+        "evaluate": {"benchmark": "nav2d"},
+        "name": "skills",
+        "out": str(out),
+    }
+    return propose(build(plain), device="cpu")
+
+
+def fail_in_second() -> None:
+    if distributed.rank() == 1:
+        raise UserError("the second alone")
+
+
+def complaint(work: Callable[[], Any]) -> str:
+    with pytest.raises(UserError) as raised:
+        work()
+    return str(raised.value)
+
+
 def locked(folder: Path) -> str:
     try:
         with distributed.hold_together(hold_folder(folder)):
@@ -224,6 +277,8 @@ def parts(place: Path) -> dict[str, Any]:
         "totals": distributed.sum_numbers({"a": 1 + distributed.rank(), "b": 0.1}),
         "agreed": (distributed.any_process(distributed.rank() == 1), distributed.any_process(False)),
         "once": distributed.run_once(lambda: (distributed.size(), os.getpid())),
+        "each": distributed.run_each(distributed.rank),
+        "failed": complaint(lambda: distributed.run_each(fail_in_second)),
         "locks": (locked(place / "free"), locked(place / "taken")),
         "gradients": meta_gradients(),
         "policies": policies(),
@@ -233,6 +288,8 @@ def parts(place: Path) -> dict[str, Any]:
         "embedded": embedded(),
         "contrasted": contrasted(),
         "rounds": run_rounds(place),
+        "skills": {name: discover_skills(name) for name in SKILLED},
+        "proposed": propose_skills(place),
     }
 
 
@@ -260,6 +317,8 @@ def test_processes_share_out_and_put_together(two: list[dict[str, Any]]) -> None
         assert found["totals"] == {"a": 3, "b": 0.2}
         assert found["agreed"] == (True, False)
         assert found["once"] == two[0]["once"]
+        assert found["each"] == [0, 1]
+        assert found["failed"] == "the second alone"  # nobody waits for one that has given up
     assert two[0]["once"][0] == 1  # as if it were the only one
 
 
@@ -343,6 +402,29 @@ def test_rounds_are_those_of_one_process(two: list[dict[str, Any]], tmp_path: Pa
     assert (alone[0] >= 0).mean() > 0.1
     assert (alone[0] == together[0]).mean() > 0.98  # an item near the bound may fall to either side
     assert two[0]["rounds"]["rows"] == two[1]["rounds"]["rows"]
+
+
+@pytest.mark.parametrize("name", list(SKILLED))
+def test_skills_are_those_of_one_process_from_half_of_its_simulation(name: str, two: list[dict[str, Any]]) -> None:
+    learnt, copies = discover_skills(name)
+    assert sum(found["skills"][name][1] for found in two) == copies
+    for found in two:
+        assert 0 < found["skills"][name][1] < copies
+        for key, value in learnt.items():
+            assert torch.equal(found["skills"][name][0][key], value)
+
+
+def test_the_stage_proposes_the_skills_of_one_process(two: list[dict[str, Any]], tmp_path: Path) -> None:
+    alone = propose_skills(tmp_path)
+    for name in ("discriminator.safetensors", "skills.safetensors", "preview.png", "diayn.jsonl"):
+        assert (two[0]["proposed"] / name).read_bytes() == (alone / name).read_bytes()
+
+
+def test_fewer_skills_than_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "size", lambda: 6)
+    for name, option in (("ppo", "proposer.skills: 3"), ("metra", "proposer.episodes: 5")):
+        with pytest.raises(UserError, match=f"{option} are too few for 6 processes; start . at most"):
+            SKILLED[name].propose(Nav2D(), RunContext())
 
 
 def test_fewer_images_a_step_than_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -174,6 +174,23 @@ def run_once(work: Callable[[], Found]) -> Found:
     return found[0]
 
 
+def run_each(work: Callable[[], Found]) -> list[Found]:
+    """Do the work in each process; all get what each returned, in order, or the error that one raised.
+
+    What comes back, and tensors in it, must be on the CPU.
+    """
+    found: list[Found] = []
+    failed: UserError | None = None
+    try:
+        found.append(work())
+    except UserError as error:
+        failed = error
+    for one in gather([failed]):
+        if one is not None:
+            raise one
+    return gather(found)
+
+
 @contextmanager
 def hold_together(lock: AbstractContextManager[None]) -> Iterator[None]:
     """Hold the lock in the first process until all are done with the block; all get the error where it gets none.

@@ -94,8 +94,6 @@ def propose(config: RunConfig, *, device: str = "auto", resume: bool = False, tr
     check_one_round(config)
     check_out(config)
     domain = domain_of(config)
-    if domain.one_process and distributed.size() > 1:
-        return distributed.run_once(lambda: propose(config, device=device, resume=resume, trackers=trackers))
     folder = config.tasks_folder
     asked: dict[str, Any] = {key: config.plain.get(key) for key in ("embedding", "proposer")}
     asked |= {"seed": config.seed, "files": hash_files([asked["embedding"], asked["proposer"]])}
