@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -86,6 +88,7 @@ def in_processes(work: Callable[[], Any], place: Path, size: int = 2) -> list[An
     return [torch.load(place / f"{r}.pt", weights_only=False) if code == 0 else None for r, code in enumerate(codes)]
 
 
+TWO = ("--nproc-per-node=2", "--standalone")  # processes on one machine
 LEARNERS = {
     "maml": lambda: MAML(Conv4(filters=4), steps=2),
     "anil": lambda: ANIL(Conv4(filters=4), steps=2),
@@ -510,8 +513,8 @@ def test_fewer_tasks_than_processes_are_refused(monkeypatch: pytest.MonkeyPatch)
     )
 
 
-def torchrun(*words: str, size: int = 2, **env: str) -> subprocess.CompletedProcess[str]:
-    run = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={size}", "--standalone", "-m", "umeta"]
+def torchrun(*words: str, how: Sequence[str] = TWO, **env: str) -> subprocess.CompletedProcess[str]:
+    run = [sys.executable, "-m", "torch.distributed.run", *how, "-m", "umeta"]
     here = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path), **env}
     with subprocess.Popen([*run, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=here) as done:
         try:
@@ -547,6 +550,34 @@ def test_the_command_line_under_torchrun_gives_the_table_of_one_process(tmp_path
     assert len(rows[0]) >= 2
     assert rows[0] == rows[1]
     assert (tmp_path / "two" / "runs" / "digits_acai_kmeans_protonet" / "report.html").exists()
+
+
+@pytest.mark.slow
+def test_two_machines_give_what_one_process_gives(tmp_path: Path) -> None:
+    """They share the output folder alone. In each the process is the first of its machine, LOCAL_RANK 0."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    small = ["digits_acai_kmeans_protonet", "train.steps=3", "train.meta_batch=3", "metalearner.distance=cosine"]
+    small += ["--device=cpu", f"out={tmp_path}"]
+    propose = ["embedding.steps=2", "proposer.partitions=2", "proposer.k=20", "evaluate.tasks=20"]
+
+    def start(node: int) -> subprocess.CompletedProcess[str]:
+        place = ["--nnodes=2", f"--node-rank={node}", "--master-addr=127.0.0.1", f"--master-port={port}"]
+        words = ["run", *small, *propose, "evaluate.scratch_steps=2", "name=two"]
+        how = [*place, "--nproc-per-node=1"]
+        return torchrun(*words, how=how, UMETA_CACHE=str(tmp_path / f"cache{node}"))
+
+    with ThreadPoolExecutor(2) as pool:
+        nodes = list(pool.map(start, range(2)))
+    assert [done.returncode for done in nodes] == [0, 0], nodes[0].stderr + nodes[1].stderr
+    assert [done.stdout.count("\nraw pixels, 1-NN") for done in nodes] == [1, 0]  # one of them speaks
+    assert (tmp_path / "runs" / "two" / "report.html").exists()
+    alone = [sys.executable, "-m", "umeta", "metatrain", *small, "tasks=tasks/two", "name=one"]
+    subprocess.run(alone, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    one, two = (artifacts.read_tensors(tmp_path / "runs" / name / "model.safetensors") for name in ("one", "two"))
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow
