@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -14,10 +14,11 @@ from umeta import seeds
 from umeta.augment.suited import suited
 from umeta.errors import UserError
 from umeta.models.check import build_module
-from umeta.models.embedder import ViewEmbedder, features, make_resumable
+from umeta.models.embedder import ViewEmbedder, descend, features, make_resumable, normalise_together
 from umeta.models.kernels import channels_last
-from umeta.models.precision import autocast
+from umeta.models.precision import autocast, precise
 from umeta.parts import Context, Images
+from umeta.runtime import distributed
 from umeta.runtime.devices import send
 
 LABEL = "contrastive"  # in seeds, checkpoints and logs: this file's earlier name, so that old runs go on and come again
@@ -31,6 +32,8 @@ class SimCLR(ViewEmbedder):
     projection of it, a hidden layer and `projection` numbers. Adam with a cosine schedule.
     """
 
+    shared_fit: ClassVar[bool] = True
+
     projection: Annotated[int, Gt(0)] = 128
     """numbers that the loss compares"""
     temperature: Annotated[float, Gt(0)] = 0.2
@@ -41,26 +44,35 @@ class SimCLR(ViewEmbedder):
         """Train on the images; resumable through `ctx`.
 
         Raises:
-            UserError: fewer than two images.
+            UserError: fewer than two images, or fewer in a step than processes.
         """
         if len(images) < 2:
             raise UserError("embedding simclr: one image has no other to be told from; it needs two at least")
+        size = min(self.batch, len(images))
+        if size < distributed.size():
+            raise UserError(
+                f"embedding.batch: {size} images per step are too few for {distributed.size()} processes, which need "
+                "one each"
+            )
         self.draw(images.item_shape, seeds.integer(ctx.seed, LABEL), ctx.device)
         net = self._nets.to(ctx.device).train()
+        normalise_together(net)
+        params = [param for param in net.parameters() if param.requires_grad]
         augment = self.augment or suited(images.item_shape)
-        size = min(self.batch, len(images))
         optimiser = torch.optim.Adam(net.parameters(), lr=self.lr)
+        mine = distributed.shard(torch.arange(size))
+        views = torch.cat([mine, size + mine])  # their places among those of all processes
+        places = views.to(ctx.device)
 
         def step(i: int) -> dict[str, float]:
             generator = seeds.generator(ctx.seed, f"{LABEL} step", i)
-            index = torch.randperm(len(images), generator=generator)[:size].numpy()
+            index = torch.randperm(len(images), generator=generator)[mine].numpy()
             x = images.floats(index, ctx.device).repeat(2, 1, 1, 1)
-            u = send(torch.rand(2 * size, augment.randoms, generator=generator), ctx.device)
+            u = send(torch.rand(2 * size, augment.randoms, generator=generator)[views], ctx.device)
             with autocast(x.device, self.precision):
                 z = net(channels_last(augment(x, u)))
-            loss = ntxent(z.float(), self.temperature)
-            optimiser.zero_grad()
-            loss.backward()
+            loss = ntxent(distributed.join_shards(precise(z), places, 2 * size), self.temperature)
+            descend(params, loss / distributed.size())
             optimiser.param_groups[0]["lr"] = self.lr_at(i)
             optimiser.step()
             return {"loss": loss.item()}

@@ -17,7 +17,7 @@ from umeta.parts import Context, Embedder, Environment
 from umeta.rl.discriminator import Discriminator, SkillRewards
 from umeta.rl.explore import wandering
 from umeta.rl.ppo import PPO
-from umeta.rl.rollout import Paths, rollout
+from umeta.rl.rollout import Paths, rollout, share_copies, share_rollout
 from umeta.rl.sac import SAC
 from umeta.rl.skills import SkillPolicy, act
 from umeta.tasks.reward import RewardTasks
@@ -95,7 +95,8 @@ class Learning:
         seen = self.discriminator.seen(wandering(env, ctx))
         self.discriminator.standardise(seen.mean(0), seen.std(0), o.inputs)
         self.optimiser = torch.optim.Adam(self.discriminator.parameters(), lr=o.lr)
-        self.simulation = env.simulate(o.skills * o.episodes)
+        self.mine = share_copies(o.skills, "proposer.skills")
+        self.simulation = env.simulate(len(self.mine) * o.episodes)
         self.accuracy: float | None = None  # of the discriminator in the last iteration
         self.save, self.load = make_resumable(
             learner=self.learner,
@@ -105,11 +106,18 @@ class Learning:
         )
 
     def step(self, i: int) -> dict[str, float]:
-        """One iteration: act, learn to tell the skills apart, earn what that gives."""
+        """One iteration: act, learn to tell the skills apart, earn what that gives.
+
+        Several processes share the skills out to act, and then learn the same of what all of them did.
+        """
         o, random = self.options, seeds.generator(self.seed, "diayn", i)
         noise = torch.randn(o.skills, o.episodes, self.env.horizon, self.env.action, generator=random)
         u = torch.rand(o.skills, o.episodes, self.env.randoms, generator=random)
-        paths = rollout(self.simulation, act(self.policy.policies()), noise, u)
+
+        def roll_out() -> Paths:
+            return rollout(self.simulation, act(self.policy.policies(self.mine)), noise[self.mine], u[self.mine])
+
+        paths = share_rollout(self.policy, roll_out, 0)
         skill = torch.arange(o.skills).view(-1, 1, 1).expand_as(paths.mask)
         self.accuracy = self.tell_apart(paths, skill, random)
         earned = (self.rewards.at(paths.after, skill) * paths.mask).sum() / paths.mask.sum()

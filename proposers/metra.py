@@ -18,7 +18,7 @@ from umeta.parts import Context, Embedder, Environment
 from umeta.rl.discriminator import CONSTANT
 from umeta.rl.explore import wandered
 from umeta.rl.ppo import PPO
-from umeta.rl.rollout import Paths, rollout
+from umeta.rl.rollout import Paths, rollout, share_copies, share_rollout
 from umeta.rl.skills import SpacePolicy
 from umeta.tasks.reward import RewardTasks
 
@@ -185,7 +185,8 @@ class Learning:
         self.space.points.copy_(self.stored * units.get(o.family, env.horizon / FASTEST))
         self.dual = nn.ParameterList([torch.tensor(math.log(DUAL))])
         self.optimiser = torch.optim.Adam([*self.space.parameters(), *self.dual.parameters()], lr=o.map_lr)
-        self.simulation = env.simulate(o.episodes)
+        self.mine = share_copies(o.episodes, "proposer.episodes")
+        self.simulation = env.simulate(len(self.mine))
         self.save, self.load = make_resumable(
             learner=self.learner,
             learner_adam=self.learner.optimiser,
@@ -195,12 +196,20 @@ class Learning:
         )
 
     def step(self, i: int) -> dict[str, float]:
-        """One iteration: act, learn the space, earn what going one's way in it gives."""
+        """One iteration: act, learn the space, earn what going one's way in it gives.
+
+        Several processes share the episodes out to act, and then learn the same of all of them.
+        """
         o, random = self.options, seeds.generator(self.seed, "metra", i)
         z = draw_skills(o.episodes, o.dim, random)
         noise = torch.randn(1, o.episodes, self.env.horizon, self.env.action, generator=random)
         u = torch.rand(1, o.episodes, self.env.randoms, generator=random)
-        paths = rollout(self.simulation, lambda x: self.policy(x, z[None]), noise, u)
+
+        def roll_out() -> Paths:
+            told = z[None, self.mine]
+            return rollout(self.simulation, lambda x: self.policy(x, told), noise[:, self.mine], u[:, self.mine])
+
+        paths = share_rollout(self.policy, roll_out, 1)
         skill = z[None, :, None].expand(*paths.mask.shape, -1)
         length = self.learn_space(paths, skill, random)
         with torch.no_grad():

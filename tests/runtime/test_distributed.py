@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as mp
 from helpers.toys import Corners
+from torch import nn
 
 from embeddings.acai import ACAI, mirrored
+from embeddings.simclr import SimCLR
+from proposers.diayn import Diayn
+from proposers.metra import Metra
+from umeta.cli.chain import run_stages
+from umeta.config.build import build
 from umeta.config.images import TrainConfig
 from umeta.envs.nav2d import Nav2D
 from umeta.errors import UserError
@@ -32,11 +41,13 @@ from umeta.metalearners.rl2 import RL2
 from umeta.models.conv4 import Conv4
 from umeta.models.mlp import MLP
 from umeta.outer.adam import Adam
-from umeta.parts import Problem
-from umeta.runtime import distributed
+from umeta.parts import Problem, Proposer, Simulation
+from umeta.rl.sac import SAC
+from umeta.runtime import artifacts, distributed
 from umeta.runtime.checkpoints import Checkpoints
 from umeta.runtime.lock import hold_folder
 from umeta.runtime.loop import RunContext
+from umeta.stages.propose import propose
 from umeta.tasks.clustering import kmeans
 from umeta.tasks.reward import RewardTasks
 from umeta.testing import toy_images, toy_tasks
@@ -62,7 +73,7 @@ def in_processes(work: Callable[[], Any], place: Path, size: int = 2) -> list[An
     start.set_forkserver_preload(["test_distributed"])
     store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     processes = [start.Process(target=entered, args=(rank, store.port, size, work, place)) for rank in range(size)]
-    end = time.monotonic() + 300
+    end = time.monotonic() + 540
     try:
         for process in processes:
             process.start()
@@ -77,6 +88,7 @@ def in_processes(work: Callable[[], Any], place: Path, size: int = 2) -> list[An
     return [torch.load(place / f"{r}.pt", weights_only=False) if code == 0 else None for r, code in enumerate(codes)]
 
 
+TWO = ("--nproc-per-node=2", "--standalone")  # processes on one machine
 LEARNERS = {
     "maml": lambda: MAML(Conv4(filters=4), steps=2),
     "anil": lambda: ANIL(Conv4(filters=4), steps=2),
@@ -163,6 +175,94 @@ def embedded() -> torch.Tensor:
     return embedder.embed(images)
 
 
+class Doubled(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.double()
+
+
+class Precise(SimCLR):
+    """In float64; one normalisation averages over all steps, one is partly fixed."""
+
+    def networks(self, item_shape: tuple[int, ...]) -> nn.Sequential:
+        encoder, head = super().networks(item_shape)
+        norms = [layer for layer in encoder.modules() if isinstance(layer, nn.BatchNorm2d)]
+        norms[0].momentum = None
+        norms[1].bias.requires_grad_(False)
+        return nn.Sequential(nn.Sequential(Doubled(), encoder), head).double()
+
+
+def contrasted() -> dict[str, torch.Tensor]:
+    """What SimCLR learns of batches that two processes cannot halve."""
+    embedder = Precise(Conv4(filters=4, halvings=3), steps=2, batch=7, lr=0.01)
+    embedder.fit(toy_images(), RunContext(seed=0))
+    return embedder.state_dict()
+
+
+def run_rounds(out: Path) -> Any:
+    """All stages of two rounds, with a model of which a part is fitted when meta-training is over."""
+    model = {"name": "described", "model": {"name": "conv4", "filters": 4}}
+    plain = {
+        "data": {"name": "digits"},
+        "proposer": {"name": "instances"},
+        "metalearner": {"name": "protonet", "distance": "cosine", "model": model},
+        "train": {"outer": {"name": "adam"}, "steps": 2, "way": 5, "shot": 1, "query": 1, "meta_batch": 3},
+        "rounds": [{"proposer": {"name": "progressive", "neighbours": [8], "similarity": 0.2, "k": [20]}}],
+        "evaluate": {"episodes": [[3, 1]], "query": 2, "tasks": 20, "baselines": []},
+        "name": "tiny",
+        "out": str(out),
+    }
+    return run_stages(build(plain), Namespace(device="cpu", resume=False))
+
+
+@dataclass(frozen=True)
+class Counted(Nav2D):
+    """Tells how many copies are simulated."""
+
+    copies: ClassVar[list[int]] = []
+
+    def simulate(self, n: int) -> Simulation:
+        self.copies.append(n)
+        return super().simulate(n)
+
+
+SKILLED: dict[str, Proposer] = {
+    "ppo": Diayn(skills=3, iterations=3, episodes=2, hidden=8),
+    "sac": Diayn(skills=3, iterations=3, episodes=2, hidden=8, algorithm=SAC(updates=3, batch=6, replay=40)),
+    "metra": Metra(skills=4, iterations=3, episodes=5, hidden=8, map_steps=2),
+}
+
+
+def discover_skills(name: str) -> tuple[dict[str, torch.Tensor], int]:
+    """The rewards and policies of skills, and how many copies of the environment this process simulated for them."""
+    tasks = SKILLED[name].propose(Counted(horizon=6), RunContext())
+    learnt = getattr(tasks.rewards, "discriminator", tasks.rewards)
+    return {**learnt.state_dict(), **tasks.skills}, Counted.copies[-1]
+
+
+def propose_skills(out: Path) -> Path:
+    plain = {
+        "env": {"name": "nav2d", "horizon": 6},
+        "proposer": {"name": "diayn", "skills": 3, "iterations": 3, "episodes": 2, "hidden": 8},
+        "metalearner": {"name": "maml", "model": {"name": "mlp", "hidden": [8]}},
+        "train": {"outer": {"name": "adam"}},
+        "evaluate": {"benchmark": "nav2d"},
+        "name": "skills",
+        "out": str(out),
+    }
+    return propose(build(plain), device="cpu")
+
+
+def fail_in_second() -> None:
+    if distributed.rank() == 1:
+        raise UserError("the second alone")
+
+
+def complaint(work: Callable[[], Any]) -> str:
+    with pytest.raises(UserError) as raised:
+        work()
+    return str(raised.value)
+
+
 def locked(folder: Path) -> str:
     try:
         with distributed.hold_together(hold_folder(folder)):
@@ -180,6 +280,8 @@ def parts(place: Path) -> dict[str, Any]:
         "totals": distributed.sum_numbers({"a": 1 + distributed.rank(), "b": 0.1}),
         "agreed": (distributed.any_process(distributed.rank() == 1), distributed.any_process(False)),
         "once": distributed.run_once(lambda: (distributed.size(), os.getpid())),
+        "each": distributed.run_each(distributed.rank),
+        "failed": complaint(lambda: distributed.run_each(fail_in_second)),
         "locks": (locked(place / "free"), locked(place / "taken")),
         "gradients": meta_gradients(),
         "policies": policies(),
@@ -187,6 +289,10 @@ def parts(place: Path) -> dict[str, Any]:
         "clusters": kmeans(vectors(), 5, 10, 3),
         "few": kmeans(vectors()[-60:], 50, 10, 3),  # most of the vectors are one and the same
         "embedded": embedded(),
+        "contrasted": contrasted(),
+        "rounds": run_rounds(place),
+        "skills": {name: discover_skills(name) for name in SKILLED},
+        "proposed": propose_skills(place),
     }
 
 
@@ -214,6 +320,8 @@ def test_processes_share_out_and_put_together(two: list[dict[str, Any]]) -> None
         assert found["totals"] == {"a": 3, "b": 0.2}
         assert found["agreed"] == (True, False)
         assert found["once"] == two[0]["once"]
+        assert found["each"] == [0, 1]
+        assert found["failed"] == "the second alone"  # nobody waits for one that has given up
     assert two[0]["once"][0] == 1  # as if it were the only one
 
 
@@ -275,6 +383,58 @@ def test_an_embedding_is_that_of_one_process(two: list[dict[str, Any]]) -> None:
     for found in two:
         torch.testing.assert_close(found["embedded"], alone, rtol=1e-4, atol=1e-5)
     assert torch.equal(two[0]["embedded"], two[1]["embedded"])
+
+
+def test_contrastive_learning_is_that_of_one_process(two: list[dict[str, Any]]) -> None:
+    """Batch normalisation and the loss look across the images of all processes."""
+    alone = contrasted()
+    assert {"running_mean", "running_var", "weight"} <= {name.rpartition(".")[2] for name in alone}
+    for found in two:
+        for name, value in alone.items():
+            torch.testing.assert_close(found["contrasted"][name], value, rtol=1e-10, atol=1e-10)
+
+
+def test_rounds_are_those_of_one_process(two: list[dict[str, Any]], tmp_path: Path) -> None:
+    runs = [Path(found["folder"]).parent for found in (run_rounds(tmp_path), *(found["rounds"] for found in two))]
+    assert runs[1] == runs[2]
+    first, other = (artifacts.read_tensors(folder / "tiny-0" / "model.safetensors") for folder in runs[:2])
+    for name, value in first.items():
+        torch.testing.assert_close(other[name], value, rtol=1e-3, atol=1e-4)
+    alone, together = (np.load(next(folder.parent.glob("tasks/tiny/partitions*.npy"))) for folder in runs[:2])
+    assert len(alone) == len(together) == 2
+    assert (alone[0] >= 0).mean() > 0.1
+    assert (alone[0] == together[0]).mean() > 0.98  # an item near the bound may fall to either side
+    assert two[0]["rounds"]["rows"] == two[1]["rounds"]["rows"]
+
+
+@pytest.mark.parametrize("name", list(SKILLED))
+def test_skills_are_those_of_one_process_from_half_of_its_simulation(name: str, two: list[dict[str, Any]]) -> None:
+    learnt, copies = discover_skills(name)
+    assert sum(found["skills"][name][1] for found in two) == copies
+    for found in two:
+        assert 0 < found["skills"][name][1] < copies
+        for key, value in learnt.items():
+            assert torch.equal(found["skills"][name][0][key], value)
+
+
+def test_the_stage_proposes_the_skills_of_one_process(two: list[dict[str, Any]], tmp_path: Path) -> None:
+    alone = propose_skills(tmp_path)
+    for name in ("discriminator.safetensors", "skills.safetensors", "preview.png", "diayn.jsonl"):
+        assert (two[0]["proposed"] / name).read_bytes() == (alone / name).read_bytes()
+
+
+def test_fewer_skills_than_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "size", lambda: 6)
+    for name, option in (("ppo", "proposer.skills: 3"), ("metra", "proposer.episodes: 5")):
+        with pytest.raises(UserError, match=f"{option} are too few for 6 processes; start . at most"):
+            SKILLED[name].propose(Nav2D(), RunContext())
+
+
+def test_fewer_images_a_step_than_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "size", lambda: 3)
+    for embedder, least in ((ACAI(dimensions=16, batch=5), "two"), (SimCLR(Conv4(filters=4), batch=2), "one")):
+        with pytest.raises(UserError, match=f"images per step are too few for 3 processes, which need {least} each"):
+            embedder.fit(toy_images(), RunContext())
 
 
 @pytest.mark.parametrize("batch", [4, 7, 8])
@@ -353,8 +513,8 @@ def test_fewer_tasks_than_processes_are_refused(monkeypatch: pytest.MonkeyPatch)
     )
 
 
-def torchrun(*words: str, size: int = 2, **env: str) -> subprocess.CompletedProcess[str]:
-    run = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={size}", "--standalone", "-m", "umeta"]
+def torchrun(*words: str, how: Sequence[str] = TWO, **env: str) -> subprocess.CompletedProcess[str]:
+    run = [sys.executable, "-m", "torch.distributed.run", *how, "-m", "umeta"]
     here = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path), **env}
     with subprocess.Popen([*run, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=here) as done:
         try:
@@ -390,6 +550,34 @@ def test_the_command_line_under_torchrun_gives_the_table_of_one_process(tmp_path
     assert len(rows[0]) >= 2
     assert rows[0] == rows[1]
     assert (tmp_path / "two" / "runs" / "digits_acai_kmeans_protonet" / "report.html").exists()
+
+
+@pytest.mark.slow
+def test_two_machines_give_what_one_process_gives(tmp_path: Path) -> None:
+    """They share the output folder alone. In each the process is the first of its machine, LOCAL_RANK 0."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    small = ["digits_acai_kmeans_protonet", "train.steps=3", "train.meta_batch=3", "metalearner.distance=cosine"]
+    small += ["--device=cpu", f"out={tmp_path}"]
+    propose = ["embedding.steps=2", "proposer.partitions=2", "proposer.k=20", "evaluate.tasks=20"]
+
+    def start(node: int) -> subprocess.CompletedProcess[str]:
+        place = ["--nnodes=2", f"--node-rank={node}", "--master-addr=127.0.0.1", f"--master-port={port}"]
+        words = ["run", *small, *propose, "evaluate.scratch_steps=2", "name=two"]
+        how = [*place, "--nproc-per-node=1"]
+        return torchrun(*words, how=how, UMETA_CACHE=str(tmp_path / f"cache{node}"))
+
+    with ThreadPoolExecutor(2) as pool:
+        nodes = list(pool.map(start, range(2)))
+    assert [done.returncode for done in nodes] == [0, 0], nodes[0].stderr + nodes[1].stderr
+    assert [done.stdout.count("\nraw pixels, 1-NN") for done in nodes] == [1, 0]  # one of them speaks
+    assert (tmp_path / "runs" / "two" / "report.html").exists()
+    alone = [sys.executable, "-m", "umeta", "metatrain", *small, "tasks=tasks/two", "name=one"]
+    subprocess.run(alone, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    one, two = (artifacts.read_tensors(tmp_path / "runs" / name / "model.safetensors") for name in ("one", "two"))
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from umeta import seeds
 from umeta.augment.photo import Photo
 from umeta.errors import UserError
 from umeta.models.conv4 import Conv4
-from umeta.models.precision import autocast_kind
+from umeta.models.precision import autocast_kind, precise
 from umeta.models.weigh import NEIGHBOURS, look_twice, weigh
 from umeta.parts import Images, Model
 from umeta.runtime.progress import note
@@ -195,11 +195,6 @@ def side_by_side(parts: list[tuple[Tensor, float]]) -> Tensor:
 def make_fixed(*shape: int) -> nn.Parameter:
     """Make a parameter that meta-training leaves as it is."""
     return nn.Parameter(torch.zeros(shape), requires_grad=False)
-
-
-def precise(x: Tensor) -> Tensor:
-    """In float32 at least."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def shrink(x: Tensor) -> Tensor:

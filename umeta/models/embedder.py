@@ -6,17 +6,18 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import torch
 import torch.nn.functional as F
 from annotated_types import Gt
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from umeta.errors import UserError
 from umeta.models.conv4 import Conv4
-from umeta.models.functional import draw
-from umeta.models.precision import Precision
+from umeta.models.functional import draw, normalise
+from umeta.models.precision import Precision, precise
 from umeta.parts import Augment, Images, Model
 from umeta.runtime import distributed
 from umeta.runtime.checkpoints import State
@@ -89,9 +90,36 @@ class ViewEmbedder(NetworkEmbedder):
         return self.lr * (1 + math.cos(math.pi * step / self.steps)) / 2
 
 
+class SharedNorm(_BatchNorm):
+    """Batch normalisation that in training goes by the items of all processes. (torch's own is for GPUs alone.)"""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        over, shape = [0, *range(2, x.dim())], [1, -1] + [1] * (x.dim() - 2)
+        kind, x = x.dtype, precise(x)
+        sums = distributed.Sum.apply(torch.cat([x.sum(over), x.new_full((1,), x.numel() // x.shape[1])]))
+        mean, count = sums[:-1] / sums[-1], sums[-1]
+        var = distributed.Sum.apply((x - mean.view(shape)).square().sum(over)) / count
+        if self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None:
+            with torch.no_grad():
+                self.num_batches_tracked += 1
+                share = 1 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
+                self.running_mean.lerp_(mean, share)
+                self.running_var.lerp_(var * count / (count - 1), share)
+        return normalise(self, x, mean, var).to(kind)
+
+
+def normalise_together(net: nn.Module) -> None:
+    """Let the network's batch normalisations go by the items of all processes in training; one alone stays as it is."""
+    for layer in net.modules() if distributed.size() > 1 else ():
+        if isinstance(layer, _BatchNorm):
+            cast(Any, layer).__class__ = type(type(layer).__name__, (type(layer), SharedNorm), {})
+
+
 def descend(params: Sequence[nn.Parameter], loss: Tensor) -> None:
     """Set the parameters' gradients: those of the sum of all processes' losses. Keeps the loss's graph."""
-    grads = torch.autograd.grad(loss, params, retain_graph=True)
+    grads = torch.autograd.grad(loss, params, retain_graph=True, materialize_grads=True)
     sums = distributed.sum_tensors({str(i): grad for i, grad in enumerate(grads)})
     for param, grad in zip(params, sums.values(), strict=True):
         param.grad = grad

@@ -84,13 +84,18 @@ class StatNorm(_BatchNorm):
             statistics.used[call] = mean, var
             return out
         over = [0, *range(2, x.dim())]
-        shape = [1, -1] + [1] * (x.dim() - 2)
         mean, var = statistics.used[call] = given or (x.mean(over), x.var(over, correction=0))
-        scale = (var + self.eps).rsqrt()
-        scale = scale if self.weight is None else scale * self.weight
-        scaled = x * scale.view(shape)
-        shift = -mean * scale if self.bias is None else self.bias - mean * scale
-        return scaled + shift.view(shape)
+        return normalise(self, x, mean, var)
+
+
+def normalise(layer: _BatchNorm, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+    """Normalise x [n, channels, ...] by these statistics, as the layer does."""
+    shape = [1, -1] + [1] * (x.dim() - 2)
+    scale = (var + layer.eps).rsqrt()
+    scale = scale if layer.weight is None else scale * layer.weight
+    scaled = x * scale.view(shape)
+    shift = -mean * scale if layer.bias is None else layer.bias - mean * scale
+    return scaled + shift.view(shape)
 
 
 class GroupNorm(_BatchNorm):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 Precision = Literal["float32", "bfloat16", "auto"]
 
@@ -22,6 +23,11 @@ def autocast(device: torch.device, precision: Precision) -> torch.autocast:
 def autocast_kind(device: torch.device) -> str:
     """Return the device type that autocast knows; tensors without content stand for the CPU's."""
     return "cpu" if device.type == "meta" else device.type
+
+
+def precise(x: Tensor) -> Tensor:
+    """Give numbers in float32 at least."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def fast_bfloat16(device: torch.device) -> bool:

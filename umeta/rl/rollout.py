@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from umeta.errors import UserError
 from umeta.objectives import gaussian
 from umeta.parts import Simulation, SimulationTraits
+from umeta.runtime import distributed
 from umeta.types import Act
 
 
@@ -35,6 +36,36 @@ class Paths:
     def total(self, rewards: Tensor) -> Tensor:
         """Mean over each task's episodes of their summed rewards [T, E, H]: [T]."""
         return (rewards * self.mask).sum(2).mean(1)
+
+
+def share_copies(count: int, option: str) -> Tensor:
+    """Return the numbers of those of `count` that this process acts for, see `share_rollout`.
+
+    Raises:
+        UserError: there are more processes; the message names the option.
+    """
+    if count < distributed.size():
+        raise UserError(
+            f"{option}: {count} are too few for {distributed.size()} processes; start {count} at most, or set "
+            f"{option}={distributed.size()} or more"
+        )
+    return distributed.shard(torch.arange(count))
+
+
+def share_rollout(policy: nn.Module, roll_out: Callable[[], Paths], dim: int) -> Paths:
+    """Roll out in each process, and join what all of them saw: tasks (dim 0), or episodes of tasks (dim 1).
+
+    The policy becomes the first process's before: other processors may round otherwise.
+
+    Raises:
+        UserError: what one of them raises, in all.
+    """
+    if distributed.size() == 1:
+        return roll_out()
+    policy.load_state_dict(distributed.run_once(policy.state_dict))
+    every = distributed.run_each(roll_out)
+    named = {field.name: [getattr(paths, field.name) for paths in every] for field in fields(Paths)}
+    return Paths(**{name: None if some[0] is None else torch.cat(some, dim) for name, some in named.items()})
 
 
 Told = Callable[[Paths], None] | None  # gets each step when it is done, as episodes of that step alone

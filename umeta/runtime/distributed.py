@@ -90,6 +90,25 @@ def sum_tensors(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return out
 
 
+class Sum(torch.autograd.Function):
+    """Sums the processes' tensors. Each one's gradient is that of the sum of all processes' losses."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return sum_tensors({"x": x})["x"]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return sum_tensors({"x": gradients[0]})["x"]
+
+
+def join_shards(mine: Tensor, places: Tensor, count: int) -> Tensor:
+    """Return all processes' rows [count, ...], of which `mine` belong in these places; gradients flow through it."""
+    if size() == 1:
+        return mine
+    return Sum.apply(mine.new_zeros(count, *mine.shape[1:]).index_copy(0, places, mine))
+
+
 def sum_numbers(named: Mapping[str, float]) -> dict[str, float]:
     """Return the sums of the processes' numbers."""
     if size() == 1:
@@ -153,6 +172,23 @@ def run_once(work: Callable[[], Found]) -> Found:
     if found[1] is not None:
         raise found[1]
     return found[0]
+
+
+def run_each(work: Callable[[], Found]) -> list[Found]:
+    """Do the work in each process; all get what each returned, in order, or the error that one raised.
+
+    What comes back, and tensors in it, must be on the CPU.
+    """
+    found: list[Found] = []
+    failed: UserError | None = None
+    try:
+        found.append(work())
+    except UserError as error:
+        failed = error
+    for one in gather([failed]):
+        if one is not None:
+            raise one
+    return gather(found)
 
 
 @contextmanager

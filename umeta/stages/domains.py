@@ -64,7 +64,7 @@ class Domain:
     film: Callable[[Any, Path], list[str]] = lambda tasks, folder: []
     """(tasks, folder): film what moves in proposed tasks; gives what could not be filmed"""
     one_process: bool = True
-    """several processes leave proposing and evaluating to the first; they always share meta-training"""
+    """several processes leave evaluating to the first; they always share meta-training"""
 
 
 def domain_of(config: RunConfig) -> Domain:

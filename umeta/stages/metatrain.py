@@ -83,31 +83,34 @@ def metatrain(
         start = parent.theta if parent else start_from_skills(tasks, learner) if config.start else None
         timed = config.train if minutes is None else replace(config.train, minutes=minutes)
         theta = train(learner, tasks.to(ctx.device), timed, ctx, start)
-        if not distributed.is_first():
-            return folder
-        if completes(learner):
-            plain, theta = complete(plain, learner, theta, domain.read(config), config.seed)
-        artifacts.write_tensors(folder / "model.safetensors", pack(theta))
-        artifacts.write_text(folder / "config.yaml", dump_yaml(keep_weights(plain)))
-        artifacts.write_json(folder / "tasks.json", {"hash": artifacts.hash_value(manifest), "manifest": manifest})
-        seconds = {"metatrain": watch()}
-        content = {
-            "umeta": __version__,
-            "true_labels": manifest["true_labels"] or (parent is not None and parent.true_labels),
-            "pretrained": name_sources(
-                ModelTraits.of(getattr(learner, "model", None)).pretrained,
-                manifest.get("pretrained", ""),
-                parent.pretrained if parent else "",
-            ),
-            "item_shape": list(tasks.spec.item_shape),
-            "outputs": tasks.spec.outputs,
-        }
-        if parent:
-            seconds["earlier rounds"] = sum(parent.seconds().values())
-            content["start"] = {"run": config.parent, "hash": artifacts.hash_file(parent.folder / "manifest.json")}
-        artifacts.write_sealed(folder / "seconds.json", seconds)
-        artifacts.write_manifest(
-            folder, "run", content, ["asked.json", "model.safetensors", "config.yaml", "tasks.json"]
-        )
-        ctx.note(f"run: {folder}")
+
+        def write() -> None:
+            whole, learnt = plain, theta
+            if completes(learner):
+                whole, learnt = complete(plain, learner, theta, domain.read(config), config.seed)
+            artifacts.write_tensors(folder / "model.safetensors", pack(learnt))
+            artifacts.write_text(folder / "config.yaml", dump_yaml(keep_weights(whole)))
+            artifacts.write_json(folder / "tasks.json", {"hash": artifacts.hash_value(manifest), "manifest": manifest})
+            seconds = {"metatrain": watch()}
+            content = {
+                "umeta": __version__,
+                "true_labels": manifest["true_labels"] or (parent is not None and parent.true_labels),
+                "pretrained": name_sources(
+                    ModelTraits.of(getattr(learner, "model", None)).pretrained,
+                    manifest.get("pretrained", ""),
+                    parent.pretrained if parent else "",
+                ),
+                "item_shape": list(tasks.spec.item_shape),
+                "outputs": tasks.spec.outputs,
+            }
+            if parent:
+                seconds["earlier rounds"] = sum(parent.seconds().values())
+                content["start"] = {"run": config.parent, "hash": artifacts.hash_file(parent.folder / "manifest.json")}
+            artifacts.write_sealed(folder / "seconds.json", seconds)
+            artifacts.write_manifest(
+                folder, "run", content, ["asked.json", "model.safetensors", "config.yaml", "tasks.json"]
+            )
+            ctx.note(f"run: {folder}")
+
+        distributed.run_once(write)
     return folder

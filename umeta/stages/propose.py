@@ -94,8 +94,6 @@ def propose(config: RunConfig, *, device: str = "auto", resume: bool = False, tr
     check_one_round(config)
     check_out(config)
     domain = domain_of(config)
-    if domain.one_process and distributed.size() > 1:
-        return distributed.run_once(lambda: propose(config, device=device, resume=resume, trackers=trackers))
     folder = config.tasks_folder
     asked: dict[str, Any] = {key: config.plain.get(key) for key in ("embedding", "proposer")}
     asked |= {"seed": config.seed, "files": hash_files([asked["embedding"], asked["proposer"]])}
@@ -121,39 +119,40 @@ def propose(config: RunConfig, *, device: str = "auto", resume: bool = False, tr
         tasks = config.proposer.propose(seen, ctx, embedded)
         seconds["propose"] = watch()
         check_usable(tasks, config)
-        if not distributed.is_first():
-            return folder
 
-        description = store.save_tasks(tasks, folder)
-        if description["kind"] == "formula" and ctx.earlier:
-            raise UserError(
-                "proposer: its rewards are learnt and cannot be stored; make them an nn.Module, and let the proposer "
-                "have a method rewards(source) that gives one to load its state into"
-            )
-        files = ["asked.json", "summary.md", "preview.png", *store.list_files(description)]
-        if embedded is not None:
-            artifacts.write_tensors(folder / "embedder.safetensors", embedded.embedder.state_dict())
-            artifacts.write_array(folder / "embeddings.npy", embedded.vectors.numpy())
-            files += ["embedder.safetensors", "embeddings.npy"]
-        artifacts.write_text(folder / "summary.md", summary(tasks, config))
-        preview = domain.draw(tasks, config.train.episode)
-        mosaic.save(preview, folder / "preview.png")
-        for tracker in trackers:
-            tracker.picture("proposed tasks", preview)
-        for line in domain.film(tasks, folder):
-            ctx.note(line)
-        artifacts.write_sealed(folder / "seconds.json", seconds)
-        content = {
-            **domain.facts(config, source),
-            "umeta": __version__,
-            "fingerprint": fingerprint,
-            "true_labels": oracle,
-            "pretrained": EmbedderTraits.of(embedded.embedder).pretrained if embedded else "",
-            "tasks": description,
-        }
-        artifacts.write_manifest(folder, "tasks", content, files)
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-        ctx.note(f"tasks: {folder} ({format_duration(sum(seconds.values()))})")
+        def write() -> None:
+            description = store.save_tasks(tasks, folder)
+            if description["kind"] == "formula" and ctx.earlier:
+                raise UserError(
+                    "proposer: its rewards are learnt and cannot be stored; make them an nn.Module, and let the "
+                    "proposer have a method rewards(source) that gives one to load its state into"
+                )
+            files = ["asked.json", "summary.md", "preview.png", *store.list_files(description)]
+            if embedded is not None:
+                artifacts.write_tensors(folder / "embedder.safetensors", embedded.embedder.state_dict())
+                artifacts.write_array(folder / "embeddings.npy", embedded.vectors.numpy())
+                files += ["embedder.safetensors", "embeddings.npy"]
+            artifacts.write_text(folder / "summary.md", summary(tasks, config))
+            preview = domain.draw(tasks, config.train.episode)
+            mosaic.save(preview, folder / "preview.png")
+            for tracker in trackers:
+                tracker.picture("proposed tasks", preview)
+            for line in domain.film(tasks, folder):
+                ctx.note(line)
+            artifacts.write_sealed(folder / "seconds.json", seconds)
+            content = {
+                **domain.facts(config, source),
+                "umeta": __version__,
+                "fingerprint": fingerprint,
+                "true_labels": oracle,
+                "pretrained": EmbedderTraits.of(embedded.embedder).pretrained if embedded else "",
+                "tasks": description,
+            }
+            artifacts.write_manifest(folder, "tasks", content, files)
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+            ctx.note(f"tasks: {folder} ({format_duration(sum(seconds.values()))})")
+
+        distributed.run_once(write)
     return folder
 
 
