@@ -13,7 +13,7 @@ import mujoco
 import torch
 from torch import Tensor
 
-from umeta.envs.batched import FRAMES, quiet
+from umeta.envs.batched import quiet
 from umeta.envs.half_cheetah import HalfCheetah
 from umeta.rl.rollout import rollout
 from umeta.types import Act
@@ -21,7 +21,7 @@ from umeta.types import Act
 TASKS, EPISODES, HIDDEN = 20, 20, 100
 COPIES = 16  # of gymnasium's vector environment
 SINGLE = 20  # copies whose episodes are repeated one by one
-STEPS = HalfCheetah().horizon
+STEPS, FRAMES = HalfCheetah().horizon, HalfCheetah.model.frames
 SIDES = {  # steps of a call
     "mujoco.batch, no policy": TASKS * EPISODES * STEPS,
     "mj_step, no policy, one thread": SINGLE * STEPS,

@@ -119,6 +119,9 @@ class Metra:
     """what the tasks ask for: to go in directions of the space, at velocities, or to places in it"""
     dim: Annotated[int, Gt(0)] = 2
     """of the space"""
+    discrete: bool = False
+    """whether a skill is one of `skills` kinds, a centred one-hot vector as in the authors' code, and not a point in a
+    ball; the space then has as many dimensions as there are skills, whatever `dim` says"""
     iterations: Annotated[int, Gt(0)] = 500
     """rounds of acting and learning"""
     episodes: Annotated[int, Gt(0)] = 50
@@ -137,6 +140,17 @@ class Metra:
     domain: ClassVar[Literal["image", "env"]] = "env"
     sees_labels: ClassVar[bool] = False
 
+    @property
+    def size(self) -> int:
+        """Dimensions of the space."""
+        return self.skills if self.discrete else self.dim
+
+    def draw(self, count: int, random: torch.Generator) -> Tensor:
+        """Draw what policies are told [count, size]."""
+        if self.discrete:
+            return centre(torch.randint(self.skills, (count,), generator=random), self.skills)
+        return draw_skills(count, self.dim, random)
+
     def propose(self, source: Environment, ctx: Context, embedder: Embedder | None = None) -> RewardTasks:
         """Return a reward per point, and the policies of skills.
 
@@ -151,7 +165,7 @@ class Metra:
 
     def rewards(self, source: Environment) -> Space:
         """Return the rewards, to load what was learnt into."""
-        return Space(source, self.family, count=self.skills, dim=self.dim, hidden=2 * self.hidden, sees=self.sees)
+        return Space(source, self.family, count=self.skills, dim=self.size, hidden=2 * self.hidden, sees=self.sees)
 
 
 def tell_success(cosine: float) -> str:
@@ -167,6 +181,11 @@ def draw_skills(count: int, dim: int, random: torch.Generator) -> Tensor:
     return FASTEST * torch.rand(count, 1, generator=random) ** (1 / dim) * way
 
 
+def centre(kinds: Tensor, count: int) -> Tensor:
+    """Give the one-hot vectors [n, count] of kinds [n] less their mean, so long that their own number is 1."""
+    return (nn.functional.one_hot(kinds, count) - 1 / count) * (count / (count - 1))
+
+
 class Learning:
     """The policy, what improves it, and the space on their way."""
 
@@ -175,14 +194,17 @@ class Learning:
         self.env, self.seed = env, ctx.seed
         self.cosine: float | None = None  # of steps and skills, in the last iteration
         with seeds.seed_torch(seeds.integer(ctx.seed, "metra")):
-            self.policy = SpacePolicy(env.observation, env.action, o.dim, o.hidden)
+            self.policy = SpacePolicy(env.observation, env.action, o.size, o.hidden)
             self.learner = PPO().build(self.policy, env.discount, o.lr)
             self.space = o.rewards(env)
         self.space.standardise(wandered(env, ctx.seed))
         # what skills are told is longer than the points: the longest ask for more than a step can do
-        self.stored = draw_skills(o.skills, o.dim, seeds.generator(ctx.seed, "metra, stored"))
-        units = {"directions": 1 / self.stored.norm(dim=1, keepdim=True), "velocities": 1 / FASTEST}
-        self.space.points.copy_(self.stored * units.get(o.family, env.horizon / FASTEST))
+        drawn = draw_skills(o.skills, o.dim, seeds.generator(ctx.seed, "metra, stored"))
+        self.stored = centre(torch.arange(o.skills), o.skills) if o.discrete else drawn
+        lengths = self.stored.norm(dim=1, keepdim=True)
+        longest = lengths if o.discrete else FASTEST  # kinds are of one length
+        units = {"directions": 1 / lengths, "velocities": 1 / longest}
+        self.space.points.copy_(self.stored * units.get(o.family, env.horizon / longest))
         self.dual = nn.ParameterList([torch.tensor(math.log(DUAL))])
         self.optimiser = torch.optim.Adam([*self.space.parameters(), *self.dual.parameters()], lr=o.map_lr)
         self.mine = share_copies(o.episodes, "proposer.episodes")
@@ -201,7 +223,7 @@ class Learning:
         Several processes share the episodes out to act, and then learn the same of all of them.
         """
         o, random = self.options, seeds.generator(self.seed, "metra", i)
-        z = draw_skills(o.episodes, o.dim, random)
+        z = o.draw(o.episodes, random)
         noise = torch.randn(1, o.episodes, self.env.horizon, self.env.action, generator=random)
         u = torch.rand(1, o.episodes, self.env.randoms, generator=random)
 

@@ -19,6 +19,8 @@ from bench.measurements import CURVES, GOALS, MEASUREMENTS, SHOWN
 from bench.standin import Marks
 from umeta.benchmarks.goals import goals
 from umeta.deploy.adapted import AdaptedLearner, Format, MetaLearnt
+from umeta.envs.gym import Gym
+from umeta.envs.hopper import Hopper
 from umeta.envs.nav2d import Nav2D
 from umeta.metalearners.protonet import ProtoNet
 from umeta.types import EpisodeSpec, TaskSpec
@@ -33,6 +35,13 @@ class Nine:
         return torch.nn.Sequential(torch.nn.Flatten(), layer)
 
 
+CHOICES = """
+env: {name: gym, id: CartPole-v1}
+proposer: diayn
+metalearner: {name: maml, model: {name: mlp, hidden: [4]}}
+train: {outer: adam}
+evaluate: {benchmark: own}
+"""
 TINY = Case(tasks=1, way=2, query=1, steps=2, size=16, channels=2, filters=3)
 
 
@@ -313,7 +322,54 @@ def test_a_goal_for_stable_baselines_pays_what_the_tasks_do():
         total += expected
     assert x == pytest.approx(np.zeros((2, 2)))  # the next episode
     assert goal.returns == pytest.approx([total.mean()])
-    assert len(learn(tasks, 0, episodes=4, steps=2)) == 3
+    for algorithm in ("ppo", "sac"):
+        assert len(learn(algorithm, tasks, 0, episodes=4, steps=2)) == 3
+
+
+def test_a_goal_for_stable_baselines_pays_its_own_reward_until_an_episode_ends():
+    pytest.importorskip("stable_baselines3")
+    from bench.stable_baselines import Goal
+
+    goal = Goal(goals("own", Gym("CartPole-v1", horizon=100), "test", 1, seed=0), 0, copies=2)
+    goal.reset()
+    paid = np.zeros((100, 2))
+    for t in range(100):
+        _, paid[t], *_ = goal.step(np.array([[0.0, 1.0], [1.0, 0.0]], np.float32))  # falls at once
+    lasted = paid.sum(0)
+    assert (lasted > 5).all()
+    assert (lasted < 20).all()
+    assert (paid == (np.arange(100)[:, None] < lasted)).all()
+    assert goal.returns == [pytest.approx(lasted.mean())]
+
+    hopper = Goal(goals("hopper_velocity", Hopper(ends=True, horizon=60), "test", 1, seed=0), 0, copies=2)
+    hopper.reset()
+    for t in range(60):
+        over = hopper.simulation.over.copy()
+        _, reward, *_ = hopper.step(np.ones((2, 3), np.float32))
+        assert ((reward == 0) == over).all()
+        assert t >= 5 or not over.any()
+    assert over.all()
+
+
+def test_stable_baselines_keeps_goals_of_both_algorithms_in_one_file(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("stable_baselines3")
+    from bench import stable_baselines
+
+    asked = []
+    monkeypatch.setattr(stable_baselines, "learn", lambda *case: asked.append((case[0], case[2])) or [1.0, 2.0])
+    few = ["evaluate.goals=2", "evaluate.steps=1", "--record", str(tmp_path / "found.json")]
+    for algorithm in ("sac", "ppo", "sac"):
+        monkeypatch.setattr(sys, "argv", ["", "nav2d_diayn", *few, "--algorithm", algorithm])
+        stable_baselines.main()
+    assert asked == [("sac", 0), ("sac", 1), ("ppo", 0), ("ppo", 1)]  # none twice
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert [row["title"][:3] for row in found] == ["PPO", "SAC"]
+    assert [row["adaptation"][row["title"]]["x"] for row in found] == [[0, 2000]] * 2
+    (tmp_path / "choices.yaml").write_text(CHOICES)
+    monkeypatch.setattr(sys, "argv", ["", str(tmp_path / "choices.yaml"), *few, "--algorithm", "sac"])
+    with pytest.raises(SystemExit):
+        stable_baselines.main()
+    assert "those of CartPole-v1 are choices; use --algorithm ppo" in capsys.readouterr().err
 
 
 def test_evaluations_do_the_same_work():

@@ -14,7 +14,9 @@ from umeta.config.registry import find_plugins
 from umeta.envs.ant import Ant
 from umeta.envs.gym import Gym
 from umeta.envs.half_cheetah import HalfCheetah
+from umeta.envs.hopper import Hopper
 from umeta.envs.nav2d import Nav2D
+from umeta.envs.walker2d import Walker2d
 from umeta.errors import UserError
 from umeta.parts import Environment
 from umeta.rl.rollout import Paths
@@ -52,6 +54,14 @@ def test_rewards_by_hand(which: int) -> None:
         found, way = earned("cheetah_direction", cheetah, which, action)
         assert way == [1 - 2 * (which % 2), 0]
         assert found == pytest.approx([v * way[0] - effort for v, _ in VELOCITIES], rel=1e-5)
+        for env in (Walker2d(unit=0.5), Hopper(unit=0.5)):  # whose steps are of 0.008 s
+            effort, name = 0.001 * env.action * torque**2, type(env).__name__.lower()
+            moved = [v * 0.05 / 0.008 for v, _ in VELOCITIES]
+            found, (wanted,) = earned(f"{name}_velocity", env, which, action)
+            assert found == pytest.approx([-abs(v - wanted) - effort for v in moved], rel=1e-5)
+            found, way = earned(f"{name}_direction", env, which, action)
+            assert way == [1 - 2 * (which % 2), 0]
+            assert found == pytest.approx([v * way[0] - effort for v in moved], rel=1e-5)
         effort = 0.005 * 8 * torque**2
         found, (x, y) = earned("ant_direction", ant, which, action)
         assert found == pytest.approx([v * x + w * y - effort + 0.05 for v, w in VELOCITIES], rel=1e-4)

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import torch
 
 from umeta.cli.main import main
 from umeta.config.build import load
-from umeta.deploy.policies import export_policy
+from umeta.deploy.policies import adapt_policy, export_policy
 from umeta.errors import UserError
 from umeta.rl.rollout import rollout
 from umeta.rl.skills import act
@@ -96,6 +97,87 @@ def test_what_a_run_adapted_to_a_goal_is_exported(tmp_path: Path, monkeypatch: p
     assert not torch.allclose(answer[0], answer[1], atol=1e-6)
     with pytest.raises(UserError, match=r"which of its 2 goals\? give --goal a number from 0 to 1"):
         export_policy("runs/tiny", "out", goal=2)
+
+
+@pytest.mark.parametrize(
+    "env", ["gym, id: Pendulum-v1, options: {g: 3.0}", "ant, positions: true", "hopper, positions: true"]
+)
+def test_the_card_makes_the_environment_as_it_was(env: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    made(tmp_path, env)
+    assert main(["export", "tasks/tiny", "--skill", "1", "--out", "out"]) == 0
+    lines = re.search(r"```python\n(.*?)```", Path("out/README.md").read_text(), re.DOTALL)
+    assert lines
+    monkeypatch.chdir("out")
+    found: dict[str, Any] = {}
+    exec(lines[1], found)
+    expected: Any = load_tasks(load("../tiny.yaml", ["tasks=../tasks/tiny"]))[0]
+    assert found["x"].shape == (expected.env.observation,)
+    if "g:" in env:
+        assert found["env"].unwrapped.g == 3
+
+
+MINE = """
+from umeta.benchmarks.goals import Benchmark
+
+def reward(env, paths, goal):
+    return (goal[..., :1] * paths.actions).sum(-1)
+
+mine = Benchmark("Gym", reward, goals=lambda u: 2 + u[:, :1])
+"""
+
+
+def test_a_policy_adapts_to_a_reward_of_a_persons_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The reward is the action times the goal: with a goal of -3 the mean action must fall, with 3 it must rise."""
+    monkeypatch.chdir(tmp_path)
+    made(tmp_path, "gym, id: Pendulum-v1")
+    assert main(["metatrain", "tiny.yaml"]) == 0
+    Path("my.py").write_text(MINE)
+    x, acts = torch.randn(50, 3, generator=torch.Generator().manual_seed(0)), []
+    run = load_run("runs/tiny")
+    theta, learner = run.theta, run.learner
+    acts.append(2 * 0.7 * learner.predict(theta, learner.unadapted(theta, 1), x[None])[0, :, :1])  # type: ignore[attr-defined]
+    for goal in ("3", "-3"):
+        asked = ["adapt", "runs/tiny", "metalearner.inner_lr=1", "--reward", "my.py:mine", "--goal", goal]
+        assert main([*asked, "--episodes", "10", "--steps", "2", "--out", f"out{goal}"]) == 0
+        returns = [float(line.split()[5]) for line in capsys.readouterr().out.splitlines() if line.startswith("after")]
+        assert len(returns) == 3
+        assert returns[0] < max(returns)
+        assert (
+            f"my.py:mine, goal {goal}, {returns.index(max(returns))} steps" in Path(f"out{goal}/README.md").read_text()
+        )
+        acts.append(torch.export.load(f"out{goal}/policy.pt2").module()(x))
+    before, up, down = (one.mean().item() for one in acts)
+    assert down + 0.05 < before < up - 0.05
+    for wrong, said in (
+        (["--reward", "my.py:mine", "--goal", "1", "2"], "a goal of 'my.py:mine' has 1 numbers, got 2"),
+        (["--reward", "cheetah_velocity"], "'cheetah_velocity' is of HalfCheetah, the environment is Gym"),
+        (["--reward", "own", "--episodes", "1"], "expected 2 or more --episodes"),
+        (["--support", "."], "umeta adapt RUN --reward NAME adapts a policy"),
+        (["--support", ".", "--steps", "3"], "go with --reward"),
+        ([], "--reward NAME for one on an environment"),
+    ):
+        assert main(["adapt", "runs/tiny", *wrong, "--out", "none"]) == 2
+        assert said in capsys.readouterr().err
+    assert not Path("none").exists()
+
+
+def test_a_policy_that_is_many_before_it_adapts_is_written_after_a_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And with its environment's own reward, whose returns are told."""
+    monkeypatch.chdir(tmp_path)
+    made(tmp_path, "gym, id: Pendulum-v1")
+    context = ["metalearner={name: context, model: {name: mlp, hidden: [8, 8]}, contexts: 3}", "start=skills"]
+    assert main(["metatrain", "tiny.yaml", *context]) == 0
+    returns, best = adapt_policy("runs/tiny", "own", "out", episodes=3, steps=1)
+    assert best == 1
+    assert all(-20 * 16.3 < value < 0 for value in returns)
+    weights = torch.export.load("out/policy.pt2").module().state_dict()
+    skills = read_tensors(Path("tasks/tiny/skills.safetensors"))
+    assert torch.cdist(weights["network.1.bias"][None], skills["1.bias"]).min() < 0.01
 
 
 def test_what_cannot_be_exported_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

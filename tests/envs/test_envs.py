@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,27 +14,17 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from umeta.envs.ant import Ant, unhealthy
-from umeta.envs.batched import NOISE, quiet
+from umeta.envs.ant import Ant
+from umeta.envs.batched import Driven, Walking, quiet
 from umeta.envs.gym import Gym
 from umeta.envs.half_cheetah import HalfCheetah
+from umeta.envs.hopper import Hopper
 from umeta.envs.nav2d import Nav2D
+from umeta.envs.walker2d import Walker2d
 from umeta.errors import UserError
 from umeta.parts import Environment, Simulation
 
-BODIES = pytest.mark.parametrize(
-    ("env", "options"),
-    [
-        (HalfCheetah(), {}),
-        (HalfCheetah(positions=True), {"exclude_current_positions_from_observation": False}),
-        (Ant(), {"include_cfrc_ext_in_observation": False}),
-        (
-            Ant(positions=True),
-            {"include_cfrc_ext_in_observation": False, "exclude_current_positions_from_observation": False},
-        ),
-    ],
-    ids=["cheetah", "cheetah-positions", "ant", "ant-positions"],
-)
+KINDS = (HalfCheetah, Ant, Hopper, Walker2d)
 
 
 def uniform(*shape: int, seed: int = 0) -> Tensor:
@@ -44,21 +35,23 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def physics(env: HalfCheetah | Ant, options: dict[str, Any]) -> Any:
+def physics(env: Any) -> Any:
+    options = {"include_cfrc_ext_in_observation": False} if env.id == "Ant-v5" else {}
     with quiet():
-        return gymnasium.make(env.id, **options).unwrapped
+        return gymnasium.make(env.id, exclude_current_positions_from_observation=not env.positions, **options).unwrapped
 
 
 # The physics
 
 
-@BODIES
-def test_states_are_gymnasiums_bit_for_bit(env: HalfCheetah | Ant, options: dict[str, Any]) -> None:
+@pytest.mark.parametrize("positions", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_states_are_gymnasiums_bit_for_bit(kind: Callable[..., Driven], positions: bool) -> None:
     """300 steps of three copies; gymnasium's own are stepped alone, from the same noise."""
-    copies, steps = 3, 300
+    env, copies, steps = kind(positions=positions), 3, 300
     bodies, actions = env.simulate(copies), normal(steps, copies, env.action)
     assert bodies.reset(uniform(copies, env.randoms)).shape == (copies, env.observation)
-    single = [physics(env, options) for _ in range(copies)]
+    single = [physics(env) for _ in range(copies)]
     for one, qpos, qvel in zip(single, bodies.qpos, bodies.qvel, strict=True):
         one.reset()
         one.set_state(qpos.copy(), qvel.copy())
@@ -71,30 +64,29 @@ def test_states_are_gymnasiums_bit_for_bit(env: HalfCheetah | Ant, options: dict
             np.testing.assert_array_equal(one.data.qpos, bodies.qpos[i])
             np.testing.assert_array_equal(one.data.qvel, bodies.qvel[i])
             np.testing.assert_array_equal(seen.astype(np.float32), observation[i].numpy())
-    ground = bodies.qpos[:, : bodies.plane].astype(np.float32)
-    np.testing.assert_array_equal(bodies.positions()[:, : bodies.plane].numpy(), ground)
+    plane = {"Ant-v5": 2}.get(one.spec.id, 1)
+    ground = bodies.qpos[:, :plane].astype(np.float32)
+    np.testing.assert_array_equal(bodies.positions()[:, :plane].numpy(), ground)
 
 
-def test_the_resets_noise_is_gymnasiums() -> None:
-    """Uniform within 0.1 of the model's pose, and normal velocities of scale 0.1."""
-    env = HalfCheetah()
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_resets_noise_is_gymnasiums(kind: Callable[..., Driven]) -> None:
+    env, one, resets = kind(), physics(kind()), []
     bodies = env.simulate(2000)
+    assert bodies.reset(torch.zeros(2000, env.randoms)).isfinite().all()
     bodies.reset(uniform(2000, env.randoms))
-    noise = bodies.qpos / NOISE
-    assert abs(noise).max() <= 1
-    np.testing.assert_allclose(noise.mean(0), 0, atol=0.06)
-    np.testing.assert_allclose(noise.std(0), 1 / np.sqrt(3), atol=0.03)
-    np.testing.assert_allclose(bodies.qvel.mean(0), 0, atol=0.01)
-    np.testing.assert_allclose(np.quantile(bodies.qvel / NOISE, [0.025, 0.5, 0.975]), [-1.96, 0, 1.96], atol=0.05)
-    assert np.isfinite(bodies.reset(torch.zeros(2000, env.randoms)).numpy()).all()
-    start = physics(Ant(), {}).init_qpos
-    ants = Ant().simulate(2)
-    ants.reset(torch.full((2, Ant().randoms), 0.5))
-    np.testing.assert_array_equal(ants.qpos, [start, start])
-    assert not ants.qvel.any()
+    for seed in range(300):
+        one.reset(seed=seed)
+        resets.append((one.data.qpos - one.init_qpos, one.data.qvel.copy()))
+    theirs = [np.stack(noise) for noise in zip(*resets, strict=True)]
+    for found, noise in zip((bodies.qpos - one.init_qpos, bodies.qvel), theirs, strict=True):
+        quantiles = [np.quantile(sample, [0.025, 0.2, 0.5, 0.8, 0.975]) / noise.std() for sample in (found, noise)]
+        np.testing.assert_allclose(*quantiles, atol=0.12)
+        np.testing.assert_allclose(found.std(0) / noise.std(), 1, atol=0.07)
+        np.testing.assert_allclose(found.mean(0) / noise.std(), 0, atol=0.1)
 
 
-@pytest.mark.parametrize("env", [Nav2D(), HalfCheetah(), Ant()], ids=lambda env: env.id)
+@pytest.mark.parametrize("env", [Nav2D(), HalfCheetah(), Ant(), Hopper()], ids=lambda env: env.id)
 def test_a_copy_is_the_same_alone_among_others_and_again(env: Environment) -> None:
     u, actions = uniform(4, env.randoms), normal(20, 4, env.action)
 
@@ -132,7 +124,7 @@ def test_an_ant_ends_where_gymnasiums_does_and_only_when_asked_to() -> None:
         ants.reset(torch.full((len(heights), Ant().randoms), 0.5))
         ants.qpos[:, 2] = heights
         ants.batch.forward()
-    one, ends = physics(Ant(), {}), []
+    one, ends = physics(Ant()), []
     for qpos in ending.qpos:
         one.reset()
         one.set_state(qpos.copy(), np.zeros(14))
@@ -147,21 +139,33 @@ def test_an_ant_ends_where_gymnasiums_does_and_only_when_asked_to() -> None:
     assert ending.step(torch.zeros(len(heights), 8))[1].all()
 
 
-def test_the_limits_of_an_ants_height_are_gymnasiums() -> None:
-    one = physics(Ant(), {})
+@pytest.mark.parametrize(
+    ("env", "place", "limits"),
+    [
+        (Ant(), 2, (0.2, 1)),
+        (Hopper(), 1, (0.7,)),
+        (Hopper(), 2, (-0.2, 0.2)),
+        (Hopper(), 5, (-100, 100)),  # of a joint
+        (Hopper(), 7, (-100, 100)),  # of a velocity
+        (Walker2d(), 1, (0.8, 2)),
+        (Walker2d(), 2, (-1, 1)),
+    ],
+)
+def test_the_limits_of_what_is_healthy_are_gymnasiums(env: Walking, place: int, limits: tuple[float, ...]) -> None:
+    one, ended = physics(env), []
     one.reset()
-    limits = [np.nextafter(0.2, 0), 0.2, np.nextafter(0.2, 1), np.nextafter(1, 0), 1, np.nextafter(1, 2), np.nan]
-    ended = []
-    for height in limits:
-        one.data.qpos[2] = height
-        ended.append(bool(unhealthy(one.data.qpos[None])[0]))
-        assert ended[-1] != one.is_healthy
-    assert 0 < sum(ended) < len(limits)
+    qpos, qvel = one.data.qpos, one.data.qvel
+    numbers, at = (qpos, place) if place < len(qpos) else (qvel, place - len(qpos))
+    for number in [near for x in limits for near in (np.nextafter(x, -200), x, np.nextafter(x, 200))] + [np.nan]:
+        numbers[at] = number
+        ended.append(bool(env.fallen(qpos[None], qvel[None])[0]))
+        assert ended[-1] != one.is_healthy, number
+    assert 0 < sum(ended) < len(ended)
 
 
-@pytest.mark.parametrize("env", [HalfCheetah(), Ant()], ids=lambda env: env.id)
+@pytest.mark.parametrize("env", [HalfCheetah(), Ant(), Hopper()], ids=lambda env: env.id)
 def test_unstable_physics_are_not_numbers_leave_other_copies_alone_and_are_silent(
-    env: HalfCheetah | Ant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    env: Driven, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     bodies = env.simulate(4)
@@ -486,7 +490,7 @@ def test_gymnasiums_own_physics_are_made_silently(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("env", [Nav2D(), HalfCheetah(), Ant(), counting()], ids=lambda env: env.id)
+@pytest.mark.parametrize("env", [Nav2D(), *(kind() for kind in KINDS), counting()], ids=lambda env: env.id)
 def test_all_are_environments(env: Environment) -> None:
     assert isinstance(env, Environment)
     simulation = env.simulate(2)

@@ -117,6 +117,27 @@ def test_skills_go_their_way_at_their_speed() -> None:
     assert (of_own > of_next).float().mean() > 0.8
 
 
+def test_kinds_of_skills_are_centred_one_hot_vectors() -> None:
+    """As in the authors' code; the tasks ask for as much as a step can do, whatever the family."""
+    learning = Learning(replace(FEW, skills=3, discrete=True, family="velocities"), OPEN, RunContext())
+    kinds = [[1, -0.5, -0.5], [-0.5, 1, -0.5], [-0.5, -0.5, 1]]
+    torch.testing.assert_close(learning.stored, torch.tensor(kinds))
+    torch.testing.assert_close(learning.space.points.norm(dim=1), torch.ones(3))
+    drawn = learning.options.draw(200, torch.Generator().manual_seed(0))
+    assert sorted({tuple(one) for one in drawn.round(decimals=4).tolist()}) == sorted(map(tuple, kinds))
+    places = Learning(replace(FEW, skills=3, discrete=True, family="places"), OPEN, RunContext())
+    torch.testing.assert_close(places.space.points, OPEN.horizon * learning.space.points)
+
+
+def test_kinds_of_skills_go_ways_of_their_own() -> None:
+    options = Metra(discrete=True, skills=4, family="directions", iterations=60, episodes=32, hidden=32, lr=3e-3)
+    tasks = options.propose(OPEN, RunContext())
+    paths = episodes(OPEN, act(tasks.skills), 4, 8, seeds.generator(7, "fresh"))  # type: ignore[arg-type]
+    earned = torch.stack([tasks.rewards(paths, torch.full((4,), z)).sum(2) for z in range(4)])
+    own = earned.argmax(0) == torch.arange(4)[:, None]
+    assert own.float().mean() > 0.8
+
+
 def test_it_says_when_discovery_failed() -> None:
     assert "cosine of 0.91 on average, by chance 0" in tell_success(0.91)
     assert "are alike" not in tell_success(0.91)

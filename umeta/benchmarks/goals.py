@@ -36,6 +36,16 @@ def direction(env: Any, paths: Paths, goal: Tensor) -> Tensor:
     return (speed(env, paths) * goal).sum(-1) - effort(env, paths, 0.05)
 
 
+def walking_velocity(env: Any, paths: Paths, goal: Tensor) -> Tensor:
+    """-|v - v*| - 0.001 |a|^2: as ProMP's Walker2d (Rothfuss et al. 2019), but without their bonus for survival."""
+    return -(speed(env, paths)[..., 0] - goal[..., 0]).abs() - effort(env, paths, 0.001)
+
+
+def walking_direction(env: Any, paths: Paths, goal: Tensor) -> Tensor:
+    """v . d - 0.001 |a|^2: as ProMP's Walker2d (Rothfuss et al. 2019), but without their bonus for survival."""
+    return (speed(env, paths) * goal).sum(-1) - effort(env, paths, 0.001)
+
+
 def ant_direction(env: Any, paths: Paths, goal: Tensor) -> Tensor:
     """v . d - 0.005 |a|^2 + 0.05: as Finn, Abbeel and Levine (2017), but without their cost of contact forces."""
     return (speed(env, paths) * goal).sum(-1) - effort(env, paths, 0.005) + 0.05
@@ -113,6 +123,10 @@ BENCHMARKS = {
     "nav2d": Benchmark("Nav2D", distance, box, in_plane=True),
     "cheetah_velocity": Benchmark("HalfCheetah", velocity, forward),
     "cheetah_direction": Benchmark("HalfCheetah", direction, both_ways),
+    "walker2d_velocity": Benchmark("Walker2d", walking_velocity, forward),
+    "walker2d_direction": Benchmark("Walker2d", walking_direction, both_ways),
+    "hopper_velocity": Benchmark("Hopper", walking_velocity, forward),
+    "hopper_direction": Benchmark("Hopper", walking_direction, both_ways),
     "ant_direction": Benchmark("Ant", ant_direction, around),
     "own": Benchmark("Gym", own, box),
     "ant_position": Benchmark("Ant", ant_position, disc, in_plane=True),

@@ -1,4 +1,4 @@
-"""`umeta adapt`: a run to classes of yours."""
+"""`umeta adapt`: a run to classes of yours, or to a reward."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from typing import Any
 from umeta.cli.options import Commands, add_learner_options
 from umeta.errors import UserError
 
+POLICY = ("goal", "episodes", "steps")  # what goes with --reward
+
 
 def add_parser(commands: Commands) -> None:
-    text = "adapt a run to classes of yours, from a few labelled images of each"
+    text = "adapt a run to classes of yours, from a few labelled images of each, or its policy to a reward"
     sub = commands.add_parser("adapt", help=text, description=text)
     add_learner_options(sub)
     sub.add_argument("run", type=Path, help="runs/NAME; or a learner that adapt wrote, to be changed")
@@ -26,7 +28,15 @@ def add_parser(commands: Commands) -> None:
     sub.add_argument("--remove", action="append", default=[], metavar="CLASS[:N]", help=text)
     text = "of a learner: give a class another name"
     sub.add_argument("--rename", action="append", default=[], metavar="OLD=NEW", help=text)
-    sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder for the learner")
+    text = "of a run on an environment: a family of rewards, such as cheetah_velocity or my_rewards.py:name"
+    sub.add_argument("--reward", metavar="NAME", help=text)
+    text = "with --reward: the numbers of the goal that is wanted, such as 1.5; by default the family's first test goal"
+    sub.add_argument("--goal", type=float, nargs="+", metavar="X", help=text)
+    text = "with --reward: episodes per step, 20 by default; and as many after the last, since the best step is kept"
+    sub.add_argument("--episodes", type=int, metavar="N", help=text)
+    sub.add_argument("--steps", type=int, metavar="N", help="with --reward: steps to take, 3 by default")
+    text = "a new folder for the learner, or for the policy as export writes it"
+    sub.add_argument("--out", type=Path, required=True, metavar="DIR", help=text)
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
@@ -45,9 +55,16 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "trusted": None if options.allow_plugin else (),
     }
     changes = options.add is not None or options.remove or options.rename
-    if (options.support is None) == (not changes):
-        raise UserError("adapt: --support PLACE for a run; for a learner one or more of --add, --remove and --rename")
+    if sum([options.support is not None, options.reward is not None, bool(changes)]) != 1:
+        raise UserError(
+            "adapt: --support PLACE for a run on images, or --reward NAME for one on an environment; for a learner one "
+            "or more of --add, --remove and --rename"
+        )
+    if options.reward is None and any(getattr(options, name) is not None for name in POLICY):
+        raise UserError("adapt: --goal, --episodes and --steps go with --reward")
     changed = reading.parse_overrides(options.overrides).get("metalearner")
+    if options.reward is not None:
+        return run_policy(options, changed, common["trusted"])
     if options.support is not None:
         learner, notes = adapt_run(options.run, options.support, options.out, options=changed, **common)
     else:
@@ -64,6 +81,19 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     print(f"\n{options.out}: look at {options.out / 'support.png'}, then: {again}")
     calibration = asdict(learner.calibration) if learner.calibration else None
     return {"learner": str(options.out), "classes": learner.classes.tolist(), "calibration": calibration}
+
+
+def run_policy(options: argparse.Namespace, changed: Any, trusted: Any) -> dict[str, Any]:
+    """Adapt a policy to a reward."""
+    from umeta.deploy.policies import adapt_policy
+
+    wanted = {name: value for name in POLICY if (value := getattr(options, name)) is not None}
+    returns, best = adapt_policy(options.run, options.reward, options.out, options=changed, trusted=trusted, **wanted)
+    told = [f"{k} step{'' if k == 1 else 's'}" for k in range(len(returns))]
+    for after, value in zip(told, returns, strict=True):
+        print(f"after {after}: mean return {value:.2f}")
+    print(f"\n{options.out}: the policy after {told[best]}; its README.md says how it acts")
+    return {"export": str(options.out), "returns": returns, "steps": best}
 
 
 def read_rename(text: str) -> tuple[str, str]:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
+from umeta.benchmarks.goals import Goals, goals
 from umeta.config import registry
 from umeta.deploy.export import export_graph, refuse_to_overwrite, save, write
 from umeta.errors import UserError
+from umeta.evaluation.environments import measure_returns, own_step
 from umeta.models.check import build_module
 from umeta.models.mlp import MLP
 from umeta.runtime import artifacts
-from umeta.stages.runs import ADAPTED, load_run
-from umeta.types import RecurrentLearner
+from umeta.stages.runs import ADAPTED, Run, load_run
+from umeta.types import EpisodeSpec, PolicyLearner, RecurrentLearner
 from umeta.version import __version__
 
 CARD = """# {name}
@@ -25,7 +29,7 @@ without noise.
 
 ```python
 import gymnasium, torch
-policy, env = torch.export.load("policy.pt2").module(), gymnasium.make("{id}")
+policy, env = torch.export.load("policy.pt2").module(), gymnasium.make("{id}"{options})
 x, _ = env.reset(seed=0)
 for _ in range(200):
     x, reward, *_ = env.step(policy(torch.tensor(x[None], dtype=torch.float32))[0].numpy())
@@ -42,7 +46,7 @@ class Policy(nn.Module):
         self.network = build_module(model, (env.observation,))
         head = weights["head.weight"]
         self.head = nn.Linear(head.shape[1], head.shape[0])
-        self.network.load_state_dict({n: v for n, v in weights.items() if not n.startswith(("head.", "told."))})
+        self.network.load_state_dict({name: weights[name] for name in self.network.state_dict()})
         self.head.load_state_dict({"weight": head, "bias": weights["head.bias"]})
 
     def forward(self, observations: Tensor) -> Tensor:
@@ -73,20 +77,98 @@ def export_policy(
         env, model, weights = read_skill(folder, skill, trusted)
     else:
         env, model, weights = read_policy(folder, goal, trusted)
+    which = [f"{what} {number}" for what, number in (("skill", skill), ("goal", goal)) if number is not None]
+    refuse_elsewhere(env, folder)
+    write_policy(out, env, model, weights, ", ".join([folder.name, *which]))
+    return out
+
+
+def adapt_policy(
+    folder: Path | str,
+    reward: str,
+    out: Path | str,
+    *,
+    goal: Sequence[float] | None = None,
+    episodes: int = 20,
+    steps: int = 3,
+    options: Mapping[str, Any] | None = None,
+    trusted: Collection[str] | None = (),
+) -> tuple[list[float], int]:
+    """Adapt a run's policy to a reward by its learner's own steps, and write it to `out` as `export_policy` does.
+
+    The mean return of each step's episodes is measured before the next; the policy that earned most is the one written.
+
+    reward: a family of rewards by its name, or `my_rewards.py:name`. goal: the numbers of the one that is wanted, in
+    place of the family's first test goal. episodes: per step, and as many after the last. options: of the run's
+    meta-learner, to be changed.
+
+    Returns:
+        The returns after 0 to `steps` steps, and after how many of them the policy was taken.
+
+    Raises:
+        UserError: as `export_policy`, or the reward is of another environment, or the goal of other numbers.
+    """
+    folder, out = Path(folder), Path(out).resolve()
+    refuse_to_overwrite(out)
+    if episodes < 2 or steps < 1:  # the baseline of one half of the episodes is fitted on the other
+        raise UserError(f"adapt: expected 2 or more --episodes and 1 or more --steps, got {episodes} and {steps}")
+    changed = {"metalearner": dict(options)} if options else None
+    run = load_run(folder, changed, device="cpu", trusted=None if trusted is None else {*trusted, reward})
+    if run.config.domain != "env":
+        raise UserError(f"{folder}: this run is on {run.config.source}, where no reward is earned; give --support")
+    env, learner = run.config.env, act_alone(run)
+    refuse_elsewhere(env, folder)
+    tasks = goals(reward, env, "test", 1, run.config.evaluate.seed)
+    family = tasks.rewards
+    assert isinstance(family, Goals)
+    if goal is not None:
+        if len(goal) != (known := family.goals.shape[1]):
+            raise UserError(f"--goal: a goal of '{reward}' has {known} numbers, got {len(goal)}")
+        family = replace(family, goals=family.goals.new_tensor([goal]))
+        tasks = replace(tasks, rewards=family)
+    batch = tasks.sample(np.arange(1), episode=EpisodeSpec(1, episodes, episodes), seed=run.config.evaluate.seed)
+    begin, step = learner.unadapted(run.theta, 1), own_step(learner, run.theta)
+    found, policies = measure_returns(learner, run.theta, begin, step, batch, steps, "adapt")
+    first = int(learner.explores)  # before it has adapted it is many policies, and no one to write
+    best = first + int(found[0, first:].argmax())
+    weights = {**run.theta.params, **{name: value[0] for name, value in policies[best].params.items()}}
+    wanted = " ".join(f"{x:g}" for x in family.goals[0].tolist())
+    aim = reward if reward == "own" else f"{reward}, goal {wanted}"
+    name = f"{folder.name}, adapted to {aim}, {best} steps of {episodes} episodes"
+    write_policy(out, env, run.config.metalearner.model, weights, name)
+    return found[0].tolist(), best
+
+
+def act_alone(run: Run) -> PolicyLearner:
+    """Return the learner of a run on an environment, whose policy needs nothing but what it observes.
+
+    Raises:
+        UserError: it has a memory.
+    """
+    if isinstance(run.learner, RecurrentLearner):
+        raise UserError(f"{run.folder}: its policy has a memory, which the file could not hold; export one of maml's")
+    assert isinstance(run.learner, PolicyLearner)
+    return run.learner
+
+
+def refuse_elsewhere(env: Any, where: Path) -> None:
+    """Raise UserError where an environment is none of gymnasium's."""
     if not hasattr(env, "torque"):
-        raise UserError(f"{folder}: its environment '{env.id}' is not one of gymnasium's, where a policy could act")
+        raise UserError(f"{where}: its environment '{env.id}' is not one of gymnasium's, where a policy could act")
+
+
+def write_policy(out: Path, env: Any, model: Any, weights: dict[str, Tensor], name: str) -> None:
+    """Write the policy with these weights to `out`, in place of an earlier export."""
     policy = Policy(env, model, weights).eval().requires_grad_(False)
     told = {"observation": env.observation, "action": env.action}
-    which = [f"{what} {number}" for what, number in (("skill", skill), ("goal", goal)) if number is not None]
-    name = ", ".join([folder.name, *which])
+    options = "".join(f", {key}={value!r}" for key, value in getattr(env, "options", {}).items())
     program = export_graph(policy, (env.observation,))
 
     def fill(place: Path) -> None:
         save(program, place / "policy", None)
-        artifacts.write_text(place / "README.md", CARD.format(name=name, id=env.id, **told))
+        artifacts.write_text(place / "README.md", CARD.format(name=name, id=env.id, options=options, **told))
 
     write(out, {"umeta": __version__, "name": name, "env": env.id, **told}, fill)
-    return out
 
 
 def read_skill(folder: Path, skill: int | None, trusted: Collection[str] | None) -> tuple[Any, MLP, dict[str, Tensor]]:
@@ -107,8 +189,7 @@ def read_skill(folder: Path, skill: int | None, trusted: Collection[str] | None)
 def read_policy(folder: Path, goal: int | None, trusted: Collection[str] | None) -> tuple[Any, Any, dict[str, Tensor]]:
     """Read the environment of a run, its network, and the weights that it begins to adapt from, or ended with."""
     run = load_run(folder, device="cpu", trusted=trusted)
-    if isinstance(run.learner, RecurrentLearner):
-        raise UserError(f"{folder}: its policy has a memory, which the file could not hold; export one of maml's")
+    act_alone(run)
     weights = run.theta.params
     if goal is not None:
         if not (folder / ADAPTED).exists():

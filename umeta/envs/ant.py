@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from umeta.envs.batched import Bodies, Driven
+from umeta.envs.batched import Model, Walking
 
 
 @dataclass(frozen=True)
-class Ant(Driven):
+class Ant(Walking):
     """A robot with four legs (Schulman et al. 2016), as gymnasium's Ant-v5 without its contact forces.
 
     It has eight motors and starts near rest. It observes its height, its orientation, the angles of its joints and all
@@ -23,28 +23,15 @@ class Ant(Driven):
     `ant_position`: -|x - x*|_1 - 0.005 sum a^2, without a bonus for survival.
     """
 
+    model: ClassVar[Model] = Model("ant.xml", coordinates=15, velocities=14, motors=8, plane=2)
+
     id: Literal["Ant-v5"] = "Ant-v5"
     """gymnasium's name of these physics"""
-    ends: bool = False
-    """end an episode when the ant is unhealthy (torso below 0.2 m or above 1 m, as in gymnasium): then rewards
-    `log p(z|s)`, mostly below 0, reward dying"""
 
     @property
-    def observation(self) -> int:
-        return 27 + 2 * self.positions
+    def options(self) -> dict[str, Any]:
+        return {"include_cfrc_ext_in_observation": False, **super().options}
 
-    @property
-    def action(self) -> int:
-        return 8
-
-    @property
-    def randoms(self) -> int:
-        return 29
-
-    def simulate(self, n: int) -> Bodies:
-        hidden = 0 if self.positions else 2
-        return Bodies("ant.xml", n, self.torque, plane=2, hidden=hidden, ended=unhealthy if self.ends else None)
-
-
-def unhealthy(qpos: np.ndarray) -> np.ndarray:
-    return ~((qpos[:, 2] >= 0.2) & (qpos[:, 2] <= 1))
+    def fallen(self, qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
+        """Return whether the torso is below 0.2 m or above 1 m."""
+        return ~((qpos[:, 2] >= 0.2) & (qpos[:, 2] <= 1))

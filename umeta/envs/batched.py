@@ -11,7 +11,7 @@ from ctypes.util import find_library
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
@@ -21,14 +21,31 @@ from torch import Tensor
 from umeta.envs._episodes import Episodic
 from umeta.errors import UserError
 
-FRAMES = 5  # physics steps of an environment step
-NOISE = 0.1  # of positions and velocities at a reset
 PICTURE = 128  # pixels
+Ended = Callable[[np.ndarray, np.ndarray], np.ndarray]  # coordinates, velocities [n, ...] -> which episodes are over
+
+
+@dataclass(frozen=True)
+class Model:
+    """What sets one of gymnasium's bodies apart from the others."""
+
+    file: str
+    coordinates: int
+    velocities: int
+    motors: int
+    plane: int  # how many of the first coordinates are places on the ground
+    frames: int = 5  # physics steps of an environment step
+    dt: float = 0.05  # seconds of it
+    noise: float = 0.1  # of coordinates and velocities at a reset
+    normal: bool = True  # whether that of velocities is normal; else it is uniform, as that of coordinates is
+    fastest: float = np.inf  # velocity that is observed
 
 
 @dataclass(frozen=True)
 class Driven(Episodic):
     """What bodies that motors drive have in common."""
+
+    model: ClassVar[Model]
 
     unit: Annotated[float, Gt(0)] = 0.7
     """torque of an action of 1, where 1 is the most; a policy's standard deviation starts there"""
@@ -36,49 +53,78 @@ class Driven(Episodic):
     """whether it observes where it is, or how far it has come in a plane"""
 
     @property
+    def observation(self) -> int:
+        return self.model.coordinates + self.model.velocities - self.hidden
+
+    @property
+    def action(self) -> int:
+        return self.model.motors
+
+    @property
+    def randoms(self) -> int:
+        return self.model.coordinates + self.model.velocities
+
+    @property
+    def hidden(self) -> int:
+        """How many of the first coordinates are not observed."""
+        return 0 if self.positions else self.model.plane
+
+    @property
     def dt(self) -> float:
         """Seconds a step."""
-        return 0.05
+        return self.model.dt
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What gymnasium must be told to make the same."""
+        return {"exclude_current_positions_from_observation": False} if self.positions else {}
 
     def torque(self, actions: Tensor) -> Tensor:
         """Return what the motors get."""
         return (actions * self.unit).clamp(-1, 1)
 
+    def simulate(self, n: int) -> Bodies:
+        return Bodies(self, n)
+
+
+@dataclass(frozen=True)
+class Walking(Driven):
+    """What bodies that can fall have in common."""
+
+    ends: bool = False
+    """end an episode when the body is unhealthy, as in gymnasium: then rewards `log p(z|s)`, mostly below 0, reward
+    dying"""
+
+    def simulate(self, n: int) -> Bodies:
+        return Bodies(self, n, self.fallen if self.ends else None)
+
+    def fallen(self, qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
+        """Return which of the bodies with these coordinates and velocities [n, ...] are unhealthy [n]."""
+        raise NotImplementedError
+
 
 class Bodies:
-    """n copies of a body, side by side. Their states are gymnasium's v5, bit for bit (tests/test_envs.py).
+    """n copies of a body, side by side. Their states are gymnasium's v5, bit for bit (tests/envs/test_envs.py)."""
 
-    model: the file's name among gymnasium's; torque: from actions to what the motors get; plane: how many of the first
-    coordinates are places on the ground; hidden: how many of the first coordinates are not observed; ended: from
-    coordinates [n, nq] to which copies' episodes are over.
-    """
-
-    def __init__(
-        self,
-        model: str,
-        n: int,
-        torque: Callable[[Tensor], Tensor],
-        plane: int,
-        hidden: int,
-        ended: Callable[[np.ndarray], np.ndarray] | None = None,
-    ) -> None:
-        loaded = load(model)
+    def __init__(self, env: Driven, n: int, ended: Ended | None = None) -> None:
+        self.model, self.torque, self.hidden, self.ended = env.model, env.torque, env.hidden, ended
+        loaded = load(self.model.file)
         from mujoco.batch import Batch
 
-        self.torque, self.plane, self.hidden, self.ended = torque, plane, hidden, ended
         self.batch = Batch(loaded, n, min(n, torch.get_num_threads()))
         self.qpos, self.qvel, self.ctrl = (self.batch.bind(name) for name in ("qpos", "qvel", "ctrl"))  # live views
         self.over = np.zeros(n, dtype=bool)
 
     def reset(self, u: Tensor) -> Tensor:
-        """Uniform noise on the coordinates, normal noise on the velocities, as gymnasium's."""
+        """Uniform noise on the coordinates, normal or uniform noise on the velocities, as gymnasium's."""
         import mujoco
 
         u = u.double().clamp(2**-25, 1 - 2**-25)  # whose normal numbers are finite
         coordinates, velocities = u.split([self.qpos.shape[1], self.qvel.shape[1]], 1)
         self.batch.reset(stage=mujoco.mjtStage.mjSTAGE_NONE)
-        self.qpos += (NOISE * (2 * coordinates - 1)).numpy()
-        self.qvel += (NOISE * torch.special.ndtri(velocities)).numpy()
+        shaken = torch.special.ndtri(velocities) if self.model.normal else 2 * velocities - 1
+        self.qpos += (self.model.noise * (2 * coordinates - 1)).numpy()
+        self.qvel += (self.model.noise * shaken).numpy()
         self.batch.forward()
         self.over[:] = False
         return self.observation()
@@ -91,20 +137,21 @@ class Bodies:
         living = np.flatnonzero(~self.over)
         with quiet():
             try:
-                self.batch.step(living, nstep=FRAMES)
+                self.batch.step(living, nstep=self.model.frames)
             except SimulationError as error:
                 self.qpos[error.ids] = np.nan
         if self.ended is not None:
-            self.over[living] = self.ended(self.qpos[living])
+            self.over[living] = self.ended(self.qpos[living], self.qvel[living])
         return self.observation(), torch.from_numpy(self.over.copy())
 
     def observation(self) -> Tensor:
-        seen = np.concatenate([self.qpos[:, self.hidden :], self.qvel], 1, dtype=np.float32)
+        velocities = self.qvel.clip(-self.model.fastest, self.model.fastest)
+        seen = np.concatenate([self.qpos[:, self.hidden :], velocities], 1, dtype=np.float32)
         return torch.from_numpy(seen)
 
     def positions(self) -> Tensor:
         place = torch.zeros(len(self.qpos), 2)
-        place[:, : self.plane] = torch.from_numpy(self.qpos[:, : self.plane])
+        place[:, : self.model.plane] = torch.from_numpy(self.qpos[:, : self.model.plane])
         return place
 
     def picture(self, copy: int = 0) -> np.ndarray:

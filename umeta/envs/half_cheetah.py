@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
-from umeta.envs.batched import Bodies, Driven
+from umeta.envs.batched import Driven, Model
 
 
 @dataclass(frozen=True)
@@ -21,20 +21,7 @@ class HalfCheetah(Driven):
     `cheetah_direction`: v - 0.05 sum a^2, or -v - 0.05 sum a^2.
     """
 
+    model: ClassVar[Model] = Model("half_cheetah.xml", coordinates=9, velocities=9, motors=6, plane=1)
+
     id: Literal["HalfCheetah-v5"] = "HalfCheetah-v5"
     """gymnasium's name of these physics"""
-
-    @property
-    def observation(self) -> int:
-        return 17 + self.positions
-
-    @property
-    def action(self) -> int:
-        return 6
-
-    @property
-    def randoms(self) -> int:
-        return 18
-
-    def simulate(self, n: int) -> Bodies:
-        return Bodies("half_cheetah.xml", n, self.torque, plane=1, hidden=1 - self.positions)

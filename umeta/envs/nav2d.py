@@ -13,6 +13,7 @@ from torch import Tensor
 from umeta.envs._episodes import Episodic
 
 BOX = 0.5
+FARTHEST = 0.1  # that a step moves along an axis
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Points:
         return self.place
 
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor]:
-        self.place = self.place + (actions * self.env.unit).clamp(-0.1, 0.1)
+        self.place = self.place + (actions * self.env.unit).clamp(-FARTHEST, FARTHEST)
         if self.env.id == "Nav2D-v0":
             self.place = self.place.clamp(-BOX, BOX)
         return self.place, torch.zeros(len(self.place), dtype=torch.bool)

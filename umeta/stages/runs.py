@@ -57,7 +57,7 @@ class Run:
         if domain_of(self.config) is not IMAGES:
             raise UserError(
                 f"{self.folder}: this run is on {self.config.source}, and a run on images is needed; umeta evaluate "
-                "tests runs of any kind"
+                "tests runs of any kind, and umeta adapt RUN --reward NAME adapts a policy"
             )
 
     def hash_trained(self) -> set[bytes]:
