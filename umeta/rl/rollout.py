@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +66,8 @@ def share_rollout(policy: nn.Module, roll_out: Callable[[], Paths], dim: int) ->
     policy.load_state_dict(distributed.run_once(policy.state_dict))
     every = distributed.run_each(roll_out)
     named = {field.name: [getattr(paths, field.name) for paths in every] for field in fields(Paths)}
-    return Paths(**{name: None if some[0] is None else torch.cat(some, dim) for name, some in named.items()})
+    joined: dict[str, Any] = {n: None if some[0] is None else torch.cat(some, dim) for n, some in named.items()}
+    return Paths(**joined)
 
 
 Told = Callable[[Paths], None] | None  # gets each step when it is done, as episodes of that step alone
