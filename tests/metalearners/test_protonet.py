@@ -9,9 +9,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers.toys import Itself, batch, learnt, rand
+from scipy.optimize import linear_sum_assignment, linprog
 from torch import Tensor, nn
 
 from umeta.errors import UserError
+from umeta.metalearners import protonet
 from umeta.metalearners.protonet import ProtoNet
 from umeta.models.conv4 import Conv4
 from umeta.objectives import accuracy, categorical
@@ -318,6 +320,66 @@ def test_refining_a_class_that_nothing_belongs_to_is_no_reason_to_fail() -> None
     support = batch(rand(1, 2, 3) + 100, [[0, 2]], 3)
     logits = learner.predict(theta, learner.adapt(theta, support), rand(1, 4, 3, seed=1) + 100)
     assert logits.isfinite().all()
+
+
+# prototypes that are carried to the queries
+
+
+def test_transport_is_the_cheapest_between_equal_shares(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hardly smoothed it costs what the linear programme's does; smoothed, its logarithm is a term for each side."""
+    cost = rand(2, 3, 8).double().abs() + 0.1
+    plan = protonet.balance(cost)
+    torch.testing.assert_close(plan.sum(2), torch.full((2, 3), 1 / 3).double(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(plan.sum(1), torch.full((2, 8), 1 / 8).double(), atol=1e-9, rtol=0)
+    rest = plan.log() + cost / cost.amax((1, 2), keepdim=True) / 0.05
+    sides = rest.mean(1, keepdim=True) + rest.mean(2, keepdim=True) - rest.mean((1, 2), keepdim=True)
+    torch.testing.assert_close(rest, sides)
+    sums = np.vstack([np.kron(np.eye(3), np.ones(8)), np.kron(np.ones(3), np.eye(8))])
+    shares = np.repeat([1 / 3, 1 / 8], [3, 8])
+    least = torch.tensor([linprog(c.numpy().ravel(), A_eq=sums, b_eq=shares).fun for c in cost])
+    assert ((plan * cost).sum((1, 2)) > least + 0.01).all()
+    monkeypatch.setattr(protonet, "SMOOTHING", 2e-3)
+    monkeypatch.setattr(protonet, "ROUNDS", 3000)
+    torch.testing.assert_close((protonet.balance(cost) * cost).sum((1, 2)), least.double(), atol=0.005, rtol=0)
+
+
+@pytest.mark.parametrize("shots", [1, 3])
+def test_opta_by_hand(monkeypatch: pytest.MonkeyPatch, shots: int) -> None:
+    """A prototype becomes the mean of as many queries, assigned at least cost: five times, or once 0.7 of the way."""
+
+    def assign(prototypes: np.ndarray, z: np.ndarray) -> np.ndarray:
+        each = len(z) // len(prototypes)
+        cost = ((np.repeat(prototypes, each, 0)[:, None] - z) ** 2).sum(-1)
+        return linear_sum_assignment(cost)[1].reshape(-1, each)
+
+    def plan(cost: Tensor) -> Tensor:
+        found = torch.zeros_like(cost)
+        for one, c in zip(found, cost, strict=True):
+            rows, columns = linear_sum_assignment(c.repeat_interleave(c.shape[1] // len(c), 0))
+            one[torch.from_numpy(rows) // (c.shape[1] // len(c)), torch.from_numpy(columns)] = 1 / c.shape[1]
+        return found
+
+    monkeypatch.setattr(protonet, "balance", plan)
+    learner, theta = learner_of(3, transport=True)
+    plain, _ = learner_of(3)
+    x, query = rand(1, 2 * shots, 3), rand(1, 8, 3, seed=1)
+    first = x[0].unflatten(0, (2, shots)).mean(1).numpy()
+    reached, z = first, query[0].numpy()
+    for _ in range(5 if shots == 1 else 1):
+        reached = z[assign(reached, z)].mean(1)
+    if shots > 1:
+        reached = 0.7 * reached + 0.3 * first
+    labels = torch.arange(2).repeat_interleave(shots)
+    found = learner.predict(theta, learner.adapt(theta, batch(x, [labels.tolist()], 2)), query)
+    adapted = plain.adapt(theta, batch(torch.from_numpy(reached)[None], [[0, 1]], 2))
+    torch.testing.assert_close(found, plain.predict(theta, adapted, query))
+
+
+def test_transport_is_transductive_and_keeps_tasks_apart() -> None:
+    check_metalearner(ProtoNet(Conv4(filters=4), transport=True), transductive=True)
+    with pytest.raises(AssertionError, match="one by one"):
+        check_metalearner(ProtoNet(Conv4(filters=4), transport=True))
+    assert ProtoNet(Itself(), transport=True).transductive
 
 
 # features and precision

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -13,6 +14,9 @@ from umeta.metalearners._embedding import EmbeddingLearner, linear, prototype_la
 from umeta.models.precision import Precision
 from umeta.objectives import categorical
 from umeta.types import Adapted, Batch, Theta
+
+PASSES, WAY = 5, 0.7  # of optimal transport at one shot, and how far along its way the only one goes at more
+SMOOTHING, ROUNDS = 0.05, 300  # entropy of the transport where the largest cost is 1, and how often it is balanced
 
 
 @dataclass
@@ -35,11 +39,14 @@ class ProtoNet(EmbeddingLearner):
     """step size of those steps, relative to the size of the layer's weights"""
     refine: Annotated[int, Ge(0)] = 0
     """steps of soft k-means that move the prototypes towards the queries (Ren et al. 2018, equation 3): transductive"""
+    transport: bool = False
+    """carry the prototypes to the queries by optimal transport before that (OpTA of BECLR, Poulakakis-Daktylidis and
+    Jamali-Rad 2024): transductive, and takes it that each class has as many queries"""
 
     @property
     def transductive(self) -> bool:
         """Whether the answer to one query depends on the others."""
-        return self.normalisation == "batch" or self.refine > 0
+        return self.normalisation == "batch" or self.refine > 0 or self.transport
 
     def adapt(self, theta: Theta, support: Batch, *, start: Adapted | None = None, steps: int | None = None) -> Adapted:
         """Prototypes [T, way, features] and how many items each stands for [T, way].
@@ -60,7 +67,7 @@ class ProtoNet(EmbeddingLearner):
         prototypes, counts = adapted.params["prototypes"], adapted.params["counts"]
         if "weight" in adapted.params:
             return linear(z, adapted.params["weight"], adapted.params["bias"])
-        moved = prototypes
+        moved = carry(prototypes, counts, z) if self.transport else prototypes
         for _ in range(self.refine):
             share = linear(z, *self.layer(theta, moved)).softmax(-1)  # [T, N, way]
             total = counts[..., None] * prototypes + share.mT @ z
@@ -70,6 +77,34 @@ class ProtoNet(EmbeddingLearner):
     def layer(self, theta: Theta, prototypes: Tensor) -> tuple[Tensor, Tensor]:
         """Return the linear layer that prototypes [T, way, features] are: weight of the same shape, bias [T, way]."""
         return prototype_layer(prototypes, self.distance, theta)
+
+
+def carry(prototypes: Tensor, counts: Tensor, z: Tensor) -> Tensor:
+    """Carry prototypes [T, way, d] to the means of those queries z [T, N, d] that they are transported to.
+
+    As BECLR's evaluate.py does: again and again where each of a task stands for one item (`counts`, [T, way]), and else
+    once and not all of the way.
+    """
+    reached = []
+    for _ in range(PASSES):
+        start = reached[-1] if reached else prototypes
+        plan = balance(torch.cdist(start, z, compute_mode="donot_use_mm_for_euclid_dist").square())
+        reached.append(plan / plan.sum(2, keepdim=True) @ z)
+    single = (counts <= 1).all(1)[:, None, None]
+    return torch.where(single, reached[-1], torch.lerp(prototypes, reached[0], WAY))
+
+
+def balance(cost: Tensor) -> Tensor:
+    """Return the transport [T, way, N] of least cost [T, way, N], smoothed, between equal shares of either side.
+
+    Sinkhorn's algorithm (Cuturi 2013), in logarithms.
+    """
+    way, n = cost.shape[1:]
+    plan = -cost / cost.amax((1, 2), keepdim=True).clamp(min=torch.finfo(cost.dtype).tiny) / SMOOTHING
+    for _ in range(ROUNDS):
+        plan = plan - plan.logsumexp(2, keepdim=True) - math.log(way)
+        plan = plan - plan.logsumexp(1, keepdim=True) - math.log(n)
+    return plan.exp()
 
 
 def tuned(weight: Tensor, bias: Tensor, z: Tensor, support: Batch, steps: int, lr: float) -> tuple[Tensor, Tensor]:
