@@ -58,6 +58,9 @@ class EvaluateConfig:
     """likewise with so many further classes in each support, unlabelled, for a learner of `distractors`"""
     domains: list[Annotated[int, Gt(0), Le(8)]] = field(default_factory=list)
     """likewise with support and query of two of so many domains (`proposer: shifted`), of 1 as they are"""
+    dirichlet: Annotated[float, Ge(0.1)] | None = None
+    """also accuracy of the learner and its variants where the classes' shares in a task's queries are of a Dirichlet
+    distribution with this concentration for each, such as 2: equally many queries flatter transductive answers"""
     ambiguous: bool = False
     """also what it makes of tasks of the first of the episodes, of two ways, that are `ambiguous`"""
     variants: dict[str, dict[str, Any]] = field(default_factory=dict)

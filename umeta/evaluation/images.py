@@ -17,6 +17,7 @@ from umeta.benchmarks.descriptors import compute_colour_histogram, compute_hog
 from umeta.benchmarks.distorted import Distorted
 from umeta.benchmarks.labelled import LabelledImages
 from umeta.benchmarks.protocols import load_test_images, resolve_episodes
+from umeta.benchmarks.unbalanced import Unbalanced
 from umeta.config import registry
 from umeta.config.images import Config
 from umeta.config.reading import merge
@@ -26,7 +27,7 @@ from umeta.draw.curves import Curve
 from umeta.errors import UserError, suggest
 from umeta.evaluation.chunks import CHUNK, adapt_chunks
 from umeta.evaluation.readings import measure_readings
-from umeta.evaluation.result import Cell, Result, summarize, trace
+from umeta.evaluation.result import Cell, Result, Rows, summarize, trace
 from umeta.evaluation.rows import Kept, describe_provenance, describe_question, read_results, record_result
 from umeta.metalearners._embedding import EmbeddingLearner
 from umeta.metalearners.protonet import ProtoNet
@@ -55,7 +56,17 @@ RATES = (0.1, 0.03, 0.3)  # step sizes that training from scratch is tuned over;
 TUNING = 24  # validation tasks that it is tuned on
 SEEN = 256  # images that a pre-trained network sees at a time
 # of what is kept
-PARTS = ("rows", "scratch_lr", "curves", "step_curves", "extrapolation", "regret", "calibration", "readings")
+PARTS = (
+    "rows",
+    "scratch_lr",
+    "curves",
+    "step_curves",
+    "extrapolation",
+    "regret",
+    "calibration",
+    "readings",
+    "unbalanced",
+)
 CHANGES: dict[str, Callable[[TaskDistribution, Any], TaskDistribution]] = {  # that test tasks can be made harder by
     "shear": lambda tasks, strength: Augmented(tasks, Distorted(shear=strength)),
     "scale": lambda tasks, strength: Augmented(tasks, Distorted(scale=strength)),
@@ -124,9 +135,9 @@ def evaluate_run(run: Run, device: str, record: Path | None = None, trackers: Se
     kept = Kept(run.folder / "evaluation.json", asked, PARTS)
     done = kept.parts
     tasks = test.tasks(device=str(to_device(device)))
-    seen = see_once(run, tasks, test)
-    rows = list_rows(run, test, device, done["scratch_lr"])
-    rows[run.config.title or run.config.name] = partial(test_learner, *seen)
+    learners = list_learners(run, tasks, test)
+    rows = list_baselines(run, test, device, done["scratch_lr"])
+    rows |= {name: partial(test_learner, *seen) for name, seen in learners.items()}
     few = min(count, 200)
     first, title = episodes[0], run.config.title or run.config.name
     with kept.open() as compute:
@@ -142,9 +153,14 @@ def evaluate_run(run: Run, device: str, record: Path | None = None, trackers: Se
             for strength in getattr(settings, change):
                 part = done["extrapolation"].setdefault(change, {})
                 compute(part, f"{strength:g}", measure, partial(test_learner, run, make(tasks, strength)), first)
+        if settings.dirichlet is not None:
+            for name, (one, its) in learners.items():
+                unbalanced = partial(test_learner, one, Unbalanced(its, settings.dirichlet))
+                for e in episodes:
+                    compute(done["unbalanced"].setdefault(name, {}), str(e), measure, unbalanced, e)
         if settings.ambiguous:
             compute(done["readings"], str(first), measure_readings, run, tasks, first, count)
-        compute(done["calibration"], str(first), measure_calibration, *seen, first, few)
+        compute(done["calibration"], str(first), measure_calibration, *learners[title], first, few)
         if run.config.train.snapshots:
             compute(done["regret"], f"tasks met, {run.config.train.episode}", trace_regret, run, few, device)
     result: Result = {
@@ -173,6 +189,7 @@ def evaluate_run(run: Run, device: str, record: Path | None = None, trackers: Se
             **{f"{change}, {first}": {title: part} for change, part in done["extrapolation"].items()},
             **{name: part for name, part in done["regret"].items() if part},
         },
+        "unbalanced": pair_balanced(done["rows"], done["unbalanced"], settings.dirichlet),
         "readings": {f"ambiguous, {name}": {title: cells} for name, cells in done["readings"].items()},
         "calibration": done["calibration"][str(first)],
         **describe_provenance(run),
@@ -213,6 +230,8 @@ def check(config: Config, record: Path | None = None) -> LabelledImages:
             name = config.plain["metalearner"]["name"]
             asked = "with its options it answers the way of its meta-training alone"
             raise UserError(f"{name}: {asked}, {config.train.way}; evaluate.episodes asks for {episode.way}")
+        if settings.dirichlet is not None:
+            Unbalanced(tasks, settings.dirichlet).sample(np.zeros(1), episode=episode, seed=settings.seed)
     if settings.ambiguous:
         Ambiguous(tasks).sample(np.zeros(1), episode=episodes[0], seed=settings.seed)
     config.metalearner.build(tasks.spec, config.train.episode)
@@ -227,10 +246,10 @@ def count_seen(run: Run, test: LabelledImages) -> int:
     return sum(key in trained for key in hash_each(test.images.pixels))
 
 
-def list_rows(
+def list_baselines(
     run: Run, test: LabelledImages, device: str, rates: dict[str, float]
 ) -> dict[str, Callable[[EpisodeSpec], np.ndarray]]:
-    """Return the rows of the table: a function from episode to accuracies per task, by name.
+    """Return the rows of the table before the learner's own: a function from episode to accuracies per task, by name.
 
     rates: takes the step size of training from scratch, by episode, once that has run.
     """
@@ -286,13 +305,21 @@ def list_rows(
             learners[f"{label}, prototypes"] = lambda e: test_untrained(untrained, images, e, count, seed, label)
         if "scratch" in settings.baselines:
             learners["from scratch"] = lambda e: train_from_scratch(run, images, model, e, rates)
+    return learners
+
+
+def list_learners(run: Run, images: PartitionTasks, test: LabelledImages) -> dict[str, tuple[Run, PartitionTasks]]:
+    """Return the learner, then its variants, by their rows' names: each a run, and tasks for it as `see_once` has them.
+
+    A variant whose answers depend on other queries says so in its name.
+    """
     title = run.config.title or run.config.name
     spec, episode = TaskSpec(run.item_shape), run.config.train.episode
-    changed = {f"{title}, {name}": learner.build(spec, episode) for name, learner in build_variants(run.config).items()}
-    for name, learner in {title: run.learner, **changed}.items():
-        inference = ", transductive" if learner is not run.learner and learner.transductive else ""
-        learners[f"{name}{inference}"] = partial(test_learner, replace(run, learner=learner), images)
-    return learners
+    learners = {title: run.learner}
+    for name, options in build_variants(run.config).items():
+        learner = options.build(spec, episode)
+        learners[f"{title}, {name}{', transductive' if learner.transductive else ''}"] = learner
+    return {name: see_once(replace(run, learner=learner), images, test) for name, learner in learners.items()}
 
 
 def see_once(run: Run, images: PartitionTasks, test: LabelledImages) -> tuple[Run, PartitionTasks]:
@@ -401,6 +428,21 @@ def trace_steps(run: Run, tasks: PartitionTasks, episode: EpisodeSpec, count: in
 def measure(method: Callable[[EpisodeSpec], np.ndarray], episode: EpisodeSpec) -> Cell:
     """Return the cell of a row's method."""
     return percent(method(episode))
+
+
+def pair_balanced(balanced: Rows, unbalanced: Rows, concentration: float | None) -> dict[str, Rows]:
+    """Return the table of Dirichlet queries, as far as there is one: beside each column that of balanced ones."""
+    if concentration is None:
+        return {}
+    rows = {
+        name: {
+            f"{episode}, {kind}": cell
+            for episode in cells
+            for kind, cell in (("balanced", balanced[name][episode]), ("Dirichlet", cells[episode]))
+        }
+        for name, cells in unbalanced.items()
+    }
+    return {f"Dirichlet queries, {concentration:g} a class": rows}
 
 
 def percent(accuracies: np.ndarray) -> Cell:

@@ -64,6 +64,8 @@ class Result(Provenance):
     step_curves: NotRequired[dict[str, Curve]]
     extrapolation: NotRequired[dict[str, Rows]]
     """by kind of change: a column for each strength of it"""
+    unbalanced: NotRequired[dict[str, Rows]]
+    """by how unequally many the queries of a class are: a column for each episode with equally many, and with those"""
     readings: NotRequired[dict[str, Rows]]
     """by episode: what was made of ambiguous tasks"""
     calibration: NotRequired[dict[str, Any]]

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from umeta.draw.curves import Curve, label_of
-from umeta.evaluation.result import Result, format_cell, list_cautions
+from umeta.evaluation.result import Result, Rows, format_cell, list_cautions
 
 STYLE = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
 # no script runs and nothing is fetched, whatever the page holds
@@ -33,6 +33,10 @@ NUMBERS = {
     "regression": "Mean squared error, by points to adapt to and steps: mean over test tasks, and its 95 % interval.",
 }
 EXTRAPOLATION = "Tasks farther and farther from those of meta-training: mean over test tasks, and its 95 % interval."
+UNBALANCED = (
+    "A row that says transductive lets all queries of a task have a part in the answer to each, which equally many of "
+    "each class flatter. Beside those are queries whose classes have the unequal shares of a Dirichlet distribution."
+)
 # files in the folders of a run and its tasks, by the heading they stand under, and what they show
 PICTURES = {
     "image": {
@@ -155,6 +159,11 @@ def build_table(table: Sequence[Sequence[str]], own: Collection[str], numbers: I
     return element("figure", caption, element("div", shown, class_="scroll", tabindex=0))
 
 
+def tabulate_rows(rows: Rows) -> list[list[str]]:
+    """Return a table of rows that have the same columns: a row per method. First row: header."""
+    return [["", *next(iter(rows.values()))], *([n, *map(format_cell, cells.values())] for n, cells in rows.items())]
+
+
 def build_sections(chapter: Chapter) -> list[tuple[str, list[Markup]]]:
     """Return a run's sections with their headings, without empty ones."""
     result = chapter.result
@@ -176,6 +185,8 @@ def build_sections(chapter: Chapter) -> list[tuple[str, list[Markup]]]:
         parts["Learning curves"] = [element("div", *plots, class_="plots")]
     if calibration := result.get("calibration"):
         parts["Calibration"] = draw_calibration(calibration)
+    for change, rows in result.get("unbalanced", {}).items():
+        parts[change] = [build_table(tabulate_rows(rows), [result["title"]], [UNBALANCED])]
     if readings := result.get("readings"):
         lines = [
             f"{change}, {name}: {format_cell(cell)}"
@@ -281,8 +292,11 @@ def list_limits(results: Sequence[Result]) -> list[str]:
         p = result["protocol"]
         if p.get("split", "").endswith("val"):
             sentences.append(f"{result['title']}: these are validation data, on which settings may have been chosen.")
-        if p.get("inference") == "transductive":
-            sentences.append(f"{result['title']}: the same query beside other queries may be answered differently.")
+        if "transductive" in (p.get("inference"), *(name.rpartition(", ")[2] for name in result["rows"])):
+            sentences.append(
+                f"{result['title']}: where it is transductive the same query beside other queries may be answered "
+                "differently, and equally many queries of each class flatter it."
+            )
         if "pre-trained on" in (source := p.get("proposed_with", "")):
             sentences.append(f"{result['title']}: made with {source}; no result of learning without labels alone.")
         if source.startswith("true"):

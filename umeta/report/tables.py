@@ -44,7 +44,8 @@ def make_table(files: dict[str, Path], wanted: list[str] | None = None, change: 
     `files` are by the links to them. A row of ours ends with the minutes that learning took; before them, where a
     result has the former, how likely the right class was to it, and its calibration error.
 
-    change: the results of the extrapolation by this change, such as `amplitude`, or those on ambiguous tasks, instead.
+    change: the results of the extrapolation by this change, such as `amplitude`, or those on ambiguous tasks or of
+        unequally many queries, instead.
 
     Raises:
         KeyError: no result has a row that is wanted.
@@ -52,7 +53,7 @@ def make_table(files: dict[str, Path], wanted: list[str] | None = None, change: 
     rows: dict[str, Row] = {}
     for link, path in files.items():
         for result in artifacts.read_json(path):
-            changed = {**result.get("extrapolation", {}), **result.get("readings", {})}
+            changed = {**result.get("extrapolation", {}), **result.get("readings", {}), **result.get("unbalanced", {})}
             for name, cells in (changed.get(change, {}) if change else result["rows"]).items():
                 own = name == result["title"]
                 if own or name not in rows:

@@ -147,7 +147,9 @@ def render_markdown(run: Run, result: Result) -> str:
     ]
     for heading, tables in (("Extrapolation", result.get("extrapolation")), ("Readings", result.get("readings"))):
         for change, rows in (tables or {}).items():
-            about += [f"## {heading}: {change}", "", format_markdown(tabulate_rows(rows)), ""]
+            about += [f"## {heading}: {change}", "", format_markdown(web.tabulate_rows(rows)), ""]
+    for change, rows in result.get("unbalanced", {}).items():
+        about += [f"## {change}", "", web.UNBALANCED, "", format_markdown(web.tabulate_rows(rows)), ""]
     return "\n".join([*about, *list_pictures(result, run.folder, run.config.tasks_folder, run.folder, "##", TRAINED)])
 
 
@@ -186,11 +188,6 @@ def list_facts(result: Result) -> list[str]:
         f"{title}: minutes {', '.join(f'{name} {value:g}' for name, value in minutes.items())}; {result['hardware']}; "
         f"seed {result['seed']}",
     ]
-
-
-def tabulate_rows(rows: Rows) -> list[list[str]]:
-    """Return a table of rows that have the same columns: a row per method. First row: header."""
-    return [["", *next(iter(rows.values()))], *([n, *map(format_cell, cells.values())] for n, cells in rows.items())]
 
 
 def tabulate(results: Sequence[Result]) -> list[list[str]]:
