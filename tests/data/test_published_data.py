@@ -66,6 +66,31 @@ def test_mnist_has_all_ten_classes_in_every_split(mnist):
     assert train.names[3] == ("3 - three" if type(mnist) is MNIST else "Dress")
 
 
+def test_mnist_is_read_alike_from_the_archive_that_keras_keeps(mnist, tmp_path):
+    archive = tmp_path / f"{type(mnist).published.lower()}.npz"
+    source = type(mnist)(str(tmp_path), held_out=10)
+    expected = {split: source.read(split) for split in ("train", "val", "test")}
+    kept = {part: (noise(n, 28, 28, seed=n), np.arange(n) % 10) for part, n in (("train", 30), ("test", 10))}
+    arrays = {f"{kind}_{part}": array for part, pair in kept.items() for kind, array in zip("xy", pair, strict=True)}
+    shutil.rmtree(tmp_path / type(mnist).published)
+    np.savez_compressed(archive, **arrays)
+    for split, items in expected.items():
+        found = source.read(split)
+        np.testing.assert_array_equal(found.pixels, items.pixels)
+        np.testing.assert_array_equal(found.labels, items.labels)
+        assert found.names == items.names
+    for wrong, message in (
+        ({"x_train": arrays["x_train"] / 255}, "28x28 bytes .* of float64"),
+        ({"y_train": arrays["y_train"] - 1}, "a label below 10"),
+    ):
+        np.savez_compressed(archive, **{**arrays, **wrong})
+        with pytest.raises(UserError, match=message):
+            source.read("train")
+    archive.write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"\.npz: not a readable"):
+        source.read("train")
+
+
 def test_all_training_images_may_be_learnt_from(mnist):
     source = type(mnist)(mnist.root, held_out=0)
     assert len(source.read("train").pixels) == 30

@@ -36,6 +36,8 @@ PROTOCOLS = {
     "celeba": Protocol(((2, 5),), query=5, tasks=1000),
     # the usual one of CIFAR-FS, FC100 and miniImageNet: 600 tasks, 15 queries (Chen et al. 2019, "A Closer Look")
     "photographs": Protocol(((5, 1), (5, 5)), query=15, tasks=600),
+    # CACTUs on MNIST: 10 queries
+    "mnist": Protocol(((10, 1), (10, 5), (10, 10)), query=10, tasks=1000),
     # few classes and few tasks, for small data
     "small": Protocol(((5, 1), (5, 5)), query=5, tasks=200),
 }
