@@ -346,14 +346,14 @@ def test_transport_is_the_cheapest_between_equal_shares(monkeypatch: pytest.Monk
 @pytest.mark.parametrize("shots", [1, 3])
 def test_opta_by_hand(monkeypatch: pytest.MonkeyPatch, shots: int) -> None:
     """A prototype becomes the mean of the queries, by what is transported to it: five times, or once 0.7 of the way."""
-    monkeypatch.setattr(protonet, "balance", lambda cost: (-cost).softmax(1))
+    monkeypatch.setattr(protonet, "balance", lambda cost: (-cost / 4).softmax(1))
     learner, theta = learner_of(3, transport=True)
     plain, _ = learner_of(3)
     x, query = rand(1, 2 * shots, 3), rand(1, 8, 3, seed=1)
     first = x[0].unflatten(0, (2, shots)).mean(1).numpy()
     reached, z = first, query[0].numpy()
     for _ in range(5 if shots == 1 else 1):
-        shares = np.exp(-((reached[:, None] - z) ** 2).sum(-1))
+        shares = np.exp(-((reached[:, None] - z) ** 2).sum(-1) / 4)
         shares /= shares.sum(0)
         reached = np.stack([np.average(z, axis=0, weights=share) for share in shares])
     if shots > 1:

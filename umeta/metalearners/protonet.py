@@ -85,7 +85,7 @@ def carry(prototypes: Tensor, counts: Tensor, z: Tensor) -> Tensor:
     As BECLR's evaluate.py does: again and again where each of a task stands for one item (`counts`, [T, way]), and else
     once and not all of the way.
     """
-    reached = []
+    reached: list[Tensor] = []
     for _ in range(PASSES):
         start = reached[-1] if reached else prototypes
         plan = balance(torch.cdist(start, z, compute_mode="donot_use_mm_for_euclid_dist").square())
