@@ -111,7 +111,7 @@ def test_a_place_alone_tells_some_rewards_and_some_goals_are_places() -> None:
 
 
 def test_a_benchmark_of_another_name_or_environment_is_named() -> None:
-    with pytest.raises(UserError, match="none is named 'nav2'; did you mean 'nav2d'"):
+    with pytest.raises(UserError, match="no benchmark of rewards is named 'nav2'; did you mean 'nav2d'"):
         goals("nav2", Nav2D(), "test", 3, 0)
     with pytest.raises(UserError, match="'ant_direction' is of Ant, the environment is Nav2D"):
         goals("ant_direction", Nav2D(), "test", 3, 0)

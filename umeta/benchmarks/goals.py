@@ -143,7 +143,7 @@ def find_benchmark(name: str) -> Benchmark:
     if name in BENCHMARKS:
         return BENCHMARKS[name]
     if ":" not in name:
-        raise UserError(f"benchmark: none is named '{name}'{suggest(name, BENCHMARKS)}")
+        raise UserError(f"no benchmark of rewards is named '{name}'{suggest(name, BENCHMARKS)}")
     found = registry.load_named(name, "benchmark")
     if not isinstance(found, Benchmark):
         raise UserError(f"benchmark: '{name}' is no umeta.benchmarks.goals.Benchmark")
