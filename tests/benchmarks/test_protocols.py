@@ -49,5 +49,6 @@ def test_protocols_are_as_published():
         "rotated": (four, 15, 1000, True),
         "celeba": (((2, 5),), 5, 1000, False),
         "photographs": (four[:2], 15, 600, False),
+        "mnist": (((10, 1), (10, 5), (10, 10)), 10, 1000, False),
         "small": (four[:2], 5, 200, False),
     }
