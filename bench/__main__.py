@@ -62,8 +62,9 @@ def main(names: list[str]) -> None:
 
 def is_of(measured: dict[str, Any] | None, facts: dict[str, Any]) -> bool:
     """Whether it was measured by this code, which nobody has changed since, on this machine with these versions."""
-    same = ("commit", "hardware", "versions")
-    return measured is not None and all(measured["facts"][k] == facts[k] and "+" not in facts["commit"] for k in same)
+    if measured is None or "+" in facts["commit"]:
+        return False
+    return all(measured["facts"][key] == facts[key] for key in ("commit", "hardware", "versions"))
 
 
 def find_facts() -> dict[str, Any]:

@@ -191,7 +191,7 @@ class Precise(SimCLR):
         return nn.Sequential(nn.Sequential(Doubled(), encoder), head).double()
 
 
-def contrasted() -> dict[str, torch.Tensor]:
+def fit_simclr() -> dict[str, torch.Tensor]:
     """What SimCLR learns of batches that two processes cannot halve."""
     embedder = Precise(Conv4(filters=4, halvings=3), steps=2, batch=7, lr=0.01)
     embedder.fit(toy_images(), RunContext(seed=0))
@@ -289,7 +289,7 @@ def parts(place: Path) -> dict[str, Any]:
         "clusters": kmeans(vectors(), 5, 10, 3),
         "few": kmeans(vectors()[-60:], 50, 10, 3),  # most of the vectors are one and the same
         "embedded": embedded(),
-        "contrasted": contrasted(),
+        "fit_simclr": fit_simclr(),
         "rounds": run_rounds(place),
         "skills": {name: discover_skills(name) for name in SKILLED},
         "proposed": propose_skills(place),
@@ -387,11 +387,11 @@ def test_an_embedding_is_that_of_one_process(two: list[dict[str, Any]]) -> None:
 
 def test_contrastive_learning_is_that_of_one_process(two: list[dict[str, Any]]) -> None:
     """Batch normalisation and the loss look across the images of all processes."""
-    alone = contrasted()
+    alone = fit_simclr()
     assert {"running_mean", "running_var", "weight"} <= {name.rpartition(".")[2] for name in alone}
     for found in two:
         for name, value in alone.items():
-            torch.testing.assert_close(found["contrasted"][name], value, rtol=1e-10, atol=1e-10)
+            torch.testing.assert_close(found["fit_simclr"][name], value, rtol=1e-10, atol=1e-10)
 
 
 def test_rounds_are_those_of_one_process(two: list[dict[str, Any]], tmp_path: Path) -> None:

@@ -52,9 +52,8 @@ def draw_counts(keys: np.ndarray, concentration: float, total: int) -> np.ndarra
     """
     from scipy.special import gammaincinv
 
-    drawn = gammaincinv(
-        concentration, seeds.uniform(keys).astype(float) + 2**-25
-    )  # gamma variables, by their quantiles
+    quantile = seeds.uniform(keys).astype(float) + 2**-25
+    drawn = gammaincinv(concentration, quantile)  # gamma variables
     exact = total * drawn / drawn.sum(1, keepdims=True)
     counts = np.floor(exact).astype(np.int64)
     rank = np.argsort(np.argsort(counts - exact, axis=1), axis=1)

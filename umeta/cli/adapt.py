@@ -86,13 +86,13 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 def run_policy(options: argparse.Namespace, changed: Any, trusted: Any) -> dict[str, Any]:
     """Adapt a policy to a reward."""
     from umeta.deploy.policies import adapt_policy
+    from umeta.evaluation.result import name_steps
 
     wanted = {name: value for name in POLICY if (value := getattr(options, name)) is not None}
     returns, best = adapt_policy(options.run, options.reward, options.out, options=changed, trusted=trusted, **wanted)
-    told = [f"{k} step{'' if k == 1 else 's'}" for k in range(len(returns))]
-    for after, value in zip(told, returns, strict=True):
-        print(f"after {after}: mean return {value:.2f}")
-    print(f"\n{options.out}: the policy after {told[best]}; its README.md says how it acts")
+    for count, value in enumerate(returns):
+        print(f"after {name_steps(count)}: mean return {value:.2f}")
+    print(f"\n{options.out}: the policy after {name_steps(best)}; its README.md says how it acts")
     return {"export": str(options.out), "returns": returns, "steps": best}
 
 

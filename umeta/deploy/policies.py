@@ -15,6 +15,7 @@ from umeta.config import registry
 from umeta.deploy.export import export_graph, refuse_to_overwrite, save, write
 from umeta.errors import UserError
 from umeta.evaluation.environments import measure_returns, own_step
+from umeta.evaluation.result import name_steps
 from umeta.models.check import build_module
 from umeta.models.mlp import MLP
 from umeta.runtime import artifacts
@@ -134,7 +135,7 @@ def adapt_policy(
     weights = {**run.theta.params, **{name: value[0] for name, value in policies[best].params.items()}}
     wanted = " ".join(f"{x:g}" for x in family.goals[0].tolist())
     aim = reward if reward == "own" else f"{reward}, goal {wanted}"
-    name = f"{folder.name}, adapted to {aim}, {best} step{'s' * (best != 1)} of {episodes} episodes"
+    name = f"{folder.name}, adapted to {aim}, {name_steps(best)} of {episodes} episodes"
     write_policy(out, env, run.config.metalearner.model, weights, name)
     return found[0].tolist(), best
 

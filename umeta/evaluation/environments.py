@@ -18,7 +18,7 @@ from umeta.config.environments import Config, EvaluateConfig
 from umeta.draw import environments
 from umeta.draw.curves import Curve
 from umeta.errors import UserError, suggest
-from umeta.evaluation.result import Cell, Result, summarize, trace
+from umeta.evaluation.result import Cell, Result, name_steps, summarize, trace
 from umeta.evaluation.rows import Kept, describe_provenance, describe_question, read_results, record_result
 from umeta.metalearners.maml import MAML
 from umeta.models.mlp import MLP
@@ -408,7 +408,7 @@ def compute_row(method: Callable[[], tuple[Tensor, dict[str, Any]]]) -> dict[str
 def tabulate_returns(found: Tensor) -> dict[str, Cell]:
     """Return a table's cells: mean return over goals [T, steps + 1], half width of its 95 % interval."""
     shown = [k for k in SHOWN if k < found.shape[1]]
-    return {f"{k} step{'' if k == 1 else 's'}": summarize(found[:, k]) for k in shown}
+    return {name_steps(k): summarize(found[:, k]) for k in shown}
 
 
 def trace_returns(row: dict[str, Any], each: int) -> Curve:

@@ -22,7 +22,7 @@ from umeta.config import registry
 from umeta.config.regression import Config
 from umeta.draw import regression
 from umeta.errors import UserError, suggest
-from umeta.evaluation.result import Cell, Result, summarize, trace
+from umeta.evaluation.result import Cell, Result, name_steps, summarize, trace
 from umeta.evaluation.rows import (
     Kept,
     describe_provenance,
@@ -272,7 +272,7 @@ def compute_row(trial: Trial, method: Callable[[int], Fitted]) -> dict[str, Any]
     finite = [k for k, values in enumerate(found[most].T) if values.isfinite().all()]
     return {
         "cells": {
-            f"{shot} points, {k} step{'' if k == 1 else 's'}": make_cell(found[shot][:, k])
+            f"{shot} points, {name_steps(k)}": make_cell(found[shot][:, k])
             for shot in shots
             for k in dict.fromkeys([1, last])
         }
