@@ -23,7 +23,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from umeta.benchmarks.goals import goals
 from umeta.config.build import load
 from umeta.envs.nav2d import FARTHEST
-from umeta.evaluation.environments import tabulate_returns, trace_returns
+from umeta.evaluation.environments import round_returns, tabulate_returns, trace_returns
 from umeta.evaluation.rows import Kept, find_commit, name_hardware, record_result
 from umeta.parts import SimulationTraits
 from umeta.rl.rollout import Paths
@@ -140,6 +140,7 @@ def main() -> None:
             "title": title,
             "rows": {title: tabulate_returns(torch.tensor(returns))},
             "adaptation": {title: trace_returns({"returns": returns}, s.episodes * config.env.horizon)},
+            "returns": {title: round_returns(returns)},
             "protocol": {**protocol, "episodes": s.episodes, "steps": s.steps, "seed": s.seed},
             "facts": [f"stable-baselines3 {__version__}, its defaults but for {CHANGED[algorithm]}"],
             "seed": 0,

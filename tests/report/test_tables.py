@@ -91,3 +91,29 @@ def test_a_result_alone_is_drawn(tmp_path, key, changes):
     (tmp_path / "r.json").write_text(json.dumps([result("A") | changes]))
     draw(tmp_path / "r.json", tmp_path / "r.png", key)
     assert len(Image.open(tmp_path / "r.png").getcolors(1 << 20)) > 10
+
+
+def returns(title: str, found: list[list[float]], others: dict | None = None) -> dict:
+    cells = {f"{k} steps": {"mean": 0.0, "interval": 0.0} for k in range(len(found[0]))}
+    return {**result(title), "rows": {title: cells}, "returns": {title: found, **(others or {})}}
+
+
+def test_returns_are_compared_goal_by_goal(tmp_path):
+    """Two goals, of which one is worth a hundred more whatever is done: differences of 2 and 4 are 3 ± 1.96 / √2."""
+    scratch = [[1.0, 10.0], [101.0, 110.0]]
+    rows = [
+        {**result("earlier"), "rows": {"earlier": {"0 steps": {"mean": 0.0, "interval": 0.0}}}},
+        returns("A", [[1.0, 12.0], [101.0, 114.0]], {"from scratch": scratch}),
+        returns("B", [[0.0, 10.0, 9.0], [100.0, 110.0, 9.0]]),
+    ]
+    (tmp_path / "r.json").write_text(json.dumps(rows))
+    lines = make_table({"r.json": tmp_path / "r.json"}, change="more than from scratch").splitlines()
+    assert lines[0] == "|  | 0 steps | 1 steps | minutes |"
+    assert lines[2:4] == ["| A | 0.00 | 3.00 ± 1.39 | 1.8 |", "| B | -1.00 | 0.00 | 1.8 |"]
+    assert lines[4] == ""
+
+
+def test_a_row_to_compare_with_must_have_kept_its_returns(tmp_path):
+    (tmp_path / "r.json").write_text(json.dumps([returns("A", [[1.0]])]))
+    with pytest.raises(KeyError, match="from scratch"):
+        make_table({"r.json": tmp_path / "r.json"}, change="more than from scratch")

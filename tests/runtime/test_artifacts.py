@@ -202,3 +202,10 @@ def test_a_metric_may_not_hide_the_number_of_its_step(tmp_path):
     with pytest.raises(UserError, match="loop: it measures a 'step'"):
         kept.append(4, {"step": 0.1})
     assert (tmp_path / "loop.jsonl").read_text() == '{"step": 3, "loss": 0.5}\n'
+
+
+def test_a_list_of_numbers_is_a_line_of_json_and_text_stays_as_it_is(tmp_path):
+    value = {"returns": [[-1.5, 2e-07, 3], []], "text": "[\n 1,\n 2\n] [ 3 ]", "mixed": [1, None, float("inf")]}
+    artifacts.write_json(tmp_path / "x.json", value)
+    assert artifacts.read_json(tmp_path / "x.json") == value
+    assert "  [-1.5, 2e-07, 3]" in (tmp_path / "x.json").read_text().splitlines()[2]

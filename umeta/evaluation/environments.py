@@ -347,6 +347,7 @@ def evaluate_run(run: Run, device: str, record: Path | None = None, trackers: Se
         "title": title,
         "rows": {name: tabulate_returns(torch.tensor(row["returns"])) for name, row in table.items()},
         "adaptation": {name: trace_returns(row, trial.steps_of(name == title)) for name, row in table.items()},
+        "returns": {name: round_returns(row["returns"]) for name, row in table.items()},
         "protocol": {
             "name": settings.benchmark,
             "split": "test",
@@ -409,6 +410,11 @@ def tabulate_returns(found: Tensor) -> dict[str, Cell]:
     """Return a table's cells: mean return over goals [T, steps + 1], half width of its 95 % interval."""
     shown = [k for k in SHOWN if k < found.shape[1]]
     return {name_steps(k): summarize(found[:, k]) for k in shown}
+
+
+def round_returns(returns: list[list[float]]) -> list[list[float]]:
+    """Round returns [T, steps + 1] to what a results file keeps of them."""
+    return [[round(value, 2) for value in of_goal] for of_goal in returns]
 
 
 def trace_returns(row: dict[str, Any], each: int) -> Curve:

@@ -59,6 +59,8 @@ class Result(Provenance):
     notes: NotRequired[list[str]]
     adaptation: NotRequired[dict[str, Curve]]
     """by method, against what its label says, by default steps of adaptation"""
+    returns: NotRequired[dict[str, list[list[float]]]]
+    """by method, on environments: of each goal after 0 to K steps, to be paired with other rows'"""
     curves: NotRequired[dict[str, Curve]]
     """by episode, accuracy against minutes of learning"""
     step_curves: NotRequired[dict[str, Curve]]

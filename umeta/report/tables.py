@@ -10,6 +10,8 @@ value of a key of their configs, or over their calibration error, or on environm
     <!-- end -->
     <!-- results: results/sinusoid.json | amplitude -->
     <!-- end -->
+    <!-- results: results/ant.json | more than from scratch -->
+    <!-- end -->
     <!-- curves: results/omniglot_best.json docs/omniglot_curves.png -->
     <!-- curves: results/omniglot_steps.json docs/omniglot_steps.png step_curves -->
     <!-- curves: results/omniglot_partitions.json docs/omniglot_partitions.png proposer.partitions -->
@@ -24,10 +26,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+import numpy as np
 
 from umeta.draw.curves import Curve, plot_adaptation, plot_points
-from umeta.evaluation.result import Cell, Result, format_cell
+from umeta.evaluation.result import Cell, Result, format_cell, summarize
 from umeta.report import page
 from umeta.report.write import format_markdown
 from umeta.runtime import artifacts
@@ -35,6 +39,7 @@ from umeta.runtime import artifacts
 CURVES = re.compile(r"<!-- curves: (?P<file>\S+) (?P<picture>\S+)(?: (?P<key>\S+))? -->")
 CERTAINTY = {"log_likelihood": "log-likelihood", "ece": "calibration error"}
 FACTS = ("file", "protocol", "seed", "inference", "commit")
+MORE = "more than "
 MARKER = re.compile(r"(<!-- results: (?P<files>[^>;]*?)(?P<rows>;[^>]*?)? -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -45,14 +50,18 @@ def make_table(files: dict[str, Path], wanted: list[str] | None = None, change: 
     result has the former, how likely the right class was to it, and its calibration error.
 
     change: the results of the extrapolation by this change, such as `amplitude`, or those on ambiguous tasks or of
-        unequally many queries, instead.
+        unequally many queries, instead; or `more than` and a row of returns, for how much more the others are.
 
     Raises:
         KeyError: no result has a row that is wanted.
     """
     rows: dict[str, Row] = {}
-    for link, path in files.items():
-        for result in artifacts.read_json(path):
+    results = {link: artifacts.read_json(path) for link, path in files.items()}
+    if change.startswith(MORE):
+        results = {link: compare_returns(found, change.removeprefix(MORE)) for link, found in results.items()}
+        change = ""
+    for link, found in results.items():
+        for result in found:
             changed = {**result.get("extrapolation", {}), **result.get("readings", {}), **result.get("unbalanced", {})}
             for name, cells in (changed.get(change, {}) if change else result["rows"]).items():
                 own = name == result["title"]
@@ -73,6 +82,32 @@ def make_table(files: dict[str, Path], wanted: list[str] | None = None, change: 
     timed = any(row.minutes for row in rows.values())
     lines = [["", *columns, "minutes"], *body]
     return f"{format_markdown(lines if timed else [line[:-1] for line in lines])}\n\n{write_caption(rows)}"
+
+
+def compare_returns(results: list[Result], other: str) -> list[Result]:
+    """Return results with how much more each one's own row earns than another, the mean of differences over goals.
+
+    Those that did not keep the returns of each goal are left out.
+
+    Raises:
+        KeyError: none kept the other row's.
+    """
+    kept = [result["returns"] for result in results if "returns" in result]
+    them = next((np.array(returns[other]) for returns in kept if other in returns), None)
+    if them is None:
+        raise KeyError(other)
+    found = []
+    for result in results:
+        title = result["title"]
+        if title in result.get("returns", {}):
+            own = np.array(result["returns"][title])
+            cells = {
+                column: summarize(own[:, k] - them[:, k])
+                for column in result["rows"][title]
+                if (k := int(column.split()[0])) < them.shape[1]
+            }
+            found.append({**result, "rows": {title: cells}})
+    return cast(list[Result], found)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import getpass
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import uuid
@@ -33,6 +34,7 @@ from umeta.runtime.lock import wait_for_lock
 from umeta.runtime.progress import note
 
 SCHEMA = 1
+NUMBERS = re.compile(r"\[(\n[-+.\deE,\s]+)\]")  # of no string, which has no line feeds
 LARGEST_TEXT = 64 << 20  # bytes: no list, table or manifest of ours is larger
 MALFORMED: tuple[type[Exception], ...] = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
 MALFORMED += (RuntimeError, AssertionError, MemoryError)  # torch's, and too deep a nesting
@@ -97,7 +99,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=1) + "\n")
+    """Write a value as JSON, a line for each entry and one for a list of numbers."""
+    text = json.dumps(value, indent=1)
+    write_text(path, NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text) + "\n")
 
 
 @contextlib.contextmanager
