@@ -157,18 +157,31 @@ def test_photographs_are_clustered_only_where_describing_them_leaves_time(here, 
 
 
 @pytest.mark.parametrize(
-    ("fits", "rounds", "steps"),
+    ("fits", "rounds", "most", "steps"),
     [
-        (10**9, True, (3000, 2000)),
-        (1000, True, (600, 400)),
-        (3, True, (180, 120)),
-        (-5, False, (300, 0)),
-        (700, False, (700, 0)),
-        (10**9, False, (3000, 0)),
+        (10**9, True, 0, (3000, 2000)),
+        (1000, True, 0, (600, 400)),
+        (3, True, 0, (180, 120)),
+        (-5, False, 0, (300, 0)),
+        (700, False, 0, (700, 0)),
+        (10**9, False, 0, (3000, 0)),
+        (10**9, False, 4000, (4000, 0)),
+        (3500, False, 4000, (3500, 0)),
+        (10**9, False, 2000, (3000, 0)),
+        (10**9, True, 10000, (6000, 4000)),
     ],
 )
-def test_meta_steps_are_those_that_fit_within_what_is_worth_while(fits, rounds, steps):
-    assert shared(fits, rounds) == steps
+def test_meta_steps_are_those_that_fit_within_what_is_worth_while(fits, rounds, most, steps):
+    assert shared(fits, rounds, most) == steps
+
+
+@pytest.mark.parametrize(("paint", "steps"), [(colour, 400 * 340 // 170), (ink, 3000 + 2000)])
+def test_many_photographs_get_the_minutes_that_are_given(here, clock, monkeypatch, paint, steps):
+    """As many steps as show each of them 400 times, were it not fewer than drawings get."""
+    clock[0] = 1e-6
+    monkeypatch.setattr(recipe, "STEPS", (3, 2) if paint is colour else recipe.STEPS)
+    plain = written(folder(here / "pictures", paint, 340))
+    assert sum(turn["train"]["steps"] for turn in (plain, *plain["rounds"])) == steps
 
 
 def test_what_is_given_is_not_decided(here, clock, capsys):
