@@ -26,6 +26,8 @@ SLACK = 1e-3  # of the constraint, as the authors'
 DUAL = 30.0  # where the multiplier of the constraint starts, as the authors'
 SHARP = 10.0  # of norm matching
 ALIGNED = (0.5, 0.7)  # cosines between which alignment gives way to norm matching
+FARTHEST = 0.25  # share of the skills that had come farther than the farthest place
+PATIENCE = 3  # steps in which what is left of the way is to be gone
 FASTEST = 1.5  # length of the longest skill; beyond 1 it asks for more than a step can do
 
 
@@ -111,12 +113,17 @@ class Metra:
     `1 / (1 + 10 |phi(s') - phi(s) - z|^2)` instead, as in Constrained Skill Discovery (arXiv 2410.07877): the length of
     z says how fast. All skills act in a fast simulator at once and learn by PPO (Schulman et al. 2017), where the
     authors' learn by SAC.
+
+    With places for tasks, those are the first three quarters. In the last a copy of the policy is told where to end,
+    and learns to act there as the first would if it were told at each step anew what is left of the way (DAgger, Ross,
+    Gordon, Bagnell 2011). The farthest places are as far away as the farthest quarter of the skills had come.
     """
 
     skills: Annotated[int, Gt(1)] = 50
     """how many points of the space have a reward and a stored policy"""
     family: Family = "velocities"
-    """what the tasks ask for: to go in directions of the space, at velocities, or to places in it"""
+    """what the tasks ask for: to go in directions of the space, at velocities, or to places in it, which only policies
+    that observe where they are can do"""
     dim: Annotated[int, Gt(0)] = 2
     """of the space"""
     discrete: bool = False
@@ -161,7 +168,12 @@ class Metra:
         ctx.loop("metra", self.iterations, learning.step, learning.save, learning.load)
         if learning.cosine is not None:  # else all iterations had been done before
             ctx.note(tell_success(learning.cosine))
-        return RewardTasks(source, learning.space, learning.policy.policies(learning.stored))
+        if learning.missed is not None:
+            far = learning.space.points.norm(dim=1).max().item()
+            ctx.note(
+                f"metra: skills end {learning.missed:.1f} from where they are told to be, which is up to {far:.1f} away"
+            )
+        return RewardTasks(source, learning.space, learning.told.policies(learning.stored))
 
     def rewards(self, source: Environment) -> Space:
         """Return the rewards, to load what was learnt into."""
@@ -192,21 +204,23 @@ class Learning:
     def __init__(self, options: Metra, env: Environment, ctx: Context) -> None:
         o = self.options = options
         self.env, self.seed = env, ctx.seed
-        self.cosine: float | None = None  # of steps and skills, in the last iteration
+        self.cosine: float | None = None  # of steps and skills, in the last iteration that the map learnt in
+        self.missed: float | None = None  # mean distance from their places that the last episodes ended at
         with seeds.seed_torch(seeds.integer(ctx.seed, "metra")):
             self.policy = SpacePolicy(env.observation, env.action, o.size, o.hidden)
             self.learner = PPO().build(self.policy, env.discount, o.lr)
             self.space = o.rewards(env)
+            self.placer = SpacePolicy(env.observation, env.action, o.size, o.hidden)
         self.space.standardise(wandered(env, ctx.seed))
         # what skills are told is longer than the points: the longest ask for more than a step can do
         drawn = draw_skills(o.skills, o.dim, seeds.generator(ctx.seed, "metra, stored"))
         self.stored = centre(torch.arange(o.skills), o.skills) if o.discrete else drawn
         lengths = self.stored.norm(dim=1, keepdim=True)
         longest = lengths if o.discrete else FASTEST  # kinds are of one length
-        units = {"directions": 1 / lengths, "velocities": 1 / longest}
-        self.space.points.copy_(self.stored * units.get(o.family, env.horizon / longest))
+        self.space.points.copy_(self.stored / (lengths if o.family == "directions" else longest))
         self.dual = nn.ParameterList([torch.tensor(math.log(DUAL))])
         self.optimiser = torch.optim.Adam([*self.space.parameters(), *self.dual.parameters()], lr=o.map_lr)
+        self.placer_optimiser = torch.optim.Adam(self.placer.parameters(), lr=o.lr)
         self.mine = share_copies(o.episodes, "proposer.episodes")
         self.simulation = env.simulate(len(self.mine))
         self.save, self.load = make_resumable(
@@ -215,7 +229,14 @@ class Learning:
             space=self.space,
             dual=self.dual,
             space_adam=self.optimiser,
+            placer=self.placer,
+            placer_adam=self.placer_optimiser,
         )
+
+    @property
+    def told(self) -> SpacePolicy:
+        """The policy that is told what the tasks ask for."""
+        return self.placer if self.options.family == "places" else self.policy
 
     def step(self, i: int) -> dict[str, float]:
         """One iteration: act, learn the space, earn what going one's way in it gives.
@@ -223,24 +244,55 @@ class Learning:
         Several processes share the episodes out to act, and then learn the same of all of them.
         """
         o, random = self.options, seeds.generator(self.seed, "metra", i)
+        taught = o.iterations * 3 // 4 if o.family == "places" else o.iterations  # from which on
+        if i == taught:
+            self.placer.load_state_dict(self.policy.state_dict())
+        policy = self.policy if i < taught else self.placer
         z = o.draw(o.episodes, random)
         noise = torch.randn(1, o.episodes, self.env.horizon, self.env.action, generator=random)
         u = torch.rand(1, o.episodes, self.env.randoms, generator=random)
 
         def roll_out() -> Paths:
             told = z[None, self.mine]
-            return rollout(self.simulation, lambda x: self.policy(x, told), noise[:, self.mine], u[:, self.mine])
+            return rollout(self.simulation, lambda x: policy(x, told), noise[:, self.mine], u[:, self.mine])
 
-        paths = share_rollout(self.policy, roll_out, 1)
+        paths = share_rollout(policy, roll_out, 1)
         skill = z[None, :, None].expand(*paths.mask.shape, -1)
+        found = self.go(paths, skill, random) if i < taught else self.stay(paths, skill, random, first=i == taught)
+        std = gaussian(torch.cat([self.policy.log_std] * 2, -1))[1].exp().mean().item()
+        return {**found, "std": std}
+
+    def go(self, paths: Paths, skill: Tensor, random: torch.Generator) -> dict[str, float]:
+        """Train the map, and the policy on what going one's way in it earns; say how well it does."""
         length = self.learn_space(paths, skill, random)
         with torch.no_grad():
             d = self.space.locate(self.space.seen(paths)).diff(dim=2)
-        self.cosine = torch.cosine_similarity(d, skill, dim=-1)[paths.mask].mean().item()
+        self.cosine = measure_alignment(d[paths.mask], skill[paths.mask])
         self.learner.learn(paths, skill, reward(d, skill, paths.mask, self.cosine), random)
-        far = (d - skill).norm(dim=-1)[paths.mask].mean().item()
-        std = gaussian(torch.cat([self.policy.log_std] * 2, -1))[1].exp().mean().item()
-        return {"cosine": self.cosine, "length": length, "off": far, "dual": self.dual[0].exp().item(), "std": std}
+        off = (d - skill).norm(dim=-1)[paths.mask].mean().item()
+        return {"cosine": self.cosine, "length": length, "off": off, "dual": self.dual[0].exp().item()}
+
+    def stay(self, paths: Paths, skill: Tensor, random: torch.Generator, first: bool) -> dict[str, float]:
+        """Teach where to end, by the policy that is told which way to go; first: decide how far places are."""
+        o, there = self.options, paths.mask
+        with torch.no_grad():
+            phi = self.space.locate(self.space.seen(paths))
+            come = phi - phi[:, :, :1]
+            if first:
+                self.space.points.mul_(come[:, :, -1].norm(dim=-1).quantile(1 - FARTHEST))
+            left = skill * (self.space.points.norm() / self.stored.norm()) - come[:, :, :-1]
+            way = left / PATIENCE
+            way = way * (FASTEST / way.norm(dim=-1, keepdim=True)).clamp(max=1)
+            x, z = paths.observations[:, :, :-1][there], skill[there]
+            taught = self.policy(x, way[there])[:, : self.env.action]
+        for _ in range(o.map_steps):
+            part = torch.randperm(len(z), generator=random)[: max(len(z) // 10, 1)]
+            loss = nn.functional.smooth_l1_loss(self.placer(x[part], z[part])[:, : self.env.action], taught[part])
+            self.placer_optimiser.zero_grad()
+            loss.backward()
+            self.placer_optimiser.step()
+        self.missed = left[:, :, -1].norm(dim=-1).mean().item()
+        return {"off": left[there].norm(dim=-1).mean().item(), "loss": loss.item()}
 
     def learn_space(self, paths: Paths, skill: Tensor, random: torch.Generator) -> float:
         """Train the map and the dual variable on the steps of this iteration; give the root mean square of a step."""
@@ -264,7 +316,17 @@ def reward(d: Tensor, skill: Tensor, mask: Tensor, cosine: float) -> Tensor:
     """Give what steps d [T, E, H, dim] of the space earn: alignment, and norm matching once they are aligned."""
     low, high = ALIGNED
     share = min(max((cosine - low) / (high - low), 0.0), 1.0)
-    along = (d * skill).sum(-1)
-    matched = 1 / (1 + SHARP * (d - skill).square().sum(-1))
-    along, matched = ((kind - kind[mask].mean()) / (kind[mask].std() + 1e-8) for kind in (along, matched))
+    along = standardise((d * skill).sum(-1), mask)
+    matched = standardise(1 / (1 + SHARP * (d - skill).square().sum(-1)), mask)
     return (1 - share) * along + share * matched
+
+
+def measure_alignment(d: Tensor, skill: Tensor) -> float:
+    """Return the mean cosine of steps d [n, dim] and skills, weighed by length: steps against a wall do not count."""
+    along, most = (d * skill).sum(), (d.norm(dim=-1) * skill.norm(dim=-1)).sum()
+    return (along / (most + 1e-8)).item()
+
+
+def standardise(values: Tensor, mask: Tensor) -> Tensor:
+    """Scale values [T, E, H] to a mean of 0 and a standard deviation of 1 over the steps of a mask."""
+    return (values - values[mask].mean()) / (values[mask].std() + 1e-8)

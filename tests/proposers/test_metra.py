@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from proposers.metra import FASTEST, SLACK, Learning, Metra, Space, reward, tell_success
+from proposers.metra import FASTEST, SLACK, Learning, Metra, Space, measure_alignment, reward, tell_success
 from umeta import seeds
 from umeta.cli.main import main
 from umeta.config.build import load
@@ -117,6 +117,55 @@ def test_skills_go_their_way_at_their_speed() -> None:
     assert (of_own > of_next).float().mean() > 0.8
 
 
+@pytest.mark.parametrize("discrete", [False, True])
+def test_who_is_told_a_place_is_taught_what_is_left_of_the_way(discrete: bool) -> None:
+    """Walks on a line in a space that is the plane; the policy that goes a way acts by it, as a network would learn."""
+    learning = Learning(replace(FEW, skills=3, family="places", discrete=discrete, map_steps=1), OPEN, RunContext())
+    space, size, random = learning.space, learning.options.size, torch.Generator().manual_seed(0)
+    space.locate = lambda seen: torch.nn.functional.pad(seen[..., :2], (0, size - 2))  # type: ignore[method-assign]
+    steps = torch.zeros(1, 5, 4, 2)
+    steps[0, :, :, 0] = torch.arange(1, 6)[:, None] / 4
+    skill, paths = learning.options.draw(5, random)[None, :, None].expand(-1, -1, 4, -1), walks(steps)
+    asked: list[Tensor] = []
+
+    def go(x: Tensor, way: Tensor) -> Tensor:
+        asked.append(way)
+        return torch.zeros(len(x), 4)
+
+    learning.policy = go  # type: ignore[assignment]
+    reach = 4.0  # how far three of four had come, or less
+    longest = learning.stored.norm(dim=1).max() if discrete else FASTEST
+    for first in (True, False):  # which is settled once
+        found = learning.stay(paths, skill, random, first=first)
+        torch.testing.assert_close(space.points, learning.stored / longest * reach)
+    come = torch.nn.functional.pad(paths.positions[:, :, :-1], (0, size - 2))
+    left = (skill / longest * reach - come).flatten(0, 2)
+    way = left / 3
+    far = way.norm(dim=-1) > FASTEST
+    assert far.any() != far.all()
+    torch.testing.assert_close(asked[0][~far], way[~far])
+    torch.testing.assert_close(asked[0][far], FASTEST * torch.nn.functional.normalize(way[far], dim=-1))
+    assert found["off"] == pytest.approx(left.norm(dim=-1).mean().item(), rel=1e-5)
+
+
+def test_skills_stop_at_their_places(capsys: pytest.CaptureFixture[str]) -> None:
+    env, options = Nav2D("Nav2DOpen-v0", horizon=24), Metra(family="places", skills=8, iterations=120, lr=3e-3)
+    tasks = options.propose(env, RunContext(progress=True))
+    paths = episodes(env, act(tasks.skills), 8, 8, seeds.generator(7, "fresh"))  # type: ignore[arg-type]
+    with torch.no_grad():
+        phi = tasks.rewards.locate(tasks.rewards.seen(paths))  # type: ignore[operator, union-attr]
+    far = tasks.rewards.points.norm(dim=1).mean()  # type: ignore[union-attr]
+    missed = (phi[:, :, 18:] - phi[:, :, :1] - tasks.rewards.points[:, None, None]).norm(dim=-1)  # type: ignore[union-attr]
+    assert missed.mean() < 0.25 * far
+    assert "from where they are told to be, which is up to" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("steps", "aligned"), [([[1.0, 0.0], [0.0, 0.0]], 1.0), ([[3.0, 0.0], [0.0, 1.0]], 0.75)])
+def test_steps_against_a_wall_do_not_count_in_alignment(steps: list[list[float]], aligned: float) -> None:
+    told = torch.tensor([[2.0, 0.0], [2.0, 0.0]])
+    assert measure_alignment(torch.tensor(steps), told) == pytest.approx(aligned)
+
+
 def test_kinds_of_skills_are_centred_one_hot_vectors() -> None:
     """As in the authors' code; the tasks ask for as much as a step can do, whatever the family."""
     learning = Learning(replace(FEW, skills=3, discrete=True, family="velocities"), OPEN, RunContext())
@@ -125,8 +174,6 @@ def test_kinds_of_skills_are_centred_one_hot_vectors() -> None:
     torch.testing.assert_close(learning.space.points.norm(dim=1), torch.ones(3))
     drawn = learning.options.draw(200, torch.Generator().manual_seed(0))
     assert sorted({tuple(one) for one in drawn.round(decimals=4).tolist()}) == sorted(map(tuple, kinds))
-    places = Learning(replace(FEW, skills=3, discrete=True, family="places"), OPEN, RunContext())
-    torch.testing.assert_close(places.space.points, OPEN.horizon * learning.space.points)
 
 
 def test_kinds_of_skills_go_ways_of_their_own() -> None:
