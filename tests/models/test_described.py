@@ -18,6 +18,7 @@ from umeta.models.described import (
     count_edges,
     count_patches,
     orient_edges,
+    split,
     take_patches,
 )
 from umeta.models.resnet9 import ResNet9
@@ -126,6 +127,16 @@ def test_the_weight_of_a_network_that_sees_nothing_is_chosen_as_none():
     noise = torch.Generator().manual_seed(0)
     blind, _ = Described(TINY.model).complete(images, lambda x: torch.randn(len(x), 5, generator=noise), 0)
     assert blind.weight == 0
+
+
+@pytest.mark.parametrize("width", [8, 7])
+def test_halves_are_what_lies_left_and_right_of_the_middle(width):
+    x = torch.arange(width).float().expand(2, 3, 4, width)
+    left, right = split(x)
+    assert left.shape == right.shape == x.shape
+    assert left.max() <= (width - 1) / 2
+    assert right.min() >= (width - 1) / 2
+    assert (left.min(), right.max()) == (0, width - 1)
 
 
 def test_it_is_exported_and_takes_grey_pictures():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from umeta.models.weigh import finds, mix, unit, weigh
+from umeta.models.weigh import finds, mix, rank_halves, unit, weigh, weigh_by_halves
 
 N, D = 300, 40
 
@@ -59,3 +59,30 @@ def test_what_repeats_nothing_has_no_weight_whatever_chance_says(signal):
     noise = [random.normal(size=(60, 5)) for _ in range(2)]
     good = [view[:60] for view in views(signal, 0.3, 0.3, 1)]
     assert weigh(good, noise).weight == 0
+
+
+def test_ranks_of_other_halves_by_hand():
+    """Of three pictures the first and the last find their other halves; the second's come second, from either side."""
+    first = np.array([[1, 0.0], [0.8, 0.6], [0.0, 1]])
+    second = np.array([[1, 0.0], [1.0, 0.1], [0.0, 1]])
+    assert rank_halves(first, second) == pytest.approx(np.mean([1, 1 / 2, 1, 1, 1 / 2, 1]), abs=0.2)
+    assert rank_halves(first, first) == 1
+
+
+def test_a_network_counts_as_much_as_its_halves_find_each_other(signal):
+    """As often as those of descriptors: a quarter, and from there by the fourth power of the odds."""
+    described = views(signal, 0.3, 3.0, 1)
+    weights = []
+    for noise in (2.7, 3.0, 3.3, 30.0):
+        learnt = views(signal, 0.3, noise, 2)
+        weight, why = weigh_by_halves(described, learnt)
+        a, b = (rank_halves(*one) for one in (described, learnt))
+        assert weight == pytest.approx((b / (1 - b) * (1 - a) / a) ** 4 / 4 if noise < 30 else 0)
+        assert f"rank {a:.2f} by descriptors, {b:.2f} by the network" in why
+        weights.append(weight)
+    assert weights == sorted(weights, reverse=True)
+    assert weights[0] > 0.3 > weights[2] > 0.05
+
+
+def test_halves_that_are_always_found_have_a_weight_too(signal):
+    assert weigh_by_halves([signal, signal], [signal, signal])[0] == 0.25

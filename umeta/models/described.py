@@ -20,7 +20,7 @@ from umeta.augment.photo import Photo
 from umeta.errors import UserError
 from umeta.models.conv4 import Conv4
 from umeta.models.precision import autocast_kind, precise
-from umeta.models.weigh import NEIGHBOURS, look_twice, weigh
+from umeta.models.weigh import look_twice, weigh_by_halves
 from umeta.parts import Images, Model
 from umeta.runtime.progress import note
 
@@ -31,10 +31,12 @@ POINTS, LAYOUT = 8, 0.0675  # a side of the picture in small, and how much it co
 PATCH, CODES = 6, 200  # pixels a side of a patch, and how many typical ones there are
 SCALES, PATCHES = 2, 0.25  # sizes of the picture, each half of the last, and how much the patches of each count
 LARGE = 48  # pixels a side from which on pictures are halved first: descriptors are as good, and faster
-VIEWED, VIEW = 300, Photo(smallest=0.4)  # pictures that the weight is chosen by, and what changes from view to view
+HALVED, VIEW = (
+    600,
+    Photo(smallest=1.0, colour=0.4, grey=0.2),
+)  # pictures that the weight is chosen by; how halves differ
 PICTURES, SPARSE, BATCH = 1500, 9, 50  # looked at for the fit, every so many of their patches, so many at a time
 ROUNDS = 10  # of k-means
-NAMES = "descriptors alone", "the network alone", "both"
 FLAT = 10 / 255**2  # variance of a patch that is hardly one
 DIRECTIONS = 400  # of largest variance that are kept of a descriptor
 RIDGE, FINE_RIDGE = 0.05, 3e-4  # of the largest variance that are added to each, of descriptors and of patches
@@ -87,17 +89,14 @@ class Described:
         chosen = np.random.default_rng(seed).permutation(len(images))[:PICTURES]
         with seeds.seed_torch(seed), torch.no_grad():
             whole.fit(images.floats(chosen), features)
-            if self.weight is None and len(images) > NEIGHBOURS:
+            if self.weight is None and len(images) > 1:
                 seen: list[Callable[[Tensor], Tensor]] = [
                     lambda x: side_by_side(whole.whiten(x)),
                     lambda x: whole.centre_features(features(x))[0],
                 ]
-                described, learnt = look_twice(images.floats(chosen[:VIEWED]), VIEW, seen, seed)
-                choice = weigh(
-                    described, learnt, names=("descriptors alone", "the network alone", "both"), decisive=math.inf
-                )
-                fitted = replace(fitted, weight=round(choice.weight, 3))
-                note(f"{choice}; the network counts {choice.weight:.2f}")
+                weight, why = weigh_by_halves(*look_twice(split(images.floats(chosen[:HALVED])), VIEW, seen, seed))
+                fitted = replace(fitted, weight=round(weight, 3))
+                note(why)
         own = {name: value for name, value in whole.state_dict().items() if not name.startswith("network.")}
         return fitted, own
 
@@ -190,6 +189,15 @@ class Beside(nn.Module):
 def side_by_side(parts: list[tuple[Tensor, float]]) -> Tensor:
     """Put vectors side by side, each of length 1 times the root of its weight, so that a cosine is their mean."""
     return torch.cat([math.sqrt(weight) * F.normalize(z, dim=1) for z, weight in parts], 1)
+
+
+def split(x: Tensor) -> list[Tensor]:
+    """Cut pictures [n, C, H, W] into their left and right halves, each widened to the size of the whole."""
+    middle = (x.shape[3] + 1) // 2
+    return [
+        F.interpolate(half, size=x.shape[2:], mode="bilinear", align_corners=False)
+        for half in (x[..., :middle], x[..., -middle:])
+    ]
 
 
 def make_fixed(*shape: int) -> nn.Parameter:

@@ -58,7 +58,7 @@ def route(folder: Path, backbones: Sequence[Mapping[str, Any]], *, device: str =
     x, augment = images.floats(slice(0, 2 * HELD_OUT), here), run.config.proposer.augment
 
     def see_by(network: Callable[[Tensor], Tensor]) -> Views:
-        return look_twice(x, augment, [network], run.config.seed)[0]
+        return look_twice((x, x), augment, [network], run.config.seed)[0]
 
     tried = []
     for backbone in backbones:
