@@ -244,10 +244,10 @@ class Learning:
         Several processes share the episodes out to act, and then learn the same of all of them.
         """
         o, random = self.options, seeds.generator(self.seed, "metra", i)
-        taught = o.iterations * 3 // 4 if o.family == "places" else o.iterations  # from which on
-        if i == taught:
+        turn = o.iterations * 3 // 4 if o.family == "places" else o.iterations  # from which on it is taught
+        if i == turn:
             self.placer.load_state_dict(self.policy.state_dict())
-        policy = self.policy if i < taught else self.placer
+        policy = self.policy if i < turn else self.placer
         z = o.draw(o.episodes, random)
         noise = torch.randn(1, o.episodes, self.env.horizon, self.env.action, generator=random)
         u = torch.rand(1, o.episodes, self.env.randoms, generator=random)
@@ -258,7 +258,7 @@ class Learning:
 
         paths = share_rollout(policy, roll_out, 1)
         skill = z[None, :, None].expand(*paths.mask.shape, -1)
-        found = self.go(paths, skill, random) if i < taught else self.stay(paths, skill, random, first=i == taught)
+        found = self.go(paths, skill, random) if i < turn else self.stay(paths, skill, random, first=i == turn)
         std = gaussian(torch.cat([self.policy.log_std] * 2, -1))[1].exp().mean().item()
         return {**found, "std": std}
 

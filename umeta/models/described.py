@@ -31,10 +31,8 @@ POINTS, LAYOUT = 8, 0.0675  # a side of the picture in small, and how much it co
 PATCH, CODES = 6, 200  # pixels a side of a patch, and how many typical ones there are
 SCALES, PATCHES = 2, 0.25  # sizes of the picture, each half of the last, and how much the patches of each count
 LARGE = 48  # pixels a side from which on pictures are halved first: descriptors are as good, and faster
-HALVED, VIEW = (
-    600,
-    Photo(smallest=1.0, colour=0.4, grey=0.2),
-)  # pictures that the weight is chosen by; how halves differ
+HALVED = 600  # pictures whose halves the weight is chosen by
+VIEW = Photo(smallest=1.0, colour=0.4, grey=0.2)  # how halves are made to differ
 PICTURES, SPARSE, BATCH = 1500, 9, 50  # looked at for the fit, every so many of their patches, so many at a time
 ROUNDS = 10  # of k-means
 FLAT = 10 / 255**2  # variance of a patch that is hardly one

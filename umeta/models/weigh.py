@@ -130,9 +130,12 @@ def weigh_by_halves(described: Views, learnt: Views) -> tuple[float, str]:
 
 
 def rank_halves(first: np.ndarray, second: np.ndarray) -> float:
-    """Return the mean reciprocal rank of the second halves [n, d] among all for the first ones, and the other way."""
+    """Return the mean reciprocal rank of the second halves [n, d] among all for the first ones, and the other way.
+
+    Those that are as near come first, so that a network to which all is alike finds nothing.
+    """
     cosines = unit(first) @ unit(second).T
-    ranks = [1 + (some > some.diagonal()[:, None]).sum(1) for some in (cosines, cosines.T)]
+    ranks = [(some >= some.diagonal()[:, None]).sum(1) for some in (cosines, cosines.T)]
     return float(np.mean([1 / rank for rank in ranks]))
 
 
