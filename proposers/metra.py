@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -114,9 +115,10 @@ class Metra:
     z says how fast. All skills act in a fast simulator at once and learn by PPO (Schulman et al. 2017), where the
     authors' learn by SAC.
 
-    With places for tasks, those are the first three quarters. In the last a copy of the policy is told where to end,
-    and learns to act there as the first would if it were told at each step anew what is left of the way (DAgger, Ross,
-    Gordon, Bagnell 2011). The farthest places are as far away as the farthest quarter of the skills had come.
+    Where tasks are places, all of this takes the first three quarters of the iterations. In the last quarter a copy of
+    the policy is told where to end, and learns to act as the original does when it is told anew, at each step, what is
+    left of the way (DAgger, Ross, Gordon, Bagnell 2011). A quarter of the skills had come farther than the farthest
+    place.
     """
 
     skills: Annotated[int, Gt(1)] = 50
@@ -173,7 +175,7 @@ class Metra:
             ctx.note(
                 f"metra: skills end {learning.missed:.1f} from where they are told to be, which is up to {far:.1f} away"
             )
-        return RewardTasks(source, learning.space, learning.told.policies(learning.stored))
+        return RewardTasks(source, learning.space, learning.placer.policies(learning.stored))
 
     def rewards(self, source: Environment) -> Space:
         """Return the rewards, to load what was learnt into."""
@@ -210,7 +212,9 @@ class Learning:
             self.policy = SpacePolicy(env.observation, env.action, o.size, o.hidden)
             self.learner = PPO().build(self.policy, env.discount, o.lr)
             self.space = o.rewards(env)
-            self.placer = SpacePolicy(env.observation, env.action, o.size, o.hidden)
+            self.placer = self.policy  # which is told what the tasks ask for
+            if o.family == "places":
+                self.placer = SpacePolicy(env.observation, env.action, o.size, o.hidden)
         self.space.standardise(wandered(env, ctx.seed))
         # what skills are told is longer than the points: the longest ask for more than a step can do
         drawn = draw_skills(o.skills, o.dim, seeds.generator(ctx.seed, "metra, stored"))
@@ -223,20 +227,17 @@ class Learning:
         self.placer_optimiser = torch.optim.Adam(self.placer.parameters(), lr=o.lr)
         self.mine = share_copies(o.episodes, "proposer.episodes")
         self.simulation = env.simulate(len(self.mine))
+        placing: dict[str, nn.Module | torch.optim.Optimizer] = {}
+        if o.family == "places":
+            placing = {"placer": self.placer, "placer_adam": self.placer_optimiser}
         self.save, self.load = make_resumable(
             learner=self.learner,
             learner_adam=self.learner.optimiser,
             space=self.space,
             dual=self.dual,
             space_adam=self.optimiser,
-            placer=self.placer,
-            placer_adam=self.placer_optimiser,
+            **placing,
         )
-
-    @property
-    def told(self) -> SpacePolicy:
-        """The policy that is told what the tasks ask for."""
-        return self.placer if self.options.family == "places" else self.policy
 
     def step(self, i: int) -> dict[str, float]:
         """One iteration: act, learn the space, earn what going one's way in it gives.
@@ -274,7 +275,7 @@ class Learning:
 
     def stay(self, paths: Paths, skill: Tensor, random: torch.Generator, first: bool) -> dict[str, float]:
         """Teach where to end, by the policy that is told which way to go; first: decide how far places are."""
-        o, there = self.options, paths.mask
+        there = paths.mask
         with torch.no_grad():
             phi = self.space.locate(self.space.seen(paths))
             come = phi - phi[:, :, :1]
@@ -285,8 +286,7 @@ class Learning:
             way = way * (FASTEST / way.norm(dim=-1, keepdim=True)).clamp(max=1)
             x, z = paths.observations[:, :, :-1][there], skill[there]
             taught = self.policy(x, way[there])[:, : self.env.action]
-        for _ in range(o.map_steps):
-            part = torch.randperm(len(z), generator=random)[: max(len(z) // 10, 1)]
+        for part in self.draw_parts(len(z), random):
             loss = nn.functional.smooth_l1_loss(self.placer(x[part], z[part])[:, : self.env.action], taught[part])
             self.placer_optimiser.zero_grad()
             loss.backward()
@@ -299,8 +299,7 @@ class Learning:
         seen, there = self.space.seen(paths), paths.mask
         before, after, z = seen[:, :, :-1][there], seen[:, :, 1:][there], skill[there]
         square = torch.zeros(())
-        for _ in range(self.options.map_steps):
-            part = torch.randperm(len(z), generator=random)[: max(len(z) // 10, 1)]
+        for part in self.draw_parts(len(z), random):
             d = self.space.locate(after[part]) - self.space.locate(before[part])
             square = d.square().sum(-1)
             room = (1 - square).clamp(max=SLACK)
@@ -310,6 +309,11 @@ class Learning:
             loss.backward()
             self.optimiser.step()
         return square.mean().sqrt().item()
+
+    def draw_parts(self, count: int, random: torch.Generator) -> Iterator[Tensor]:
+        """Draw a tenth of `count` environment steps for each of an iteration's gradient steps."""
+        for _ in range(self.options.map_steps):
+            yield torch.randperm(count, generator=random)[: max(count // 10, 1)]
 
 
 def reward(d: Tensor, skill: Tensor, mask: Tensor, cosine: float) -> Tensor:

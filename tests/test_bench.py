@@ -181,18 +181,18 @@ def test_what_this_commit_has_measured_is_not_measured_again(tmp_path, monkeypat
     facts = dict(FACTS)
     monkeypatch.setattr(command, "find_facts", lambda: facts)
 
-    def count_measured(*names):
+    def count_measurements(*names):
         capsys.readouterr()
         command.main(list(names))
         return capsys.readouterr().out.count(" ...\n")
 
-    assert count_measured(some[0]) == 1
-    assert count_measured() == 2
-    assert count_measured() == 0
-    assert count_measured("growth") == 1
+    assert count_measurements(some[0]) == 1
+    assert count_measurements() == 2
+    assert count_measurements() == 0
+    assert count_measurements("growth") == 1
     facts["commit"] = "cafe+"  # and changes that no commit has
-    assert count_measured(some[0]) == 1
-    assert [count_measured(), count_measured()] == [3, 3]
+    assert count_measurements(some[0]) == 1
+    assert [count_measurements(), count_measurements()] == [3, 3]
 
 
 def test_tables_name_the_goals_that_are_not_reached(monkeypatch):

@@ -18,7 +18,7 @@ from umeta.cli.main import main
 from umeta.config import build
 from umeta.errors import UserError
 from umeta.quickstart import recipe
-from umeta.quickstart.recipe import shared
+from umeta.quickstart.recipe import share_steps
 from umeta.quickstart.survey import strokes, survey
 
 TINY = ["train.steps=3", "train.way=4", "metalearner.model.model.filters=[4,4,4,4]"]
@@ -172,11 +172,11 @@ def test_photographs_are_clustered_only_where_describing_them_leaves_time(here, 
     ],
 )
 def test_meta_steps_are_those_that_fit_within_what_is_worth_while(fits, rounds, most, steps):
-    assert shared(fits, rounds, most) == steps
+    assert share_steps(fits, rounds, most) == steps
 
 
 @pytest.mark.parametrize(("paint", "steps"), [(colour, 400 * 340 // 170), (ink, 3000 + 2000)])
-def test_many_photographs_get_the_minutes_that_are_given(here, clock, monkeypatch, paint, steps):
+def test_many_photographs_use_all_their_minutes(here, clock, monkeypatch, paint, steps):
     """As many steps as show each of them 400 times, were it not fewer than drawings get."""
     clock[0] = 1e-6
     monkeypatch.setattr(recipe, "STEPS", (3, 2) if paint is colour else recipe.STEPS)

@@ -86,7 +86,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 def run_policy(options: argparse.Namespace, changed: Any, trusted: Any) -> dict[str, Any]:
     """Adapt a policy to a reward."""
     from umeta.deploy.policies import adapt_policy
-    from umeta.evaluation.result import name_steps
+    from umeta.draw.curves import name_steps
 
     wanted = {name: value for name in POLICY if (value := getattr(options, name)) is not None}
     returns, best = adapt_policy(options.run, options.reward, options.out, options=changed, trusted=trusted, **wanted)

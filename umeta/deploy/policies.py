@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from umeta.benchmarks.goals import Goals, goals
 from umeta.config import registry
 from umeta.deploy.export import export_graph, refuse_to_overwrite, save, write
+from umeta.draw.curves import name_steps
 from umeta.errors import UserError
 from umeta.evaluation.environments import measure_returns, own_step
-from umeta.evaluation.result import name_steps
 from umeta.models.check import build_module
 from umeta.models.mlp import MLP
 from umeta.runtime import artifacts

@@ -45,6 +45,11 @@ def colours(count: int) -> list[tuple[float, float, float]]:
     return [colorsys.hsv_to_rgb(0.618034 * i % 1, (0.9, 0.6)[i % 2], (0.85, 0.7, 0.55)[i % 3]) for i in range(count)]
 
 
+def name_steps(count: int) -> str:
+    """Name a number of steps, as in `1 step` and `2 steps`."""
+    return f"{count} step{'' if count == 1 else 's'}"
+
+
 def label_of(curves: Mapping[str, Curve]) -> str:
     """Say what the x of curves of adaptation is."""
     return next(iter(curves.values())).get("label", "steps of adaptation")

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from umeta.draw import mosaic
-from umeta.draw.curves import SHOWN, colours
+from umeta.draw.curves import SHOWN, colours, name_steps
 from umeta.parts import TaskTraits
 from umeta.types import EpisodeSpec, TaskDistribution
 
@@ -47,7 +47,7 @@ def draw_fits(path: Path, panels: Sequence[Fit]) -> None:
             named = ["draws", *["_"] * (len(panel.draws) - 1)]
             axes.plot(panel.x, panel.draws.T, color="#05a", linewidth=0.7, alpha=0.4, label=named)
         for (steps, y), dash in zip(panel.after.items(), (":", "--", "-"), strict=False):
-            taken = "before" if steps == 0 else f"after {steps} step{'' if steps == 1 else 's'}"
+            taken = "before" if steps == 0 else f"after {name_steps(steps)}"
             label = taken if len(panel.after) > 1 else "answer"
             axes.plot(panel.x, y, dash, color="#05a", linewidth=1.6, label=label)
         axes.plot(panel.support_x, panel.support_y, "^", color="#639", markersize=7, label="support")

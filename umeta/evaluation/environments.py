@@ -16,9 +16,9 @@ from torch import Tensor
 from umeta.benchmarks.goals import Split, find_benchmark, goals
 from umeta.config.environments import Config, EvaluateConfig
 from umeta.draw import environments
-from umeta.draw.curves import Curve
+from umeta.draw.curves import Curve, name_steps
 from umeta.errors import UserError, suggest
-from umeta.evaluation.result import Cell, Result, name_steps, summarize, trace
+from umeta.evaluation.result import Cell, Result, summarize, trace
 from umeta.evaluation.rows import Kept, describe_provenance, describe_question, read_results, record_result
 from umeta.metalearners.maml import MAML
 from umeta.models.mlp import MLP

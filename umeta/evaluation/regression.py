@@ -21,8 +21,9 @@ from umeta import seeds
 from umeta.config import registry
 from umeta.config.regression import Config
 from umeta.draw import regression
+from umeta.draw.curves import name_steps
 from umeta.errors import UserError, suggest
-from umeta.evaluation.result import Cell, Result, name_steps, summarize, trace
+from umeta.evaluation.result import Cell, Result, summarize, trace
 from umeta.evaluation.rows import (
     Kept,
     describe_provenance,

@@ -104,11 +104,6 @@ def lead_over(one: Cell, other: Cell) -> float:
     return one["mean"] - other["mean"] - (one["interval"] or 0) - (other["interval"] or 0)
 
 
-def name_steps(count: int) -> str:
-    """Name a number of steps, as in `1 step` and `2 steps`."""
-    return f"{count} step{'' if count == 1 else 's'}"
-
-
 def format_cell(value: Cell) -> str:
     """`68.12 ± 0.61`: an accuracy in percent, a return or an error; `diverged` where that is no number."""
     if value["mean"] is None:

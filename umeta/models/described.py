@@ -86,13 +86,14 @@ class Described:
         assert isinstance(whole, Beside)
         chosen = np.random.default_rng(seed).permutation(len(images))[:PICTURES]
         with seeds.seed_torch(seed), torch.no_grad():
-            whole.fit(images.floats(chosen), features)
+            x = images.floats(chosen)
+            whole.fit(x, features)
             if self.weight is None and len(images) > 1:
                 seen: list[Callable[[Tensor], Tensor]] = [
                     lambda x: side_by_side(whole.whiten(x)),
                     lambda x: whole.centre_features(features(x))[0],
                 ]
-                weight, why = weigh_by_halves(*look_twice(split(images.floats(chosen[:HALVED])), VIEW, seen, seed))
+                weight, why = weigh_by_halves(*look_twice(split(x[:HALVED]), VIEW, seen, seed))
                 fitted = replace(fitted, weight=round(weight, 3))
                 note(why)
         own = {name: value for name, value in whole.state_dict().items() if not name.startswith("network.")}

@@ -1,10 +1,13 @@
 """How much of each of two networks, or of a network and descriptors: decided without a label.
 
-On pictures that are each seen in two views. One of the two is trusted, unless the other, which was trained to do that,
-finds a picture's other view far more often. How much the other one is worth beside it is read off what both repeat: of
-the similarities that either finds again between other views, those that they have in common are taken for what matters,
-and the rest for its own noise. Where two measurements share a signal, each is best weighed by what it has of it over
-its noise. How much of what the trusted one repeats matters is not known; two thirds are assumed.
+Of a network and descriptors by how well each finds the other half of a picture (`weigh_by_halves`).
+
+Of two networks on pictures that are each seen in two views (`weigh`). One of the two is trusted, unless the other,
+which was trained to do that, finds a picture's other view far more often. How much the other one is worth beside it is
+read off what both repeat: of the similarities that either finds again between other views, those that they have in
+common are taken for what matters, and the rest for its own noise. Where two measurements share a signal, each is best
+weighed by what it has of it over its noise. How much of what the trusted one repeats matters is not known; two thirds
+are assumed.
 """
 
 from __future__ import annotations
@@ -113,10 +116,10 @@ def finds(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 def weigh_by_halves(described: Views, learnt: Views) -> tuple[float, str]:
     """Return a weight of a network beside descriptors, from what each makes of two halves of pictures; and why.
 
-    A half that finds the other one among those of all pictures tells what the two have in common, which is what is on
-    the picture and none of its pixels. The reciprocal ranks that other halves come at have a mean m, and m / (1 - m)
-    are its odds. The weight is a quarter of the fourth power of the network's odds over those of the descriptors: that
-    came near to the best on validation classes, for five networks that were trained for between 1 and 58 minutes.
+    Halves share at most a column of pixels, so that one finds the other among those of all pictures only by what both
+    of them show. With m the mean reciprocal rank at which other halves are found, m / (1 - m) are the odds. The weight
+    is a quarter of the fourth power of the network's odds over those of the descriptors, which came close to the best
+    weight on validation classes for networks that had been trained for between 1 and 58 minutes.
     """
     n = len(described[0])
     ranked = [np.clip(rank_halves(*views), 0.5 / n, 1 - 0.5 / n) for views in (described, learnt)]
@@ -132,7 +135,7 @@ def weigh_by_halves(described: Views, learnt: Views) -> tuple[float, str]:
 def rank_halves(first: np.ndarray, second: np.ndarray) -> float:
     """Return the mean reciprocal rank of the second halves [n, d] among all for the first ones, and the other way.
 
-    Those that are as near come first, so that a network to which all is alike finds nothing.
+    Ties count against it, so that a network that sees no differences finds nothing.
     """
     cosines = unit(first) @ unit(second).T
     ranks = [(some >= some.diagonal()[:, None]).sum(1) for some in (cosines, cosines.T)]

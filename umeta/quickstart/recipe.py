@@ -36,7 +36,7 @@ MINUTES = 30.0
 LARGEST, DRAWING = 84, 28  # pixels a side that photographs, and drawings, need at most
 SMALL = 32  # pixels a side up to which the network halves three times
 STEPS = (3000, 2000)  # of the two rounds at most: more hardly help drawings
-PASSES = 400  # over all photographs at most, as published methods make: they go on learning from more
+PASSES = 400  # over the photographs at most, as many as published methods make
 LEAST = 300  # meta-steps in all: fewer are not worth the wait
 CLUSTERED = 300  # images from which on there is something to cluster
 FEW = 200  # images
@@ -119,7 +119,7 @@ def write_recipe(
             f"that are the least worth the wait take about {least:g}. Give --minutes {least:g}, or train.steps=N"
         )
     most = 0 if seen.drawings else PASSES * different // timed.train.way
-    steps = shared(int(left / each), bool(timed.rounds), most)
+    steps = share_steps(int(left / each), bool(timed.rounds), most)
     final = timed if plan.steps_given else plan.config(size, different, scale, steps, left / 60)
     about = describe_minutes(final, each)
     lines = [
@@ -305,14 +305,14 @@ def clustering(first: Config, different: int, steps: int) -> dict[str, Any]:
     }
 
 
-def shared(steps: int, rounds: bool, most: int = 0) -> tuple[int, int]:
-    """Share out so many meta-steps, within what is worth while, among the first and the second round.
+def share_steps(steps: int, rounds: bool, most: int = 0) -> tuple[int, int]:
+    """Divide the meta-steps there is time for between the first round and the second, if there are `rounds`.
 
-    most: how many are worth while in all, if more than in `STEPS`.
+    most: how many are worth taking in all, where that is more than `STEPS`.
     """
-    share = STEPS[0] / sum(STEPS) if rounds else 1
-    total = min(max(steps, LEAST), max(most, sum(STEPS) if rounds else STEPS[0]))
-    first = int(total * share)
+    whole = sum(STEPS) if rounds else STEPS[0]
+    total = min(max(steps, LEAST), max(most, whole))
+    first = total * STEPS[0] // whole
     return first, total - first
 
 

@@ -93,8 +93,8 @@ def compare_returns(results: list[Result], other: str) -> list[Result]:
         KeyError: none kept the other row's.
     """
     kept = [result["returns"] for result in results if "returns" in result]
-    them = next((np.array(returns[other]) for returns in kept if other in returns), None)
-    if them is None:
+    baseline = next((np.array(returns[other]) for returns in kept if other in returns), None)
+    if baseline is None:
         raise KeyError(other)
     found = []
     for result in results:
@@ -102,9 +102,9 @@ def compare_returns(results: list[Result], other: str) -> list[Result]:
         if title in result.get("returns", {}):
             own = np.array(result["returns"][title])
             cells = {
-                column: summarize(own[:, k] - them[:, k])
+                column: summarize(own[:, k] - baseline[:, k])
                 for column in result["rows"][title]
-                if (k := int(column.split()[0])) < them.shape[1]
+                if (k := int(column.split()[0])) < baseline.shape[1]
             }
             found.append({**result, "rows": {title: cells}})
     return cast(list[Result], found)
