@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -128,11 +130,65 @@ def test_a_move_that_goes_too_far_is_shortened(most: float) -> None:
     (free, _), (held, metrics) = problems
     whole, apart = free.loss_and_kl()[1], held.loss_and_kl()[1]
     assert whole > 0.02
-    assert metrics["kl"] == pytest.approx(whole)
-    assert apart == pytest.approx(min(most, whole), rel=0.4)  # not quite quadratic
+    assert metrics["kl"] == pytest.approx(apart)
+    assert min(most, whole) / 2 < apart <= most
+    shares = []
     for name, start in params().items():
         far, near = (one.params[name] - start for one in (free, held))
-        torch.testing.assert_close(near, min(1, most / whole) ** 0.5 * far)
+        shares.append((near.sum() / far.sum()).item())
+        torch.testing.assert_close(near, shares[0] * far)
+    assert 0 < shares[0] <= 1
+    assert (shares[0] == 1) == (whole <= most)
+
+
+class Bent(Linear):
+    """Its policies are the farther apart the longer the way is, and much farther than its square says."""
+
+    def loss_and_kl(self) -> tuple[float, float]:
+        loss, kl = super().loss_and_kl()
+        return loss, math.expm1(40 * kl)
+
+
+def test_a_move_along_a_bent_way_is_shortened_until_it_is_near_enough() -> None:
+    outer, problem = ProMP(lr=0.05, epochs=4, max_kl=0.5), Bent(params(), episodes(0))
+    outer.start(problem.params)
+    problem.loss_and_kl()
+    outer.step(problem, 0.0)
+    assert 0.1 < problem.loss_and_kl()[1] <= 0.5
+
+
+def test_what_is_not_a_number_is_said_and_not_hidden() -> None:
+    outer, problem = ProMP(epochs=1, max_kl=0.5), Linear(params(), episodes(0))
+    outer.start(problem.params)
+    problem.loss_and_kl()
+    with torch.no_grad():
+        problem.params["weight"].fill_(math.nan)
+    assert math.isnan(outer.step(problem, 0.0)["kl"])
+
+
+def test_one_batch_with_a_long_gradient_moves_no_further_than_others() -> None:
+    ways = []
+    for factor in (1, 1000):
+        outer, problem = ProMP(lr=0.05, epochs=1, max_gradient=0.01), Scaled(params(), episodes(0), factor)
+        outer.start(problem.params)
+        metrics = outer.step(problem, 0.0)
+        state = outer.state_dict()
+        ways.append({name: value.clone() for name, value in state.items() if name.endswith("exp_avg")})
+        assert metrics["gradient"] > 0.01  # what it was before
+    for name, value in ways[0].items():
+        torch.testing.assert_close(ways[1][name], value)
+
+
+class Scaled(Linear):
+    """Its gradient is so many times as long."""
+
+    def __init__(self, at: dict[str, Tensor], batch: Batch, factor: float) -> None:
+        super().__init__(at, batch)
+        self.factor = factor
+
+    def loss_and_grad(self, clip: float | None = None) -> tuple[dict[str, float], dict[str, Tensor]]:
+        metrics, grads = super().loss_and_grad(clip)
+        return metrics, {name: self.factor * grad for name, grad in grads.items()}
 
 
 def test_a_single_epoch_without_an_active_clip_is_adam() -> None:

@@ -5,7 +5,8 @@ import json
 import pytest
 from PIL import Image
 
-from umeta.report.tables import collect_certainty, draw, join_names, make_table
+from umeta.report import tables
+from umeta.report.tables import collect_certainty, draw, join_names, make_table, remake
 
 
 def result(title: str, tasks: int = 1000, seed: int | str = 0, commit: str = "aaa", **rows) -> dict:
@@ -89,8 +90,29 @@ def test_points_of_a_plot_are_calibration_error_and_accuracy():
 )
 def test_a_result_alone_is_drawn(tmp_path, key, changes):
     (tmp_path / "r.json").write_text(json.dumps([result("A") | changes]))
-    draw(tmp_path / "r.json", tmp_path / "r.png", key)
+    draw([tmp_path / "r.json"], tmp_path / "r.png", key)
     assert len(Image.open(tmp_path / "r.png").getcolors(1 << 20)) > 10
+
+
+def test_returns_of_rows_from_several_files_are_drawn_beside_each_other(tmp_path, monkeypatch):
+    def curve(mean: float) -> dict:
+        return {"x": [0.0, 10.0], "mean": [0.0, mean], "interval": [None, None], "label": "environment steps"}
+
+    own = result("A") | {"domain": "env", "adaptation": {"A": curve(1.0), "from scratch": curve(2.0)}}
+    theirs = {"title": "B", "source": "them", "rows": {}, "adaptation": {"B": curve(3.0)}}
+    for name, found in (("own.json", own), ("theirs.json", theirs)):
+        (tmp_path / name).write_text(json.dumps([found]))
+    page = tmp_path / "page.md"
+    page.write_text("<!-- curves: own.json theirs.json a.png; B; A -->\n<!-- curves: own.json b.png -->")
+    drawn = {}
+    with monkeypatch.context() as patch:
+        patch.setattr(tables, "plot_adaptation", lambda path, shown, _: drawn.update({path.name: list(shown)}))
+        remake(page)
+    assert drawn == {"a.png": ["B", "A"], "b.png": ["A", "from scratch"]}
+    draw([tmp_path / "own.json", tmp_path / "theirs.json"], tmp_path / "c.png")
+    assert len(Image.open(tmp_path / "c.png").getcolors(1 << 20)) > 10
+    with pytest.raises(KeyError, match="C"):
+        draw([tmp_path / "own.json"], tmp_path / "d.png", wanted=["C"])
 
 
 def returns(title: str, found: list[list[float]], others: dict | None = None) -> dict:

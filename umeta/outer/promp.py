@@ -32,7 +32,10 @@ class ProMP:
 
     max_kl: Annotated[float, Gt(0)] | None = None
     """how far the adapted policies may move in a meta-step: their mean KL divergence over the query's states, in nats;
-    what goes farther is shortened to about that, as the divergence grows with the square of the way"""
+    what goes farther is shortened until it does not"""
+    max_gradient: Annotated[float, Gt(0)] | None = None
+    """largest norm of the meta-gradient: one that an unlucky batch makes ten times as long as others would be felt by
+    Adam for many steps"""
 
     for_policies: ClassVar[bool] = True
     _params: dict[str, Tensor] = field(init=False, repr=False, compare=False)
@@ -41,7 +44,7 @@ class ProMP:
     def start(self, params: dict[str, Tensor]) -> None:
         """Begin with these parameters, which `step` changes in place."""
         self._params = params
-        self._adam = Adam(self.lr, self.schedule)
+        self._adam = Adam(self.lr, self.schedule, clip=self.max_gradient)
         self._adam.start(params)
 
     def step(self, problem: Problem, progress: float) -> dict[str, float]:
@@ -52,13 +55,18 @@ class ProMP:
         metrics = [self._adam.move(*problem.loss_and_grad(clip=self.clip), progress) for _ in range(self.epochs)]
         if not self.max_kl:
             return metrics[0]
-        _, kl = problem.loss_and_kl()
-        if not kl <= self.max_kl:
-            share = (self.max_kl / kl) ** 0.5
-            with torch.no_grad():
-                for name, param in self._params.items():
-                    param.copy_(torch.lerp(before[name], param, share))
-        return {**metrics[0], "kl": kl}
+        return {**metrics[0], "kl": self._shorten(problem, before, self.max_kl)}
+
+    @torch.no_grad()
+    def _shorten(self, problem: Problem, before: dict[str, Tensor], most: float) -> float:
+        """Go back towards the parameters `before` until the policies are near enough; give how far they are then."""
+        while (kl := problem.loss_and_kl()[1]) > most:
+            share = max(
+                0.5, 0.9 * (most / kl) ** 0.5
+            )  # it grows with the square of a short way, and a long one is bent
+            for name, param in self._params.items():
+                param.copy_(torch.lerp(before[name], param, share))
+        return kl
 
     def state_dict(self) -> dict[str, Tensor]:
         """Adam's moments and step counts, by parameter."""

@@ -2,7 +2,7 @@
 
 A marker names the files, own results and published numbers alike, and, after semicolons, the rows wanted, by default
 all. A plot is of the learning curves of a file's first result, or of its `step_curves`, or of all its results over the
-value of a key of their configs, or over their calibration error, or on environments of their adaptation:
+value of a key of their configs, or over their calibration error, or on environments of their rows' adaptation:
 
     <!-- results: results/omniglot.json results/omniglot_published.json -->
     <!-- end -->
@@ -16,6 +16,7 @@ value of a key of their configs, or over their calibration error, or on environm
     <!-- curves: results/omniglot_steps.json docs/omniglot_steps.png step_curves -->
     <!-- curves: results/omniglot_partitions.json docs/omniglot_partitions.png proposer.partitions -->
     <!-- curves: results/family_instances.json docs/family_instances.png certainty -->
+    <!-- curves: results/nav2d.json results/nav2d_published.json docs/nav2d.png; from scratch; MAML (published) -->
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ from umeta.report import page
 from umeta.report.write import format_markdown
 from umeta.runtime import artifacts
 
-CURVES = re.compile(r"<!-- curves: (?P<file>\S+) (?P<picture>\S+)(?: (?P<key>\S+))? -->")
+CURVES = re.compile(
+    r"<!-- curves: (?P<files>\S+\.json(?: \S+\.json)*) (?P<picture>[^\s;]+)(?: (?P<key>[^\s;]+))?(?P<rows>;[^>]*?)? -->"
+)
 CERTAINTY = {"log_likelihood": "log-likelihood", "ece": "calibration error"}
 FACTS = ("file", "protocol", "seed", "inference", "commit")
 MORE = "more than "
@@ -196,21 +199,27 @@ def join_names(names: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(f"“{name}”" for name in names[:-1]), f"“{names[-1]}”"]))
 
 
-def draw(path: Path, picture: Path, key: str = "curves") -> None:
+def draw(paths: Sequence[Path], picture: Path, key: str = "curves", wanted: list[str] | None = None) -> None:
     """Draw curves with 95 % intervals as PNG.
 
     That is accuracy against minutes, or with the key `step_curves` against steps of adaptation, a line per episode;
     with a key of the config, such as `proposer.partitions`, the results' own rows against it; with `certainty` a point
-    for each result, by its calibration error; on environments return against environment steps of all rows.
+    for each result, by its calibration error; on environments return against environment steps, of all rows or of
+    those wanted.
+
+    Raises:
+        KeyError: no result has a row that is wanted.
     """
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    results = artifacts.read_json(path)
+    results = [result for path in paths for result in artifacts.read_json(path)]
     if "adaptation" in results[0]:
         curves = {name: curve for result in results for name, curve in result["adaptation"].items()}
+        if wanted is not None:
+            curves = {name: curves[name] for name in wanted}
         return plot_adaptation(picture, curves, page.MEASURES[page.name_domain(results[0])])
     if key == "certainty":
         return plot_points(picture, collect_certainty(results), ("calibration error, %", "accuracy, %"))
@@ -262,15 +271,25 @@ def rewrite(text: str, root: Path) -> str:
     def made(m: re.Match[str]) -> str:
         names, _, change = m["files"].partition("|")
         files = {link: root / link for link in names.split()}
-        wanted = [row.strip() for row in m["rows"].split(";")[1:]] if m["rows"] else None
-        return f"{m[1]}{make_table(files, wanted, change.strip())}\n{m[4]}"
+        return f"{m[1]}{make_table(files, list_rows(m), change.strip())}\n{m[4]}"
 
     return MARKER.sub(made, text)
 
 
+def list_rows(marker: re.Match[str]) -> list[str] | None:
+    """Return the rows that a marker wants, or None for all."""
+    return [row.strip() for row in marker["rows"].split(";")[1:]] if marker["rows"] else None
+
+
+def remake(target: Path) -> None:
+    """Make what a page's markers ask for anew, plots and tables."""
+    text = target.read_text(encoding="utf-8")
+    for marker in CURVES.finditer(text):
+        files = [target.parent / file for file in marker["files"].split()]
+        draw(files, target.parent / marker["picture"], marker["key"] or "curves", list_rows(marker))
+    artifacts.write_text(target, rewrite(text, target.parent))
+
+
 if __name__ == "__main__":
     for name in sys.argv[1:]:
-        target = Path(name)
-        for marker in CURVES.finditer(target.read_text(encoding="utf-8")):
-            draw(target.parent / marker["file"], target.parent / marker["picture"], marker["key"] or "curves")
-        artifacts.write_text(target, rewrite(target.read_text(encoding="utf-8"), target.parent))
+        remake(Path(name))
