@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from umeta.errors import UserError
 from umeta.evaluation.images import check
 from umeta.parts import Augment
 from umeta.quickstart.survey import Survey, survey
+from umeta.quickstart.views import MILD, choose_views
 from umeta.runtime import artifacts
 from umeta.runtime.devices import to_device
 from umeta.runtime.loop import RunContext
@@ -98,6 +99,10 @@ def write_recipe(
         what = "there is one image" if len(items) == 1 else f"all {len(items):,} images are the same"
         raise UserError(f"{images}: {what}; expected different ones, better thousands than hundreds")
 
+    why = ""
+    if not seen.drawings and not plan.views_given:
+        views, why = choose_views(items, draft.seed)
+        plan = replace(plan, views=views)
     if not seen.drawings and not plan.steps_given and DESCRIBE * different > 0.2 * 60 * minutes:
         plan.wanted.setdefault("rounds", [])  # the time is better spent on instance tasks
     read, each, known, left = time.monotonic() - began, 0.0, 1, math.inf
@@ -107,7 +112,7 @@ def write_recipe(
         if scale is not SCALES[-1] and LEAST * each * work / known > left:
             continue  # it need not be timed
         known = work
-        each = seconds_a_step(timed, items, registry.build_part("augment", choose_augmentation(seen)), device)
+        each = seconds_a_step(timed, items, registry.build_part("augment", plan.augment), device)
         again = read if timed.data.size < size else 0.0  # they are read once more, to become smaller
         left = 60 * minutes - (time.monotonic() - began) - again
         if plan.steps_given or left / each >= LEAST:
@@ -125,6 +130,7 @@ def write_recipe(
     lines = [
         describe_images(seen, len(items), final.data.size),
         *list_advice(seen, len(items), different),
+        *filter(None, [why]),
         describe_plan(final),
         f"{about} on this machine{'' if plan.steps_given else '; --minutes changes it'}",
     ]
@@ -160,6 +166,18 @@ class Plan:
     """the name, data and evaluate of a config"""
     wanted: dict[Any, Any]
     """overrides, as a nested mapping"""
+    views: dict[str, Any] = field(default_factory=lambda: MILD)
+    """the augmentation of photographs"""
+
+    @property
+    def augment(self) -> dict[str, Any]:
+        """What makes another view of such pictures."""
+        return {"name": "drawing"} if self.seen.drawings else self.views
+
+    @property
+    def views_given(self) -> bool:
+        proposer = self.wanted.get("proposer", {})
+        return isinstance(proposer, dict) and "augment" in proposer
 
     @property
     def steps_given(self) -> bool:
@@ -182,7 +200,7 @@ class Plan:
         """
         scale = scale or SCALES[0]
         data = {"data": {"size": min(size, scale.side)}}
-        decided = merge(merge(self.basis, data), learning(self.seen, min(size, scale.side), different, scale))
+        decided = merge(merge(self.basis, data), self.learning(min(size, scale.side), different, scale))
         decided["train"]["steps"] = steps[0]
         shares = [share / sum(STEPS) for share in STEPS] if steps[1] else [1.0]
         if minutes is not None:
@@ -195,6 +213,27 @@ class Plan:
         if minutes is not None:
             second["train"]["minutes"] = round(0.9 * minutes * shares[-1], 3)
         return of_images({**first.plain, "rounds": [second]})
+
+    def learning(self, size: int, different: int, scale: Scale) -> dict[str, Any]:
+        """Return the first round, on images of this size: its proposer, learner and outer loop."""
+        return expand_names(
+            {
+                "proposer": {"name": "instances", "augment": self.augment, "rotations": self.seen.drawings},
+                "metalearner": {
+                    "name": "protonet",
+                    "distance": "cosine",
+                    "precision": "auto",
+                    "model": choose_network(self.seen, size, scale),
+                },
+                "train": {
+                    "outer": {"name": "adam", "lr": 2e-3, "schedule": "cosine"},
+                    "way": min(scale.way if self.seen.drawings else 2 * scale.way, max(2, different // 2)),
+                    "shot": 1,
+                    "query": 2 if self.seen.drawings else 1,
+                    "meta_batch": 1,
+                },
+            }
+        )
 
 
 def same(path: Path, images: Path, test: Path | None) -> Path:
@@ -249,39 +288,12 @@ def choose_side(seen: Survey) -> int:
     return DRAWING if DRAWING <= side < 32 else max(8, side // 8 * 8)
 
 
-def choose_augmentation(seen: Survey) -> str:
-    """Return the preset that makes another view of such pictures."""
-    return "drawing" if seen.drawings else "photo"
-
-
 def of_images(plain: dict[Any, Any]) -> Config:
     """Build the typed config; raise UserError where an override makes it one on something else."""
     config = build(plain)
     if not isinstance(config, Config):
         raise UserError(f"{config.source or 'proposer'}: --images learns from pictures; leave it out")
     return config
-
-
-def learning(seen: Survey, size: int, different: int, scale: Scale) -> dict[str, Any]:
-    """Return the first round, on images of this size: its proposer, learner and outer loop."""
-    return expand_names(
-        {
-            "proposer": {"name": "instances", "augment": choose_augmentation(seen), "rotations": seen.drawings},
-            "metalearner": {
-                "name": "protonet",
-                "distance": "cosine",
-                "precision": "auto",
-                "model": choose_network(seen, size, scale),
-            },
-            "train": {
-                "outer": {"name": "adam", "lr": 2e-3, "schedule": "cosine"},
-                "way": min(scale.way if seen.drawings else 2 * scale.way, max(2, different // 2)),
-                "shot": 1,
-                "query": 2 if seen.drawings else 1,
-                "meta_batch": 1,
-            },
-        }
-    )
 
 
 def choose_network(seen: Survey, size: int, scale: Scale) -> dict[str, Any]:
