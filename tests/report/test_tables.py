@@ -135,6 +135,19 @@ def test_returns_are_compared_goal_by_goal(tmp_path):
     assert lines[4] == ""
 
 
+def test_seeds_are_averaged_goal_by_goal(tmp_path):
+    """Two goals: seeds earn 2 and 4 more, and 0 and 6 more; on average 1 and 5, which is 3 ± 1.96 * 2 / √2."""
+    rows = [
+        returns("A", [[2.0], [14.0]], {"from scratch": [[0.0], [10.0]]}),
+        returns("B", [[1.0], [11.0]]),
+        returns("A, seed 1", [[0.0], [16.0]]),
+    ]
+    (tmp_path / "r.json").write_text(json.dumps(rows))
+    lines = make_table({"r.json": tmp_path / "r.json"}, change="more than from scratch").splitlines()
+    assert [line.split("|")[1].strip() for line in lines[2:6]] == ["A", "B", "A, seed 1", "A, mean of 2 seeds"]
+    assert lines[5] == "| A, mean of 2 seeds | 3.00 ± 2.77 |  |"
+
+
 def test_a_row_to_compare_with_must_have_kept_its_returns(tmp_path):
     (tmp_path / "r.json").write_text(json.dumps([returns("A", [[1.0]])]))
     with pytest.raises(KeyError, match="from scratch"):

@@ -43,6 +43,7 @@ CURVES = re.compile(
 CERTAINTY = {"log_likelihood": "log-likelihood", "ece": "calibration error"}
 FACTS = ("file", "protocol", "seed", "inference", "commit")
 MORE = "more than "
+SEED = re.compile(r", seed \d+$")  # of a title, where a row is repeated with another seed
 MARKER = re.compile(r"(<!-- results: (?P<files>[^>;]*?)(?P<rows>;[^>]*?)? -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -90,7 +91,9 @@ def make_table(files: dict[str, Path], wanted: list[str] | None = None, change: 
 def compare_returns(results: list[Result], other: str) -> list[Result]:
     """Return results with how much more each one's own row earns than another, the mean of differences over goals.
 
-    Those that did not keep the returns of each goal are left out.
+    Then, of rows that further seeds repeat (`A` and `A, seed 1`), how much more they earn on average: each goal's mean
+    over the seeds is one number, so that the interval is over goals. Those that did not keep the returns of each goal
+    are left out.
 
     Raises:
         KeyError: none kept the other row's.
@@ -99,18 +102,26 @@ def compare_returns(results: list[Result], other: str) -> list[Result]:
     baseline = next((np.array(returns[other]) for returns in kept if other in returns), None)
     if baseline is None:
         raise KeyError(other)
-    found = []
-    for result in results:
-        title = result["title"]
-        if title in result.get("returns", {}):
-            own = np.array(result["returns"][title])
-            cells = {
-                column: summarize(own[:, k] - baseline[:, k])
-                for column in result["rows"][title]
-                if (k := int(column.split()[0])) < baseline.shape[1]
-            }
-            found.append({**result, "rows": {title: cells}})
+    own = {result["title"]: result for result in results if result["title"] in result.get("returns", {})}
+    more = {}
+    for title, result in own.items():
+        returns = np.array(result["returns"][title])
+        count = min(returns.shape[1], baseline.shape[1])
+        more[title] = returns[:, :count] - baseline[:, :count]
+    found = [{**own[title], "rows": {title: summarize_steps(own[title], each)}} for title, each in more.items()]
+    for title, result in own.items():
+        seeds = [each for other, each in more.items() if SEED.sub("", other) == title]
+        if len(seeds) > 1:
+            mean = f"{title}, mean of {len(seeds)} seeds"
+            rows = {mean: summarize_steps(result, np.mean(seeds, axis=0))}
+            found.append({**result, "title": mean, "rows": rows, "minutes": {}})
     return cast(list[Result], found)
+
+
+def summarize_steps(result: Result, values: np.ndarray) -> dict[str, Cell]:
+    """Summarize values [goals, steps + 1] of a result's own row, at the steps that it shows."""
+    shown = {column: int(column.split()[0]) for column in result["rows"][result["title"]]}
+    return {column: summarize(values[:, k]) for column, k in shown.items() if k < values.shape[1]}
 
 
 @dataclass(frozen=True)
