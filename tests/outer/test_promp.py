@@ -142,14 +142,14 @@ def test_a_move_that_goes_too_far_is_shortened(most: float) -> None:
 
 
 class Bent(Linear):
-    """Its policies are the farther apart the longer the way is, and much farther than its square says."""
+    """A `Linear` whose divergence grows much faster than the square of the step."""
 
     def loss_and_kl(self) -> tuple[float, float]:
         loss, kl = super().loss_and_kl()
         return loss, math.expm1(40 * kl)
 
 
-def test_a_move_along_a_bent_way_is_shortened_until_it_is_near_enough() -> None:
+def test_a_move_whose_divergence_is_not_quadratic_is_shortened_until_it_fits() -> None:
     outer, problem = ProMP(lr=0.05, epochs=4, max_kl=0.5), Bent(params(), episodes(0))
     outer.start(problem.params)
     problem.loss_and_kl()
@@ -180,7 +180,7 @@ def test_one_batch_with_a_long_gradient_moves_no_further_than_others() -> None:
 
 
 class Scaled(Linear):
-    """Its gradient is so many times as long."""
+    """A `Linear` whose gradients are multiplied by a factor."""
 
     def __init__(self, at: dict[str, Tensor], batch: Batch, factor: float) -> None:
         super().__init__(at, batch)

@@ -23,7 +23,7 @@ def stripes(count: int, told: bool) -> np.ndarray:
     return ((0.7 + 0.3 * waves[:, None]) * painted[:, :, None, None] + noise).clip(0, 255).astype(np.uint8)
 
 
-def test_colours_that_go_with_shapes_are_kept():
+def test_views_keep_colours_that_go_with_shapes():
     share = compare_colours(torch.from_numpy(stripes(300, told=True)).float() / 255)
     views, why = choose_views(UnlabelledImages.of(stripes(300, told=True)), seed=0)
     assert share > 0.8
@@ -32,7 +32,7 @@ def test_colours_that_go_with_shapes_are_kept():
     assert "keep their colours" in why
 
 
-def test_colours_that_have_nothing_to_do_with_shapes_are_changed():
+def test_views_change_colours_that_have_nothing_to_do_with_shapes():
     share = compare_colours(torch.from_numpy(stripes(300, told=False)).float() / 255)
     views, why = choose_views(UnlabelledImages.of(stripes(300, told=False)), seed=0)
     assert share == pytest.approx(0.5, abs=0.05)

@@ -67,7 +67,7 @@ def plot_adaptation(path: Path, curves: Mapping[str, Curve], ylabel: str) -> Non
         axes.fill_between(x, mean - half, mean + half, color=colour, alpha=0.15, linewidth=0)
         axes.plot(x, mean, dash, color=colour, marker=marker, markersize=4, linewidth=1.8, label=name)
     axes.set(xlabel=label_of(curves), ylabel=ylabel)
-    axes.locator_params(axis="x", nbins=6)  # more are in each other's way, where they have five digits
+    axes.locator_params(axis="x", nbins=6)  # labels of five digits would overlap
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside right upper", frameon=False)

@@ -28,7 +28,7 @@ MATTERS = 2 / 3  # of what the trusted network repeats
 NEIGHBOURS = 10
 BATCH = 100  # images seen at a time
 SMALLEST = 0.05  # a weight below it is none, and so is what is repeated
-LARGEST = 2.0  # weight beside descriptors: of networks that were best at more there was none
+LARGEST = 2.0  # weight of a network beside descriptors: none was best at more
 
 Views = list[np.ndarray]  # two views of the same pictures, as features [n, d]
 

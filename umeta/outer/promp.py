@@ -32,10 +32,9 @@ class ProMP:
 
     max_kl: Annotated[float, Gt(0)] | None = None
     """how far the adapted policies may move in a meta-step: their mean KL divergence over the query's states, in nats;
-    what goes farther is shortened until it does not"""
+    a longer step is shortened until it fits"""
     max_gradient: Annotated[float, Gt(0)] | None = None
-    """largest norm of the meta-gradient: one that an unlucky batch makes ten times as long as others would be felt by
-    Adam for many steps"""
+    """largest norm of the meta-gradient; without it a single outlier distorts Adam's moments for many steps"""
 
     for_policies: ClassVar[bool] = True
     _params: dict[str, Tensor] = field(init=False, repr=False, compare=False)
@@ -59,11 +58,9 @@ class ProMP:
 
     @torch.no_grad()
     def _shorten(self, problem: Problem, before: dict[str, Tensor], most: float) -> float:
-        """Go back towards the parameters `before` until the policies are near enough; give how far they are then."""
+        """Go back towards the parameters `before` until the divergence is at most `most`; return what it is then."""
         while (kl := problem.loss_and_kl()[1]) > most:
-            share = max(
-                0.5, 0.9 * (most / kl) ** 0.5
-            )  # it grows with the square of a short way, and a long one is bent
+            share = max(0.5, 0.9 * (most / kl) ** 0.5)  # the divergence is quadratic in a small step alone
             for name, param in self._params.items():
                 param.copy_(torch.lerp(before[name], param, share))
         return kl

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,8 @@ def write_recipe(
     seen = survey(images)
     data = data_options(seen, images, test)
     data |= {"hold_out": round(min(0.2, hold_out / seen.files), 4)} if hold_out else {}
-    plan = Plan(seen, {"name": name, "data": data, "evaluate": {"episodes": []}}, wanted)
+    basis = {"name": name, "data": data, "evaluate": {"episodes": []}}
+    plan = Plan(seen, basis, wanted, {"name": "drawing"} if seen.drawings else MILD)
     draft = plan.config(choose_side(seen), seen.files)  # a mistake in the overrides is found before all images are read
     check_out(draft)
     if test is not None:
@@ -100,9 +101,9 @@ def write_recipe(
         raise UserError(f"{images}: {what}; expected different ones, better thousands than hundreds")
 
     why = ""
-    if not seen.drawings and not plan.views_given:
-        views, why = choose_views(items, draft.seed)
-        plan = replace(plan, views=views)
+    if not seen.drawings and not plan.names_augment:
+        augment, why = choose_views(items, draft.seed)
+        plan = replace(plan, augment=augment)
     if not seen.drawings and not plan.steps_given and DESCRIBE * different > 0.2 * 60 * minutes:
         plan.wanted.setdefault("rounds", [])  # the time is better spent on instance tasks
     read, each, known, left = time.monotonic() - began, 0.0, 1, math.inf
@@ -166,16 +167,12 @@ class Plan:
     """the name, data and evaluate of a config"""
     wanted: dict[Any, Any]
     """overrides, as a nested mapping"""
-    views: dict[str, Any] = field(default_factory=lambda: MILD)
-    """the augmentation of photographs"""
+    augment: dict[str, Any]
+    """what makes another view of such pictures"""
 
     @property
-    def augment(self) -> dict[str, Any]:
-        """What makes another view of such pictures."""
-        return {"name": "drawing"} if self.seen.drawings else self.views
-
-    @property
-    def views_given(self) -> bool:
+    def names_augment(self) -> bool:
+        """Whether an override says how views are made."""
         proposer = self.wanted.get("proposer", {})
         return isinstance(proposer, dict) and "augment" in proposer
 

@@ -10,13 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from umeta.data.images import UnlabelledImages
-from umeta.models.described import RIDGE, Whitening, count_colours, count_edges, shrink
+from umeta.models.described import BATCH, PICTURES, RIDGE, Whitening, count_colours, count_edges, shrink
 
 MILD: dict[str, Any] = {"name": "photo"}
 STRONG: dict[str, Any] = {"name": "photo", "smallest": 0.2, "colour": 0.4, "grey": 0.2}
-PICTURES, NEIGHBOURS = 1500, 5
+NEIGHBOURS = 5
 FEWEST = 100  # pictures to say anything from
-BATCH = 50  # pictures described at a time
 DIRECTIONS = 100  # of largest variance
 TELLING = 0.57  # share of all pictures that differ more in colour, from which on colour is taken to matter
 
