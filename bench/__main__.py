@@ -9,20 +9,16 @@ with options of its own behind it, is bench/minutes.py.
 from __future__ import annotations
 
 import sys
-from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from bench import minutes, table
 from bench.driver import Measurement, measure
+from bench.machine import find_origin
 from bench.measurements import CURVES, MEASUREMENTS
 from umeta.errors import UserError, suggest
-from umeta.evaluation.rows import find_commit, name_hardware
 from umeta.runtime import artifacts
-from umeta.types import Theta
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results" / "bench.json"
@@ -69,12 +65,7 @@ def is_of(measured: dict[str, Any] | None, facts: dict[str, Any]) -> bool:
 
 def find_facts() -> dict[str, Any]:
     """Return what a measurement is of."""
-    return {
-        "date": date.today().isoformat(),
-        "commit": str(find_commit()),
-        "hardware": name_hardware(Theta({"": torch.zeros(1)})),
-        "versions": {name: found for name in PACKAGES if (found := installed(name))},
-    }
+    return find_origin() | {"versions": {name: found for name in PACKAGES if (found := installed(name))}}
 
 
 def installed(package: str) -> str | None:

@@ -17,24 +17,23 @@ import os
 import subprocess
 import sys
 import time
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from bench.machine import find_origin
 from bench.recipes import METHODS, Training
 from umeta.data import archives, decode
 from umeta.data.folder import read_class_list
 from umeta.data.images import Items, Split
 from umeta.data.omniglot import Omniglot
-from umeta.evaluation.rows import find_commit, name_hardware
 from umeta.report.write import format_markdown
 from umeta.runtime import artifacts
 from umeta.runtime.allocator import keep_buffers
 from umeta.tasks.partition import PartitionTasks
-from umeta.types import EpisodeSpec, Theta
+from umeta.types import EpisodeSpec
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results" / "minutes.json"
@@ -58,17 +57,12 @@ def main(arguments: list[str]) -> None:
     if asked.one:
         return print(json.dumps(measure(json.loads(asked.one), asked.data)))
     result = artifacts.read_json(asked.out) if asked.out.exists() else {"rows": []}
-    result |= {
-        "date": date.today().isoformat(),
-        "commit": find_commit(),
-        "hardware": name_hardware(Theta({"": torch.zeros(1)})),
-    }
     for question in list_questions(asked):
         same = [row for row in result["rows"] if all(row[key] == value for key, value in question.items())]
         if not any("accuracy" in row for row in same):  # what was missing may be there now
             print(", ".join(f"{key} {value}" for key, value in question.items()), "...", flush=True)
             others = [row for row in result["rows"] if row not in same]
-            result["rows"] = [*others, question | ask(question, asked.data)]
+            result["rows"] = [*others, question | find_origin() | ask(question, asked.data)]
             artifacts.write_json(asked.out, result)
     print(f"\n{table(result)}")
     draw(result, asked.picture)
@@ -137,8 +131,14 @@ def table(result: dict[str, Any]) -> str:
             cells = [median_of(rows, method, m) for m in minutes]
             lines.append([method, *(" / ".join(f"{v:.1f}" for v in c) if isinstance(c, list) else c for c in cells)])
         parts.append(format_markdown(lines))
-    facts = f"{result['date']}, commit {result['commit']}, {result['hardware']}; medians, validation classes."
+    commits = ", ".join(dict.fromkeys(row["commit"] for row in result["rows"]))
+    facts = f"{name_origin(result)}; commits {commits}; medians, validation classes."
     return "\n\n".join([*parts, facts])
+
+
+def name_origin(result: dict[str, Any]) -> str:
+    """Name the days and the machines of the rows."""
+    return ", ".join(dict.fromkeys(row[key] for key in ("date", "hardware") for row in result["rows"]))
 
 
 def median_of(rows: list[dict[str, Any]], method: str, minutes: float) -> list[float] | str:

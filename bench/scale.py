@@ -16,18 +16,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from bench import table
+from bench.machine import find_origin
 from embeddings.random_network import RandomNetwork
 from umeta.data.folder import Folder
 from umeta.data.images import UnlabelledImages
-from umeta.evaluation.rows import name_hardware
 from umeta.metalearners.maml import MAML
 from umeta.models.conv4 import Conv4
 from umeta.outer.adam import Adam
@@ -75,12 +73,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
         f"k-means of {z.shape[1]} numbers, {clusters} clusters, 10 iterations", lambda: kmeans(z, clusters, 10, 0)
     )
     do("a meta-step of MAML, 5-way 1-shot", lambda: meta_step(PartitionTasks(images.pixels, labels[0])))
-    result = {
-        "date": date.today().isoformat(),
-        "hardware": name_hardware(Theta({"": torch.zeros(1)})),
-        "images": asked.images,
-        "rows": rows,
-    }
+    result = {**find_origin(), "images": asked.images, "rows": rows}
     artifacts.write_json(asked.out, result)
     print(f"\n{table.scale(result)}")
     return result

@@ -28,7 +28,6 @@ from umeta.evaluation.rows import Kept, find_commit, name_hardware, record_resul
 from umeta.parts import SimulationTraits
 from umeta.rl.rollout import Paths
 from umeta.tasks.reward import RewardTasks
-from umeta.types import Theta
 
 BATCH = 100  # which divides a rollout; 64 does not
 CHANGED = {  # of the defaults
@@ -144,7 +143,7 @@ def main() -> None:
             "protocol": {**protocol, "episodes": s.episodes, "steps": s.steps, "seed": s.seed},
             "facts": [f"stable-baselines3 {__version__}, its defaults but for {CHANGED[algorithm]}"],
             "seed": 0,
-            "hardware": name_hardware(Theta({"": torch.zeros(1)})),
+            "hardware": name_hardware(),
             "umeta": "",
             "commit": find_commit(),
             "date": datetime.now(UTC).strftime("%Y-%m-%d"),

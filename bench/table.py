@@ -74,7 +74,7 @@ def ratios(result: dict[str, Any]) -> str:
 def plot(result: dict[str, Any]) -> str:
     """Return the picture that `bench.minutes` drew, in the README, and where it is from."""
     text = "accuracy on validation classes against minutes of training, by this project's recipe and by others"
-    return f"![{text}](docs/minutes.png)\n\n*{result['date']}, {result['hardware']}.*"
+    return f"![{text}](docs/minutes.png)\n\n*{minutes.name_origin(result)}.*"
 
 
 def sides(result: dict[str, Any]) -> str:

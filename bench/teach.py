@@ -20,19 +20,16 @@ import time
 import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from bench import table
+from bench.machine import find_origin
 from umeta.config import build
-from umeta.evaluation.rows import name_hardware
 from umeta.runtime import artifacts
 from umeta.stages import metatrain, propose
-from umeta.types import Theta
 
 ROOT = Path(__file__).parent.parent
 SHOWN = 40  # thumbnails in a window
@@ -165,8 +162,7 @@ def main() -> None:
     photos = asked.folder / f"photos-{asked.pictures}"
     make_pictures(photos, asked.pictures)
     seconds = measure(make_run(asked.folder, photos), photos, asked.folder / "teach")
-    about = {"date": date.today().isoformat(), "hardware": name_hardware(Theta({"": torch.zeros(1)}))}
-    result = {**about, "pictures": asked.pictures, "seconds": seconds}
+    result = {**find_origin(), "pictures": asked.pictures, "seconds": seconds}
     artifacts.write_json(asked.out, result)
     print(table.teach(result))
 

@@ -56,7 +56,7 @@ class Learner:
         """[n, features] float32."""
         learner: Any = self._trained.learner
         theta = self._trained.theta
-        device = next(iter(theta.params.values())).device
+        device = theta.device
         with torch.no_grad():
             parts = [
                 learner.features(theta, images.floats(slice(i, i + BATCH), device)).cpu()

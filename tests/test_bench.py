@@ -208,7 +208,8 @@ def test_tables_name_the_goals_that_are_not_reached(monkeypatch):
 def test_the_plot_of_minutes_is_shown_once_it_is_there(tmp_path):
     page = "<!-- bench: plot minutes.json -->\nNot measured.\n<!-- end -->"
     assert table.rewrite(page, tmp_path) == page
-    (tmp_path / "minutes.json").write_text(json.dumps({"date": "2026-01-31", "hardware": "2 threads", "rows": []}))
+    row = {"date": "2026-01-31", "hardware": "2 threads"}
+    (tmp_path / "minutes.json").write_text(json.dumps({"rows": [row]}))
     assert "](docs/minutes.png)\n\n*2026-01-31, 2 threads.*" in table.rewrite(page, tmp_path)
 
 

@@ -25,6 +25,8 @@ def test_methods_take_turns_and_what_is_done_is_not_done_again(tmp_path, monkeyp
         return {"accuracy": {"1": [value, 1], "5": [value + 5, 1]}, "took": 1, "threads": 2}
 
     monkeypatch.setattr(minutes, "ask", ask)
+    origin = {"date": "2026-01-02", "commit": "cafe", "hardware": "a slow machine"}
+    monkeypatch.setattr(minutes, "find_origin", lambda: origin)
     places = ["--out", str(tmp_path / "a.json"), "--picture", str(tmp_path / "a.png"), "--datasets", "omniglot"]
     some = ["--methods", "umeta", "DINO, lightly", "pixels"]
     minutes.main([*places, *some, "--minutes", "3", "1", "--seeds", "2"])
@@ -34,11 +36,17 @@ def test_methods_take_turns_and_what_is_done_is_not_done_again(tmp_path, monkeyp
     said = capsys.readouterr().out
     assert "| umeta | 56.0 / 61.0 | 58.0 / 63.0 |" in said
     assert "| DINO, lightly | No module named 'lightly' |" in said
+    assert "\n2026-01-02, a slow machine; commits cafe;" in said
     asked.clear()
+    origin = origin | {"hardware": "a fast machine"}
     minutes.main([*places, *some, "--minutes", "1", "3", "--seeds", "3"])
     assert {turn[0] for turn in asked if turn[2] == "umeta"} == {2}
     assert len([turn for turn in asked if turn[2].startswith("DINO")]) == 6  # which is asked for again
-    assert len(json.loads((tmp_path / "a.json").read_text())["rows"]) == 13
+    rows = json.loads((tmp_path / "a.json").read_text())["rows"]
+    assert len(rows) == 13
+    slow = {(row["seed"], row["method"]) for row in rows if row["hardware"] == "a slow machine"}
+    assert slow == {(0, "pixels"), (0, "umeta"), (1, "umeta")}  # what was measured earlier stays that machine's
+    assert "\n2026-01-02, a slow machine, a fast machine; commits cafe;" in capsys.readouterr().out
     assert (tmp_path / "a.png").stat().st_size > 1000
 
 

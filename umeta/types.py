@@ -139,6 +139,11 @@ class Theta:
     params: dict[str, Tensor]
     running: Stats | None = None
 
+    @property
+    def device(self) -> torch.device:
+        """Where all of it lies."""
+        return next(iter(self.params.values())).device
+
 
 @dataclass(frozen=True)
 class Adapted:

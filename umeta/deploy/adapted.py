@@ -104,7 +104,7 @@ class MetaLearnt:
 
     @property
     def device(self) -> torch.device:
-        return next(iter(self.theta.params.values())).device
+        return self.theta.device
 
     def floats(self, items: np.ndarray) -> Tensor:
         """Items uint8 [n, C, H, W] as the network takes them."""

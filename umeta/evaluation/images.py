@@ -332,7 +332,7 @@ def see_once(run: Run, images: PartitionTasks, test: LabelledImages) -> tuple[Ru
     looks = count * sum(e.way * (e.shot + e.query) for e in episodes)
     if looks < len(test.images) or not isinstance(learner, EmbeddingLearner) or learner.task_by_task:
         return run, images
-    device = next(iter(run.theta.params.values())).device
+    device = run.theta.device
     with torch.no_grad():
         starts = distributed.shard(range(0, len(test.images), SEEN))
         parts = [learner.features(run.theta, test.images.floats(slice(i, i + SEEN), device)) for i in starts]

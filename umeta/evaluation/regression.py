@@ -97,7 +97,7 @@ class Trial:
 
     def __init__(self, run: Run) -> None:
         self.run, self.settings = run, run.config.evaluate
-        self.device = next(iter(run.theta.params.values())).device
+        self.device = run.theta.device
         self.tasks = propose_tasks(run.config).to(self.device)
         self.unseen = propose_tasks(run.config, test=True).to(self.device)
         self.elsewhere = {
@@ -234,7 +234,7 @@ def evaluate_run(run: Run, device: str, record: Path | None = None, trackers: Se
                 if found["notes"]
             ),
             f"{title}: minutes {', '.join(f'{name} {value:g}' for name, value in minutes.items())}; "
-            f"{name_hardware(run.theta)}; seed {config.seed}",
+            f"{name_hardware(run.theta.device)}; seed {config.seed}",
         ],
         "minutes": minutes,
         **describe_provenance(run),

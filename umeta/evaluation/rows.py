@@ -21,7 +21,6 @@ from umeta.runtime import artifacts, distributed
 from umeta.runtime.lock import wait_for_lock
 from umeta.runtime.progress import postpone_interrupt
 from umeta.stages.runs import Run
-from umeta.types import Theta
 from umeta.version import __version__
 
 
@@ -96,7 +95,7 @@ def describe_provenance(run: Run) -> Provenance:
     """Return a result's provenance."""
     return {
         "seed": run.config.seed,
-        "hardware": name_hardware(run.theta),
+        "hardware": name_hardware(run.theta.device),
         "umeta": __version__,
         "commit": find_commit(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
@@ -104,9 +103,9 @@ def describe_provenance(run: Run) -> Provenance:
     }
 
 
-def name_hardware(theta: Theta) -> str:
-    """Describe the machine in a few words."""
-    if (device := next(iter(theta.params.values())).device).type == "cuda":
+def name_hardware(device: torch.device | str = "cpu") -> str:
+    """Describe in a few words the card, or the processor, that computes on a device."""
+    if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
     cpu = Path("/proc/cpuinfo")
     names = (

@@ -53,7 +53,7 @@ def route(folder: Path, backbones: Sequence[Mapping[str, Any]], *, device: str =
             f"--backbone: {len(images)} pictures are held out, and {LEAST} are needed to choose; add pictures, or "
             "write a config with the model of your choice (docs/plugins.md)"
         )
-    here = next(iter(run.theta.params.values())).device
+    here = run.theta.device
     shown = UnlabelledImages.of(run.config.data.read("train").pixels)
     x, augment = images.floats(slice(0, 2 * HELD_OUT), here), run.config.proposer.augment
 

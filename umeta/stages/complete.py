@@ -33,7 +33,7 @@ def check_completes(learner: Any) -> None:
 
 def complete(plain: dict[str, Any], learner: Any, theta: Theta, images: Any, seed: int) -> tuple[dict[str, Any], Theta]:
     """Complete the learner's model; return the config, and what was learnt with what was fitted."""
-    device = next(iter(theta.params.values())).device
+    device = theta.device
 
     def features(x: Tensor) -> Tensor:
         with torch.no_grad():
