@@ -102,7 +102,8 @@ def test_alignment_gives_way_to_norm_matching(cosine: float, share: float) -> No
 
 
 def test_skills_go_their_way_at_their_speed() -> None:
-    tasks = Metra(skills=8, iterations=60, episodes=32, hidden=32, lr=3e-3).propose(OPEN, RunContext())
+    """The bounds are several times what another processor's rounding moves them by: 0.98, 0.8 to 0.95, and 0.5."""
+    tasks = Metra(skills=8, iterations=120, episodes=32, hidden=32, lr=3e-3).propose(OPEN, RunContext())
     assert isinstance(tasks.rewards, Space)
     paths = episodes(OPEN, act(tasks.skills), 8, 8, seeds.generator(7, "fresh"))  # type: ignore[arg-type]
     with torch.no_grad():
@@ -112,9 +113,8 @@ def test_skills_go_their_way_at_their_speed() -> None:
     assert torch.cosine_similarity(mean, aim).min() > 0.5
     lengths = torch.stack([mean.norm(dim=1), aim.norm(dim=1)])
     assert torch.corrcoef(lengths)[0, 1] > 0.5
-    of_own = tasks.rewards(paths, torch.arange(8)).mean((1, 2))
-    of_next = tasks.rewards(paths, torch.arange(8).roll(1)).mean((1, 2))
-    assert (of_own > of_next).float().mean() > 0.8
+    own, *others = (tasks.rewards(paths, torch.arange(8).roll(k)).mean((1, 2)) for k in range(8))
+    assert (own - torch.stack(others).mean(0)).min() > 0.2
 
 
 @pytest.mark.parametrize("discrete", [False, True])
