@@ -15,8 +15,8 @@ from typing import Any
 
 from bench import minutes, table
 from bench.driver import Measurement, measure
-from bench.machine import find_origin
 from bench.measurements import CURVES, MEASUREMENTS
+from bench.origin import find_origin
 from umeta.errors import UserError, suggest
 from umeta.runtime import artifacts
 

@@ -1,19 +1,11 @@
-"""Which machine this is, and what it can do: the roofline that a meta-step's share is taken of."""
+"""What this machine can do: the roofline that a meta-step's share is taken of."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import date
 
 import torch
 import torch.nn.functional as F
-
-from umeta.evaluation.rows import find_commit, name_hardware
-
-
-def find_origin() -> dict[str, str]:
-    """Return the day, the commit and the processor of what is measured now."""
-    return {"date": date.today().isoformat(), "commit": str(find_commit()), "hardware": name_hardware()}
 
 
 def matmul(n: int = 2048, dtype: str = "float32") -> Callable[[], None]:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.machine import find_origin
+from bench.origin import find_origin
 from bench.recipes import METHODS, Training
 from umeta.data import archives, decode
 from umeta.data.folder import read_class_list

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from bench import table
-from bench.machine import find_origin
+from bench.origin import find_origin
 from embeddings.random_network import RandomNetwork
 from umeta.data.folder import Folder
 from umeta.data.images import UnlabelledImages

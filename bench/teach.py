@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from bench import table
-from bench.machine import find_origin
+from bench.origin import find_origin
 from umeta.config import build
 from umeta.runtime import artifacts
 from umeta.stages import metatrain, propose
