@@ -56,10 +56,9 @@ class Learner:
         """[n, features] float32."""
         learner: Any = self._trained.learner
         theta = self._trained.theta
-        device = theta.device
         with torch.no_grad():
             parts = [
-                learner.features(theta, images.floats(slice(i, i + BATCH), device)).cpu()
+                learner.features(theta, images.floats(slice(i, i + BATCH), theta.device)).cpu()
                 for i in range(0, len(images), BATCH)
             ]
         return torch.cat(parts)

@@ -202,8 +202,7 @@ def has_own_features(learner: MetaLearner, theta: Theta, shape: tuple[int, ...])
     """Whether the learner gives an image features that do not depend on the images beside it: found by trying."""
     if not isinstance(learner, FeatureLearner):
         return False
-    device = theta.device
-    x = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0)).to(device)
+    x = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0)).to(theta.device)
     x[1] *= 0.1  # as unlike as two images get
     with torch.no_grad():
         together, alone = learner.features(theta, x)[:1], learner.features(theta, x[:1])

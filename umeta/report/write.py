@@ -299,8 +299,7 @@ def answer_tasks(
     A row of the picture shows the support, a gap, and up to 15 queries framed by whether they were answered right. The
     words are the task's classes, how many of all its queries were answered right, and which classes were mistaken.
     """
-    device = run.theta.device
-    images = test.tasks(device=str(device))
+    images = test.tasks(device=str(run.theta.device))
     batch = images.sample(np.arange(count), episode=episode, seed=seed)
     with torch.no_grad():
         adapted = run.learner.adapt(run.theta, batch.support(), steps=run.test_steps)
