@@ -102,7 +102,7 @@ def test_alignment_gives_way_to_norm_matching(cosine: float, share: float) -> No
 
 
 def test_skills_go_their_way_at_their_speed() -> None:
-    """The bounds are several times what another processor's rounding moves them by: 0.98, 0.8 to 0.95, and 0.5."""
+    """Another processor's rounding trains other skills: cosines from 0.98, correlations from 0.8, margins of 0.5."""
     tasks = Metra(skills=8, iterations=120, episodes=32, hidden=32, lr=3e-3).propose(OPEN, RunContext())
     assert isinstance(tasks.rewards, Space)
     paths = episodes(OPEN, act(tasks.skills), 8, 8, seeds.generator(7, "fresh"))  # type: ignore[arg-type]
