@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from umeta.models import kernels
 from umeta.models.conv4 import Conv4
 from umeta.models.functional import Pure
 from umeta.models.kernels import Refused, TaskBatched, statistics
@@ -222,3 +223,34 @@ def test_statistics_are_the_same_on_any_device(dtype: torch.dtype) -> None:
     for given in (x, x.as_subclass(Elsewhere)):
         for found, expected in zip(statistics(given), by_hand, strict=True):
             torch.testing.assert_close(torch.Tensor(found), expected, check_dtype=False)
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "padding"), [((3, 3), (1, 1), (1, 1)), ((3, 2), (2, 1), (1, 0)), ((1, 1), (3, 2), (0, 0))]
+)
+def test_the_product_of_windows_is_the_gradient_for_the_weights(
+    size: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]
+) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(4, 3, 5, 6, dtype=torch.float64)
+    w = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)
+    y = F.conv2d(x, w, stride=stride, padding=padding)
+    g = torch.randn_like(y)
+    torch.testing.assert_close(kernels.weights_by_product(g, x, size, stride, padding), *torch.autograd.grad(y, w, g))
+
+
+@pytest.mark.parametrize("side", [4, 5])
+def test_in_bfloat16_few_places_make_one_product(side: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    x, w = torch.randn(8, 3, side, side), torch.randn(2, 3, 3, 3)
+    asked = []
+    product = kernels.weights_by_product
+    monkeypatch.setattr(kernels, "weights_by_product", lambda *options: asked.append(1) or product(*options))
+    found = {}
+    for kind in (torch.float32, torch.bfloat16):
+        weights = w.to(kind).requires_grad_()
+        y = kernels.Convolution.apply(x.to(kind), weights, ((1, 1), (1, 1), (1, 1), 1))
+        (found[kind],) = torch.autograd.grad(y.float().square().sum(), weights)
+    assert len(asked) == (side == 4)
+    apart = (found[torch.float32] - found[torch.bfloat16].float()).norm() / found[torch.float32].norm()
+    assert apart < 0.02
