@@ -79,6 +79,12 @@ def test_photo_switched_off_changes_nothing_and_flips_mirror():
     assert torch.allclose(Photo(smallest=1.0, colour=0, grey=0)(images(3), u), images(3).flip(3), atol=1e-5)
 
 
+def test_a_view_of_half_the_side_is_the_mean_of_four_pixels():
+    half = Photo(smallest=1.0, flip=False, colour=0, side=14)
+    expected = torch.nn.functional.avg_pool2d(images(3), 2)
+    assert torch.allclose(half(images(3), middle(half)), expected, atol=1e-6)
+
+
 def test_grey_views_have_equal_channels():
     u = middle(Photo(grey=0.5))
     u[:, 8] = 0.0

@@ -27,6 +27,9 @@ class Photo:
     """largest relative change of brightness, contrast and saturation"""
     grey: Annotated[float, Ge(0), Le(1)] = 0.0
     """share of the views without colour"""
+    side: Annotated[int, Gt(0)] | None = None
+    """pixels a side of a view, by default those of the picture: networks that take any size learn faster from small
+    views, and are then tested on whole pictures, where things are as large as in the views, which are of parts"""
 
     @property
     def randoms(self) -> int:
@@ -34,7 +37,7 @@ class Photo:
         return 9
 
     def __call__(self, x: Tensor, u: Tensor) -> Tensor:
-        """x: [m, C, H, W] in [0, 1]; u: [m, randoms] in [0, 1)."""
+        """x: [m, C, H, W] in [0, 1]; u: [m, randoms] in [0, 1); the views are [m, C, side, side]."""
         area = self.smallest + (1 - self.smallest) * u[:, 0]
         ratio = (4 / 3) ** (2 * u[:, 1] - 1)
         wide, high = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
@@ -42,7 +45,8 @@ class Photo:
         side = torch.where(u[:, 4] < 0.5, -1.0, 1.0) if self.flip else torch.ones_like(wide)
         none = torch.zeros_like(wide)
         rows = [torch.stack([wide * side, none, left], dim=1), torch.stack([none, high, top], dim=1)]
-        grid = F.affine_grid(torch.stack(rows, dim=1), list(x.shape), align_corners=False)
+        shape = [*x.shape[:2], *([self.side] * 2 if self.side else x.shape[2:])]
+        grid = F.affine_grid(torch.stack(rows, dim=1), shape, align_corners=False)
         x = F.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
         brightness, contrast, saturation = (1 + self.colour * (2 * u[:, 5:8] - 1)).T.reshape(3, -1, 1, 1, 1)
         x = x * brightness

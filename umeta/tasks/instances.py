@@ -91,7 +91,7 @@ class Views:
         keys = seeds.key(self.keys[:, None], role, np.arange(count * self.augment.randoms))
         u = send(torch.from_numpy(seeds.uniform(keys)), batch.x.device)
         x = self.augment(batch.x.flatten(0, 1), u.view(len(u) * count, self.augment.randoms))
-        return replace(batch, x=x.view_as(batch.x))
+        return replace(batch, x=x.unflatten(0, batch.x.shape[:2]))
 
 
 @dataclass(frozen=True)
