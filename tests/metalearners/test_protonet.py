@@ -68,9 +68,10 @@ def test_label_permutation_permutes_the_answers(distance: str, normalisation: st
     torch.testing.assert_close(permuted[..., order], logits)
 
 
-def test_the_cosines_scale_starts_at_ten_and_is_learnt() -> None:
-    learner, theta = learner_of(4, distance="cosine")
-    assert theta.params["scale"].item() == 10
+def test_the_cosines_scale_starts_where_it_is_told_and_is_learnt() -> None:
+    assert learner_of(4, distance="cosine")[1].params["scale"].item() == 10
+    learner, theta = learner_of(4, distance="cosine", scale=16.0)
+    assert theta.params["scale"].item() == 16
     params = {name: p.requires_grad_() for name, p in theta.params.items()}
     support, query = batch(rand(1, 4, 4), [[0, 1, 0, 1]], 2), batch(rand(1, 4, 4, seed=1), [[0, 1, 0, 1]], 2)
     _, grads = BatchProblem(learner, Theta(params), TaskSpec((4,)), [support], query, 1).loss_and_grad()

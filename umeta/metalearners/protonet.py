@@ -29,7 +29,9 @@ class ProtoNet(EmbeddingLearner):
     """
 
     distance: Literal["euclidean", "cosine"] = "euclidean"
-    """squared Euclidean distance, or cosine with a learnt scale that starts at 10"""
+    """squared Euclidean distance, or cosine with a learnt scale"""
+    scale: Annotated[float, Gt(0)] = 10.0
+    """where that scale starts: the larger, the more a task is about the classes that are hard to tell apart"""
     precision: Precision = "float32"
     """of the embedding network; `auto` is bfloat16 where the hardware computes with it, which is faster"""
     test_steps: Annotated[int, Ge(0)] = 0
@@ -73,6 +75,10 @@ class ProtoNet(EmbeddingLearner):
             total = counts[..., None] * prototypes + share.mT @ z
             moved = total / (counts + share.sum(1))[..., None].clamp(min=torch.finfo(total.dtype).tiny)
         return linear(z, *self.layer(theta, moved))
+
+    def _make_parameters(self, weights: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
+        made = super()._make_parameters(weights, seed)
+        return {**made, "scale": torch.tensor(self.scale)} if self.distance == "cosine" else made
 
     def layer(self, theta: Theta, prototypes: Tensor) -> tuple[Tensor, Tensor]:
         """Return the linear layer that prototypes [T, way, features] are: weight of the same shape, bias [T, way]."""
