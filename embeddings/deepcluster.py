@@ -16,7 +16,7 @@ from umeta.augment.suited import suited
 from umeta.errors import UserError
 from umeta.models.check import build_module
 from umeta.models.embedder import BATCH, ViewEmbedder, features, make_resumable
-from umeta.models.kernels import channels_last
+from umeta.models.kernels import FewPlaces, channels_last
 from umeta.models.precision import autocast
 from umeta.parts import Context, Images
 from umeta.runtime.devices import read, send
@@ -78,7 +78,7 @@ class DeepCluster(ViewEmbedder):
             index = draw_balanced(head.labels, self.k, send(torch.rand(self.batch, 2, generator=generator), ctx.device))
             u = send(torch.rand(self.batch, augment.randoms, generator=generator), ctx.device)
             x = augment(images.floats(index, ctx.device), u)
-            with autocast(x.device, self.precision):
+            with autocast(x.device, self.precision), FewPlaces():
                 logits = head(net.train()(channels_last(x)))
             loss = F.cross_entropy(logits.float(), head.labels[index])
             for optimiser in optimisers.values():

@@ -15,7 +15,7 @@ from umeta.augment.suited import suited
 from umeta.errors import UserError
 from umeta.models.check import build_module
 from umeta.models.embedder import ViewEmbedder, descend, features, make_resumable, normalise_together
-from umeta.models.kernels import channels_last
+from umeta.models.kernels import FewPlaces, channels_last
 from umeta.models.precision import autocast, precise
 from umeta.parts import Context, Images
 from umeta.runtime import distributed
@@ -69,7 +69,7 @@ class SimCLR(ViewEmbedder):
             index = torch.randperm(len(images), generator=generator)[mine].numpy()
             x = images.floats(index, ctx.device).repeat(2, 1, 1, 1)
             u = send(torch.rand(2 * size, augment.randoms, generator=generator)[views], ctx.device)
-            with autocast(x.device, self.precision):
+            with autocast(x.device, self.precision), FewPlaces():
                 z = net(channels_last(augment(x, u)))
             loss = ntxent(distributed.join_shards(precise(z), places, 2 * size), self.temperature)
             descend(params, loss / distributed.size())

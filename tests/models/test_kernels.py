@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import pytest
 import torch
@@ -237,6 +239,31 @@ def test_the_product_of_windows_is_the_gradient_for_the_weights(
     y = F.conv2d(x, w, stride=stride, padding=padding)
     g = torch.randn_like(y)
     torch.testing.assert_close(kernels.weights_by_product(g, x, size, stride, padding), *torch.autograd.grad(y, w, g))
+
+
+@pytest.mark.parametrize("layer", [nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(3, 4, (3, 2), stride=2, bias=False)])
+@pytest.mark.parametrize("side", [4, 12])
+def test_networks_of_any_kind_have_few_places_gradients_as_a_product(
+    layer: nn.Conv2d, side: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    x, asked = torch.randn(8, 3, side, side, requires_grad=True), []
+    product = kernels.weights_by_product
+    monkeypatch.setattr(kernels, "weights_by_product", lambda *options: asked.append(1) or product(*options))
+    inputs = [x, *layer.parameters()]
+
+    def gradients(context: AbstractContextManager[Any]) -> list[Tensor]:
+        with torch.autocast("cpu", torch.bfloat16), context:
+            y = layer(x)
+        return list(torch.autograd.grad(y.float().square().sum(), inputs))
+
+    found, expected = gradients(kernels.FewPlaces()), gradients(nullcontext())
+    assert len(asked) == (side == 4)
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == torch.float32
+        assert (one - other).norm() < 0.02 * other.norm()
+    with kernels.FewPlaces():
+        assert torch.equal(layer(x), F.conv2d(x, layer.weight, layer.bias, layer.stride, layer.padding))
 
 
 @pytest.mark.parametrize("side", [4, 5])

@@ -32,7 +32,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from umeta import seeds
 from umeta.errors import UserError
-from umeta.models.kernels import Refused, TaskBatched, channels_last, name_call
+from umeta.models.kernels import FewPlaces, Refused, TaskBatched, channels_last, name_call
 from umeta.models.precision import autocast_kind
 from umeta.types import Stats
 
@@ -176,7 +176,8 @@ class Pure:
 
         Entries of `params` that are not the module's own are passed over, here and in `per_task`.
         """
-        return self._call(self._own(params), channels_last(x), stats, written_out=False)
+        with FewPlaces():
+            return self._call(self._own(params), channels_last(x), stats, written_out=False)
 
     def per_task(self, params: dict[str, Tensor], x: Tensor, stats: Stats | None = None) -> tuple[Tensor, Stats]:
         """Weights [T, ...] and x [T, N, ...], statistics of each task's own: ([T, N, features], statistics [T, ...]).

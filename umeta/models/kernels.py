@@ -44,15 +44,17 @@ tests/models/test_kernels.py holds all of it against a plain loop in float64.
 from __future__ import annotations
 
 import copy
+import math
 import operator
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.autograd.function import once_differentiable
+from torch.overrides import TorchFunctionMode
 
 aten = torch.ops.aten
 ELEMENTWISE = (nn.ReLU, nn.LeakyReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.ELU, nn.Identity, nn.Dropout)
@@ -310,6 +312,43 @@ class Convolution(torch.autograd.Function):
         )
 
 
+class FewPlaces(TorchFunctionMode):
+    """Within it a network that is no `TaskBatched` has weights' gradients of few places as one product, too."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return (convolve if func is torch.conv2d else func)(*args, **(kwargs or {}))
+
+
+def convolve(
+    x: Tensor,
+    w: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] | str = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+) -> Tensor:
+    """`torch.conv2d`, as a `Convolution` where the gradient for w is then a product."""
+    kind = x.device.type
+    lower = kind == "cpu" and torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.bfloat16
+    if lower and torch.is_grad_enabled() and w.requires_grad and x.dim() == 4 and not isinstance(padding, str):
+        geometry = (pair(stride), pair(padding), pair(dilation), groups)
+        extents = zip(x.shape[2:], w.shape[2:], *geometry[:3], strict=True)
+        places = [(size + 2 * p - d * (k - 1) - 1) // s + 1 for size, k, s, p, d in extents]
+        if by_product(math.prod(places), geometry):
+            x, w = (channels_last(value.to(torch.bfloat16)) for value in (x, w))
+            z = Convolution.apply(x, w, geometry)
+            return z if bias is None else z + wide(bias, z)
+    return torch.conv2d(x, w, bias, stride, padding, dilation, groups)
+
+
+def by_product(places: int, geometry: tuple) -> bool:
+    """Whether in bfloat16 on a CPU the gradient for weights is faster as a product, for so many places of an image."""
+    return places <= FEW_PLACES and (pair(geometry[2]), geometry[3]) == ([1, 1], 1)
+
+
 def convolution_backward(g: Tensor, x: Tensor, w: Tensor, geometry: tuple, mask: tuple[bool, bool]) -> tuple:
     stride, padding, dilation, groups = geometry
     return aten.convolution_backward(
@@ -361,10 +400,9 @@ class WeightGradient(torch.autograd.Function):
     def forward(ctx: Any, g: Tensor, x: Tensor, w: Tensor, geometry: tuple) -> Tensor:
         ctx.save_for_backward(g, x)
         ctx.geometry = geometry
-        if x.dtype == torch.bfloat16 and x.device.type == "cpu" and g[0, 0].numel() <= FEW_PLACES:
-            stride, padding, dilation, groups = geometry
-            if (tuple(dilation), groups) == ((1, 1), 1):
-                return weights_by_product(channels_last(g), x, w.shape[2:], stride, padding)
+        lower = x.dtype == torch.bfloat16 and x.device.type == "cpu"
+        if lower and by_product(g[0, 0].numel(), geometry):
+            return weights_by_product(channels_last(g), x, w.shape[2:], *geometry[:2])
         return convolution_backward(g, x, w, geometry, (False, True))[1]
 
     @staticmethod
@@ -434,7 +472,7 @@ def pick(x: Tensor, winners: Tensor) -> Tensor:
     return in_memory(x).gather(1, in_memory(winners)).view(x.dtype).view(n, h, w, c).permute(0, 3, 1, 2)
 
 
-def pair(value: int | tuple[int, ...]) -> list[int]:
+def pair(value: int | Sequence[int]) -> list[int]:
     return [value, value] if isinstance(value, int) else list(value)
 
 
