@@ -238,6 +238,8 @@ class ModelTraits(Traits):
     """whether that was done"""
     untrained: Any = None
     """the options of the whole without what meta-training taught"""
+    averages: bool = False
+    """whether features are means over all places, which say nothing of where things are"""
 
 
 @runtime_checkable

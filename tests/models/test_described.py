@@ -11,6 +11,8 @@ from umeta.benchmarks.descriptors import compute_colour_histogram, compute_hog
 from umeta.data.images import UnlabelledImages
 from umeta.deploy.export import export_graph
 from umeta.errors import UserError
+from umeta.models import described
+from umeta.models.conv4 import Conv4
 from umeta.models.described import (
     Described,
     Whitening,
@@ -127,6 +129,17 @@ def test_the_weight_of_a_network_that_sees_nothing_is_chosen_as_none():
     noise = torch.Generator().manual_seed(0)
     blind, _ = Described(TINY.model).complete(images, lambda x: torch.randn(len(x), 5, generator=noise), 0)
     assert blind.weight == 0
+
+
+@pytest.mark.parametrize(
+    ("model", "averages"), [(TINY.model, True), (Conv4(5, down="stride"), True), (Conv4(5), False)]
+)
+def test_the_weight_is_chosen_by_whether_the_network_averages_over_places(model, averages, monkeypatch):
+    asked = []
+    monkeypatch.setattr(described, "weigh_by_halves", lambda *options: asked.append(options[2]) or (0.3, "told"))
+    net = model.build((3, 24, 24)).eval()
+    whole, _ = Described(model).complete(UnlabelledImages.of(pictures(20, 24)), lambda x: net(x).detach(), 0)
+    assert (whole.weight, asked) == (0.3, [averages])
 
 
 @pytest.mark.parametrize("width", [8, 7])

@@ -102,13 +102,15 @@ def written(images: Path, *changes: str, minutes: float = 30, test: Path | None 
 def test_size_channels_and_augmentation_are_those_of_the_pictures(here, clock, paint, size, ending, data, augment):
     plain = written(folder(here / "pictures", paint, 12, size, ending))
     assert plain["data"] == {"name": "folder", "root": str(here / "pictures"), **data}
-    assert plain["proposer"] == {"name": "instances", "augment": {"name": augment}, "rotations": augment == "drawing"}
-    large = data["size"] > 32
-    filters = [32 if large else 64, 64, 128, 256]
-    network = {"name": "conv4", "filters": filters, "down": "pool_first", "halvings": 4 if large else 3}
-    if augment == "photo":
-        network = {"name": "described", "model": network}
-    assert plain["metalearner"]["model"] == network
+    small, photo = data["size"] <= 32, augment == "photo"
+    view = {"name": augment, "side": data["size"] * 3 // 4} if small and photo else {"name": augment}
+    assert plain["proposer"] == {"name": "instances", "augment": view, "rotations": not photo}
+    filters = [64 if small else 32, 64, 128, 256]
+    network = {"name": "conv4", "filters": filters, "down": "pool_first", "halvings": 3 if small else 4}
+    if small and photo:
+        network = {"name": "resnet9", "filters": [32, 64, 128, 256]}
+    assert plain["metalearner"]["model"] == ({"name": "described", "model": network} if photo else network)
+    assert plain["metalearner"]["scale"] == (16 if small and photo else 10)
     assert plain["train"]["way"] == 6
     assert plain["evaluate"] == {"episodes": []}
 
@@ -141,7 +143,7 @@ def test_enough_images_are_clustered_in_a_second_round(here, clock):
     plain = written(folder(here / "pictures", colour, 400), minutes=10)
     (later,) = plain["rounds"]
     augment = plain["proposer"]["augment"]
-    assert augment == STRONG  # these colours are noise
+    assert augment == {**STRONG, "side": 24}  # these colours are noise
     assert later["proposer"] == {"name": "progressive", "k": [40], "augment": augment, "rotations": False}
     assert later["train"]["way"] == 20  # no more than half of the clusters of k-means
     assert (plain["train"]["way"], later["train"]["outer"]) == (200, {"lr": 1e-3})
@@ -236,8 +238,8 @@ def seconds_by_work(factor: float) -> Callable[..., float]:
         (1e-10, (84, 160, 32)),
         (1e-9, (84, 160, 32)),
         (1e-8, (56, 64, 32)),
-        (5e-8, (28, 64, 64)),
-        (2e-7, (28, 32, 32)),
+        (5e-8, (28, 64, 32)),
+        (2e-7, (28, 32, 16)),
     ],
 )
 def test_a_slow_machine_gets_what_it_can_do_in_the_minutes(here, capsys, monkeypatch, factor, expected):

@@ -27,6 +27,11 @@ class Conv4:
     halvings: Annotated[int, Ge(1), Le(4)] = 4
     """how many of the blocks halve, the first ones: 3 leaves 3x3 positions of a 28x28 picture, 9 times the features"""
 
+    @property
+    def averages(self) -> bool:
+        """Whether features are means over all places."""
+        return self.down == "stride"
+
     def __post_init__(self) -> None:
         if isinstance(self.filters, list) and len(self.filters) != 4:
             raise ValueError(f"filters: expected one number or four, got {self.filters}")

@@ -21,7 +21,7 @@ from umeta.errors import UserError
 from umeta.models.conv4 import Conv4
 from umeta.models.precision import autocast_kind, precise
 from umeta.models.weigh import look_twice, weigh_by_halves
-from umeta.parts import Images, Model
+from umeta.parts import Images, Model, ModelTraits
 from umeta.runtime.progress import note
 
 ORIENTATIONS = 9  # of edges
@@ -93,7 +93,8 @@ class Described:
                     lambda x: side_by_side(whole.whiten(x)),
                     lambda x: whole.centre_features(features(x))[0],
                 ]
-                weight, why = weigh_by_halves(*look_twice(split(x[:HALVED]), VIEW, seen, seed))
+                described, learnt = look_twice(split(x[:HALVED]), VIEW, seen, seed)
+                weight, why = weigh_by_halves(described, learnt, ModelTraits.of(self.model).averages)
                 fitted = replace(fitted, weight=round(weight, 3))
                 note(why)
         own = {name: value for name, value in whole.state_dict().items() if not name.startswith("network.")}

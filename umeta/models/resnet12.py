@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from annotated_types import Gt
 from torch import Tensor, nn
@@ -18,6 +18,8 @@ class ResNet12:
     Each block adds a 1x1 convolution of its input, and halves by max-pooling; the end is an average over positions.
     Filters are those of MetaOptNet, whose DropBlock is left out: a network here is a function of weights and input.
     """
+
+    averages: ClassVar[bool] = True
 
     filters: list[Annotated[int, Gt(0)]] = field(default_factory=lambda: [64, 160, 320, 640])
     """channels of each block"""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Gt
 from torch import Tensor, nn
@@ -18,6 +18,8 @@ class ResNet9:
     The first three halve by max-pooling, before the normalisation; the end is an average over positions. Most of its
     products are on small pictures with many channels, where a processor is fast.
     """
+
+    averages: ClassVar[bool] = True
 
     filters: list[Annotated[int, Gt(0)]] = field(default_factory=lambda: [32, 64, 128, 256])
     """channels of each of the four"""

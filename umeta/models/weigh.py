@@ -114,18 +114,22 @@ def finds(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return (unit(first) @ unit(second).T).argmax(1) == np.arange(len(first))
 
 
-def weigh_by_halves(described: Views, learnt: Views) -> tuple[float, str]:
+def weigh_by_halves(described: Views, learnt: Views, averages: bool = False) -> tuple[float, str]:
     """Return a weight of a network beside descriptors, from what each makes of two halves of pictures; and why.
+
+    averages: whether the network's features say nothing of where things are. Halves have their rows in common, so that
+    what says it finds them more easily; of what does not the same odds are worth twice as much.
 
     Halves share at most a column of pixels, so that one finds the other among those of all pictures only by what both
     of them show. With m the mean reciprocal rank at which other halves are found, m / (1 - m) are the odds. The weight
     is a quarter of the fourth power of the network's odds over those of the descriptors, which came close to the best
-    weight on validation classes for networks that had been trained for between 1 and 58 minutes. It is at most 2.
+    weight on validation classes for networks that had been trained for between 1 and 58 minutes; half of it for those
+    that average. It is at most 2.
     """
     n = len(described[0])
     ranked = [np.clip(rank_halves(*views), 0.5 / n, 1 - 0.5 / n) for views in (described, learnt)]
     odds = [mean / (1 - mean) for mean in ranked]
-    weight = min(float((odds[1] / odds[0]) ** 4 / 4), LARGEST)
+    weight = min(float((odds[1] / odds[0]) ** 4 / (2 if averages else 4)), LARGEST)
     weight = weight if weight >= SMALLEST else 0.0
     return weight, (
         f"{n} pictures without labels, one half found by the other: mean reciprocal rank {ranked[0]:.2f} by "

@@ -35,6 +35,7 @@ from umeta.train import metatrain
 
 MINUTES = 30.0
 LARGEST, DRAWING = 84, 28  # pixels a side that photographs, and drawings, need at most
+SCALE = 16.0  # of cosines at the start, of small photographs
 SMALL = 32  # pixels a side up to which the network halves three times
 STEPS = (3000, 2000)  # of the two rounds at most: more hardly help drawings
 PASSES = 400  # over the photographs at most, as many as published methods make
@@ -113,7 +114,7 @@ def write_recipe(
         if scale is not SCALES[-1] and LEAST * each * work / known > left:
             continue  # it need not be timed
         known = work
-        each = seconds_a_step(timed, items, registry.build_part("augment", plan.augment), device)
+        each = seconds_a_step(timed, items, registry.build_part("augment", plan.views(timed.data.size)), device)
         again = read if timed.data.size < size else 0.0  # they are read once more, to become smaller
         left = 60 * minutes - (time.monotonic() - began) - again
         if plan.steps_given or left / each >= LEAST:
@@ -180,6 +181,14 @@ class Plan:
     def steps_given(self) -> bool:
         return "steps" in self.wanted.get("train", {})
 
+    def views(self, size: int) -> dict[str, Any]:
+        """Return what makes views of pictures of that size: of small photographs smaller ones, which take less time."""
+        return {**self.augment, "side": size * 3 // 4} if self.small(size) else self.augment
+
+    def small(self, size: int) -> bool:
+        """Whether pictures of that size are small photographs."""
+        return not self.seen.drawings and 16 <= size <= SMALL
+
     def config(
         self,
         size: int,
@@ -215,12 +224,13 @@ class Plan:
         """Return the first round, on images of this size: its proposer, learner and outer loop."""
         return expand_names(
             {
-                "proposer": {"name": "instances", "augment": self.augment, "rotations": self.seen.drawings},
+                "proposer": {"name": "instances", "augment": self.views(size), "rotations": self.seen.drawings},
                 "metalearner": {
                     "name": "protonet",
                     "distance": "cosine",
+                    "scale": SCALE if self.small(size) else 10.0,
                     "precision": "auto",
-                    "model": choose_network(self.seen, size, scale),
+                    "model": self.choose_network(size, scale),
                 },
                 "train": {
                     "outer": {"name": "adam", "lr": 2e-3, "schedule": "cosine"},
@@ -231,6 +241,14 @@ class Plan:
                 },
             }
         )
+
+    def choose_network(self, size: int, scale: Scale) -> dict[str, Any]:
+        """Return the network for such pictures: of photographs it learns what edges and colours leave open."""
+        filters = [n // scale.divide for n in (64 if size <= SMALL else 32, 64, 128, 256)]
+        network = {"name": "conv4", "filters": filters, "down": "pool_first", "halvings": 3 if size <= SMALL else 4}
+        if self.small(size):
+            network = {"name": "resnet9", "filters": [n // scale.divide for n in (32, 64, 128, 256)]}
+        return network if self.seen.drawings else {"name": "described", "model": network}
 
 
 def same(path: Path, images: Path, test: Path | None) -> Path:
@@ -291,13 +309,6 @@ def of_images(plain: dict[Any, Any]) -> Config:
     if not isinstance(config, Config):
         raise UserError(f"{config.source or 'proposer'}: --images learns from pictures; leave it out")
     return config
-
-
-def choose_network(seen: Survey, size: int, scale: Scale) -> dict[str, Any]:
-    """Return the network for such pictures: of photographs it learns what edges and colours leave open."""
-    filters = [n // scale.divide for n in (64 if size <= SMALL else 32, 64, 128, 256)]
-    network = {"name": "conv4", "filters": filters, "down": "pool_first", "halvings": 3 if size <= SMALL else 4}
-    return network if seen.drawings else {"name": "described", "model": network}
 
 
 def clustering(first: Config, different: int, steps: int) -> dict[str, Any]:
