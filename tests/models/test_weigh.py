@@ -94,3 +94,6 @@ def test_a_network_counts_as_much_as_its_halves_find_each_other(signal):
 def test_halves_that_are_always_found_have_a_weight_too(signal):
     assert weigh_by_halves([signal, signal], [signal, signal])[0] == 0.25
     assert weigh_by_halves([signal, signal], [signal, signal], averages=True)[0] == 0.5
+    worse = views(signal, 0.3, 3.0, 1)
+    assert weigh_by_halves(worse, [signal, signal])[0] == 2
+    assert weigh_by_halves(worse, [signal, signal], averages=True)[0] == 0.8

@@ -28,7 +28,9 @@ MATTERS = 2 / 3  # of what the trusted network repeats
 NEIGHBOURS = 10
 BATCH = 100  # images seen at a time
 SMALLEST = 0.05  # a weight below it is none, and so is what is repeated
-LARGEST = 2.0  # weight of a network beside descriptors: none was best at more
+# of networks that say where things are, and of those that average over places: how much one counts beside descriptors
+# where it finds halves as they do, and the largest weight, as none was best at more
+PLACED, AVERAGING = (1 / 4, 2.0), (1 / 2, 0.8)
 
 Views = list[np.ndarray]  # two views of the same pictures, as features [n, d]
 
@@ -117,19 +119,20 @@ def finds(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 def weigh_by_halves(described: Views, learnt: Views, averages: bool = False) -> tuple[float, str]:
     """Return a weight of a network beside descriptors, from what each makes of two halves of pictures; and why.
 
-    averages: whether the network's features say nothing of where things are. Halves have their rows in common, so that
-    what says it finds them more easily; of what does not the same odds are worth twice as much.
+    averages: whether the network's features say nothing of where things are.
 
     Halves share at most a column of pixels, so that one finds the other among those of all pictures only by what both
     of them show. With m the mean reciprocal rank at which other halves are found, m / (1 - m) are the odds. The weight
-    is a quarter of the fourth power of the network's odds over those of the descriptors, which came close to the best
-    weight on validation classes for networks that had been trained for between 1 and 58 minutes; half of it for those
-    that average. It is at most 2.
+    is a quarter of the fourth power of the network's odds over those of the descriptors, at most 2. Halves have their
+    rows in common, by which a network that says where things are finds them more easily; of one that averages it is
+    half of the fourth power, at most 0.8. Both came close to the best weight on validation classes for networks that
+    had been trained for between 1 and 58 minutes.
     """
     n = len(described[0])
     ranked = [np.clip(rank_halves(*views), 0.5 / n, 1 - 0.5 / n) for views in (described, learnt)]
     odds = [mean / (1 - mean) for mean in ranked]
-    weight = min(float((odds[1] / odds[0]) ** 4 / (2 if averages else 4)), LARGEST)
+    share, largest = AVERAGING if averages else PLACED
+    weight = min(float((odds[1] / odds[0]) ** 4 * share), largest)
     weight = weight if weight >= SMALLEST else 0.0
     return weight, (
         f"{n} pictures without labels, one half found by the other: mean reciprocal rank {ranked[0]:.2f} by "
