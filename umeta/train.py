@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -107,7 +107,8 @@ def metatrain(
             supports, query = [batch.support()], batch.query()
         over = progress(i)
         problem = BatchProblem(learner.at(over), theta, tasks.spec, supports, query, config.task_chunk, share)
-        metrics = outer.step(problem, over)
+        with explain_size(supports[0].x.shape[2:], tasks.spec.item_shape):
+            metrics = outer.step(problem, over)
         running = average(running, problem.stats)
         before = supports[0].score
         if before is not None:
@@ -318,6 +319,21 @@ def select_shared(start: Theta, first: Theta, ctx: RunContext) -> dict[str, Tens
     if fresh := [name for name in first.params if name not in shared]:
         ctx.note(f"start: {len(shared)} parameters taken over; at random: {', '.join(fresh)}")
     return shared
+
+
+@contextmanager
+def explain_size(seen: Sequence[int], item_shape: Sequence[int]) -> Iterator[None]:
+    """Raise UserError where a learner fails on items of another shape than those it was built for."""
+    try:
+        yield
+    except RuntimeError as error:
+        if tuple(seen) == tuple(item_shape) or isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise UserError(
+            f"proposer.augment.side: the learner was built for items of shape {tuple(item_shape)} and cannot take "
+            f"views of {tuple(seen)}; leave it out, or choose a learner that compares features, such as protonet, and "
+            "a network that takes any size, such as resnet9"
+        ) from error
 
 
 def check_fits(

@@ -18,6 +18,7 @@ import pytest
 import torch
 from torch import nn
 
+from umeta.augment.photo import Photo
 from umeta.config.images import TrainConfig
 from umeta.errors import Interrupted, UserError
 from umeta.metalearners.maml import MAML
@@ -28,6 +29,7 @@ from umeta.outer.adam import Adam
 from umeta.runtime.checkpoints import Checkpoints
 from umeta.runtime.loop import RunContext
 from umeta.runtime.progress import Progress, format_duration, postpone_interrupt
+from umeta.tasks.instances import Augmented
 from umeta.tasks.partition import Episodes
 from umeta.testing import same, through_file, toy_images, toy_tasks
 from umeta.train import BatchProblem, check_fits, is_small, metatrain
@@ -358,6 +360,20 @@ def test_unused_parameters_are_no_reason_to_fail() -> None:
 def test_too_few_classes_are_said_at_once() -> None:
     with pytest.raises(UserError, match="9-way tasks"):
         metatrain(learner(), TASKS, replace(CONFIG, way=9), RunContext())
+
+
+@pytest.mark.parametrize("make", [maml, learner])
+def test_views_of_a_size_that_the_learner_cannot_take_are_named(make: Callable[[], MetaLearner]) -> None:
+    """MAML's head is for the features of whole pictures; a view of 8 pixels is too small to halve four times."""
+    side = {"maml": 32, "learner": 8}[make.__name__]
+    tasks = Augmented(TASKS, Photo(side=side))
+    with pytest.raises(UserError, match=rf"^proposer.augment.side: .*cannot take views of \(1, {side}, {side}\)"):
+        metatrain(make(), tasks, CONFIG)
+
+
+def test_views_of_another_size_train_a_learner_that_compares_features() -> None:
+    theta = metatrain(learner(), Augmented(TASKS, Photo(side=24)), CONFIG)
+    assert not all(torch.equal(theta.params[name], value) for name, value in learner().init(0).params.items())
 
 
 def test_the_learner_and_the_config_can_be_used_again() -> None:
