@@ -322,15 +322,15 @@ def select_shared(start: Theta, first: Theta, ctx: RunContext) -> dict[str, Tens
 
 
 @contextmanager
-def explain_size(seen: Sequence[int], item_shape: Sequence[int]) -> Iterator[None]:
+def explain_size(seen: tuple[int, ...], item_shape: tuple[int, ...]) -> Iterator[None]:
     """Raise UserError where a learner fails on items of another shape than those it was built for."""
     try:
         yield
     except RuntimeError as error:
-        if tuple(seen) == tuple(item_shape) or isinstance(error, torch.OutOfMemoryError):
+        if seen == item_shape or isinstance(error, torch.OutOfMemoryError):
             raise
         raise UserError(
-            f"proposer.augment.side: the learner was built for items of shape {tuple(item_shape)} and cannot take "
+            f"proposer.augment.side: the learner was built for items of shape {item_shape} and cannot take "
             f"views of {tuple(seen)}; leave it out, or choose a learner that compares features, such as protonet, and "
             "a network that takes any size, such as resnet9"
         ) from error

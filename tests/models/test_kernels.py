@@ -241,15 +241,22 @@ def test_the_product_of_windows_is_the_gradient_for_the_weights(
     torch.testing.assert_close(kernels.weights_by_product(g, x, size, stride, padding), *torch.autograd.grad(y, w, g))
 
 
+@pytest.fixture
+def products(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """Every weight gradient that is computed as a product."""
+    made: list[Tensor] = []
+    product = kernels.weights_by_product
+    monkeypatch.setattr(kernels, "weights_by_product", lambda *options: made.append(product(*options)) or made[-1])
+    return made
+
+
 @pytest.mark.parametrize("layer", [nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(3, 4, (3, 2), stride=2, bias=False)])
 @pytest.mark.parametrize("side", [4, 12])
 def test_networks_of_any_kind_have_few_places_gradients_as_a_product(
-    layer: nn.Conv2d, side: int, monkeypatch: pytest.MonkeyPatch
+    layer: nn.Conv2d, side: int, products: list[Tensor]
 ) -> None:
     torch.manual_seed(0)
-    x, asked = torch.randn(8, 3, side, side, requires_grad=True), []
-    product = kernels.weights_by_product
-    monkeypatch.setattr(kernels, "weights_by_product", lambda *options: asked.append(1) or product(*options))
+    x = torch.randn(8, 3, side, side, requires_grad=True)
     inputs = [x, *layer.parameters()]
 
     def gradients(context: AbstractContextManager[Any]) -> list[Tensor]:
@@ -258,7 +265,7 @@ def test_networks_of_any_kind_have_few_places_gradients_as_a_product(
         return list(torch.autograd.grad(y.float().square().sum(), inputs))
 
     found, expected = gradients(kernels.FewPlaces()), gradients(nullcontext())
-    assert len(asked) == (side == 4)
+    assert len(products) == (side == 4)
     for one, other in zip(found, expected, strict=True):
         assert one.dtype == torch.float32
         assert (one - other).norm() < 0.02 * other.norm()
@@ -267,17 +274,14 @@ def test_networks_of_any_kind_have_few_places_gradients_as_a_product(
 
 
 @pytest.mark.parametrize("side", [4, 5])
-def test_in_bfloat16_few_places_make_one_product(side: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_bfloat16_few_places_make_one_product(side: int, products: list[Tensor]) -> None:
     torch.manual_seed(0)
     x, w = torch.randn(8, 3, side, side), torch.randn(2, 3, 3, 3)
-    asked = []
-    product = kernels.weights_by_product
-    monkeypatch.setattr(kernels, "weights_by_product", lambda *options: asked.append(1) or product(*options))
     found = {}
     for kind in (torch.float32, torch.bfloat16):
         weights = w.to(kind).requires_grad_()
         y = kernels.Convolution.apply(x.to(kind), weights, ((1, 1), (1, 1), (1, 1), 1))
         (found[kind],) = torch.autograd.grad(y.float().square().sum(), weights)
-    assert len(asked) == (side == 4)
+    assert len(products) == (side == 4)
     apart = (found[torch.float32] - found[torch.bfloat16].float()).norm() / found[torch.float32].norm()
     assert apart < 0.02

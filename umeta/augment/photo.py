@@ -42,9 +42,9 @@ class Photo:
         ratio = (4 / 3) ** (2 * u[:, 1] - 1)
         wide, high = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
         left, top = (2 * u[:, 2] - 1) * (1 - wide), (2 * u[:, 3] - 1) * (1 - high)
-        side = torch.where(u[:, 4] < 0.5, -1.0, 1.0) if self.flip else torch.ones_like(wide)
+        mirror = torch.where(u[:, 4] < 0.5, -1.0, 1.0) if self.flip else torch.ones_like(wide)
         none = torch.zeros_like(wide)
-        rows = [torch.stack([wide * side, none, left], dim=1), torch.stack([none, high, top], dim=1)]
+        rows = [torch.stack([wide * mirror, none, left], dim=1), torch.stack([none, high, top], dim=1)]
         shape = [*x.shape[:2], *([self.side] * 2 if self.side else x.shape[2:])]
         grid = F.affine_grid(torch.stack(rows, dim=1), shape, align_corners=False)
         x = F.grid_sample(x, grid, padding_mode="reflection", align_corners=False)

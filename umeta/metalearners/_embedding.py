@@ -21,7 +21,7 @@ from umeta.types import Adapted, Batch, Stats, TaskSpec, Theta
 class EmbeddingLearner(NetworkLearner):
     """A learner that sees items through one embedding, the same for all tasks.
 
-    Cosines in [-1, 1] cannot fit 20 ways, so for that distance there is a learnt scale, which starts at 10.
+    Cosines in [-1, 1] cannot fit 20 ways, so for that distance there is a learnt scale, which starts at `scale`.
     """
 
     model: Model
@@ -55,7 +55,7 @@ class EmbeddingLearner(NetworkLearner):
         return self.embed(theta, x, adapted.stats if self.normalisation == "support" else None)[0]
 
     def _make_parameters(self, weights: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
-        scale = {"scale": torch.tensor(10.0)} if self.distance == "cosine" else {}
+        scale = {"scale": torch.tensor(self.scale)} if self.distance == "cosine" else {}
         return {**scale, **super()._make_parameters(weights, seed)}
 
     def _forward(self, theta: Theta, x: Tensor, stats: Stats | None) -> tuple[Tensor, Stats]:

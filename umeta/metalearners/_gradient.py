@@ -146,7 +146,7 @@ class GradientLearner(NetworkLearner):
         moved = {name: value for name, value in weights.items() if name not in self.fixed}
         inner = self._make_inner({**moved, **head})
         if self._from_prototypes:
-            head = {"scale": torch.tensor(10.0)} if self.distance == "cosine" else {}
+            head = {"scale": torch.tensor(self.scale)} if self.distance == "cosine" else {}
         return {**head, **inner, **super()._make_parameters(weights, seed)}
 
     def _make_inner(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:

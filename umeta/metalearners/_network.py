@@ -33,11 +33,13 @@ class Built:
 class NetworkLearner(FeatureLearner):
     """A learner with one network and perhaps a module of its own behind it; a subclass is a dataclass of its options.
 
-    Features are compared by `distance`, and the network's pass over them is computed in `precision`.
+    Features are compared by `distance`, cosines times a learnt factor that starts at `scale`, and the network's pass
+    over them is computed in `precision`.
     """
 
     normalisation: Normalisation
     precision: Precision = "float32"
+    scale: float = 10.0
     _built: Built | None = None
 
     def build(self, spec: TaskSpec, episode: EpisodeSpec) -> Self:

@@ -76,10 +76,6 @@ class ProtoNet(EmbeddingLearner):
             moved = total / (counts + share.sum(1))[..., None].clamp(min=torch.finfo(total.dtype).tiny)
         return linear(z, *self.layer(theta, moved))
 
-    def _make_parameters(self, weights: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
-        made = super()._make_parameters(weights, seed)
-        return {**made, "scale": torch.tensor(self.scale)} if self.distance == "cosine" else made
-
     def layer(self, theta: Theta, prototypes: Tensor) -> tuple[Tensor, Tensor]:
         """Return the linear layer that prototypes [T, way, features] are: weight of the same shape, bias [T, way]."""
         return prototype_layer(prototypes, self.distance, theta)

@@ -62,7 +62,7 @@ FUNCTIONS = (F.relu, F.leaky_relu, F.gelu, F.silu, torch.relu, torch.tanh, torch
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 Geometry = tuple[list[int], ...]  # of windows: height and width, stride, padding, dilation
 CACHED = 2**21  # bytes that stay in a processor's cache
-FEW_PLACES = 16  # of an image, up to which a product of all images' places is faster than oneDNN in bfloat16
+FEW_PLACES = 16  # positions of a map, up to which `weights_by_product` is faster than oneDNN in bfloat16
 OVER = (0, 2, 3)  # what a channel's statistics are taken over
 
 
@@ -313,7 +313,7 @@ class Convolution(torch.autograd.Function):
 
 
 class FewPlaces(TorchFunctionMode):
-    """Within it a network that is no `TaskBatched` has weights' gradients of few places as one product, too."""
+    """A context in which any network's convolutions use `weights_by_product` where `TaskBatched` would."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
@@ -330,7 +330,7 @@ def convolve(
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
 ) -> Tensor:
-    """`torch.conv2d`, as a `Convolution` where the gradient for w is then a product."""
+    """Convolve as `torch.conv2d` does, through `Convolution` where that makes the weight gradient one product."""
     kind = x.device.type
     lower = kind == "cpu" and torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.bfloat16
     if lower and torch.is_grad_enabled() and w.requires_grad and x.dim() == 4 and not isinstance(padding, str):
@@ -345,7 +345,7 @@ def convolve(
 
 
 def by_product(places: int, geometry: tuple) -> bool:
-    """Whether in bfloat16 on a CPU the gradient for weights is faster as a product, for so many places of an image."""
+    """Tell whether `weights_by_product` is faster than oneDNN, in bfloat16 on a CPU at this many output positions."""
     return places <= FEW_PLACES and (pair(geometry[2]), geometry[3]) == ([1, 1], 1)
 
 
@@ -381,10 +381,10 @@ class DataGradient(torch.autograd.Function):
 def weights_by_product(
     g: Tensor, x: Tensor, size: Sequence[int], stride: Sequence[int], padding: Sequence[int]
 ) -> Tensor:
-    """W(g, x) as one matrix product over the places of all images, of windows copied side by side.
+    """Compute W(g, x) as one matrix product over all images, after copying their windows side by side.
 
-    oneDNN sums image by image, and few places of one image do not fill the processor's bfloat16 units: of 512 images
-    of 4 x 4 places, 128 channels to 256, the product takes a third to a sixth of the time, of 3 x 3 a tenth.
+    oneDNN sums image by image, and the few positions of a small map do not fill the processor's bfloat16 units. For
+    512 maps of 4 x 4, 128 channels to 256, the product takes a sixth to a third of the time; for 3 x 3, a tenth.
     """
     rows, columns = padding
     x = F.pad(x.permute(0, 2, 3, 1), (0, 0, columns, columns, rows, rows))

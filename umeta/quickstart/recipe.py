@@ -244,10 +244,11 @@ class Plan:
 
     def choose_network(self, size: int, scale: Scale) -> dict[str, Any]:
         """Return the network for such pictures: of photographs it learns what edges and colours leave open."""
-        filters = [n // scale.divide for n in (64 if size <= SMALL else 32, 64, 128, 256)]
-        network = {"name": "conv4", "filters": filters, "down": "pool_first", "halvings": 3 if size <= SMALL else 4}
+        first, halvings = (64, 3) if size <= SMALL else (32, 4)
+        network: dict[str, Any] = {"name": "conv4", "down": "pool_first", "halvings": halvings}
         if self.small(size):
-            network = {"name": "resnet9", "filters": [n // scale.divide for n in (32, 64, 128, 256)]}
+            first, network = 32, {"name": "resnet9"}
+        network["filters"] = [n // scale.divide for n in (first, 64, 128, 256)]
         return network if self.seen.drawings else {"name": "described", "model": network}
 
 
