@@ -16,8 +16,8 @@ from typing import Any
 from bench import minutes, table
 from bench.driver import Measurement, measure
 from bench.measurements import CURVES, MEASUREMENTS
-from bench.origin import find_origin
 from umeta.errors import UserError, suggest
+from umeta.evaluation.rows import find_origin
 from umeta.runtime import artifacts
 
 ROOT = Path(__file__).parent.parent
@@ -58,14 +58,14 @@ def main(names: list[str]) -> None:
 
 def is_of(measured: dict[str, Any] | None, facts: dict[str, Any]) -> bool:
     """Whether it was measured by this code, which nobody has changed since, on this machine with these versions."""
-    if measured is None or "+" in facts["commit"]:
+    if measured is None or "+" in str(facts["commit"]):
         return False
     return all(measured["facts"][key] == facts[key] for key in ("commit", "hardware", "versions"))
 
 
 def find_facts() -> dict[str, Any]:
     """Return what a measurement is of."""
-    return find_origin() | {"versions": {name: found for name in PACKAGES if (found := installed(name))}}
+    return {**find_origin(), "versions": {name: found for name in PACKAGES if (found := installed(name))}}
 
 
 def installed(package: str) -> str | None:

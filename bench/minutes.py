@@ -23,12 +23,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.origin import find_origin
 from bench.recipes import METHODS, Training
 from umeta.data import archives, decode
 from umeta.data.folder import read_class_list
 from umeta.data.images import Items, Split
 from umeta.data.omniglot import Omniglot
+from umeta.evaluation.rows import find_origin
 from umeta.report.write import format_markdown
 from umeta.runtime import artifacts
 from umeta.runtime.allocator import keep_buffers
@@ -62,7 +62,7 @@ def main(arguments: list[str]) -> None:
         if not any("accuracy" in row for row in same):  # what was missing may be there now
             print(", ".join(f"{key} {value}" for key, value in question.items()), "...", flush=True)
             others = [row for row in result["rows"] if row not in same]
-            result["rows"] = [*others, question | find_origin() | ask(question, asked.data)]
+            result["rows"] = [*others, {**question, **find_origin(), **ask(question, asked.data)}]
             artifacts.write_json(asked.out, result)
     print(f"\n{table(result)}")
     draw(result, asked.picture)
@@ -131,7 +131,7 @@ def table(result: dict[str, Any]) -> str:
             cells = [median_of(rows, method, m) for m in minutes]
             lines.append([method, *(" / ".join(f"{v:.1f}" for v in c) if isinstance(c, list) else c for c in cells)])
         parts.append(format_markdown(lines))
-    commits = ", ".join(dict.fromkeys(row["commit"] for row in result["rows"]))
+    commits = ", ".join(dict.fromkeys(str(row["commit"]) for row in result["rows"]))
     facts = f"{name_origin(result)}; commits {commits}; medians, validation classes."
     return "\n\n".join([*parts, facts])
 

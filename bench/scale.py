@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 
 from bench import table
-from bench.origin import find_origin
 from embeddings.random_network import RandomNetwork
 from umeta.data.folder import Folder
 from umeta.data.images import UnlabelledImages
+from umeta.evaluation.rows import find_origin
 from umeta.metalearners.maml import MAML
 from umeta.models.conv4 import Conv4
 from umeta.outer.adam import Adam

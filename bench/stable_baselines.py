@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from umeta.benchmarks.goals import goals
 from umeta.config.build import load
 from umeta.envs.nav2d import FARTHEST
 from umeta.evaluation.environments import round_returns, tabulate_returns, trace_returns
-from umeta.evaluation.rows import Kept, find_commit, name_hardware, record_result
+from umeta.evaluation.rows import Kept, find_origin, record_result
 from umeta.parts import SimulationTraits
 from umeta.rl.rollout import Paths
 from umeta.tasks.reward import RewardTasks
@@ -142,11 +141,9 @@ def main() -> None:
             "returns": {title: round_returns(returns)},
             "protocol": {**protocol, "episodes": s.episodes, "steps": s.steps, "seed": s.seed},
             "facts": [f"stable-baselines3 {__version__}, its defaults but for {CHANGED[algorithm]}"],
+            **find_origin(),
             "seed": 0,
-            "hardware": name_hardware(),
             "umeta": "",
-            "commit": find_commit(),
-            "date": datetime.now(UTC).strftime("%Y-%m-%d"),
             "config": config.plain,
         },
     )

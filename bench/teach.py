@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 
 from bench import table
-from bench.origin import find_origin
 from umeta.config import build
+from umeta.evaluation.rows import find_origin
 from umeta.runtime import artifacts
 from umeta.stages import metatrain, propose
 

@@ -24,16 +24,21 @@ class Cell(TypedDict):
 Rows = dict[str, dict[str, Cell]]  # a table: by method, then by column
 
 
-class Provenance(TypedDict):
+class Origin(TypedDict):
+    """When, on what and by which code something was measured."""
+
+    date: str
+    hardware: str
+    commit: str | None
+    """None where an installed package was used"""
+
+
+class Provenance(Origin):
     """What a result was made by."""
 
     seed: int | str
     """of several seeds, all of them"""
-    hardware: str
     umeta: str
-    commit: str | None
-    """None where an installed package was used"""
-    date: str
     config: dict[str, Any]
 
 

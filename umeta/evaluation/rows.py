@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from umeta.errors import Interrupted, UserError
-from umeta.evaluation.result import Provenance, Result
+from umeta.evaluation.result import Origin, Provenance, Result
 from umeta.runtime import artifacts, distributed
 from umeta.runtime.lock import wait_for_lock
 from umeta.runtime.progress import postpone_interrupt
@@ -93,14 +93,14 @@ class Kept:
 
 def describe_provenance(run: Run) -> Provenance:
     """Return a result's provenance."""
-    return {
-        "seed": run.config.seed,
-        "hardware": name_hardware(run.theta.device),
-        "umeta": __version__,
-        "commit": find_commit(),
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "config": run.config.plain,
-    }
+    origin = find_origin(run.theta.device)
+    return {**origin, "seed": run.config.seed, "umeta": __version__, "config": run.config.plain}
+
+
+def find_origin(device: torch.device | str = "cpu") -> Origin:
+    """Return the day, the commit and the processor of what is measured now."""
+    today = datetime.now(UTC).strftime("%Y-%m-%d")
+    return {"date": today, "commit": find_commit(), "hardware": name_hardware(device)}
 
 
 def name_hardware(device: torch.device | str = "cpu") -> str:
