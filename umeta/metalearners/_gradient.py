@@ -24,7 +24,8 @@ from umeta.types import Adapted, Batch, EpisodeSpec, PolicyLearner, Stats, TaskS
 
 Weights = dict[str, Tensor]  # by name, [T, ...]: those of each task
 HEAD = ("head.weight", "head.bias")
-TRIES = 8  # sizes of a step on the way to the one that moves a policy by `inner_kl` nats
+TRIES = 5  # sizes of a step on the way to the one that moves a policy by `inner_kl` nats
+FIRST = 0.5  # the length of the first step that is tried, in the space of the weights
 
 
 @dataclass
@@ -256,7 +257,8 @@ class InnerLoop:
         """
         with torch.no_grad():
             before = self.answer(phi)
-            size = torch.ones(len(before), dtype=before.dtype, device=before.device)
+            length = torch.stack([g.flatten(1).norm(dim=1) for g in gradient.values()]).norm(dim=0)
+            size = FIRST / length.clamp(min=1e-30)
             for _ in range(TRIES):
                 apart = kl(before, self.answer(self.move(phi, gradient, size)), self.support)
                 size = size * (nats / apart).sqrt().clamp(0.1, 10)
