@@ -1,9 +1,9 @@
 """What `bench.minutes` compares: ways to learn from pictures for some minutes, and then to tell new classes apart.
 
 Each method gets pictures [n, C, H, W] uint8 of the training classes, their labels (which one method alone looks at) and
-a deadline, and returns what answers a task. Loops of other libraries are as their own examples have them, on the same
-network: PIL pictures, a DataLoader, their transforms, heads and losses. An answer is by prototypes, the nearest mean of
-the support's vectors, whose length is 1.
+a deadline, and returns what answers a task. umeta chooses its own network; the loops of the others are as their own
+examples have them, all on one network: PIL pictures, a DataLoader, their transforms, heads and losses. Their answer is
+by prototypes, the nearest mean of the support's vectors, whose length is 1.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Training:
         return self.pixels.shape[1] == 1
 
     def model(self) -> Conv4:
-        """Give the network that all methods train."""
+        """Give the network that the loops train."""
         return Conv4([64, 64, 128, 256], down="pool_first", halvings=3)
 
     def network(self, channels: int | None = None) -> nn.Module:
