@@ -58,7 +58,8 @@ def main(names: list[str]) -> None:
 
 def is_of(measured: dict[str, Any] | None, facts: dict[str, Any]) -> bool:
     """Whether it was measured by this code, which nobody has changed since, on this machine with these versions."""
-    if measured is None or "+" in str(facts["commit"]):
+    changed = (facts["commit"] or "").endswith("+")
+    if measured is None or changed:
         return False
     return all(measured["facts"][key] == facts[key] for key in ("commit", "hardware", "versions"))
 

@@ -92,7 +92,7 @@ def sides(result: dict[str, Any]) -> str:
             found = ", ".join(f"{key} {value:.6g}" for key, value in side["found"].items())
             spread = f"{duration(side['low'])} to {duration(side['high'])}"
             rows.append([name, duration(side["median"]), spread, share, size(side["memory"]), found])
-    commits = ", ".join(list_facts(result, "commit"))
+    commits = ", ".join(map(str, list_facts(result, "commit")))
     facts = [describe_origin(result), f"commit {commits}", *list_versions(result)]
     return f"{format_markdown(rows)}\n\n{'; '.join(facts)}."
 

@@ -258,7 +258,7 @@ class InnerLoop:
         with torch.no_grad():
             before = self.answer(phi)
             length = torch.stack([g.flatten(1).norm(dim=1) for g in gradient.values()]).norm(dim=0)
-            size = FIRST / length.clamp(min=1e-30)
+            size = FIRST / length.clamp(min=1e-30)  # of no gradient it stays finite through all tries
             for _ in range(TRIES):
                 apart = kl(before, self.answer(self.move(phi, gradient, size)), self.support)
                 size = size * (nats / apart).sqrt().clamp(0.1, 10)
