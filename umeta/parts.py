@@ -252,6 +252,11 @@ class Augment(Protocol):
     def __call__(self, x: Tensor, u: Tensor) -> Tensor: ...
 
 
+def unchanged(observations: Tensor) -> Tensor:
+    """Give the same observations."""
+    return observations
+
+
 @dataclass(frozen=True)
 class EnvironmentTraits(Traits):
     """What an environment may say about itself."""
@@ -260,6 +265,10 @@ class EnvironmentTraits(Traits):
     """names of the two numbers that `Simulation.positions` gives, for pictures"""
     lam: float = 1.0
     """lambda of generalised advantage estimation: how far an advantage looks past the baseline's estimates"""
+    show: Callable[[Tensor], Tensor] = unchanged
+    """what it shows of its own observations [..., d]"""
+    restore: Callable[[Tensor], Tensor] = unchanged
+    """its own observations of those that it shows, for true rewards to look at"""
 
 
 class Simulation(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -142,6 +143,20 @@ def test_a_persons_own_rewards_are_one_file(tmp_path: Path, monkeypatch: pytest.
         goals("your.py:mine", Ant(), "test", 1, 0)
     assert find_plugins({"evaluate": {"benchmark": "my.py:mine"}}) == {"my.py:mine"}
     assert find_plugins({"evaluate": {"benchmark": "cheetah_velocity"}}) == set()
+
+
+def test_a_reward_looks_at_what_an_environment_says_and_not_at_what_it_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my.py").write_text(
+        "from umeta.benchmarks.goals import Benchmark\n"
+        'fast = Benchmark("Gym", lambda env, paths, goal: paths.after[..., 2], lambda u: u)\n'
+    )
+    env = Gym("Pendulum-v1", symlog=True)
+    seen = replace(paths(env, torch.zeros(1)), observations=torch.tensor([0, 0, math.log(9)]).expand(1, 1, 3, 3))
+    rewards = goals("my.py:fast", env, "test", 1, seed=0).rewards(seen, torch.tensor([0]))
+    assert rewards[0, 0].tolist() == pytest.approx([8, 8])
 
 
 def test_tasks_of_true_rewards_are_stamped_as_such() -> None:

@@ -383,6 +383,17 @@ def test_a_gymnasium_episode_depends_on_its_number_alone() -> None:
     assert not torch.equal(first[0, 0], first[1, 0])
 
 
+def test_observations_are_shown_on_a_logarithmic_scale_where_that_is_asked_for() -> None:
+    """Of x the sign(x) log(1 + |x|); where a copy is remains what the environment says."""
+    plain, compressed = (Gym("Pendulum-v1", symlog=symlog) for symlog in (False, True))
+    seen, shown = plain.simulate(2), compressed.simulate(2)
+    u, actions = uniform(2, 1), normal(3, 2, 1)
+    for x, y in [(seen.reset(u), shown.reset(u)), *((seen.step(a)[0], shown.step(a)[0]) for a in actions)]:
+        torch.testing.assert_close(y, x.sign() * (1 + x.abs()).log())
+        torch.testing.assert_close(compressed.restore(y), x)
+    assert torch.equal(seen.positions(), shown.positions())
+
+
 def test_actions_are_scaled_from_the_middle_and_clipped() -> None:
     """The first number lies in [-2, 2], the second in [0, inf)."""
     copies = counting(unit=0.5).simulate(3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from umeta.config import build
+from umeta.quickstart.unknown import write_env_recipe
 from umeta.runtime import artifacts
 
 MINE = """
@@ -26,7 +27,14 @@ class Walk(gymnasium.Env):
         return np.array([self.place, self.place / 2, 1], np.float32), self.place, False, False, {}
 
 
+class Far(Walk):
+    def step(self, action):
+        seen, *rest = super().step(action)
+        return 1000 * seen, *rest
+
+
 gymnasium.register("Walk-v0", Walk, max_episode_steps=6)
+gymnasium.register("Far-v0", Far, max_episode_steps=6)
 """
 TINY = [
     "proposer.skills=4",
@@ -57,6 +65,13 @@ def test_an_environment_of_ones_own_runs_through_and_is_compared_with_scratch(um
     assert umeta("run", "--env", "mine:Walk-v0", *TINY, "--resume")[0] == 0
     refused("run", "--env", "Pendulum-v1", "name=Walk-v0", "--resume", says=["Walk-v0.yaml", "--env mine:Walk-v0"])
     refused("run", "--env", "Pendulum-v1", "name=Walk-v0", "--resume", says=["Walk-v0.yaml", "--env mine:Walk-v0"])
+
+
+def test_large_numbers_are_shown_on_a_logarithmic_scale_unless_that_is_not_wanted():
+    for env, changes, expected in (("Walk", [], False), ("Far", [], True), ("Far", ["env.symlog=false"], False)):
+        path = write_env_recipe(f"mine:{env}-v0", [f"name={env}{len(changes)}", *changes])
+        assert build.load(path).env.symlog is expected
+        assert ("logarithmic scale" in path.read_text()) is expected
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor
 from umeta import seeds
 from umeta.config import registry
 from umeta.errors import UserError, suggest
-from umeta.parts import Embedder, Environment
+from umeta.parts import Embedder, Environment, EnvironmentTraits
 from umeta.rl.rollout import Paths
 from umeta.runtime.loop import RunContext
 from umeta.tasks.reward import RewardTasks
@@ -173,7 +173,8 @@ class Goals:
         return self.benchmark.reward is not own
 
     def __call__(self, paths: Paths, which: Tensor) -> Tensor:
-        return self.benchmark.reward(self.env, paths, self.goals[which][:, None, None])
+        observed = EnvironmentTraits.of(self.env).restore(paths.observations)
+        return self.benchmark.reward(self.env, replace(paths, observations=observed), self.goals[which][:, None, None])
 
     def describe(self, states: Tensor) -> list[str]:
         reward = " ".join((self.benchmark.reward.__doc__ or "").split())

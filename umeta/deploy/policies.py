@@ -18,6 +18,7 @@ from umeta.errors import UserError
 from umeta.evaluation.environments import measure_returns, own_step
 from umeta.models.check import build_module
 from umeta.models.mlp import MLP
+from umeta.parts import EnvironmentTraits
 from umeta.runtime import artifacts
 from umeta.stages.runs import ADAPTED, Run, load_run
 from umeta.types import EpisodeSpec, PolicyLearner, RecurrentLearner
@@ -51,7 +52,8 @@ class Policy(nn.Module):
         self.head.load_state_dict({"weight": head, "bias": weights["head.bias"]})
 
     def forward(self, observations: Tensor) -> Tensor:
-        return self.env.torque(self.head(self.network(observations)))
+        shown = EnvironmentTraits.of(self.env).show(observations)
+        return self.env.torque(self.head(self.network(shown)))
 
 
 def export_policy(

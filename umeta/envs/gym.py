@@ -39,6 +39,9 @@ class Gym(Episodic):
     unit: Annotated[float, Gt(0)] = 0.7
     """how far an action of 1 goes from the middle of its bounds, where 1 is to either bound, or in the environment's
     own numbers where it has no bounds; a policy's standard deviation starts there"""
+    symlog: bool = False
+    """whether observations are shown as sign(x) log(1 + |x|) (symlog, Hafner et al. 2023, arXiv 2301.04104): forces in
+    the hundreds no longer drown the angles beside them"""
 
     axes: ClassVar[tuple[str, str]] = ("observation 0", "observation 1")
 
@@ -102,6 +105,14 @@ class Gym(Episodic):
         """The least and the most that an action may be."""
         return torch.from_numpy(self.one.action_space.low), torch.from_numpy(self.one.action_space.high)
 
+    def show(self, observations: Tensor) -> Tensor:
+        """Give what is shown of the environment's own observations."""
+        return observations.sign() * observations.abs().log1p() if self.symlog else observations
+
+    def restore(self, shown: Tensor) -> Tensor:
+        """Give the environment's own observations of those that are shown."""
+        return shown.sign() * shown.abs().expm1() if self.symlog else shown
+
     def torque(self, actions: Tensor) -> Tensor:
         """Give what the environment gets: actions in its own numbers, within its bounds, or the numbers of choices."""
         if self.chooses:
@@ -144,7 +155,7 @@ class Copies:
                 self.see(i, seen)
         self.ended = torch.zeros_like(self.ended)
         self.check("the observation it begins with", self.seen)
-        return self.seen.clone()
+        return self.env.show(self.seen.clone())
 
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Step the copies that go on. Those that have ended show their last observation for ever."""
@@ -161,7 +172,7 @@ class Copies:
             self.check("a reward", earned)
         self.check("an observation", self.seen, CALMER)
         self.ended = ended
-        return self.seen.clone(), ended
+        return self.env.show(self.seen.clone()), ended
 
     def see(self, i: int, seen: Any) -> None:
         """Take what a copy shows."""

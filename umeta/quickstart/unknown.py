@@ -14,11 +14,13 @@ from umeta.evaluation.environments import check
 from umeta.quickstart.recipe import refuse_to_overwrite
 from umeta.rl.discriminator import CONSTANT
 from umeta.rl.explore import wandered
+from umeta.rl.rollout import Paths
 from umeta.runtime import artifacts
 from umeta.runtime.progress import note
 from umeta.stages.folder import check_out
 
 HORIZON = 100  # steps of an episode at most
+LARGE = 20.0  # standard deviation of an observed number, at random actions, that drowns the others
 LIKE: dict[str, Any] = {
     "title": "default recipe",
     "proposer": {
@@ -67,15 +69,27 @@ def write_env_recipe(id: str, changes: list[str], resume: bool = False) -> Path:
     env = {"name": "gym", "id": id, "horizon": choose_horizon(Gym(id)), "lam": 0.95}
     skills = wanted.get("proposer", {}).get("skills", LIKE["proposer"]["skills"])
     known = {"metalearner": {"contexts": skills, "size": skills}}  # no points of a space: a number of the context each
-    config = build(reading.merge(reading.merge({"name": name, "env": env, **LIKE}, known), wanted))
-    assert isinstance(config, Config)  # as it has an `env`
+    decided = reading.merge({"name": name, "env": env, **LIKE}, known)
+    config = build_config(decided, wanted)
     check_out(config)
     check(config)
-    seen = describe_env(config.env)
+    paths = wandered(config.env, 0)
+    lines = [describe_env(config.env, paths)]
+    if paths.after[paths.mask].std(0).max() > LARGE:
+        config = build_config(reading.merge(decided, {"env": {"symlog": True}}), wanted)
+        if config.env.symlog:
+            lines.append("some of these are so large that they drown the others: all are shown on a logarithmic scale")
     plain = reading.dump_yaml({key: value for key, value in config.plain.items() if key != "name"})
-    artifacts.write_text(path, f"# {seen}\n{plain}")
-    note(f"{seen}\n{path} holds all of this; a changed copy of it runs with umeta run COPY.yaml")
+    artifacts.write_text(path, "".join(f"# {line}\n" for line in lines) + plain)
+    note("\n".join([*lines, f"{path} holds all of this; a changed copy of it runs with umeta run COPY.yaml"]))
     return path
+
+
+def build_config(decided: dict[Any, Any], wanted: dict[Any, Any]) -> Config:
+    """Build the config of what is decided and what the person wants otherwise."""
+    config = build(reading.merge(decided, wanted))
+    assert isinstance(config, Config)  # as it has an `env`
+    return config
 
 
 def choose_horizon(env: Gym) -> int:
@@ -86,9 +100,8 @@ def choose_horizon(env: Gym) -> int:
     return min(own.max_episode_steps or HORIZON, HORIZON)
 
 
-def describe_env(env: Gym) -> str:
-    """Return what is seen of it without a reward, in a line."""
-    paths = wandered(env, 0)
+def describe_env(env: Gym, paths: Paths) -> str:
+    """Return what episodes of random actions show of it, in a line."""
     moved = int((paths.after[paths.mask].std(0) > CONSTANT).sum())
     lived = paths.mask.sum(-1).float().mean()
     return (
