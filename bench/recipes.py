@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from umeta.data.images import to_float
 from umeta.evaluation.images import evaluate
-from umeta.metalearners._embedding import EmbeddingLearner
+from umeta.metalearners._embedding import embeds_alone
 from umeta.models.conv4 import Conv4
 from umeta.stages.runs import load_run
 from umeta.tasks.partition import PartitionTasks
@@ -78,7 +78,7 @@ def answer_by_learner(
     learner: Any, theta: Theta, tasks: PartitionTasks, episode: EpisodeSpec, count: int
 ) -> np.ndarray:
     """Accuracy on each task of a learner of this library; one whose features depend on no task sees pictures once."""
-    if isinstance(learner, EmbeddingLearner) and not learner.task_by_task:
+    if embeds_alone(learner):
         seen = torch.cat([learner.features(theta, to_float(part)) for part in tasks.items.split(500)])
         tasks, learner = PartitionTasks(seen, tasks.partitions, tasks.names), learner.on_features()
     return evaluate(learner, theta, tasks, episode, count=count, seed=0, steps=learner.test_steps)

@@ -29,7 +29,7 @@ from umeta.evaluation.chunks import CHUNK, adapt_chunks
 from umeta.evaluation.readings import measure_readings
 from umeta.evaluation.result import Cell, Result, Rows, summarize, trace
 from umeta.evaluation.rows import Kept, describe_provenance, describe_question, read_results, record_result
-from umeta.metalearners._embedding import EmbeddingLearner
+from umeta.metalearners._embedding import embeds_alone
 from umeta.metalearners.protonet import ProtoNet
 from umeta.objectives import accuracy
 from umeta.parts import Embedder, Model, ModelTraits, TaskTraits, Tracker
@@ -330,7 +330,7 @@ def see_once(run: Run, images: PartitionTasks, test: LabelledImages) -> tuple[Ru
     learner = run.learner
     episodes, count = resolve_episodes(run.config.evaluate)
     looks = count * sum(e.way * (e.shot + e.query) for e in episodes)
-    if looks < len(test.images) or not isinstance(learner, EmbeddingLearner) or learner.task_by_task:
+    if looks < len(test.images) or not embeds_alone(learner):
         return run, images
     device = run.theta.device
     with torch.no_grad():

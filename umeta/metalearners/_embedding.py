@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import ClassVar, Self, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -70,6 +70,11 @@ class EmbeddingLearner(NetworkLearner):
             return torch.stack([z for z, _ in tasks]), stacked
         z, used = network.shared(theta.params, x.flatten(0, 1), theta.running)
         return z.unflatten(0, x.shape[:2]), used
+
+
+def embeds_alone(learner: object) -> TypeGuard[EmbeddingLearner]:
+    """Whether a learner embeds each item by itself, whatever the task."""
+    return isinstance(learner, EmbeddingLearner) and not learner.task_by_task
 
 
 class WeightedSum(nn.Linear):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from umeta.errors import UserError
-from umeta.metalearners._embedding import EmbeddingLearner
+from umeta.metalearners._embedding import embeds_alone
 from umeta.parts import ModelTraits
 from umeta.types import Theta
 
@@ -24,7 +24,7 @@ def check_completes(learner: Any) -> None:
         return
     if ModelTraits.of(learner.model).fitted:
         raise UserError("metalearner.model.fitted: it is set when meta-training is over; leave it out of a config")
-    if not isinstance(learner, EmbeddingLearner) or learner.task_by_task or learner.built.module is not None:
+    if not embeds_alone(learner) or learner.built.module is not None:
         raise UserError(
             f"metalearner.model: {type(learner.model).__name__} is for learners that compare features alone, such as "
             f"protonet with normalisation=running; give {type(learner).__name__} the network itself"

@@ -11,7 +11,7 @@ from torch import Tensor
 from umeta.config.build import build
 from umeta.config.reading import dump_yaml, expand_names
 from umeta.errors import UserError
-from umeta.metalearners._embedding import EmbeddingLearner
+from umeta.metalearners._embedding import embeds_alone
 from umeta.models.backbone import keep_weights
 from umeta.parts import ModelTraits
 from umeta.runtime import artifacts
@@ -33,7 +33,7 @@ def join(
         UserError: the run's features depend on the task, the network cannot be had, or the folder exists.
     """
     learner = run.learner
-    if not isinstance(learner, EmbeddingLearner) or learner.task_by_task:
+    if not embeds_alone(learner):
         raise UserError(
             f"{run.folder}: its {type(learner).__name__} has no features that can be joined with others; meta-train "
             "protonet with normalisation=running or group"

@@ -21,7 +21,7 @@ from umeta.deploy.adapted import AdaptedLearner, load_source, refuse_transductiv
 from umeta.deploy.pick import choose
 from umeta.deploy.seen import Look, Seen
 from umeta.errors import UserError
-from umeta.metalearners._embedding import EmbeddingLearner
+from umeta.metalearners._embedding import embeds_alone
 from umeta.runtime import artifacts
 from umeta.types import Batch
 
@@ -46,7 +46,7 @@ class Session:
         source, loaded = load_source(run, device=device, trusted=None if allow_plugin else ())
         refuse_transductive(source)
         learner = source.learner
-        if not isinstance(learner, EmbeddingLearner) or learner.task_by_task:
+        if not embeds_alone(learner):
             raise UserError(
                 f"{run}: a {type(learner).__name__} adapts its whole network at each label, which takes too long here; "
                 "meta-train protonet with normalisation=running, or use umeta adapt"
