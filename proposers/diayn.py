@@ -58,6 +58,11 @@ class Diayn:
     domain: ClassVar[Literal["image", "env"]] = "env"
     sees_labels: ClassVar[bool] = False
 
+    @property
+    def count(self) -> int:
+        """How many skills the policy has."""
+        return self.skills
+
     def propose(self, source: Environment, ctx: Context, embedder: Embedder | None = None) -> RewardTasks:
         """Return a reward per skill, and the skills' policies.
 
@@ -88,14 +93,14 @@ class Learning:
         o = self.options = options
         self.env, self.seed = env, ctx.seed
         with seeds.seed_torch(seeds.integer(ctx.seed, "diayn")):
-            self.policy = SkillPolicy(env.observation, env.action, o.skills, o.hidden)
+            self.policy = SkillPolicy(env.observation, env.action, o.count, o.hidden)
             self.learner = o.algorithm.build(self.policy, env.discount, o.lr)
             self.discriminator = Discriminator.checked(env, o.skills, o.hidden, o.sees)
         self.rewards = SkillRewards(self.discriminator)  # of the discriminator as it is by then
         seen = self.discriminator.seen(wandering(env, ctx))
         self.discriminator.standardise(seen.mean(0), seen.std(0), o.inputs)
         self.optimiser = torch.optim.Adam(self.discriminator.parameters(), lr=o.lr)
-        self.mine = share_copies(o.skills, "proposer.skills")
+        self.mine = share_copies(o.count, "proposer.skills")
         self.simulation = env.simulate(len(self.mine) * o.episodes)
         self.accuracy: float | None = None  # of the discriminator in the last iteration
         self.save, self.load = make_resumable(
@@ -111,19 +116,24 @@ class Learning:
         Several processes share the skills out to act, and then learn the same of what all of them did.
         """
         o, random = self.options, seeds.generator(self.seed, "diayn", i)
-        noise = torch.randn(o.skills, o.episodes, self.env.horizon, self.env.action, generator=random)
-        u = torch.rand(o.skills, o.episodes, self.env.randoms, generator=random)
+        noise = torch.randn(o.count, o.episodes, self.env.horizon, self.env.action, generator=random)
+        u = torch.rand(o.count, o.episodes, self.env.randoms, generator=random)
 
         def roll_out() -> Paths:
             return rollout(self.simulation, act(self.policy.policies(self.mine)), noise[self.mine], u[self.mine])
 
         paths = share_rollout(self.policy, roll_out, 0)
-        skill = torch.arange(o.skills).view(-1, 1, 1).expand_as(paths.mask)
+        skill = torch.arange(o.count).view(-1, 1, 1).expand_as(paths.mask)
+        found = self.learn(paths, skill, random)
+        std = gaussian(torch.cat([self.policy.log_std] * 2, -1))[1].exp().mean().item()
+        return {**found, "std": std}
+
+    def learn(self, paths: Paths, skill: Tensor, random: torch.Generator) -> dict[str, float]:
+        """Train the discriminator and the policies on the episodes of each skill; say how well they do."""
         self.accuracy = self.tell_apart(paths, skill, random)
         earned = (self.rewards.at(paths.after, skill) * paths.mask).sum() / paths.mask.sum()
         self.learner.improve(paths, skill, self.rewards.at, random)
-        std = gaussian(torch.cat([self.policy.log_std] * 2, -1))[1].exp().mean().item()
-        return {"accuracy": self.accuracy, "reward": earned.item(), "std": std}
+        return {"accuracy": self.accuracy, "reward": earned.item()}
 
     def tell_apart(self, paths: Paths, skill: Tensor, random: torch.Generator) -> float:
         """Train the discriminator on the states of this iteration; returns its accuracy on them."""

@@ -200,6 +200,36 @@ def centre(kinds: Tensor, count: int) -> Tensor:
     return (nn.functional.one_hot(kinds, count) - 1 / count) * (count / (count - 1))
 
 
+class MapLearner:
+    """What trains the map: gradient steps on it, and on the dual variable that keeps a step at most 1 long."""
+
+    def __init__(self, space: Space, lr: float, steps: int) -> None:
+        self.space, self.steps = space, steps
+        self.dual = nn.ParameterList([torch.tensor(math.log(DUAL))])
+        self.optimiser = torch.optim.Adam([*space.parameters(), *self.dual.parameters()], lr=lr)
+
+    def learn(self, paths: Paths, skill: Tensor, random: torch.Generator) -> float:
+        """Train on the environment steps of this iteration; give the root mean square of a step in the space."""
+        seen, there = self.space.seen(paths), paths.mask
+        before, after, z = seen[:, :, :-1][there], seen[:, :, 1:][there], skill[there]
+        square = torch.zeros(())
+        for part in self.draw_parts(len(z), random):
+            d = self.space.locate(after[part]) - self.space.locate(before[part])
+            square = d.square().sum(-1)
+            room = (1 - square).clamp(max=SLACK)
+            dual = self.dual[0].exp()
+            loss = -((d * z[part]).sum(-1) + dual.detach() * room).mean() + dual * room.mean().detach()
+            self.optimiser.zero_grad()
+            loss.backward()
+            self.optimiser.step()
+        return square.mean().sqrt().item()
+
+    def draw_parts(self, count: int, random: torch.Generator) -> Iterator[Tensor]:
+        """Draw a tenth of `count` environment steps for each of an iteration's gradient steps."""
+        for _ in range(self.steps):
+            yield torch.randperm(count, generator=random)[: max(count // 10, 1)]
+
+
 class Learning:
     """The policy, what improves it, and the space on their way."""
 
@@ -222,8 +252,7 @@ class Learning:
         lengths = self.stored.norm(dim=1, keepdim=True)
         longest = lengths if o.discrete else FASTEST  # kinds are of one length
         self.space.points.copy_(self.stored / (lengths if o.family == "directions" else longest))
-        self.dual = nn.ParameterList([torch.tensor(math.log(DUAL))])
-        self.optimiser = torch.optim.Adam([*self.space.parameters(), *self.dual.parameters()], lr=o.map_lr)
+        self.map = MapLearner(self.space, o.map_lr, o.map_steps)
         self.placer_optimiser = torch.optim.Adam(self.placer.parameters(), lr=o.lr)
         self.mine = share_copies(o.episodes, "proposer.episodes")
         self.simulation = env.simulate(len(self.mine))
@@ -234,8 +263,8 @@ class Learning:
             learner=self.learner,
             learner_adam=self.learner.optimiser,
             space=self.space,
-            dual=self.dual,
-            space_adam=self.optimiser,
+            dual=self.map.dual,
+            space_adam=self.map.optimiser,
             **placing,
         )
 
@@ -265,13 +294,13 @@ class Learning:
 
     def go(self, paths: Paths, skill: Tensor, random: torch.Generator) -> dict[str, float]:
         """Train the map, and the policy on what going one's way in it earns; say how well it does."""
-        length = self.learn_space(paths, skill, random)
+        length = self.map.learn(paths, skill, random)
         with torch.no_grad():
             d = self.space.locate(self.space.seen(paths)).diff(dim=2)
         self.cosine = measure_alignment(d[paths.mask], skill[paths.mask])
         self.learner.learn(paths, skill, reward(d, skill, paths.mask, self.cosine), random)
         off = (d - skill).norm(dim=-1)[paths.mask].mean().item()
-        return {"cosine": self.cosine, "length": length, "off": off, "dual": self.dual[0].exp().item()}
+        return {"cosine": self.cosine, "length": length, "off": off, "dual": self.map.dual[0].exp().item()}
 
     def stay(self, paths: Paths, skill: Tensor, random: torch.Generator, first: bool) -> dict[str, float]:
         """Teach where to end, by the policy that is told which way to go; first: decide how far places are."""
@@ -286,34 +315,13 @@ class Learning:
             way = way * (FASTEST / way.norm(dim=-1, keepdim=True)).clamp(max=1)
             x, z = paths.observations[:, :, :-1][there], skill[there]
             taught = self.policy(x, way[there])[:, : self.env.action]
-        for part in self.draw_parts(len(z), random):
+        for part in self.map.draw_parts(len(z), random):
             loss = nn.functional.smooth_l1_loss(self.placer(x[part], z[part])[:, : self.env.action], taught[part])
             self.placer_optimiser.zero_grad()
             loss.backward()
             self.placer_optimiser.step()
         self.missed = left[:, :, -1].norm(dim=-1).mean().item()
         return {"off": left[there].norm(dim=-1).mean().item(), "loss": loss.item()}
-
-    def learn_space(self, paths: Paths, skill: Tensor, random: torch.Generator) -> float:
-        """Train the map and the dual variable on the steps of this iteration; give the root mean square of a step."""
-        seen, there = self.space.seen(paths), paths.mask
-        before, after, z = seen[:, :, :-1][there], seen[:, :, 1:][there], skill[there]
-        square = torch.zeros(())
-        for part in self.draw_parts(len(z), random):
-            d = self.space.locate(after[part]) - self.space.locate(before[part])
-            square = d.square().sum(-1)
-            room = (1 - square).clamp(max=SLACK)
-            dual = self.dual[0].exp()
-            loss = -((d * z[part]).sum(-1) + dual.detach() * room).mean() + dual * room.mean().detach()
-            self.optimiser.zero_grad()
-            loss.backward()
-            self.optimiser.step()
-        return square.mean().sqrt().item()
-
-    def draw_parts(self, count: int, random: torch.Generator) -> Iterator[Tensor]:
-        """Draw a tenth of `count` environment steps for each of an iteration's gradient steps."""
-        for _ in range(self.options.map_steps):
-            yield torch.randperm(count, generator=random)[: max(count // 10, 1)]
 
 
 def reward(d: Tensor, skill: Tensor, mask: Tensor, cosine: float) -> Tensor:

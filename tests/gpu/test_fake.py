@@ -58,6 +58,7 @@ OPTIONS: dict[str, dict[str, Any]] = {  # as small as they come
     "mixture": {"proposers": ["instances", {"name": "random_labels", "k": 6, "partitions": 2}]},
     "trpo": {"iterations": 2, "backtracks": 2},
     "diayn": {"skills": 2, "iterations": 1, "episodes": 1, "hidden": 4},
+    "diayn_metra": {"skills": 2, "movers": 2, "iterations": 1, "episodes": 1, "hidden": 4},
     "metra": {"skills": 2, "iterations": 1, "episodes": 2, "map_steps": 1, "hidden": 4},
     "random_discriminator": {"skills": 2, "hidden": 4},
 }

@@ -11,7 +11,7 @@ from umeta.benchmarks.goals import goals
 from umeta.config.environments import TrainConfig
 from umeta.envs.nav2d import Nav2D
 from umeta.errors import UserError
-from umeta.metalearners.context import KNOWN, TOLD, Context, expect
+from umeta.metalearners.context import KNOWN, OWN, TOLD, Context, expect
 from umeta.metalearners.maml import MAML
 from umeta.models.mlp import MLP
 from umeta.outer.promp import ProMP
@@ -40,7 +40,8 @@ def walkers() -> dict[str, Tensor]:
         policy.second.weight.copy_(torch.eye(4))
         policy.head.weight[:, :2] = 10 * torch.eye(2)
         policy.log_std.fill_(-3)
-    return policy.policies(draw(KNOWS, 2))
+    skills = policy.policies(draw(KNOWS, 2))
+    return skills | {"head.free": skills["head.free"] + 0.3 * draw(KNOWS, 2, seed=1)}
 
 
 def learner(**options: object) -> Context:
@@ -74,6 +75,7 @@ def test_contexts_are_the_skills() -> None:
     theta = one.start_from(skills)
     rebuilt = theta.params["1.bias"] + theta.params[KNOWN] @ theta.params[TOLD]
     torch.testing.assert_close(rebuilt, skills["1.bias"])
+    torch.testing.assert_close(theta.params["head.free"] + theta.params[OWN], skills["head.free"])
     assert theta.params[KNOWN].std(0, correction=0).max().item() == pytest.approx(1, abs=0.05)
     assert set(theta.params) == set(one.init(0).params)
 
@@ -96,7 +98,9 @@ def test_the_first_step_takes_nearly_the_best_skill() -> None:
     batch = tasks().sample(np.arange(GOALS), episode=EPISODE, seed=0)
     support = batch.support(policy_of(one, theta, one.unadapted(theta, GOALS)))
     adapted = one.adapt(theta, support)
-    assert TOLD not in adapted.params
+    assert not {TOLD, OWN} & adapted.params.keys()
+    spreads = [(adapted.params["head.free"][g] - skills["head.free"]).abs().amax(1).min() for g in range(GOALS)]
+    assert max(spreads) < 1e-5  # each is that of a skill, as it was taken
     assert adapted.steps == 1
     taken = batch.query(policy_of(one, theta, adapted)).score
     plain = MAML(MLP([4, 4])).build(policy_spec(ENV), EPISODE)
@@ -115,6 +119,7 @@ def test_meta_training_moves_what_is_told_and_keeps_the_contexts() -> None:
     start = one.start_from(walkers())
     theta = metatrain(one, tasks(), TrainConfig(outer=ProMP(), steps=2, meta_batch=3, episodes=EPISODES), None, start)
     assert torch.equal(theta.params[KNOWN], start.params[KNOWN])
+    assert torch.equal(theta.params[OWN], start.params[OWN])
     assert not torch.equal(theta.params[TOLD], start.params[TOLD])
 
 

@@ -81,7 +81,7 @@ def test_the_space_is_what_the_constraint_lets_it_be() -> None:
     paths = walks(0.05 * skill)
     learning.space.standardise(paths)
     for _ in range(5):
-        learning.learn_space(paths, skill, random)
+        learning.map.learn(paths, skill, random)
     with torch.no_grad():
         d = learning.space.locate(learning.space.seen(paths)).diff(dim=2)
     assert d.norm(dim=-1).quantile(0.99).item() < 1.1
@@ -211,9 +211,9 @@ def test_the_map_follows_the_gradient_of_its_lagrangian(count: int) -> None:
     learning = Learning(replace(FEW, map_steps=1), OPEN, RunContext())
     paths, z = walks(draw(1, count, 8, 2)), 0.5 * draw(1, count, 1, 2, seed=1).expand(-1, -1, 8, -1)
     space = copy.deepcopy(learning.space)
-    params, log_dual = list(space.parameters()), learning.dual[0].detach().clone().requires_grad_()
-    learning.optimiser = torch.optim.SGD([*learning.space.parameters(), *learning.dual.parameters()], lr=1.0)
-    length = learning.learn_space(paths, z, torch.Generator().manual_seed(3))
+    params, log_dual = list(space.parameters()), learning.map.dual[0].detach().clone().requires_grad_()
+    learning.map.optimiser = torch.optim.SGD([*learning.space.parameters(), *learning.map.dual.parameters()], lr=1.0)
+    length = learning.map.learn(paths, z, torch.Generator().manual_seed(3))
     part = torch.randperm(8 * count, generator=torch.Generator().manual_seed(3))[: {10: 8, 1: 1}[count]]  # a tenth
     seen = space.seen(paths)
     d = (space.locate(seen[:, :, 1:]) - space.locate(seen[:, :, :-1])).flatten(0, 2)[part]
@@ -224,7 +224,7 @@ def test_the_map_follows_the_gradient_of_its_lagrangian(count: int) -> None:
     for moved, was, g in zip(learning.space.parameters(), params, torch.autograd.grad(up, params), strict=True):
         torch.testing.assert_close(moved.detach(), was.detach() + g, rtol=1e-4, atol=1e-6)
     down = log_dual.detach() - log_dual.exp().detach() * room.mean().detach()  # falls where there is room
-    torch.testing.assert_close(learning.dual[0].detach(), down, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(learning.map.dual[0].detach(), down, rtol=1e-4, atol=1e-6)
 
 
 def test_what_was_found_is_said_at_its_end() -> None:

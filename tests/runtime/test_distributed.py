@@ -26,6 +26,7 @@ from torch import nn
 from embeddings.acai import ACAI, mirrored
 from embeddings.simclr import SimCLR
 from proposers.diayn import Diayn
+from proposers.diayn_metra import DiaynMetra
 from proposers.metra import Metra
 from umeta.cli.chain import run_stages
 from umeta.config.build import build
@@ -228,6 +229,7 @@ class Counted(Nav2D):
 SKILLED: dict[str, Proposer] = {
     "ppo": Diayn(skills=3, iterations=3, episodes=2, hidden=8),
     "sac": Diayn(skills=3, iterations=3, episodes=2, hidden=8, algorithm=SAC(updates=3, batch=6, replay=40)),
+    "both": DiaynMetra(skills=3, movers=2, iterations=3, episodes=2, hidden=8),
     "metra": Metra(skills=4, iterations=3, episodes=5, hidden=8, map_steps=2),
 }
 
@@ -235,7 +237,7 @@ SKILLED: dict[str, Proposer] = {
 def discover_skills(name: str) -> tuple[dict[str, torch.Tensor], int]:
     """The rewards and policies of skills, and how many copies of the environment this process simulated for them."""
     tasks = SKILLED[name].propose(Counted(horizon=6), RunContext())
-    learnt = getattr(tasks.rewards, "discriminator", tasks.rewards)
+    learnt = tasks.rewards if isinstance(tasks.rewards, torch.nn.Module) else tasks.rewards.discriminator
     return {**learnt.state_dict(), **tasks.skills}, Counted.copies[-1]
 
 

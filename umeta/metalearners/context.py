@@ -15,6 +15,7 @@ from umeta.metalearners._gradient import InnerLoop, UnrolledLearner
 from umeta.types import Adapted, Batch, EpisodeSpec, TaskSpec, Theta
 
 BIAS, TOLD, KNOWN = "1.bias", "told.weight", "told.known"
+SPREAD, OWN = "head.free", "told.free"  # log standard deviations of all contexts, and what each adds to them
 LENGTHS = (0.25, 0.5, 1.0, 2.0)  # of the kernel; contexts have a standard deviation of about 1
 NOISES = (0.03, 0.1, 0.3, 1.0)  # variance of a return about what its context gives, where that of all returns is 1
 
@@ -28,7 +29,8 @@ class Context(UnrolledLearner):
     out of those that are known. The first step regresses the episodes' returns on their contexts by a Gaussian process,
     and takes the known context for which that expects most. Later steps are MAML's, by the policy gradient.
 
-    With `start: skills` the known contexts are the proposer's skills, in the few directions in which they differ most.
+    With `start: skills` the known contexts are the proposer's skills, in the few directions in which they differ most,
+    and the noise of their actions is each one's own.
     """
 
     steps: Literal[1] = 1
@@ -54,7 +56,7 @@ class Context(UnrolledLearner):
         learner = super().build(spec, episode)
         if BIAS not in learner.built.network.names:
             raise UserError("metalearner.model: a context is told to the first layer of an mlp; take that")
-        learner.fixed = learner.fixed | {KNOWN}
+        learner.fixed = learner.fixed | {KNOWN, OWN}
         return learner
 
     def start_from(self, skills: dict[str, Tensor]) -> Theta:
@@ -71,21 +73,25 @@ class Context(UnrolledLearner):
         apart = skills[BIAS] - mean[BIAS]
         _, lengths, directions = torch.linalg.svd(apart, full_matrices=False)
         told = directions[: self.size] * lengths[0] / count**0.5  # contexts have a standard deviation of at most 1
-        return Theta(mean | {TOLD: told, KNOWN: apart @ torch.linalg.pinv(told)})
+        own = skills[SPREAD] - mean[SPREAD]
+        return Theta(mean | {TOLD: told, KNOWN: apart @ torch.linalg.pinv(told), OWN: own})
 
     def unadapted(self, theta: Theta, tasks: int) -> Adapted:
         """Give the policies of all known contexts, for `tasks` tasks."""
-        told = (theta.params[KNOWN] @ theta.params[TOLD]).expand(tasks, -1, -1)
-        return Adapted(super().unadapted(theta, tasks).params | {TOLD: told})
+        told, own = theta.params[KNOWN] @ theta.params[TOLD], theta.params[OWN]
+        each = {name: value.expand(tasks, -1, -1) for name, value in ((TOLD, told), (OWN, own))}
+        return Adapted(super().unadapted(theta, tasks).params | each)
 
     def predict(self, theta: Theta, adapted: Adapted, x: Tensor) -> Tensor:
         """Answer x [T, N, ...]; before the first step each item is told the next of the known contexts."""
         if TOLD not in adapted.params:
             return super().predict(theta, adapted, x)
         tasks, items = x.shape[:2]
-        each = {name: value.repeat_interleave(items, 0) for name, value in adapted.params.items() if name != TOLD}
-        told = adapted.params[TOLD][:, torch.arange(items, device=x.device) % self.contexts]
-        each[BIAS] = each[BIAS] + told.flatten(0, 1)
+        each = {name: value.repeat_interleave(items, 0) for name, value in adapted.params.items()}
+        turn = torch.arange(items, device=x.device) % self.contexts
+        for name, added in ((BIAS, TOLD), (SPREAD, OWN)):
+            each.pop(added)
+            each[name] = each[name] + adapted.params[added][:, turn].flatten(0, 1)
         return super().predict(theta, Adapted(each), x.flatten(0, 1)[:, None]).view(tasks, items, -1)
 
     def adapt(self, theta: Theta, support: Batch, *, start: Adapted | None = None, steps: int | None = None) -> Adapted:
@@ -96,15 +102,17 @@ class Context(UnrolledLearner):
         returns = (support.reward * support.mask).unflatten(1, (support.sequences, -1)).sum(-1)
         known = theta.params[KNOWN]
         tried = known[torch.arange(support.sequences, device=known.device) % self.contexts]
-        z = known[expect(tried, returns, known).argmax(1)]
+        best = expect(tried, returns, known).argmax(1)
         params = super().unadapted(theta, len(support)).params
-        return Adapted(params | {BIAS: params[BIAS] + z @ theta.params[TOLD]}, steps=1)
+        told = {BIAS: params[BIAS] + known[best] @ theta.params[TOLD], SPREAD: params[SPREAD] + theta.params[OWN][best]}
+        return Adapted(params | told, steps=1)
 
     def _make_inner(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """Draw B and the contexts."""
         random = torch.Generator().manual_seed(0)
         told = torch.randn(self.size, len(weights[BIAS]), generator=random) / len(weights[BIAS]) ** 0.5
-        return {TOLD: told, KNOWN: torch.randn(self.contexts, self.size, generator=random)}
+        known = torch.randn(self.contexts, self.size, generator=random)
+        return {TOLD: told, KNOWN: known, OWN: torch.zeros(self.contexts, len(weights[SPREAD]))}
 
 
 @torch.no_grad()

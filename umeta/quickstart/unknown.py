@@ -21,17 +21,17 @@ from umeta.stages.folder import check_out
 
 HORIZON = 100  # steps of an episode at most
 LARGE = 20.0  # standard deviation of an observed number, at random actions, that drowns the others
+SKILLS = {
+    "skills": 10,
+    "iterations": 200,
+    "hidden": 64,
+    "discriminator_steps": 20,
+    "algorithm": {"name": "ppo", "effort": 0.3},  # without it skills act at the bounds, where noise does nothing
+}
+BRIEF = {"name": "diayn", **SKILLS, "episodes": 8}  # for episodes that may end early: METRA's skills soon end them
 LIKE: dict[str, Any] = {
     "title": "default recipe",
-    "proposer": {
-        "name": "diayn",
-        "skills": 10,
-        "episodes": 8,
-        "iterations": 200,
-        "hidden": 64,
-        "discriminator_steps": 20,
-        "algorithm": {"name": "ppo", "effort": 0.3},  # without it skills act at the bounds, where noise does nothing
-    },
+    "proposer": {"name": "diayn_metra", **SKILLS, "movers": 4, "episodes": 6},
     "metalearner": {"name": "context", "model": {"name": "mlp", "hidden": [64, 64]}},
     "train": {
         "outer": {"name": "promp", "lr": 3e-4, "max_kl": 0.03, "schedule": "cosine"},
@@ -66,19 +66,22 @@ def write_env_recipe(id: str, changes: list[str], resume: bool = False) -> Path:
         note(f"going on with {path}")
         return path
     refuse_to_overwrite(path, [out / kind / name for kind in ("tasks", "runs")])
-    env = {"name": "gym", "id": id, "horizon": choose_horizon(Gym(id)), "lam": 0.95}
-    skills = wanted.get("proposer", {}).get("skills", LIKE["proposer"]["skills"])
-    known = {"metalearner": {"contexts": skills, "size": skills}}  # no points of a space: a number of the context each
-    decided = reading.merge({"name": name, "env": env, **LIKE}, known)
+    decided = {"name": name, "env": {"name": "gym", "id": id, "horizon": choose_horizon(Gym(id)), "lam": 0.95}, **LIKE}
     config = build_config(decided, wanted)
     check_out(config)
     check(config)
     paths = wandered(config.env, 0)
     lines = [describe_env(config.env, paths)]
-    if paths.after[paths.mask].std(0).max() > LARGE:
-        config = build_config(reading.merge(decided, {"env": {"symlog": True}}), wanted)
-        if config.env.symlog:
-            lines.append("some of these are so large that they drown the others: all are shown on a logarithmic scale")
+    if not paths.mask.all():
+        decided["proposer"] = BRIEF
+    if large := bool(paths.after[paths.mask].std(0).max() > LARGE):
+        decided["env"] = {**decided["env"], "symlog": True}
+    config = build_config(decided, wanted)
+    if large and config.env.symlog:
+        lines.append("some of these are so large that they drown the others: all are shown on a logarithmic scale")
+    if skills := getattr(config.proposer, "count", None):  # no points of a space: a number of the context each
+        decided = reading.merge(decided, {"metalearner": {"contexts": skills, "size": skills}})
+        config = build_config(decided, wanted)
     plain = reading.dump_yaml({key: value for key, value in config.plain.items() if key != "name"})
     artifacts.write_text(path, "".join(f"# {line}\n" for line in lines) + plain)
     note("\n".join([*lines, f"{path} holds all of this; a changed copy of it runs with umeta run COPY.yaml"]))

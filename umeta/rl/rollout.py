@@ -34,6 +34,12 @@ class Paths:
         """What was observed after each step [T, E, H, observation]."""
         return self.observations[:, :, 1:]
 
+    def of(self, tasks: slice) -> Paths:
+        """Return what happened in some of the tasks."""
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        some: dict[str, Any] = {name: None if part is None else part[tasks] for name, part in parts.items()}
+        return Paths(**some)
+
     def total(self, rewards: Tensor) -> Tensor:
         """Mean over each task's episodes of their summed rewards [T, E, H]: [T]."""
         return (rewards * self.mask).sum(2).mean(1)
