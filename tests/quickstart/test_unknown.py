@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from proposers.diayn import Diayn
+from proposers.diayn_metra import DiaynMetra
 from umeta.config import build
 from umeta.quickstart.unknown import write_env_recipe
 from umeta.runtime import artifacts
@@ -33,6 +35,12 @@ class Far(Walk):
         return 1000 * seen, *rest
 
 
+class Brief(Walk):
+    def step(self, action):
+        return *super().step(action)[:2], bool(action[0] > 0.9), False, {}
+
+
+gymnasium.register("Brief-v0", Brief, max_episode_steps=6)
 gymnasium.register("Walk-v0", Walk, max_episode_steps=6)
 gymnasium.register("Far-v0", Far, max_episode_steps=6)
 """
@@ -65,6 +73,13 @@ def test_an_environment_of_ones_own_runs_through_and_is_compared_with_scratch(um
     assert umeta("run", "--env", "mine:Walk-v0", *TINY, "--resume")[0] == 0
     refused("run", "--env", "Pendulum-v1", "name=Walk-v0", "--resume", says=["Walk-v0.yaml", "--env mine:Walk-v0"])
     refused("run", "--env", "Pendulum-v1", "name=Walk-v0", "--resume", says=["Walk-v0.yaml", "--env mine:Walk-v0"])
+
+
+def test_skills_that_move_are_learnt_where_episodes_do_not_end_early():
+    for env, changes, expected in (("Walk", ["proposer.movers=3"], 13), ("Brief", [], 10)):
+        config = build.load(write_env_recipe(f"mine:{env}-v0", changes))
+        assert type(config.proposer) is (DiaynMetra if env == "Walk" else Diayn)
+        assert config.metalearner.contexts == config.metalearner.size == expected
 
 
 def test_large_numbers_are_shown_on_a_logarithmic_scale_unless_that_is_not_wanted():
