@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from umeta import seeds
 from umeta.errors import UserError
-from umeta.models.embedder import NetworkEmbedder, count_halvings, descend, make_resumable, resize
+from umeta.models.embedder import NetworkEmbedder, count_halvings, descend, resize
 from umeta.parts import Context, Images
 from umeta.runtime import distributed
+from umeta.runtime.checkpoints import make_resumable
 from umeta.runtime.devices import read, send
 
 

@@ -15,8 +15,9 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from umeta import seeds
 from umeta.errors import UserError
-from umeta.models.embedder import NetworkEmbedder, count_halvings, make_resumable, resize
+from umeta.models.embedder import NetworkEmbedder, count_halvings, resize
 from umeta.parts import Context, Images
+from umeta.runtime.checkpoints import make_resumable
 from umeta.runtime.devices import read, send
 
 SLOWER = 0.25  # the discriminator's share of the step size: else it sees through the coders before they learn

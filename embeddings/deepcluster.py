@@ -15,10 +15,11 @@ from umeta import seeds
 from umeta.augment.suited import suited
 from umeta.errors import UserError
 from umeta.models.check import build_module
-from umeta.models.embedder import BATCH, ViewEmbedder, features, make_resumable
+from umeta.models.embedder import BATCH, ViewEmbedder, features
 from umeta.models.kernels import FewPlaces, channels_last
 from umeta.models.precision import autocast
 from umeta.parts import Context, Images
+from umeta.runtime.checkpoints import make_resumable
 from umeta.runtime.devices import read, send
 from umeta.tasks.clustering import kmeans, refill_empty, whiten, whitening
 

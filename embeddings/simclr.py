@@ -14,11 +14,12 @@ from umeta import seeds
 from umeta.augment.suited import suited
 from umeta.errors import UserError
 from umeta.models.check import build_module
-from umeta.models.embedder import ViewEmbedder, descend, features, make_resumable, normalise_together
+from umeta.models.embedder import ViewEmbedder, descend, features, normalise_together
 from umeta.models.kernels import FewPlaces, channels_last
 from umeta.models.precision import autocast, precise
 from umeta.parts import Context, Images
 from umeta.runtime import distributed
+from umeta.runtime.checkpoints import make_resumable
 from umeta.runtime.devices import send
 
 LABEL = "contrastive"  # in seeds, checkpoints and logs: this file's earlier name, so that old runs go on and come again

@@ -4,30 +4,31 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from annotated_types import Gt
 from torch import Tensor, nn
 
-from proposers import diayn, metra
 from umeta import seeds
-from umeta.models.embedder import make_resumable
 from umeta.parts import Context, Embedder, Environment
+from umeta.rl import apart
 from umeta.rl.discriminator import Discriminator, SkillRewards
 from umeta.rl.explore import wandered
 from umeta.rl.ppo import PPO, Proximal
 from umeta.rl.rollout import Paths
+from umeta.rl.space import MapLearner, Space, measure_alignment, reward, tell_success
+from umeta.runtime.checkpoints import make_resumable
 from umeta.tasks.reward import RewardTasks
 
 
 @dataclass(frozen=True)
-class DiaynMetra(diayn.Diayn):
+class DiaynMetra(apart.ToldApart):
     """DIAYN's skills and METRA's in one policy (Eysenbach et al. 2018; Park, Rybkin, Levine 2024).
 
     A skill that is told apart by its states need not move: DIAYN's take up postures, gentle ones among them. METRA's go
     ever farther in a space that is learnt, and hold no posture. Of an environment of which nothing is known a reward
-    may ask for either. Half of the iterations' episodes teach the one, half the other, and all of them one network.
+    may ask for either. An iteration has as many episodes of each skill, and all of them teach one network.
     """
 
     movers: Annotated[int, Gt(1)] = 10
@@ -35,6 +36,9 @@ class DiaynMetra(diayn.Diayn):
     told apart"""
     algorithm: PPO = field(default_factory=PPO)
     """what improves the policies"""
+
+    domain: ClassVar[Literal["image", "env"]] = "env"
+    sees_labels: ClassVar[bool] = False
 
     @property
     def count(self) -> int:
@@ -50,18 +54,18 @@ class DiaynMetra(diayn.Diayn):
         learning = Learning(self, source, ctx)
         ctx.loop("skills", self.iterations, learning.step, learning.save, learning.load)
         if learning.accuracy is not None and learning.cosine is not None:  # else all iterations had been done before
-            ctx.note(diayn.tell_success(learning.accuracy, self.skills))
-            ctx.note(metra.tell_success(learning.cosine))
+            ctx.note(apart.tell_success(learning.accuracy, self.skills))
+            ctx.note(tell_success(learning.cosine))
         return RewardTasks(source, Both(learning.rewards, learning.space), learning.policy.policies())
 
     def rewards(self, source: Environment) -> Both:
         """Return the rewards, to load what was learnt into."""
-        apart = SkillRewards(Discriminator.checked(source, self.skills, self.hidden, self.sees))
-        return Both(apart, self.make_space(source))
+        discriminator = Discriminator.checked(source, self.skills, self.hidden, self.sees)
+        return Both(SkillRewards(discriminator), self.make_space(source))
 
-    def make_space(self, env: Environment) -> metra.Space:
+    def make_space(self, env: Environment) -> Space:
         """Return the space of the movers, with a direction for each."""
-        space = metra.Space(env, "directions", count=self.movers, dim=2, hidden=2 * self.hidden, sees=self.sees)
+        space = Space(env, "directions", count=self.movers, dim=2, hidden=2 * self.hidden, sees=self.sees)
         angle = torch.arange(self.movers) / self.movers * 2 * math.pi
         space.points.copy_(torch.stack([angle.cos(), angle.sin()], 1))
         return space
@@ -70,7 +74,7 @@ class DiaynMetra(diayn.Diayn):
 class Both(nn.Module):
     """The rewards of skills that are told apart, and after them of those that go their own way."""
 
-    def __init__(self, apart: SkillRewards, going: metra.Space) -> None:
+    def __init__(self, apart: SkillRewards, going: Space) -> None:
         super().__init__()
         self.apart, self.discriminator, self.going = apart, apart.discriminator, going
 
@@ -95,7 +99,7 @@ class Both(nn.Module):
         return [*self.apart.describe(states), *self.going.describe(states)]
 
 
-class Learning(diayn.Learning):
+class Learning(apart.Learning):
     """Policies, the discriminator, and the space on their way."""
 
     options: DiaynMetra
@@ -107,7 +111,7 @@ class Learning(diayn.Learning):
         with seeds.seed_torch(seeds.integer(ctx.seed, "movers")):
             self.space = options.make_space(env)
         self.space.standardise(wandered(env, ctx.seed))
-        self.map = metra.MapLearner(self.space, metra.Metra.map_lr, metra.Metra.map_steps)
+        self.map = MapLearner(self.space)
         self.save, self.load = make_resumable(
             learner=self.learner,
             learner_adam=self.learner.optimiser,
@@ -129,8 +133,8 @@ class Learning(diayn.Learning):
         self.map.learn(going, way, random)
         with torch.no_grad():
             d = self.space.locate(self.space.seen(going)).diff(dim=2)
-        self.cosine = metra.measure_alignment(d[going.mask], way[going.mask])
-        by_step = metra.reward(d, way, going.mask, self.cosine)
+        self.cosine = measure_alignment(d[going.mask], way[going.mask])
+        by_step = reward(d, way, going.mask, self.cosine)
         size = by_state[apart.mask].square().mean().sqrt() + 1e-8  # of rewards by step it is 1
         self.learner.learn(paths, skill, torch.cat([by_state / size, by_step]), random)
         return {"accuracy": self.accuracy, "reward": by_state[apart.mask].mean().item(), "cosine": self.cosine}

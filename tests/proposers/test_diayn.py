@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from proposers.diayn import Diayn, Learning, tell_success
+from proposers.diayn import Diayn
 from proposers.random_discriminator import RandomDiscriminator
 from umeta import seeds
 from umeta.config import build
@@ -23,6 +23,7 @@ from umeta.metalearners.maml import MAML
 from umeta.models.mlp import MLP
 from umeta.rl import ppo
 from umeta.rl.advantage import gae
+from umeta.rl.apart import Learning, tell_success
 from umeta.rl.discriminator import Discriminator, SkillRewards
 from umeta.rl.explore import EPISODES, episodes, roll_out_skills, wandering
 from umeta.rl.ppo import PPO, Proximal

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from proposers.diayn_metra import Both, DiaynMetra, Learning
-from proposers.metra import reward
 from umeta import seeds
 from umeta.cli.main import main
 from umeta.config.build import load
@@ -21,6 +20,7 @@ from umeta.rl.explore import episodes
 from umeta.rl.ppo import PPO
 from umeta.rl.rollout import Paths
 from umeta.rl.skills import act
+from umeta.rl.space import reward
 from umeta.runtime.loop import RunContext
 from umeta.stages.tasks import load_tasks
 

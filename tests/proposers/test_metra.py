@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from proposers.metra import FASTEST, SLACK, Learning, Metra, Space, measure_alignment, reward, tell_success
+from proposers.metra import FASTEST, Learning, Metra
 from umeta import seeds
 from umeta.cli.main import main
 from umeta.config.build import load
@@ -20,6 +20,7 @@ from umeta.errors import UserError
 from umeta.rl.explore import episodes
 from umeta.rl.rollout import Paths
 from umeta.rl.skills import act
+from umeta.rl.space import SLACK, Space, measure_alignment, reward, tell_success
 from umeta.runtime.loop import RunContext
 from umeta.stages.tasks import load_tasks
 

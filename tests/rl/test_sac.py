@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
-from proposers.diayn import Diayn, Learning
+from proposers.diayn import Diayn
 from umeta import seeds
 from umeta.config import build
 from umeta.envs.nav2d import Nav2D
 from umeta.errors import UserError
+from umeta.rl.apart import Learning
 from umeta.rl.discriminator import SkillRewards
 from umeta.rl.explore import episodes
 from umeta.rl.ppo import PPO

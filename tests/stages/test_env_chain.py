@@ -21,7 +21,6 @@ import torch
 import yaml
 from gymnasium import spaces
 
-from proposers.diayn import Learning
 from umeta import Features, FewShotClassifier
 from umeta.benchmarks import goals
 from umeta.cli.main import main
@@ -32,6 +31,7 @@ from umeta.evaluation.environments import Trial
 from umeta.outer.adam import Adam
 from umeta.outer.promp import ProMP
 from umeta.outer.trpo import TRPO
+from umeta.rl.apart import Learning
 from umeta.runtime import artifacts
 from umeta.stages import runs, tasks
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, cast
 
@@ -20,7 +20,6 @@ from umeta.models.functional import draw, normalise
 from umeta.models.precision import Precision, precise
 from umeta.parts import Augment, Images, Model
 from umeta.runtime import distributed
-from umeta.runtime.checkpoints import State
 
 BATCH = 1000  # images embedded at a time
 
@@ -123,35 +122,6 @@ def descend(params: Sequence[nn.Parameter], loss: Tensor) -> None:
     sums = distributed.sum_tensors({str(i): grad for i, grad in enumerate(grads)})
     for param, grad in zip(params, sums.values(), strict=True):
         param.grad = grad
-
-
-def make_resumable(**parts: nn.Module | torch.optim.Optimizer) -> tuple[Callable[[], State], Callable[[State], None]]:
-    """`save` and `load` for `RunContext.loop`: the state of these parts, each tensor named `part.tensor`."""
-
-    def save() -> State:
-        return {f"{part}.{name}": value for part, owner in parts.items() for name, value in tensors(owner).items()}
-
-    def load(state: State) -> None:
-        for part, owner in parts.items():
-            own = {name.removeprefix(f"{part}."): v for name, v in state.items() if name.startswith(f"{part}.")}
-            if isinstance(owner, nn.Module):
-                owner.load_state_dict(own)
-            else:
-                moments: dict[int, State] = {}
-                for name, value in own.items():
-                    number, key = name.split(".")
-                    moments.setdefault(int(number), {})[key] = value
-                owner.load_state_dict({**owner.state_dict(), "state": moments})
-
-    return save, load
-
-
-def tensors(owner: nn.Module | torch.optim.Optimizer) -> State:
-    """Return a module's state by name, or an optimiser's as `parameter number.moment`."""
-    if isinstance(owner, nn.Module):
-        return owner.state_dict()
-    state = owner.state_dict()["state"]
-    return {f"{number}.{key}": value for number, moments in state.items() for key, value in moments.items()}
 
 
 def features(net: nn.Module, item_shape: tuple[int, ...]) -> int:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+
+import torch
+from torch import nn
 
 from umeta.errors import UserError
 from umeta.parts import State
@@ -14,6 +18,35 @@ from umeta.runtime import artifacts
 def copy_state(state: State) -> State:
     """Return the state as it is now, whatever becomes of its tensors."""
     return {name: value.detach().clone() for name, value in state.items()}
+
+
+def make_resumable(**parts: nn.Module | torch.optim.Optimizer) -> tuple[Callable[[], State], Callable[[State], None]]:
+    """`save` and `load` for `RunContext.loop`: the state of these parts, each tensor named `part.tensor`."""
+
+    def save() -> State:
+        return {f"{part}.{name}": value for part, owner in parts.items() for name, value in tensors(owner).items()}
+
+    def load(state: State) -> None:
+        for part, owner in parts.items():
+            own = {name.removeprefix(f"{part}."): v for name, v in state.items() if name.startswith(f"{part}.")}
+            if isinstance(owner, nn.Module):
+                owner.load_state_dict(own)
+            else:
+                moments: dict[int, State] = {}
+                for name, value in own.items():
+                    number, key = name.split(".")
+                    moments.setdefault(int(number), {})[key] = value
+                owner.load_state_dict({**owner.state_dict(), "state": moments})
+
+    return save, load
+
+
+def tensors(owner: nn.Module | torch.optim.Optimizer) -> State:
+    """Return a module's state by name, or an optimiser's as `parameter number.moment`."""
+    if isinstance(owner, nn.Module):
+        return owner.state_dict()
+    state = owner.state_dict()["state"]
+    return {f"{number}.{key}": value for number, moments in state.items() for key, value in moments.items()}
 
 
 class Checkpoints:
