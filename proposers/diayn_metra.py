@@ -55,7 +55,7 @@ class DiaynMetra(apart.ToldApart):
         ctx.loop("skills", self.iterations, learning.step, learning.save, learning.load)
         if learning.accuracy is not None and learning.cosine is not None:  # else all iterations had been done before
             ctx.note(apart.tell_success(learning.accuracy, self.skills))
-            ctx.note(tell_success(learning.cosine))
+            ctx.note(tell_success(learning.cosine, smaller="env.unit"))
         return RewardTasks(source, Both(learning.rewards, learning.space), learning.policy.policies())
 
     def rewards(self, source: Environment) -> Both:

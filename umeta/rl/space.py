@@ -142,8 +142,11 @@ def standardise(values: Tensor, mask: Tensor) -> Tensor:
     return (values - values[mask].mean()) / (values[mask].std() + 1e-8)
 
 
-def tell_success(cosine: float) -> str:
-    """Say how well skills go their way, and what to do where that is hardly better than by chance."""
+def tell_success(cosine: float, smaller: str = "env.unit or proposer.dim") -> str:
+    """Say how well skills go their way, and what to do where that is hardly better than by chance.
+
+    smaller: which options might help.
+    """
     said = f"metra: skills go where they are told with a cosine of {cosine:.2f} on average, by chance 0"
-    failed = ". The skills are alike, and so are their rewards: try more iterations, a smaller env.unit or proposer.dim"
+    failed = f". The skills are alike, and so are their rewards: try more iterations, or a smaller {smaller}"
     return said + failed * (cosine < 0.3)
