@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from umeta import seeds
 from umeta.parts import Context, Embedder, Environment
 from umeta.rl import apart
+from umeta.rl.apart import ToldApart
 from umeta.rl.discriminator import Discriminator, SkillRewards
 from umeta.rl.explore import wandered
 from umeta.rl.ppo import PPO, Proximal
@@ -23,7 +24,7 @@ from umeta.tasks.reward import RewardTasks
 
 
 @dataclass(frozen=True)
-class DiaynMetra(apart.ToldApart):
+class DiaynMetra(ToldApart):
     """DIAYN's skills and METRA's in one policy (Eysenbach et al. 2018; Park, Rybkin, Levine 2024).
 
     A skill that is told apart by its states need not move: DIAYN's take up postures, gentle ones among them. METRA's go
@@ -106,11 +107,12 @@ class Learning(apart.Learning):
     learner: Proximal
 
     def __init__(self, options: DiaynMetra, env: Environment, ctx: Context) -> None:
+        first = wandered(env, ctx.seed)
         super().__init__(options, env, ctx)
         self.cosine: float | None = None  # of the movers' steps and directions, in the last iteration
         with seeds.seed_torch(seeds.integer(ctx.seed, "movers")):
             self.space = options.make_space(env)
-        self.space.standardise(wandered(env, ctx.seed))
+        self.space.standardise(first)
         self.map = MapLearner(self.space)
         self.save, self.load = make_resumable(
             learner=self.learner,

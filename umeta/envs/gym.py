@@ -40,8 +40,8 @@ class Gym(Episodic):
     """how far an action of 1 goes from the middle of its bounds, where 1 is to either bound, or in the environment's
     own numbers where it has no bounds; a policy's standard deviation starts there"""
     symlog: bool = False
-    """whether observations are shown as sign(x) log(1 + |x|) (symlog, Hafner et al. 2023, arXiv 2301.04104): forces in
-    the hundreds no longer drown the angles beside them"""
+    """whether observations are shown as their logarithms, of x as sign(x) log(1 + abs(x)) (symlog, Hafner et al. 2023,
+    arXiv 2301.04104): forces in the hundreds no longer drown the angles beside them"""
 
     axes: ClassVar[tuple[str, str]] = ("observation 0", "observation 1")
 
