@@ -15,11 +15,9 @@ from umeta.parts import Context, Embedder, Environment
 from umeta.rl import apart
 from umeta.rl.apart import ToldApart
 from umeta.rl.discriminator import Discriminator, SkillRewards
-from umeta.rl.explore import wandered
 from umeta.rl.ppo import PPO, Proximal
 from umeta.rl.rollout import Paths
-from umeta.rl.space import MapLearner, Space, measure_alignment, reward, tell_success
-from umeta.runtime.checkpoints import make_resumable
+from umeta.rl.space import MapLearner, Space, judge, tell_success
 from umeta.tasks.reward import RewardTasks
 
 
@@ -91,9 +89,9 @@ class Both(nn.Module):
     def forward(self, paths: Paths, which: Tensor) -> Tensor:
         """Return what each step earns [T, E, H]; which: each task's reward [T]."""
         first = self.apart.count
-        apart = self.apart(paths, which.clamp(max=first - 1))
-        going = self.going(paths, (which - first).clamp(min=0))
-        return torch.where((which < first)[:, None, None], apart, going)
+        by_state = self.apart(paths, which.clamp(max=first - 1))
+        by_step = self.going(paths, (which - first).clamp(min=0))
+        return torch.where((which < first)[:, None, None], by_state, by_step)
 
     def describe(self, states: Tensor) -> list[str]:
         """In numbers."""
@@ -105,38 +103,34 @@ class Learning(apart.Learning):
 
     options: DiaynMetra
     learner: Proximal
+    cosine: float | None = None  # of the movers' steps and directions, in the last iteration
 
-    def __init__(self, options: DiaynMetra, env: Environment, ctx: Context) -> None:
-        first = wandered(env, ctx.seed)
-        super().__init__(options, env, ctx)
-        self.cosine: float | None = None  # of the movers' steps and directions, in the last iteration
-        with seeds.seed_torch(seeds.integer(ctx.seed, "movers")):
-            self.space = options.make_space(env)
-        self.space.standardise(first)
+    def prepare(self, paths: Paths) -> None:
+        """Make the space as well, and let both see states in the units of those that random actions led to."""
+        super().prepare(paths)
+        with seeds.seed_torch(seeds.integer(self.seed, "movers")):
+            self.space = self.options.make_space(self.env)
+        self.space.standardise(paths)
         self.map = MapLearner(self.space)
-        self.save, self.load = make_resumable(
-            learner=self.learner,
-            learner_adam=self.learner.optimiser,
-            discriminator=self.discriminator,
-            discriminator_adam=self.optimiser,
-            space=self.space,
-            dual=self.map.dual,
-            space_adam=self.map.optimiser,
-        )
+
+    def list_parts(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
+        """List what a checkpoint holds, by name."""
+        return {
+            **super().list_parts(),
+            "space": self.space,
+            "dual": self.map.dual,
+            "space_adam": self.map.optimiser,
+        }
 
     def learn(self, paths: Paths, skill: Tensor, random: torch.Generator) -> dict[str, float]:
         """Train the discriminator, the map and the policies on the episodes of each skill; say how well they do."""
         first = self.options.skills
-        apart, told = paths.of(slice(first)), skill[:first]
+        posing, told = paths.of(slice(first)), skill[:first]
         going, way = paths.of(slice(first, None)), self.space.points[skill[first:] - first]
-        self.accuracy = self.tell_apart(apart, told, random)
-        effort = self.options.algorithm.effort * (told + 1) / first * apart.actions.square().mean(-1)
-        by_state = self.rewards.at(apart.after, told) - effort
+        self.accuracy = self.tell_apart(posing, told, random)
+        by_state = self.rewards.at(posing.after, told) - self.options.algorithm.charge(posing.actions, told, first)
         self.map.learn(going, way, random)
-        with torch.no_grad():
-            d = self.space.locate(self.space.seen(going)).diff(dim=2)
-        self.cosine = measure_alignment(d[going.mask], way[going.mask])
-        by_step = reward(d, way, going.mask, self.cosine)
-        size = by_state[apart.mask].square().mean().sqrt() + 1e-8  # of rewards by step it is 1
+        _, self.cosine, by_step = judge(self.space, going, way)
+        size = by_state[posing.mask].square().mean().sqrt() + 1e-8  # of rewards by step it is 1
         self.learner.learn(paths, skill, torch.cat([by_state / size, by_step]), random)
-        return {"accuracy": self.accuracy, "reward": by_state[apart.mask].mean().item(), "cosine": self.cosine}
+        return {"accuracy": self.accuracy, "reward": by_state[posing.mask].mean().item(), "cosine": self.cosine}

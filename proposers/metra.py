@@ -16,7 +16,7 @@ from umeta.rl.explore import wandered
 from umeta.rl.ppo import PPO
 from umeta.rl.rollout import Paths, rollout, share_copies, share_rollout
 from umeta.rl.skills import SpacePolicy
-from umeta.rl.space import Family, MapLearner, Space, measure_alignment, reward, tell_success
+from umeta.rl.space import Family, MapLearner, Space, judge, tell_success
 from umeta.runtime.checkpoints import make_resumable
 from umeta.tasks.reward import RewardTasks
 
@@ -178,10 +178,8 @@ class Learning:
     def go(self, paths: Paths, skill: Tensor, random: torch.Generator) -> dict[str, float]:
         """Train the map, and the policy on what going one's way in it earns; say how well it does."""
         length = self.map.learn(paths, skill, random)
-        with torch.no_grad():
-            d = self.space.locate(self.space.seen(paths)).diff(dim=2)
-        self.cosine = measure_alignment(d[paths.mask], skill[paths.mask])
-        self.learner.learn(paths, skill, reward(d, skill, paths.mask, self.cosine), random)
+        d, self.cosine, earned = judge(self.space, paths, skill)
+        self.learner.learn(paths, skill, earned, random)
         off = (d - skill).norm(dim=-1)[paths.mask].mean().item()
         return {"cosine": self.cosine, "length": length, "off": off, "dual": self.map.dual[0].exp().item()}
 

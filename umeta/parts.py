@@ -252,8 +252,8 @@ class Augment(Protocol):
     def __call__(self, x: Tensor, u: Tensor) -> Tensor: ...
 
 
-def unchanged(observations: Tensor) -> Tensor:
-    """Give the same observations."""
+def keep(observations: Tensor) -> Tensor:
+    """Return observations as they are."""
     return observations
 
 
@@ -265,9 +265,9 @@ class EnvironmentTraits(Traits):
     """names of the two numbers that `Simulation.positions` gives, for pictures"""
     lam: float = 1.0
     """lambda of generalised advantage estimation: how far an advantage looks past the baseline's estimates"""
-    show: Callable[[Tensor], Tensor] = unchanged
+    show: Callable[[Tensor], Tensor] = keep
     """what it shows of its own observations [..., d]"""
-    restore: Callable[[Tensor], Tensor] = unchanged
+    restore: Callable[[Tensor], Tensor] = keep
     """its own observations of those that it shows, for true rewards to look at"""
 
 

@@ -8,13 +8,13 @@ from typing import Annotated
 import torch
 import torch.nn.functional as F
 from annotated_types import Ge, Gt
-from torch import Tensor
+from torch import Tensor, nn
 
 from umeta import seeds
 from umeta.objectives import gaussian
 from umeta.parts import Context, Environment
 from umeta.rl.discriminator import Discriminator, SkillRewards
-from umeta.rl.explore import wandering
+from umeta.rl.explore import note_early_ends, wandered
 from umeta.rl.ppo import PPO
 from umeta.rl.rollout import Paths, rollout, share_copies, share_rollout
 from umeta.rl.sac import SAC
@@ -75,18 +75,28 @@ class Learning:
             self.learner = o.algorithm.build(self.policy, env.discount, o.lr)
             self.discriminator = Discriminator.checked(env, o.skills, o.hidden, o.sees)
         self.rewards = SkillRewards(self.discriminator)  # of the discriminator as it is by then
-        seen = self.discriminator.seen(wandering(env, ctx))
-        self.discriminator.standardise(seen.mean(0), seen.std(0), o.inputs)
+        paths = wandered(env, ctx.seed)
+        note_early_ends(env, paths, ctx)
+        self.prepare(paths)
         self.optimiser = torch.optim.Adam(self.discriminator.parameters(), lr=o.lr)
         self.mine = share_copies(o.count, "proposer.skills")
         self.simulation = env.simulate(len(self.mine) * o.episodes)
         self.accuracy: float | None = None  # of the discriminator in the last iteration
-        self.save, self.load = make_resumable(
-            learner=self.learner,
-            learner_adam=self.learner.optimiser,
-            discriminator=self.discriminator,
-            discriminator_adam=self.optimiser,
-        )
+        self.save, self.load = make_resumable(**self.list_parts())
+
+    def prepare(self, paths: Paths) -> None:
+        """Let the discriminator see states in the units of those that random actions led to."""
+        seen = self.discriminator.seen(paths.after[paths.mask])
+        self.discriminator.standardise(seen.mean(0), seen.std(0), self.options.inputs)
+
+    def list_parts(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
+        """List what a checkpoint holds, by name."""
+        return {
+            "learner": self.learner,
+            "learner_adam": self.learner.optimiser,
+            "discriminator": self.discriminator,
+            "discriminator_adam": self.optimiser,
+        }
 
     def step(self, i: int) -> dict[str, float]:
         """One iteration: act, learn to tell the skills apart, earn what that gives.

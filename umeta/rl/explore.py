@@ -18,13 +18,18 @@ EACH = 4  # of each skill
 def wandering(env: Environment, ctx: Context) -> Tensor:
     """States that random actions lead to, ended episodes left out: [n, observation]. Notes where episodes end early."""
     paths = wandered(env, ctx.seed)
+    note_early_ends(env, paths, ctx)
+    return paths.after[paths.mask]
+
+
+def note_early_ends(env: Environment, paths: Paths, ctx: Context) -> None:
+    """Note it where episodes of random actions end early."""
     if early := int((~paths.mask.all(-1)).sum()):
         ctx.note(
             f"env: {early} of {EPISODES} episodes of random actions end before step {env.horizon}. The reward of a "
             "skill, log p(z|s) + log K, is negative wherever other skills are likelier, and then the shorter an "
             "episode the better: skills and learners may learn to end it. Safer is an environment that goes on"
         )
-    return paths.after[paths.mask]
 
 
 def roll_out_skills(env: Environment, skills: dict[str, Tensor] | None) -> Paths:

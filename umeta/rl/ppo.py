@@ -36,6 +36,10 @@ class PPO:
     """what the mean square of an action's numbers costs the last of DIAYN's skills; the others pay less, the first
     least: some are gentle, and none acts so far out of range that noise makes no difference any more"""
 
+    def charge(self, actions: Tensor, skill: Tensor, skills: int) -> Tensor:
+        """Return what the effort of actions [..., action] costs skills [...], of so many."""
+        return self.effort * ((skill + 1) / skills) * actions.square().mean(-1)
+
     def build(self, policy: SkillPolicy, discount: float, lr: float) -> Proximal:
         """Build what improves a policy, with random weights; lr: Adam's step size."""
         return Proximal(self, policy, discount, lr)
@@ -64,8 +68,7 @@ class Proximal(nn.Module):
 
         skill: [T, E, H], which one acted; earned: its rewards [...] for steps that led to states [..., observation].
         """
-        share = (skill + 1) / self.policy.size
-        cost = self.options.effort * share * paths.actions.square().mean(-1)
+        cost = self.options.charge(paths.actions, skill, self.policy.size)
         self.learn(paths, skill, earned(paths.after, skill) - cost, random)
 
     def learn(self, paths: Paths, skill: Tensor, rewards: Tensor, random: torch.Generator) -> None:

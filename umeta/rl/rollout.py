@@ -36,9 +36,9 @@ class Paths:
 
     def of(self, tasks: slice) -> Paths:
         """Return what happened in some of the tasks."""
-        parts = {field.name: getattr(self, field.name) for field in fields(self)}
-        some: dict[str, Any] = {name: None if part is None else part[tasks] for name, part in parts.items()}
-        return Paths(**some)
+        every: dict[str, Tensor | None] = {field.name: getattr(self, field.name) for field in fields(self)}
+        known: dict[str, Any] = {name: value[tasks] for name, value in every.items() if value is not None}
+        return Paths(**known)
 
     def total(self, rewards: Tensor) -> Tensor:
         """Mean over each task's episodes of their summed rewards [T, E, H]: [T]."""

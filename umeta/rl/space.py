@@ -122,6 +122,14 @@ class MapLearner:
             yield torch.randperm(count, generator=random)[: max(count // 10, 1)]
 
 
+def judge(space: Space, paths: Paths, skill: Tensor) -> tuple[Tensor, float, Tensor]:
+    """Return episodes' steps in the space [T, E, H, dim], how aligned with skills they are, and what they earn."""
+    with torch.no_grad():
+        d = space.locate(space.seen(paths)).diff(dim=2)
+    cosine = measure_alignment(d[paths.mask], skill[paths.mask])
+    return d, cosine, reward(d, skill, paths.mask, cosine)
+
+
 def reward(d: Tensor, skill: Tensor, mask: Tensor, cosine: float) -> Tensor:
     """Give what steps d [T, E, H, dim] of the space earn: alignment, and norm matching once they are aligned."""
     low, high = ALIGNED
