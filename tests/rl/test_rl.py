@@ -27,7 +27,7 @@ from umeta.outer.adam import Adam
 from umeta.outer.promp import ProMP
 from umeta.outer.trpo import TRPO
 from umeta.parts import Outer
-from umeta.rl.advantage import RIDGE, advantages, crossfit, features, gae, normalise, returns
+from umeta.rl.advantage import RIDGES, advantages, crossfit, features, gae, normalise, returns
 from umeta.rl.rollout import Paths
 from umeta.runtime.loop import RunContext
 from umeta.seeds import integer
@@ -113,17 +113,40 @@ def test_features_by_hand() -> None:
 
 
 def test_the_baseline_is_ridge_regression_on_the_other_half() -> None:
-    x, y, mask = drawn(TASKS, EPISODES, STEPS, 4), drawn(TASKS, EPISODES, STEPS, seed=1), alive()
-    found = crossfit(x, y, mask)
-    penalty = math.sqrt(RIDGE) * np.eye(4)  # as further items to fit, whose y is zero
+    """With the penalty, on standardised features but those of time, whose prediction is the best."""
+    free = 4
+    x, y, mask = drawn(TASKS, EPISODES, STEPS, 3 + free), drawn(TASKS, EPISODES, STEPS, seed=1), alive()
+    x[0], y[1] = x[0] * 5 + 2, x[1].sum(-1)  # the second is a sum of its features, and needs no penalty
+    found = crossfit(x, y, mask).numpy()
+    chosen = []
     for task in range(TASKS):
-        for half in (0, 1):
-            seen = mask[task, 1 - half :: 2]
-            a = np.concatenate([x[task, 1 - half :: 2][seen].numpy(), penalty])
-            b = np.concatenate([y[task, 1 - half :: 2][seen].numpy(), np.zeros(4)])
-            weights = np.linalg.lstsq(a, b, rcond=None)[0]
-            expected = x[task, half::2].numpy() @ weights
-            np.testing.assert_allclose(found[task, half::2].numpy(), expected, rtol=1e-8)
+        tried = []
+        for ridge in RIDGES:
+            values = np.zeros((EPISODES, STEPS))
+            for half in (0, 1):
+                seen = mask[task, 1 - half :: 2]
+                a, b = x[task, 1 - half :: 2][seen].numpy(), y[task, 1 - half :: 2][seen].numpy()
+                mean, std = np.append(a[:, :3].mean(0), [0] * free), np.append(a[:, :3].std(0), [1] * free)
+                penalty = np.diag([math.sqrt(ridge * len(a))] * 3 + [math.sqrt(RIDGES[0])] * free)
+                design = np.concatenate([(a - mean) / std, penalty])  # a penalty is further items, whose y is zero
+                weights = np.linalg.lstsq(design, np.append(b, np.zeros(len(penalty))), rcond=None)[0]
+                values[half::2] = (x[task, half::2].numpy() - mean) / std @ weights
+            tried.append(values)
+        errors = [((values - y[task].numpy())[mask[task].numpy()] ** 2).sum() for values in tried]
+        chosen.append(int(np.argmin(errors)))
+        np.testing.assert_allclose(found[task], tried[chosen[-1]], rtol=1e-7, atol=1e-9)
+    assert len(set(chosen)) > 1
+    assert chosen[1] == 0
+
+
+def test_many_observed_numbers_leave_a_baseline_that_time_alone_gives() -> None:
+    """Returns that fall with time, and 150 numbers that have nothing to do with them, in 10 episodes of 20 steps."""
+    observed, mask = drawn(1, 10, 20, 150), torch.ones(1, 10, 20, dtype=torch.bool)
+    y = torch.arange(20, 0, -1.0, dtype=torch.float64) + drawn(1, 10, 20, seed=1)
+    plain, time = features(observed), features(observed[..., :0])
+    errors = [(crossfit(x, y, mask) - y).square().mean().item() for x in (plain, time)]
+    assert errors[0] == pytest.approx(errors[1], rel=0.2)
+    assert errors[0] < 0.05 * y.var().item()
 
 
 def test_the_baseline_of_an_episode_knows_nothing_of_its_rewards() -> None:
@@ -605,5 +628,5 @@ def test_each_meta_step_logs_what_adaptation_gains(tmp_path: Path) -> None:
     )
     gained = query.score.mean() - supports[0].score.mean()
     assert first["gain"] == pytest.approx(gained.item(), abs=1e-5)
-    assert second["gain"] == pytest.approx(second["return"] - second["return before"])
+    assert second["gain"] == pytest.approx(second["return"] - second["return before"], abs=2e-6)  # six digits each
     assert first["gain"] != 0

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from umeta import seeds
 from umeta.benchmarks.goals import Split, find_benchmark, goals
 from umeta.config.environments import Config, EvaluateConfig
 from umeta.draw import environments
@@ -43,6 +44,8 @@ ADAM = (0.003, 0.01, 0.03)
 PPO = (0.001, 0.003, 0.01)
 EPOCHS, CLIP = 10, 0.2  # of PPO
 OWN = "its own step"
+STAYS = f"{OWN}, and no more"
+MEAN = "from the mean of its contexts"
 SHOWN_ONCE = "its own steps on one demonstration"
 PICTURED = 6  # goals
 TRIED = 4  # episodes of each skill, to choose the best
@@ -186,6 +189,24 @@ def choose(which: Tensor, yes: dict[str, Tensor], no: dict[str, Tensor]) -> dict
     return {name: torch.where(along(which, value), yes[name], value) for name, value in no.items()}
 
 
+def start_from(learner: PolicyLearner, theta: Theta, batch: RewardBatch) -> Adapted:
+    """Return what acts before anything is known of the tasks."""
+    return learner.unadapted(theta, len(batch.which))
+
+
+def stay(adapted: Adapted, batch: Batch) -> Adapted:
+    """Learn nothing more."""
+    return adapted
+
+
+@dataclass
+class Way:
+    """A way to learn from episodes: where to begin, and what makes the steps, which may keep something between them."""
+
+    begin: Callable[[RewardBatch], Adapted]
+    step: Callable[[], Step]
+
+
 @dataclass
 class Trial:
     """What all rows of a test have in common: the run, and the goals to choose on and to test on."""
@@ -194,30 +215,31 @@ class Trial:
     settings: EvaluateConfig
 
     def batch(self, split: Split) -> RewardBatch:
-        """Return the tasks of all goals of a split."""
+        """Return the tasks of all goals of a split, and episodes of its own."""
         s = self.settings
         count = s.goals if split == "test" else s.validation
         tasks = goals(s.benchmark, self.run.config.env, split, count, s.seed)
-        return tasks.sample(np.arange(count), episode=EpisodeSpec(1, s.episodes, s.episodes), seed=s.seed)
+        seed = seeds.integer(s.seed, split)  # a reward that all goals are is met in other episodes
+        return tasks.sample(np.arange(count), episode=EpisodeSpec(1, s.episodes, s.episodes), seed=seed)
 
     def own(self) -> tuple[Tensor, dict[str, Any]]:
         """Return the run's learner, which adapts by its own inner steps."""
         run, batch = self.run, self.batch("test")
         learner, theta = run.learner, run.theta
         assert isinstance(learner, PolicyLearner)
-        own = partial(own_step, learner, theta)
-        ways: dict[str, Callable[[], Step]] = {OWN: own}
+        begin, own = partial(start_from, learner, theta), partial(own_step, learner, theta)
+        ways: dict[str, Way] = {OWN: Way(begin, own)}
         if ProposerTraits.of(run.config.proposer).demonstrates:
             shown = self.demonstrate(batch)
-            ways = {SHOWN_ONCE: lambda: lambda adapted, _: learner.adapt(theta, shown, start=adapted, steps=1)}
+            ways = {SHOWN_ONCE: Way(begin, lambda: lambda adapted, _: own()(adapted, shown))}
         elif not isinstance(learner, RecurrentLearner):
             plain = list_candidates(self.policy_learner(), run.config.env, theta)
-            later = {name: way for name, way in plain.items() if not name.startswith("SGD")}
-            ways |= {} if learner.explores else plain
-            ways |= {f"{OWN}, then {name}": partial(follow, own, way) for name, way in later.items()}
-        found, policies, facts = self.best(
-            learner, theta, lambda batch: learner.unadapted(theta, len(batch.which)), ways
-        )
+            mean = partial(start_from, self.policy_learner(), theta)
+            said = f"{MEAN}, " if learner.explores else ""
+            ways[STAYS] = Way(begin, partial(follow, own, lambda: stay))
+            ways |= {f"{OWN}, then {name}": Way(begin, partial(follow, own, way)) for name, way in plain.items()}
+            ways |= {f"{said}{name}": Way(mean, way) for name, way in plain.items()}
+        found, policies, facts = self.best(learner, theta, ways)
         if not isinstance(learner, RecurrentLearner):
             artifacts.write_tensors(run.folder / ADAPTED, policies[-1].params)
         ends = {"before": policies[0], "after": policies[-1]}
@@ -243,11 +265,15 @@ class Trial:
 
     @cached_property
     def experts(self) -> tuple[Tensor, list[Adapted], dict[str, Any]]:
-        """Policies that began with random weights, trained for each goal by itself."""
-        learner = self.policy_learner()
-        theta = learner.init(self.settings.seed)
-        ways = list_candidates(learner, self.run.config.env, theta)
-        return self.best(learner, theta, lambda batch: learner.unadapted(theta, len(batch.which)), ways)
+        """Policies that began with random weights, each goal's with others, trained for each goal by itself."""
+        learner, env = self.policy_learner(), self.run.config.env
+
+        def begin(batch: RewardBatch) -> Adapted:
+            drawn = [learner.init(seeds.integer(batch.seed, "scratch", int(index))).params for index in batch.indices]
+            return Adapted({name: torch.stack([one[name] for one in drawn]) for name in drawn[0]})
+
+        candidates = list_candidates(learner, env, Theta({}))
+        return self.best(learner, Theta({}), {name: Way(begin, step) for name, step in candidates.items()})
 
     def scratch(self) -> tuple[Tensor, dict[str, Any]]:
         """Return a policy with random weights, trained for each goal by itself."""
@@ -276,15 +302,12 @@ class Trial:
             best = torch.stack(totals).argmax(1)
             return Adapted({name: value[best] for name, value in skills.items()})
 
-        found, _, facts = self.best(learner, Theta({}), begin, list_candidates(learner, env, Theta({})))
+        candidates = list_candidates(learner, env, Theta({}))
+        found, _, facts = self.best(learner, Theta({}), {name: Way(begin, step) for name, step in candidates.items()})
         return found, {**facts, "offset": count * TRIED / self.settings.episodes}
 
     def best(
-        self,
-        learner: PolicyLearner,
-        theta: Theta,
-        begin: Callable[[RewardBatch], Adapted],
-        ways: dict[str, Callable[[], Step]],
+        self, learner: PolicyLearner, theta: Theta, ways: dict[str, Way]
     ) -> tuple[Tensor, list[Adapted], dict[str, Any]]:
         """Return the test returns of the candidate that earns most over all steps on the validation goals.
 
@@ -293,7 +316,8 @@ class Trial:
         val, test, steps = self.batch("val"), self.batch("test"), self.settings.steps
 
         def earn(name: str) -> float:
-            found, _ = measure_returns(learner, theta, begin(val), ways[name](), val, steps, f"validation, {name}")
+            way = ways[name]
+            found, _ = measure_returns(learner, theta, way.begin(val), way.step(), val, steps, f"validation, {name}")
             after = found[:, 1:].mean().item()
             return after if math.isfinite(after) else -math.inf
 
@@ -302,9 +326,10 @@ class Trial:
             earned = {name: earn(name) for name in ways}
             best = max(earned, key=lambda name: earned[name])
             guarded = f"{best}, guarded"
-            ways = ways | {guarded: lambda: guard(ways[best]())}
+            ways = ways | {guarded: Way(ways[best].begin, lambda: guard(ways[best].step()))}
             chosen = guarded if earn(guarded) > earned[best] else best
-        found, policies = measure_returns(learner, theta, begin(test), ways[chosen](), test, steps, chosen)
+        way = ways[chosen]
+        found, policies = measure_returns(learner, theta, way.begin(test), way.step(), test, steps, chosen)
         return found, policies, {"chosen": chosen}
 
     def steps_of(self, own: bool) -> int:

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from umeta.rl.rollout import Paths
 
-RIDGE = 1e-5
+RIDGES = (1e-5, 1e-3, 1e-1, 10.0)  # penalties on observed features of variance 1, of which the best is taken
+OF_TIME = 4  # last features, with next to no penalty
 
 
 def advantages(paths: Paths, rewards: Tensor, discount: float, lam: float = 1.0) -> Tensor:
@@ -65,16 +66,29 @@ def features(observations: Tensor) -> Tensor:
 
 
 def crossfit(x: Tensor, y: Tensor, mask: Tensor) -> Tensor:
-    """Ridge regression of y [T, E, H] on x [T, E, H, d], each half of the episodes predicted from the other half."""
-    out = torch.empty_like(y)
+    """Ridge regression of y [T, E, H] on features x [T, E, H, d], each half of the episodes predicted from the other.
+
+    Each task has the penalty that predicts best. A few episodes of many observed numbers need a large one, as the fit
+    would take up their noise; the largest leaves hardly more than the time.
+    """
+    tried = [torch.empty_like(y) for _ in RIDGES]
     for half in (0, 1):
         seen, unseen = slice(1 - half, None, 2), slice(half, None, 2)
-        a = (x[:, seen] * mask[:, seen, :, None]).flatten(1, 2).double()
-        b = y[:, seen].flatten(1).double()
-        gram = a.mT @ a + RIDGE * torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
-        weights = torch.linalg.solve(gram, a.mT @ b[..., None])
-        out[:, unseen] = (x[:, unseen].flatten(1, 2).double() @ weights).view(out[:, unseen].shape).to(y.dtype)
-    return out
+        there = mask[:, seen].flatten(1)[..., None].double()
+        a, b = x[:, seen].flatten(1, 2).double(), y[:, seen].flatten(1).double()[..., None] * there
+        count = there.sum(1, keepdim=True).clamp(min=1)
+        mean = (a * there).sum(1, keepdim=True) / count
+        std = (((a - mean) * there).square().sum(1, keepdim=True) / count).sqrt().clamp(min=1e-6)
+        mean[..., -OF_TIME:], std[..., -OF_TIME:] = 0, 1
+        z, new = (a - mean) / std * there, (x[:, unseen].flatten(1, 2).double() - mean) / std
+        gram, right = z.mT @ z, z.mT @ b
+        for values, ridge in zip(tried, RIDGES, strict=True):
+            penalty = (ridge * count).expand(-1, x.shape[-1], -1)[..., 0].clone()
+            penalty[:, -OF_TIME:] = RIDGES[0]
+            weights = torch.linalg.solve(gram + torch.diag_embed(penalty), right)
+            values[:, unseen] = (new @ weights).view(y[:, unseen].shape).to(y.dtype)
+    errors = torch.stack([((values - y) * mask).square().sum((1, 2)) for values in tried])
+    return torch.stack(tried)[errors.argmin(0), torch.arange(len(y), device=y.device)]
 
 
 def normalise(x: Tensor, mask: Tensor) -> Tensor:
