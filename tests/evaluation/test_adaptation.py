@@ -26,6 +26,7 @@ from umeta.evaluation.environments import (
     PPO,
     SGD,
     Trial,
+    Way,
     change_learner,
     did_harm,
     follow,
@@ -33,12 +34,13 @@ from umeta.evaluation.environments import (
     list_candidates,
     measure_returns,
     own_step,
+    stay,
     tabulate_returns,
     totals,
     trace_returns,
 )
 from umeta.evaluation.result import summarize
-from umeta.metalearners.context import Context
+from umeta.metalearners.context import TOLD, Context
 from umeta.metalearners.maml import MAML
 from umeta.metalearners.rl2 import RL2
 from umeta.models.mlp import MLP
@@ -48,6 +50,7 @@ from umeta.runtime.loop import RunContext
 from umeta.stages import metatrain, propose, runs
 from umeta.stages.tasks import load_tasks
 from umeta.tasks.reward import RewardBatch, RewardTasks, policy_spec
+from umeta.train import policy_of
 from umeta.types import Adapted, Batch, EpisodeSpec, PolicyLearner, TaskSpec, Theta
 
 ENV = Nav2D(horizon=4)
@@ -321,9 +324,10 @@ def test_the_step_is_chosen_on_validation_goals_and_only_that_is_tested(
 
     monkeypatch.setattr(environments, "measure_returns", pretended)
     learner = trial.policy_learner()
-    found, _, facts = trial.best(learner, Theta({}), begin, list_candidates(learner, ENV, Theta({})))
+    ways = {name: Way(begin, step) for name, step in list_candidates(learner, ENV, Theta({})).items()}
+    found, _, facts = trial.best(learner, Theta({}), ways)
     assert facts == {"chosen": chosen}
-    every = list(list_candidates(learner, ENV, Theta({})))
+    every = list(ways)
     assert [name for count, name in asked if count == 4] == [*every, "SGD 0.3/k, guarded"]
     assert asked[-1] == (5, chosen)
     assert len(asked) == 2 + len(every)
@@ -358,13 +362,26 @@ def test_from_scratch_begins_at_random_and_not_where_the_run_ended(
     given: list[Any] = []
     monkeypatch.setattr(Trial, "best", lambda self, *arguments: given.append(arguments) or (torch.zeros(5, 3), [], {}))
     trial.scratch()
-    learner, theta, begin, _ = given[0]
-    shapes = {name: value.shape for name, value in trial.run.theta.params.items()}
-    assert {name: value.shape for name, value in theta.params.items()} == shapes
-    assert not torch.equal(theta.params["1.weight"], trial.run.theta.params["1.weight"])
-    adapted = begin(trial.batch("val"))
-    assert all(torch.equal(adapted.params[name], value.expand(4, *value.shape)) for name, value in theta.params.items())
+    learner, _, ways = given[0]
     assert isinstance(learner, MAML)
+    before = {name: way.begin(trial.batch("val")).params for name, way in ways.items()}
+    params = before["Adam 0.01"]
+    shapes = {name: (4, *value.shape) for name, value in trial.run.theta.params.items()}
+    assert {name: value.shape for name, value in params.items()} == shapes
+    assert all(torch.equal(other[name], params[name]) for other in before.values() for name in params)
+    weights = [*params["1.weight"], *ways["SGD 1"].begin(trial.batch("test")).params["1.weight"]]
+    weights.append(trial.run.theta.params["1.weight"])
+    assert len({tuple(weight.flatten().tolist()) for weight in weights}) == 4 + 5 + 1  # each goal's are its own
+
+
+def test_a_reward_that_all_goals_are_is_validated_on_other_episodes(trial: Trial) -> None:
+    learner, theta = trial.run.learner, trial.run.theta
+    assert isinstance(learner, MAML)
+    first = []
+    for batch in (trial.batch("val"), trial.batch("test")):
+        act = policy_of(learner, theta, learner.unadapted(theta, len(batch.which)))
+        first.append(batch.paths(act, 2, "after 1").actions[:4, :, 0])
+    assert (first[0] != first[1]).all()  # one policy, with other noise
 
 
 def test_finetuning_begins_with_the_skill_that_earns_most_for_each_goal(
@@ -382,7 +399,8 @@ def test_finetuning_begins_with_the_skill_that_earns_most_for_each_goal(
     monkeypatch.setattr(Trial, "best", lambda self, *arguments: given.append(arguments) or (torch.zeros(5, 3), [], {}))
     _, facts = trial.finetune()
     assert facts["offset"] == 4 * environments.TRIED / 2  # episodes of all skills, in units of a step's
-    learner, theta, begin, _ = given[0]
+    learner, theta, ways = given[0]
+    begin = next(iter(ways.values())).begin
     for split in ("val", "test"):
         batch = trial.batch(split)  # type: ignore[arg-type]
         adapted = begin(batch)
@@ -430,7 +448,9 @@ def test_a_step_counts_the_environment_steps_of_all_its_episodes(trial: Trial) -
     assert (recurrent.steps_of(own=True), recurrent.steps_of(own=False)) == (horizon, each)
 
 
-def test_only_its_own_step_follows_episodes_of_many_policies(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_episodes_of_many_policies_are_for_its_own_step_and_the_rest_begins_with_their_mean(
+    trial: Trial, monkeypatch: pytest.MonkeyPatch
+) -> None:
     given: list[Any] = []
 
     def keep(self: Trial, *arguments: Any) -> Any:
@@ -438,9 +458,20 @@ def test_only_its_own_step_follows_episodes_of_many_policies(trial: Trial, monke
         raise StopIteration
 
     monkeypatch.setattr(Trial, "best", keep)
-    for learner in (trial.run.learner, Context(MLP([4, 4]), contexts=3).build(policy_spec(ENV), EpisodeSpec(1, 2, 2))):
+    run = trial.run
+    told = Context(run.config.metalearner.model, contexts=3).build(policy_spec(ENV), EpisodeSpec(1, 2, 2))
+    for one in (run, replace(run, learner=told, theta=told.init(0))):
         with pytest.raises(StopIteration):
-            Trial(replace(trial.run, learner=learner), trial.settings).own()
-    plain, told = (set(arguments[-1]) for arguments in given)
-    assert told == {name for name in plain if name.startswith("its own step")}
-    assert len(told) > 5
+            Trial(one, trial.settings).own()
+    plain, explored = (arguments[-1] for arguments in given)
+    mean = "from the mean of its contexts, "
+    assert set(plain) == {name.removeprefix(mean) for name in explored}
+    assert any(name.startswith(mean) for name in explored)
+    for name, way in explored.items():
+        assert (TOLD in way.begin(trial.batch("val")).params) == name.startswith("its own step")
+
+
+def test_no_more_steps_leave_a_policy_as_it_is() -> None:
+    step = follow(lambda: lambda adapted, _: replace(adapted, steps=1), lambda: stay)
+    first = step(Adapted({}), None)  # type: ignore[arg-type]
+    assert step(first, None) is first  # type: ignore[arg-type]
