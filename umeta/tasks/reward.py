@@ -115,10 +115,14 @@ class RewardTasks:
 
 
 def describe_diversity(rewards: Rewards, paths: Paths) -> str:
-    """Say how often an episode of skill z [K, E, ...] earns most by reward z, and how often it would by chance."""
-    earned = [(rewards(paths, torch.full((len(paths.mask),), z)) * paths.mask).sum(2) for z in range(rewards.count)]
-    own = torch.arange(len(paths.mask))[:, None]
-    share, chance = (torch.stack(earned).argmax(0) == own).float().mean().item(), 1 / rewards.count
+    """Say how often an episode of skill z [K, E, ...] earns most by reward z, and how often it would by chance.
+
+    Each reward counts in standard deviations from its mean over all episodes, as they may be of several units.
+    """
+    each = [(rewards(paths, torch.full((len(paths.mask),), z)) * paths.mask).sum(2) for z in range(rewards.count)]
+    earned, own = torch.stack(each), torch.arange(len(paths.mask))[:, None]
+    apart = (earned - earned.mean((1, 2), keepdim=True)) / (earned.std((1, 2), keepdim=True) + 1e-8)
+    share, chance = (apart.argmax(0) == own).float().mean().item(), 1 / rewards.count
     failed = ". That is hardly more: the skills are alike, and little can be expected of what is learnt from them"
     said = f"{share:.0%} of the skills' episodes earn most by their own reward, {chance:.0%} by chance"
     return said + failed * (share < 2 * chance)
