@@ -293,9 +293,9 @@ def trial(tmp_path_factory: pytest.TempPathFactory) -> Trial:
 def test_goals_of_the_three_splits_are_apart(trial: Trial) -> None:
     oracle = GoalOracle("nav2d", goals=1000).propose(Nav2D(), RunContext())
     splits: list[Any] = [oracle.rewards, trial.batch("val").tasks.rewards, trial.batch("test").tasks.rewards]
-    assert [len(one.goals) for one in splits] == [1000, 4, 5]
+    assert [len(one.goals) for one in splits] == [1000, 12, 5]
     places = [tuple(goal) for one in splits for goal in one.goals.tolist()]
-    assert len(set(places)) == 1009
+    assert len(set(places)) == 1017
     every = goals("nav2d", Nav2D(), "test", 500, 0).rewards.goals  # type: ignore[attr-defined]
     assert torch.equal(every[:5], splits[2].goals)  # more goals do not change the first
     assert every.abs().max() <= 0.5
@@ -306,33 +306,46 @@ def test_goals_of_the_three_splits_are_apart(trial: Trial) -> None:
 def test_the_step_is_chosen_on_validation_goals_and_only_that_is_tested(
     trial: Trial, monkeypatch: pytest.MonkeyPatch, with_guard: float, chosen: str
 ) -> None:
-    """The first return, before any step, does not count; what is not a number never wins. A guard has to pay."""
+    """Of 4 goals of the first round, 8 of the final and 5 of the test.
+
+    The first return, before any step, does not count; what is not a number never wins. A guard has to pay. The best of
+    the first round is no better than the next ones on the further goals.
+    """
     asked: list[tuple[int, str]] = []
-    on_validation = {"SGD 1": [9.0, 1.0, 1.0], "SGD 0.3/k": [0.0, 2.0, 3.0], "Adam 0.01": [0.0, math.nan, 9.0]}
-    on_validation["SGD 0.3/k, guarded"] = [0.0, with_guard, with_guard]
+    earned: dict[int, dict[str, list[float]]] = {4: {}, 8: {}, 5: {}}
+    earned[4] = {"SGD 1": [9.0, 1.0, 1.0], "SGD 0.3/k": [0.0, 2.0, 3.0], "Adam 0.01": [0.0, math.nan, 9.0]}
+    earned[4] |= {"PPO 0.01": [0.0, 4.0, 4.0], "PPO 0.003": [0.0, 0.5, 0.5]}
+    earned[8] = {"PPO 0.01": [0.0, 4.0, -3.0], "SGD 0.3/k": [0.0, 2.0, 3.0], "PPO 0.003": [0.0, 9.0, 9.0]}
+    earned[8]["SGD 0.3/k, guarded"] = [0.0, with_guard, with_guard]
     begun: list[Any] = []
 
     def begin(batch: RewardBatch) -> Any:
-        begun.append(batch.tasks.rewards)
+        begun.append(batch)
         return "begin"
 
     def pretended(learner: Any, theta: Any, begin: Any, step: Any, batch: RewardBatch, steps: int, label: str = ""):
         name = label.removeprefix("validation, ")
         asked.append((len(batch.which), name))
-        here = on_validation if len(batch.which) == 4 else {}  # on test goals all look alike
-        return torch.tensor([here.get(name, [0.0, 0.0, 0.0])] * len(batch.which)), []
+        return torch.tensor([earned[len(batch.which)].get(name, [0.0, 0.0, 0.0])] * len(batch.which)), []
 
     monkeypatch.setattr(environments, "measure_returns", pretended)
     learner = trial.policy_learner()
     ways = {name: Way(begin, step) for name, step in list_candidates(learner, ENV, Theta({})).items()}
     found, _, facts = trial.best(learner, Theta({}), ways)
     assert facts == {"chosen": chosen}
-    every = list(ways)
-    assert [name for count, name in asked if count == 4] == [*every, "SGD 0.3/k, guarded"]
+    finalists = ["PPO 0.01", "SGD 0.3/k", "SGD 1"]
+    assert [name for count, name in asked if count == 4] == list(ways)
+    assert [name for count, name in asked if count == 8] == [*finalists, *(f"{name}, guarded" for name in finalists)]
     assert asked[-1] == (5, chosen)
-    assert len(asked) == 2 + len(every)
+    assert len(asked) == len(ways) + 6 + 1
     assert found.shape == (5, 3)
-    assert [len(rewards.goals) for rewards in begun] == [4] * (len(asked) - 1) + [5]
+    goals_of = {len(batch.which): {tuple(goal) for goal in places(batch)} for batch in begun}
+    assert {count: len(found) for count, found in goals_of.items()} == {4: 4, 8: 8, 5: 5}
+    assert len(set().union(*goals_of.values())) == 4 + 8 + 5
+
+
+def places(batch: RewardBatch) -> Any:
+    return batch.tasks.rewards.goals[batch.which].tolist()  # type: ignore[attr-defined]
 
 
 def test_the_runs_own_learner_chooses_among_the_same_steps_and_its_own(

@@ -49,6 +49,8 @@ MEAN = "from the mean of its contexts"
 SHOWN_ONCE = "its own steps on one demonstration"
 PICTURED = 6  # goals
 TRIED = 4  # episodes of each skill, to choose the best
+FINALISTS = 3  # ways of learning, of a first round on validation goals
+FURTHER = 2  # goals to choose among them on, for each of the first round
 
 Step = Callable[[Adapted, Batch], Adapted]  # one step of learning from episodes
 
@@ -172,6 +174,11 @@ def guard(step: Step) -> Step:
     return take_guarded_step
 
 
+def guard_steps(make: Callable[[], Step]) -> Step:
+    """Make steps, guarded."""
+    return guard(make())
+
+
 def totals(batch: Batch) -> Tensor:
     """Return of each episode [T, E]."""
     assert batch.reward is not None
@@ -214,13 +221,14 @@ class Trial:
     run: Run
     settings: EvaluateConfig
 
-    def batch(self, split: Split) -> RewardBatch:
-        """Return the tasks of all goals of a split, and episodes of its own."""
+    def batch(self, split: Split, final: bool = False) -> RewardBatch:
+        """Return the tasks of all goals of a split, and episodes of its own; `final`: further goals to choose on."""
         s = self.settings
-        count = s.goals if split == "test" else s.validation
+        count = s.goals if split == "test" else s.validation * (1 + FURTHER)
         tasks = goals(s.benchmark, self.run.config.env, split, count, s.seed)
+        here = np.arange(count) if split == "test" else np.split(np.arange(count), [s.validation])[int(final)]
         seed = seeds.integer(s.seed, split)  # a reward that all goals are is met in other episodes
-        return tasks.sample(np.arange(count), episode=EpisodeSpec(1, s.episodes, s.episodes), seed=seed)
+        return tasks.sample(here, episode=EpisodeSpec(1, s.episodes, s.episodes), seed=seed)
 
     def own(self) -> tuple[Tensor, dict[str, Any]]:
         """Return the run's learner, which adapts by its own inner steps."""
@@ -311,23 +319,26 @@ class Trial:
     ) -> tuple[Tensor, list[Adapted], dict[str, Any]]:
         """Return the test returns of the candidate that earns most over all steps on the validation goals.
 
-        The best of the ways is tried once more with a guard. Where there is but one way there is nothing to choose.
+        The best of a first round are tried on further goals, where a step that does harm now and then shows, each with
+        a guard as well. Where there is but one way there is nothing to choose.
         """
-        val, test, steps = self.batch("val"), self.batch("test"), self.settings.steps
+        test, steps = self.batch("test"), self.settings.steps
 
-        def earn(name: str) -> float:
+        def earn(name: str, batch: RewardBatch) -> float:
             way = ways[name]
-            found, _ = measure_returns(learner, theta, way.begin(val), way.step(), val, steps, f"validation, {name}")
+            label = f"validation, {name}"
+            found, _ = measure_returns(learner, theta, way.begin(batch), way.step(), batch, steps, label)
             after = found[:, 1:].mean().item()
             return after if math.isfinite(after) else -math.inf
 
         chosen = next(iter(ways))
         if len(ways) > 1:
-            earned = {name: earn(name) for name in ways}
-            best = max(earned, key=lambda name: earned[name])
-            guarded = f"{best}, guarded"
-            ways = ways | {guarded: Way(ways[best].begin, lambda: guard(ways[best].step()))}
-            chosen = guarded if earn(guarded) > earned[best] else best
+            first, further = self.batch("val"), self.batch("val", final=True)
+            earned = {name: earn(name, first) for name in ways}
+            finalists = sorted(ways, key=lambda name: -earned[name])[:FINALISTS]
+            ways = {name: ways[name] for name in finalists}
+            ways |= {f"{name}, guarded": Way(way.begin, partial(guard_steps, way.step)) for name, way in ways.items()}
+            chosen = max(ways, key=lambda name: earn(name, further))
         way = ways[chosen]
         found, policies = measure_returns(learner, theta, way.begin(test), way.step(), test, steps, chosen)
         return found, policies, {"chosen": chosen}
@@ -484,7 +495,7 @@ def list_facts(run: Run, rows: dict[str, dict[str, Any]]) -> list[str]:
         facts.append(compare_with_scratch(title, rows[title]["returns"], rows["from scratch"]["returns"], them))
     for name, row in rows.items():
         if "chosen" in row:
-            facts.append(f"{name}: {row['chosen']}, chosen on {s.validation} further {them}")
+            facts.append(f"{name}: {row['chosen']}, chosen on {s.validation * (1 + FURTHER)} further {them}")
         if "offset" in row:
             facts.append(
                 f"{name}: choosing the skill took {row['offset']:g} steps' worth of episodes, which the plot counts "
