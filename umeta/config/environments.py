@@ -41,7 +41,7 @@ class EvaluateConfig:
     goals: Annotated[int, Gt(1)] = 20
     """tasks to test on"""
     validation: Count = 10
-    """other tasks, on which each row's step size is chosen"""
+    """other tasks, on which each row's steps are chosen; the best three are tried on twice as many more"""
     episodes: Annotated[int, Gt(1)] = 20
     """per goal and step"""
     steps: Count = 10
