@@ -336,8 +336,11 @@ class Trial:
             first, further = self.batch("val"), self.batch("val", final=True)
             earned = {name: earn(name, first) for name in ways}
             finalists = sorted(ways, key=lambda name: -earned[name])[:FINALISTS]
-            ways = {name: ways[name] for name in finalists}
-            ways |= {f"{name}, guarded": Way(way.begin, partial(guard_steps, way.step)) for name, way in ways.items()}
+            plain = {name: ways[name] for name in finalists}
+            guarded = {
+                f"{name}, guarded": Way(way.begin, partial(guard_steps, way.step)) for name, way in plain.items()
+            }
+            ways = guarded | plain  # where no harm is done both earn the same, and the first is taken
             chosen = max(ways, key=lambda name: earn(name, further))
         way = ways[chosen]
         found, policies = measure_returns(learner, theta, way.begin(test), way.step(), test, steps, chosen)
