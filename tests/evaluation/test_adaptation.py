@@ -308,8 +308,8 @@ def test_the_step_is_chosen_on_validation_goals_and_only_that_is_tested(
 ) -> None:
     """Of 4 goals of the first round, 8 of the final and 5 of the test.
 
-    The first return, before any step, does not count; what is not a number never wins. A guard may not cost anything. The best of
-    the first round is no better than the next ones on the further goals.
+    The first return, before any step, does not count; what is not a number never wins. A guard may not cost anything.
+    The best of the first round is no better than the next ones on the further goals.
     """
     asked: list[tuple[int, str]] = []
     earned: dict[int, dict[str, list[float]]] = {4: {}, 8: {}, 5: {}}
