@@ -174,11 +174,6 @@ def guard(step: Step) -> Step:
     return take_guarded_step
 
 
-def guard_steps(make: Callable[[], Step]) -> Step:
-    """Make steps, guarded."""
-    return guard(make())
-
-
 def totals(batch: Batch) -> Tensor:
     """Return of each episode [T, E]."""
     assert batch.reward is not None
@@ -213,6 +208,10 @@ class Way:
     begin: Callable[[RewardBatch], Adapted]
     step: Callable[[], Step]
 
+    def guarded(self) -> Way:
+        """Return the same with a guard."""
+        return Way(self.begin, lambda: guard(self.step()))
+
 
 @dataclass
 class Trial:
@@ -226,7 +225,9 @@ class Trial:
         s = self.settings
         count = s.goals if split == "test" else s.validation * (1 + FURTHER)
         tasks = goals(s.benchmark, self.run.config.env, split, count, s.seed)
-        here = np.arange(count) if split == "test" else np.split(np.arange(count), [s.validation])[int(final)]
+        here = np.arange(count)
+        if split == "val":
+            here = here[s.validation :] if final else here[: s.validation]
         seed = seeds.integer(s.seed, split)  # a reward that all goals are is met in other episodes
         return tasks.sample(here, episode=EpisodeSpec(1, s.episodes, s.episodes), seed=seed)
 
@@ -274,14 +275,13 @@ class Trial:
     @cached_property
     def experts(self) -> tuple[Tensor, list[Adapted], dict[str, Any]]:
         """Policies that began with random weights, each goal's with others, trained for each goal by itself."""
-        learner, env = self.policy_learner(), self.run.config.env
+        learner = self.policy_learner()
 
         def begin(batch: RewardBatch) -> Adapted:
             drawn = [learner.init(seeds.integer(batch.seed, "scratch", int(index))).params for index in batch.indices]
             return Adapted({name: torch.stack([one[name] for one in drawn]) for name in drawn[0]})
 
-        candidates = list_candidates(learner, env, Theta({}))
-        return self.best(learner, Theta({}), {name: Way(begin, step) for name, step in candidates.items()})
+        return self.train(learner, begin)
 
     def scratch(self) -> tuple[Tensor, dict[str, Any]]:
         """Return a policy with random weights, trained for each goal by itself."""
@@ -297,9 +297,9 @@ class Trial:
         """Train the proposer's best skill for each goal on. The episodes that choosing took count as steps."""
         tasks = load_skills(self.run)
         assert tasks.skills is not None
-        skills, env = tasks.skills, self.run.config.env
+        skills = tasks.skills
         count, width = skills["1.bias"].shape
-        learner = change_learner(MAML(MLP([width, width])), env)
+        learner = change_learner(MAML(MLP([width, width])), self.run.config.env)
         rewarded = replace(tasks, env=self.batch("val").tasks.env)
         every = RewardBatch(rewarded, torch.arange(count), np.arange(count), EpisodeSpec(1, 1, 1), self.settings.seed)
         tried = every.paths(partial(learner.predict, Theta({}), Adapted(skills)), TRIED, "choose a skill")
@@ -310,9 +310,15 @@ class Trial:
             best = torch.stack(totals).argmax(1)
             return Adapted({name: value[best] for name, value in skills.items()})
 
-        candidates = list_candidates(learner, env, Theta({}))
-        found, _, facts = self.best(learner, Theta({}), {name: Way(begin, step) for name, step in candidates.items()})
+        found, _, facts = self.train(learner, begin)
         return found, {**facts, "offset": count * TRIED / self.settings.episodes}
+
+    def train(
+        self, learner: MAML, begin: Callable[[RewardBatch], Adapted]
+    ) -> tuple[Tensor, list[Adapted], dict[str, Any]]:
+        """Return what `best` does, of all candidates, for policies that were not meta-trained."""
+        candidates = list_candidates(learner, self.run.config.env, Theta({}))
+        return self.best(learner, Theta({}), {name: Way(begin, step) for name, step in candidates.items()})
 
     def best(
         self, learner: PolicyLearner, theta: Theta, ways: dict[str, Way]
@@ -336,11 +342,9 @@ class Trial:
             first, further = self.batch("val"), self.batch("val", final=True)
             earned = {name: earn(name, first) for name in ways}
             finalists = sorted(ways, key=lambda name: -earned[name])[:FINALISTS]
-            plain = {name: ways[name] for name in finalists}
-            guarded = {
-                f"{name}, guarded": Way(way.begin, partial(guard_steps, way.step)) for name, way in plain.items()
-            }
-            ways = guarded | plain  # where no harm is done both earn the same, and the first is taken
+            guarded = {f"{name}, guarded": ways[name].guarded() for name in finalists}
+            # where no harm is done both earn the same, and the first is taken
+            ways = guarded | {name: ways[name] for name in finalists}
             chosen = max(ways, key=lambda name: earn(name, further))
         way = ways[chosen]
         found, policies = measure_returns(learner, theta, way.begin(test), way.step(), test, steps, chosen)

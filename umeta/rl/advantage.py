@@ -82,9 +82,9 @@ def crossfit(x: Tensor, y: Tensor, mask: Tensor) -> Tensor:
         mean[..., -OF_TIME:], std[..., -OF_TIME:] = 0, 1
         z, new = (a - mean) / std * there, (x[:, unseen].flatten(1, 2).double() - mean) / std
         gram, right = z.mT @ z, z.mT @ b
+        observed = torch.arange(x.shape[-1], device=x.device) < x.shape[-1] - OF_TIME
         for values, ridge in zip(tried, RIDGES, strict=True):
-            penalty = (ridge * count).expand(-1, x.shape[-1], -1)[..., 0].clone()
-            penalty[:, -OF_TIME:] = RIDGES[0]
+            penalty = torch.where(observed, ridge * count[..., 0], RIDGES[0])
             weights = torch.linalg.solve(gram + torch.diag_embed(penalty), right)
             values[:, unseen] = (new @ weights).view(y[:, unseen].shape).to(y.dtype)
     errors = torch.stack([((values - y) * mask).square().sum((1, 2)) for values in tried])

@@ -37,7 +37,7 @@ class PPO:
     least: some are gentle, and none acts so far out of range that noise makes no difference any more"""
 
     def charge(self, actions: Tensor, skill: Tensor, skills: int) -> Tensor:
-        """Return what the effort of actions [..., action] costs skills [...], of so many."""
+        """Return the price [...] of the effort in actions [..., action]; skill: [...], which of `skills` acted."""
         return self.effort * ((skill + 1) / skills) * actions.square().mean(-1)
 
     def build(self, policy: SkillPolicy, discount: float, lr: float) -> Proximal:

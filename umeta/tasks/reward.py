@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from umeta import seeds
 from umeta.parts import Environment, EnvironmentTraits, Simulation
-from umeta.rl.advantage import advantages
+from umeta.rl.advantage import advantages, normalise
 from umeta.rl.discriminator import Discriminator, SkillRewards
 from umeta.rl.explore import roll_out_skills
 from umeta.rl.rollout import Paths, Told, rollout
@@ -120,9 +120,9 @@ def describe_diversity(rewards: Rewards, paths: Paths) -> str:
     Each reward counts in standard deviations from its mean over all episodes, as they may be of several units.
     """
     each = [(rewards(paths, torch.full((len(paths.mask),), z)) * paths.mask).sum(2) for z in range(rewards.count)]
-    earned, own = torch.stack(each), torch.arange(len(paths.mask))[:, None]
-    apart = (earned - earned.mean((1, 2), keepdim=True)) / (earned.std((1, 2), keepdim=True) + 1e-8)
-    share, chance = (apart.argmax(0) == own).float().mean().item(), 1 / rewards.count
+    earned, own = torch.stack(each).double(), torch.arange(len(paths.mask))[:, None]  # a constant one stays at zero
+    best = normalise(earned, torch.ones_like(earned, dtype=torch.bool)).argmax(0)
+    share, chance = (best == own).float().mean().item(), 1 / rewards.count
     failed = ". That is hardly more: the skills are alike, and little can be expected of what is learnt from them"
     said = f"{share:.0%} of the skills' episodes earn most by their own reward, {chance:.0%} by chance"
     return said + failed * (share < 2 * chance)
