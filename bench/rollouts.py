@@ -1,4 +1,4 @@
-"""HalfCheetah: rollouts beside the bare physics and gymnasium's vector environments.
+"""HalfCheetah: rollouts and meta-training beside the bare physics and gymnasium's vector environments.
 
 The bare physics repeat the torques of a rollout, so that all of them go through the same states.
 """
@@ -13,19 +13,25 @@ import mujoco
 import torch
 from torch import Tensor
 
+from umeta.config.build import load
+from umeta.config.environments import Config
 from umeta.envs.batched import quiet
 from umeta.envs.half_cheetah import HalfCheetah
 from umeta.rl.rollout import rollout
+from umeta.runtime.loop import RunContext
+from umeta.train import metatrain
 from umeta.types import Act
 
 TASKS, EPISODES, HIDDEN = 20, 20, 100
 COPIES = 16  # of gymnasium's vector environment
 SINGLE = 20  # copies whose episodes are repeated one by one
+META_STEPS = 4  # of a call
 STEPS, FRAMES = HalfCheetah().horizon, HalfCheetah.model.frames
 SIDES = {  # steps of a call
     "mujoco.batch, no policy": TASKS * EPISODES * STEPS,
     "mj_step, no policy, one thread": SINGLE * STEPS,
     "umeta": TASKS * EPISODES * STEPS,
+    "umeta, meta-training": META_STEPS * 2 * 4 * 20 * STEPS,  # support and query of the config's four tasks
     f"gymnasium SyncVectorEnv({COPIES})": COPIES * STEPS,
 }
 
@@ -91,4 +97,13 @@ def side(name: str) -> Callable[[], None]:
             vector.step(env.torque(mean + log_std.exp() * noise[0, :COPIES, t]).numpy())
         torch.set_num_threads(threads)
 
-    return dict(zip(SIDES, [batched, single, ours, gymnasiums], strict=True))[name]
+    return dict(zip(SIDES, [batched, single, ours, meta_training(), gymnasiums], strict=True))[name]
+
+
+def meta_training() -> Callable[[], None]:
+    """Return what takes meta-steps on true rewards by ProMP, with a gradient step of 0.5 nats."""
+    config = load("cheetah_direction_oracle", [f"train.steps={META_STEPS}"])
+    assert isinstance(config, Config)
+    tasks = config.proposer.propose(config.env, RunContext())
+    learner = config.metalearner.build(tasks.spec, config.train.episode)
+    return lambda: metatrain(learner, tasks, config.train)

@@ -327,7 +327,10 @@ class Problem(Protocol):
         ...
 
     def loss_and_kl(self) -> tuple[float, float]:
-        """Return the loss, and the mean KL divergence of the adapted policies from what they were at the first call."""
+        """Return the loss, and the mean KL divergence of the adapted policies from what they were when first asked.
+
+        That is the first call of this or of `loss_and_grad`.
+        """
         ...
 
     def fisher_vector(self, vector: dict[str, Tensor], share: float = 1.0) -> dict[str, Tensor]:

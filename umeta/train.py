@@ -181,7 +181,7 @@ class BatchProblem:
         self.chunk, self.share = chunk, share
         self.loss, self.measures = loss_of(spec), MEASURES.get(str(spec.objective), {})
         self.stats: Stats = {}  # the supports' normalisation statistics, averaged over the tasks
-        self.before: list[Tensor] = []  # what the adapted policies put out at the first call of `loss_and_kl`
+        self.before: list[Tensor] = []  # what the adapted policies put out when first asked, by chunk
         self.graphs: dict[int, Any] = {}  # what `fisher_vector` differentiates again and again, by chunk
 
     @property
@@ -195,8 +195,10 @@ class BatchProblem:
             self.check_policies()
         metrics: dict[str, Tensor] = {}
         sums = {f"gradient.{name}": torch.zeros_like(value) for name, value in self.params.items()}
-        for supports, query, share in self.chunks():
+        for i, (supports, query, share) in enumerate(self.chunks()):
             loss, grads, adapted, output = self.differentiate(supports, query, share, clip)
+            if self.spec.interactive:
+                self.keep_first(i, output)
             found = {name: measure(output, query).mean().double() * share for name, measure in self.measures.items()}
             for name, value in {"loss": loss.detach().double(), **found}.items():
                 metrics[name] = metrics.get(name, torch.zeros_like(value)) + value
@@ -209,19 +211,22 @@ class BatchProblem:
         return distributed.sum_numbers(read(metrics)), part(sums, "gradient.")
 
     def loss_and_kl(self) -> tuple[float, float]:
-        """Return the loss, and the mean KL divergence of the adapted policies from what they were at the first call."""
+        """Return the loss, and the mean KL divergence of the adapted policies from what they were when first asked."""
         self.check_policies()
-        first = not self.before
         total, apart = 0.0, 0.0
         for i, (supports, query, share) in enumerate(self.chunks()):
             with torch.no_grad():
                 output = self.answer(supports, query)[1]
                 total += self.loss(output, query).mean().item() * share
-                if first:
-                    self.before.append(output)
+                self.keep_first(i, output)
                 apart += kl(self.before[i], output, query).mean().item() * share
         found = distributed.sum_numbers({"loss": total, "kl": apart})
         return found["loss"], found["kl"]
+
+    def keep_first(self, chunk: int, output: Tensor) -> None:
+        """Keep the first output of a chunk's adapted policies, before any step has moved them."""
+        if len(self.before) == chunk:
+            self.before.append(output)
 
     def fisher_vector(self, vector: dict[str, Tensor], share: float = 1.0) -> dict[str, Tensor]:
         """Return the Gauss-Newton product `J' F J v` (Martens 2020), by parameter name.

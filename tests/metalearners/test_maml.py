@@ -511,6 +511,17 @@ def test_a_step_of_so_many_nats_has_them_whatever_the_gradients_size(nats: float
         assert moved(learner, theta, *policies[-2:], support) == pytest.approx([nats / number] * 3, rel=0.2)
 
 
+def test_a_step_of_so_many_nats_has_them_where_few_of_many_states_tell_its_size() -> None:
+    """Of episodes one after the other, which the policies leave at different times and see different things in."""
+    learner = MAML(MLP([8]), inner_kl=0.5, steps=1).build(POLICY, EpisodeSpec(1, 2, 2))
+    theta, support = begun(learner), policy_batch(items=6000)
+    when = torch.arange(6000) % 100
+    far = 0.05 * when[:, None] * support.x
+    support = replace(support, x=far, mask=when < torch.tensor([[100], [40], [25]]))
+    before, after = learner.unadapted(theta, 3), learner.adapt(theta, support)
+    assert moved(learner, theta, before, after, support) == pytest.approx([0.5] * 3, rel=0.2)
+
+
 def test_a_step_of_so_many_nats_goes_down_the_gradient_and_is_differentiated() -> None:
     """Its size is a constant to the meta-gradient: that of plain MAML with this very rate."""
     by_nats = MAML(MLP([8]), inner_kl=0.3, steps=1).build(POLICY, EpisodeSpec(1, 2, 2))

@@ -25,6 +25,7 @@ from umeta.types import Adapted, Batch, EpisodeSpec, PolicyLearner, Stats, TaskS
 Weights = dict[str, Tensor]  # by name, [T, ...]: those of each task
 HEAD = ("head.weight", "head.bias")
 TRIES = 5  # sizes of a step on the way to the one that moves a policy by `inner_kl` nats
+ENOUGH = 500  # states of a task that tell how far a step moves its policy
 FIRST = 0.5  # the length of the first step that is tried, in the space of the weights
 
 
@@ -256,11 +257,13 @@ class InnerLoop:
         The divergence grows about as the square of the size. A gradient of zero moves nothing.
         """
         with torch.no_grad():
-            before = self.answer(phi)
+            every = max(1, int(self.support.mask.sum(1).min()) // ENOUGH)
+            few = InnerLoop(self.learner, self.theta, self.support.subsample(every), Adapted(phi))
+            before = few.answer(phi)
             length = torch.stack([g.flatten(1).norm(dim=1) for g in gradient.values()]).norm(dim=0)
             size = FIRST / length.clamp(min=1e-30)  # of no gradient it stays finite through all tries
             for _ in range(TRIES):
-                apart = kl(before, self.answer(self.move(phi, gradient, size)), self.support)
+                apart = kl(before, few.answer(self.move(phi, gradient, size)), few.support)
                 size = size * (nats / apart).sqrt().clamp(0.1, 10)
         return self.move(phi, gradient, size)
 

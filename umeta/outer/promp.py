@@ -49,8 +49,6 @@ class ProMP:
     def step(self, problem: Problem, progress: float) -> dict[str, float]:
         """`epochs` steps of Adam; the metrics are those of the first, at the parameters that acted."""
         before = {name: param.detach().clone() for name, param in self._params.items()}
-        if self.max_kl:
-            problem.loss_and_kl()
         metrics = [self._adam.move(*problem.loss_and_grad(clip=self.clip), progress) for _ in range(self.epochs)]
         if not self.max_kl:
             return metrics[0]

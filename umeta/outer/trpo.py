@@ -54,13 +54,12 @@ class TRPO:
         curvature = (direction @ gradient).item()  # what is left of the gradient is orthogonal to the direction
         kl, accepted = 0.0, 0.0
         if 0 < curvature < inf:  # else the gradient is zero, or something is not a number
-            kl, accepted = self._search(problem, direction * (2 * self.max_kl / curvature) ** 0.5)
+            kl, accepted = self._search(problem, metrics["loss"], direction * (2 * self.max_kl / curvature) ** 0.5)
         return {**metrics, "gradient": gradient.norm().item(), "kl": kl, "accepted": accepted}
 
-    def _search(self, problem: Problem, longest: Tensor) -> tuple[float, float]:
+    def _search(self, problem: Problem, loss: float, longest: Tensor) -> tuple[float, float]:
         """Goes back by the first length that will do. Returns its KL divergence and its share of the longest."""
         before = self._flat(self._params)
-        loss, _ = problem.loss_and_kl()
         for share in (self.shrink**i for i in range(self.backtracks)):
             self._set(before - share * longest)
             new, kl = problem.loss_and_kl()
