@@ -159,11 +159,29 @@ def test_a_policy_adapts_to_a_reward_of_a_persons_own(
         (["--reward", "own", "--episodes", "1"], "expected 2 or more --episodes"),
         (["--support", "."], "umeta adapt RUN --reward NAME adapts a policy"),
         (["--support", ".", "--steps", "3"], "go with --reward"),
+        (["--reward", "own", "--practice", "-1"], "expected 0 or more rounds of --practice, got -1"),
         ([], "--reward NAME for one on an environment"),
     ):
         assert main(["adapt", "runs/tiny", *wrong, "--out", "none"]) == 2
         assert said in capsys.readouterr().err
     assert not Path("none").exists()
+
+
+def test_a_policy_practises_before_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The reward is the action times the goal: after a step too small to tell, practice makes the mean action rise."""
+    monkeypatch.chdir(tmp_path)
+    made(tmp_path, "gym, id: Pendulum-v1")
+    assert main(["metatrain", "tiny.yaml"]) == 0
+    Path("my.py").write_text(MINE)
+    x, acts = torch.randn(50, 3, generator=torch.Generator().manual_seed(0)), []
+    for practice in (0, 4):
+        asked = ["adapt", "runs/tiny", "metalearner.inner_lr=1e-9", "--reward", "my.py:mine", "--goal", "3"]
+        asked += ["--episodes", "10", "--steps", "1", "--practice", str(practice), "--out", f"out{practice}"]
+        assert main(asked) == 0
+        acts.append(torch.export.load(f"out{practice}/policy.pt2").module()(x).mean().item())
+    assert acts[1] > acts[0] + 0.3
 
 
 def test_a_policy_that_is_many_before_it_adapts_is_written_after_a_step(

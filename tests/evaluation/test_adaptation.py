@@ -457,6 +457,7 @@ def test_a_step_counts_the_environment_steps_of_all_its_episodes(trial: Trial) -
     horizon = trial.run.config.env.horizon
     each = horizon * trial.settings.episodes
     assert (trial.steps_of(own=True), trial.steps_of(own=False)) == (each, each)
+    assert trial.steps_of(own=True, rounds=3) == (1 + 3 + 1) * each  # the last round's policy is tried as well
     recurrent = Trial(replace(trial.run, learner=RL2(MLP([4]))), trial.settings)
     assert (recurrent.steps_of(own=True), recurrent.steps_of(own=False)) == (horizon, each)
 

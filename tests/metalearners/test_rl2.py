@@ -27,7 +27,8 @@ from umeta.models.mlp import MLP
 from umeta.objectives import log_probability
 from umeta.outer.promp import ProMP
 from umeta.outer.trpo import TRPO
-from umeta.rl.advantage import crossfit, features, normalise, trial_advantages
+from umeta.rl.advantage import normalise, trial_advantages
+from umeta.rl.ridge import crossfit, features
 from umeta.rl.rollout import Paths
 from umeta.runtime import artifacts
 from umeta.runtime.loop import RunContext

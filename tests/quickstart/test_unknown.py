@@ -49,6 +49,7 @@ TINY = [
     "proposer.iterations=2",
     "train.steps=1",
     "evaluate.steps=1",
+    "evaluate.practice=2",
     "evaluate.validation=1",
     "evaluate.goals=2",
 ]
@@ -66,13 +67,18 @@ def test_an_environment_of_ones_own_runs_through_and_is_compared_with_scratch(um
     assert "mine:Walk-v0: 3 numbers observed, 2 of which random actions move" in err
     config = build.load("Walk-v0.yaml")
     assert (config.env.id, config.env.horizon) == ("mine:Walk-v0", 6)
-    assert [*artifacts.read_json("runs/Walk-v0/report.json")["rows"]] == ["from scratch", "default recipe"]
+    report = artifacts.read_json("runs/Walk-v0/report.json")
+    rows = [f"{row}{practice}" for row in ("from scratch", "default recipe") for practice in ("", ", with practice")]
+    assert list(report["rows"]) == rows
+    assert [report["adaptation"][row]["x"][1] for row in rows] == [120, 4 * 120] * 2
+    assert sum("more than from scratch" in fact for fact in report["facts"]) == 2
     command = "export runs/Walk-v0 --goal 0 --allow-plugin --out policy"
     assert f"umeta {command} writes" in out
     assert umeta(*command.split())[0] == 0
     assert umeta("run", "--env", "mine:Walk-v0", *TINY, "--resume")[0] == 0
     refused("run", "--env", "Pendulum-v1", "name=Walk-v0", "--resume", says=["Walk-v0.yaml", "--env mine:Walk-v0"])
-    refused("run", "--env", "Pendulum-v1", "name=Walk-v0", "--resume", says=["Walk-v0.yaml", "--env mine:Walk-v0"])
+    memory = ["metalearner={name: rl2, model: {name: mlp, hidden: [8]}}", "start=null"]
+    refused("run", "--env", "mine:Walk-v0", "name=memory", *memory, says=["evaluate.practice", "without a memory"])
 
 
 def test_skills_that_move_are_learnt_where_episodes_do_not_end_early():

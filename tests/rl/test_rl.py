@@ -27,7 +27,8 @@ from umeta.outer.adam import Adam
 from umeta.outer.promp import ProMP
 from umeta.outer.trpo import TRPO
 from umeta.parts import Outer
-from umeta.rl.advantage import RIDGES, advantages, crossfit, features, gae, normalise, returns
+from umeta.rl.advantage import advantages, gae, normalise, returns
+from umeta.rl.ridge import RIDGES, crossfit, features
 from umeta.rl.rollout import Paths
 from umeta.runtime.loop import RunContext
 from umeta.seeds import integer

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from umeta.envs.nav2d import Nav2D
 from umeta.parts import EnvironmentTraits
-from umeta.rl.advantage import crossfit, features, normalise, returns
+from umeta.rl.advantage import normalise, returns
+from umeta.rl.ridge import crossfit, features
 from umeta.rl.rollout import Paths
 from umeta.rl.skills import SkillPolicy
 from umeta.tasks.reward import RewardTasks

@@ -12,7 +12,7 @@ from typing import Any
 from umeta.cli.options import Commands, add_learner_options
 from umeta.errors import UserError
 
-POLICY = ("goal", "episodes", "steps")  # what goes with --reward
+POLICY = ("goal", "episodes", "steps", "practice")  # what goes with --reward
 
 
 def add_parser(commands: Commands) -> None:
@@ -35,6 +35,8 @@ def add_parser(commands: Commands) -> None:
     text = "with --reward: episodes per step, 20 by default; and as many after the last, since the best step is kept"
     sub.add_argument("--episodes", type=int, metavar="N", help=text)
     sub.add_argument("--steps", type=int, metavar="N", help="with --reward: steps to take, 3 by default")
+    text = "with --reward: rounds of practice without a reward after each step, by default the run's evaluate.practice"
+    sub.add_argument("--practice", type=int, metavar="N", help=text)
     text = "a new folder for the learner, or for the policy as export writes it"
     sub.add_argument("--out", type=Path, required=True, metavar="DIR", help=text)
 
@@ -61,7 +63,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             "or more of --add, --remove and --rename"
         )
     if options.reward is None and any(getattr(options, name) is not None for name in POLICY):
-        raise UserError("adapt: --goal, --episodes and --steps go with --reward")
+        raise UserError("adapt: --goal, --episodes, --steps and --practice go with --reward")
     changed = reading.parse_overrides(options.overrides).get("metalearner")
     if options.reward is not None:
         return run_policy(options, changed, common["trusted"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from annotated_types import Gt
+from annotated_types import Ge, Gt
 
 from umeta.config import base
 from umeta.config.base import Count, RunConfig, Seed
@@ -46,6 +46,9 @@ class EvaluateConfig:
     """per goal and step"""
     steps: Count = 10
     """policy-gradient steps"""
+    practice: Annotated[int, Ge(0)] = 0
+    """rounds of practice after each step, in rows of their own: fresh episodes without a reward, for which a regression
+    of the rewards seen so far stands in"""
     seed: Seed = 0
     """of the goals and episodes: fixed, so that every learner sees the same ones"""
     baselines: list[str] = field(default_factory=lambda: ["scratch", "finetune"])

@@ -15,7 +15,8 @@ from umeta.config import registry
 from umeta.deploy.export import export_graph, refuse_to_overwrite, save, write
 from umeta.draw.curves import name_steps
 from umeta.errors import UserError
-from umeta.evaluation.environments import measure_returns, own_step
+from umeta.evaluation.environments import measure_returns, own_step, practice_learner
+from umeta.evaluation.practice import practising
 from umeta.models.check import build_module
 from umeta.models.mlp import MLP
 from umeta.parts import EnvironmentTraits
@@ -94,6 +95,7 @@ def adapt_policy(
     goal: Sequence[float] | None = None,
     episodes: int = 20,
     steps: int = 3,
+    practice: int | None = None,
     options: Mapping[str, Any] | None = None,
     trusted: Collection[str] | None = (),
 ) -> tuple[list[float], int]:
@@ -102,8 +104,9 @@ def adapt_policy(
     The mean return of each step's episodes is measured before the next; the policy that earned most is the one written.
 
     reward: a family of rewards by its name, or `my_rewards.py:name`. goal: the numbers of the one that is wanted, in
-    place of the family's first test goal. episodes: per step, and as many after the last. options: of the run's
-    meta-learner, to be changed.
+    place of the family's first test goal. episodes: per step, and as many after the last. practice: rounds of as many
+    episodes without a reward after each step, as `evaluate.practice`, and by default as many as that. options: of the
+    run's meta-learner, to be changed.
 
     Returns:
         The returns after 0 to `steps` steps, and after how many of them the policy was taken.
@@ -113,6 +116,8 @@ def adapt_policy(
     """
     folder, out = Path(folder), Path(out).resolve()
     refuse_to_overwrite(out)
+    if practice is not None and practice < 0:
+        raise UserError(f"adapt: expected 0 or more rounds of --practice, got {practice}")
     if episodes < 2 or steps < 1:  # the baseline of one half of the episodes is fitted on the other
         raise UserError(f"adapt: expected 2 or more --episodes and 1 or more --steps, got {episodes} and {steps}")
     changed = {"metalearner": dict(options)} if options else None
@@ -131,6 +136,8 @@ def adapt_policy(
         tasks = replace(tasks, rewards=family)
     batch = tasks.sample(np.arange(1), episode=EpisodeSpec(1, episodes, episodes), seed=run.config.evaluate.seed)
     begin, step = learner.unadapted(run.theta, 1), own_step(learner, run.theta)
+    if rounds := run.config.evaluate.practice if practice is None else practice:
+        step = practising(step, practice_learner(run), run.theta, batch, rounds)
     found, policies = measure_returns(learner, run.theta, begin, step, batch, steps, "adapt")
     first = int(learner.explores)  # before it has adapted it is many policies, and no one to write
     best = first + int(found[0, first:].argmax())

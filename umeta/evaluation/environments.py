@@ -19,6 +19,8 @@ from umeta.config.environments import Config, EvaluateConfig
 from umeta.draw import environments
 from umeta.draw.curves import Curve, name_steps
 from umeta.errors import UserError, suggest
+from umeta.evaluation.practice import NATS as A_ROUND
+from umeta.evaluation.practice import practising
 from umeta.evaluation.result import Cell, Result, summarize, trace
 from umeta.evaluation.rows import Kept, describe_provenance, describe_question, read_results, record_result
 from umeta.metalearners.maml import MAML
@@ -46,6 +48,7 @@ EPOCHS, CLIP = 10, 0.2  # of PPO
 OWN = "its own step"
 STAYS = f"{OWN}, and no more"
 MEAN = "from the mean of its contexts"
+PRACTISED = "{}, with practice"
 SHOWN_ONCE = "its own steps on one demonstration"
 PICTURED = 6  # goals
 TRIED = 4  # episodes of each skill, to choose the best
@@ -123,6 +126,11 @@ def ppo_step(learner: MAML, env: Environment, theta: Theta, lr: float) -> Step:
         return adapted
 
     return step
+
+
+def practice_learner(run: Run) -> MAML:
+    """Return what takes the steps of practice, with the run's network."""
+    return change_learner(MAML(run.config.metalearner.model), run.config.env, inner_kl=A_ROUND, schedule="constant")
 
 
 def list_candidates(learner: MAML, env: Environment, theta: Theta) -> dict[str, Callable[[], Step]]:
@@ -249,6 +257,13 @@ class Trial:
             ways |= {f"{OWN}, then {name}": Way(begin, partial(follow, own, way)) for name, way in plain.items()}
             ways |= {f"{said}{name}": Way(mean, way) for name, way in plain.items()}
         found, policies, facts = self.best(learner, theta, ways)
+        return found, {**facts, "notes": self.show(policies)}
+
+    def show(self, policies: list[Adapted]) -> list[str]:
+        """Write, film and draw what the run's learner has made of the test goals; return sentences on what failed."""
+        run, batch = self.run, self.batch("test")
+        learner, theta = run.learner, run.theta
+        assert isinstance(learner, PolicyLearner)
         if not isinstance(learner, RecurrentLearner):
             artifacts.write_tensors(run.folder / ADAPTED, policies[-1].params)
         ends = {"before": policies[0], "after": policies[-1]}
@@ -261,7 +276,15 @@ class Trial:
         places = getattr(batch.tasks.rewards, "places", None)
         marked = None if places is None else places[few.which]
         environments.draw_behaviour(run.folder / "behaviour.png", paths, run.config.env, marked)
-        return found, {**facts, "notes": [note for note in dict.fromkeys(notes) if note]}
+        return [note for note in dict.fromkeys(notes) if note]
+
+    def own_practised(self) -> tuple[Tensor, dict[str, Any]]:
+        """Return the run's learner, which takes its own first step, and practises after this and each batch to come."""
+        learner, theta = self.run.learner, self.run.theta
+        assert isinstance(learner, PolicyLearner)
+        step = follow(partial(own_step, learner, theta), lambda: stay)
+        found, policies, facts = self.practise(learner, theta, partial(start_from, learner, theta), step)
+        return found, {**facts, "notes": self.show(policies)}
 
     def filmed(self, name: str, policy: Adapted, batch: RewardBatch) -> str | None:
         """Film the first goal's policy; return a sentence where that is impossible."""
@@ -275,17 +298,22 @@ class Trial:
     @cached_property
     def experts(self) -> tuple[Tensor, list[Adapted], dict[str, Any]]:
         """Policies that began with random weights, each goal's with others, trained for each goal by itself."""
+        return self.train(self.policy_learner(), self.draw_policies)
+
+    def draw_policies(self, batch: RewardBatch) -> Adapted:
+        """Draw random weights for each goal."""
         learner = self.policy_learner()
-
-        def begin(batch: RewardBatch) -> Adapted:
-            drawn = [learner.init(seeds.integer(batch.seed, "scratch", int(index))).params for index in batch.indices]
-            return Adapted({name: torch.stack([one[name] for one in drawn]) for name in drawn[0]})
-
-        return self.train(learner, begin)
+        drawn = [learner.init(seeds.integer(batch.seed, "scratch", int(index))).params for index in batch.indices]
+        return Adapted({name: torch.stack([one[name] for one in drawn]) for name in drawn[0]})
 
     def scratch(self) -> tuple[Tensor, dict[str, Any]]:
         """Return a policy with random weights, trained for each goal by itself."""
         found, _, facts = self.experts
+        return found, facts
+
+    def scratch_practised(self) -> tuple[Tensor, dict[str, Any]]:
+        """Return a policy with random weights that practises, and learns by nothing else."""
+        found, _, facts = self.practise(self.policy_learner(), Theta({}), self.draw_policies, stay)
         return found, facts
 
     def demonstrate(self, batch: RewardBatch) -> Batch:
@@ -350,10 +378,23 @@ class Trial:
         found, policies = measure_returns(learner, theta, way.begin(test), way.step(), test, steps, chosen)
         return found, policies, {"chosen": chosen}
 
-    def steps_of(self, own: bool) -> int:
-        """Count the environment steps of a step of adaptation; own: of the run's own learner, not of a baseline."""
+    def practise(
+        self, learner: PolicyLearner, theta: Theta, begin: Callable[[RewardBatch], Adapted], step: Step
+    ) -> tuple[Tensor, list[Adapted], dict[str, Any]]:
+        """Return the test returns of a step with practice after it. There is nothing to choose."""
+        test, rounds = self.batch("test"), self.settings.practice
+        step = practising(step, practice_learner(self.run), theta, test, rounds)
+        found, policies = measure_returns(learner, theta, begin(test), step, test, self.settings.steps, "practice")
+        return found, policies, {"practice": rounds}
+
+    def steps_of(self, own: bool, rounds: int = 0) -> int:
+        """Count the environment steps of a step of adaptation, with so many rounds of practice.
+
+        own: of the run's own learner, not of a baseline.
+        """
         alone = own and isinstance(self.run.learner, RecurrentLearner)  # each of its trials learns from itself alone
-        return self.run.config.env.horizon * (1 if alone else self.settings.episodes)
+        batches = 2 + rounds if rounds else 1  # what the last round has made is tried as well
+        return self.run.config.env.horizon * batches * (1 if alone else self.settings.episodes)
 
     def policy_learner(self) -> MAML:
         """MAML with the run's network, whatever its learner."""
@@ -374,6 +415,8 @@ def evaluate_run(run: Run, device: str, record: Path | None = None, trackers: Se
     rows: dict[str, Callable[[], tuple[Tensor, dict[str, Any]]]] = {}
     if "scratch" in settings.baselines:
         rows["from scratch"] = trial.scratch
+        if settings.practice:
+            rows[PRACTISED.format("from scratch")] = trial.scratch_practised
     if "finetune" in settings.baselines:
         try:
             load_skills(run)
@@ -381,6 +424,8 @@ def evaluate_run(run: Run, device: str, record: Path | None = None, trackers: Se
         except UserError as error:
             note(f"baseline finetune left out: {error}")
     rows[title] = trial.own
+    if settings.practice:
+        rows[PRACTISED.format(title)] = trial.own_practised
     asked = describe_question(run, env=config.plain["env"])
     kept = Kept(run.folder / "evaluation.json", asked)
     table = kept.compute_rows({name: partial(compute_row, method) for name, method in rows.items()})
@@ -389,7 +434,10 @@ def evaluate_run(run: Run, device: str, record: Path | None = None, trackers: Se
         "name": config.name,
         "title": title,
         "rows": {name: tabulate_returns(torch.tensor(row["returns"])) for name, row in table.items()},
-        "adaptation": {name: trace_returns(row, trial.steps_of(name == title)) for name, row in table.items()},
+        "adaptation": {
+            name: trace_returns(row, trial.steps_of(name == title, row.get("practice", 0)))
+            for name, row in table.items()
+        },
         "returns": {name: round_returns(row["returns"]) for name, row in table.items()},
         "protocol": {
             "name": settings.benchmark,
@@ -438,7 +486,9 @@ def check(config: Config, record: Path | None = None) -> None:
     if unknown := [name for name in settings.baselines if name not in BASELINES]:
         raise UserError(f"evaluate.baselines: no baseline is named '{unknown[0]}'{suggest(unknown[0], BASELINES)}")
     goals(settings.benchmark, config.env, "test", 1, settings.seed)
-    config.metalearner.build(env_spec(config), config.train.episode)
+    learner = config.metalearner.build(env_spec(config), config.train.episode)
+    if settings.practice and (isinstance(learner, RecurrentLearner) or ProposerTraits.of(config.proposer).demonstrates):
+        raise UserError("evaluate.practice: is for policies without a memory that learn from rewards; set it to 0")
     if record is not None:
         read_results(record)
 
@@ -498,9 +548,15 @@ def list_facts(run: Run, rows: dict[str, dict[str, Any]]) -> list[str]:
             f"{title}: a step is one more episode in each of {s.episodes} trials, which know nothing of each other and "
             "are tested as they go; a step of the others sees all of the episodes"
         )
-    if "from scratch" in rows:
-        facts.append(compare_with_scratch(title, rows[title]["returns"], rows["from scratch"]["returns"], them))
+    for name in (title, PRACTISED.format(title)):
+        if name in rows and "from scratch" in rows:
+            facts.append(compare_with_scratch(name, rows[name]["returns"], rows["from scratch"]["returns"], them))
     for name, row in rows.items():
+        if "practice" in row:
+            facts.append(
+                f"{name}: after each step {row['practice']} rounds of {s.episodes} episodes without a reward, "
+                "judged by a regression of all rewards seen so far; the plot counts their environment steps"
+            )
         if "chosen" in row:
             facts.append(f"{name}: {row['chosen']}, chosen on {s.validation * (1 + FURTHER)} further {them}")
         if "offset" in row:

@@ -40,7 +40,7 @@ LIKE: dict[str, Any] = {
         "episodes": 20,
     },
     "start": "skills",
-    "evaluate": {"benchmark": "own", "goals": 5, "validation": 2, "steps": 5, "baselines": ["scratch"]},
+    "evaluate": {"benchmark": "own", "goals": 5, "validation": 2, "steps": 5, "practice": 10, "baselines": ["scratch"]},
 }
 
 

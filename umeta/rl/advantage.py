@@ -5,10 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from umeta.rl.ridge import crossfit, features
 from umeta.rl.rollout import Paths
-
-RIDGES = (1e-5, 1e-3, 1e-1, 10.0)  # penalties on observed features of variance 1, of which the best is taken
-OF_TIME = 4  # last features, with next to no penalty
 
 
 def advantages(paths: Paths, rewards: Tensor, discount: float, lam: float = 1.0) -> Tensor:
@@ -56,39 +54,6 @@ def gae(
         out[..., t] = running
         following = values[..., t]
     return out * mask
-
-
-def features(observations: Tensor) -> Tensor:
-    """[o, o^2, t/100, (t/100)^2, (t/100)^3, 1] of each step, o [T, E, H, d] clipped to +-10 (Duan et al. 2016)."""
-    o = observations.clamp(-10, 10)
-    t = (torch.arange(o.shape[2], device=o.device) / 100).view(1, 1, -1, 1).expand(*o.shape[:3], 1)
-    return torch.cat([o, o**2, t, t**2, t**3, torch.ones_like(t)], -1)
-
-
-def crossfit(x: Tensor, y: Tensor, mask: Tensor) -> Tensor:
-    """Ridge regression of y [T, E, H] on features x [T, E, H, d], each half of the episodes predicted from the other.
-
-    Each task has the penalty that predicts best. A few episodes of many observed numbers need a large one, as the fit
-    would take up their noise; the largest leaves hardly more than the time.
-    """
-    tried = [torch.empty_like(y) for _ in RIDGES]
-    for half in (0, 1):
-        seen, unseen = slice(1 - half, None, 2), slice(half, None, 2)
-        there = mask[:, seen].flatten(1)[..., None].double()
-        a, b = x[:, seen].flatten(1, 2).double(), y[:, seen].flatten(1).double()[..., None] * there
-        count = there.sum(1, keepdim=True).clamp(min=1)
-        mean = (a * there).sum(1, keepdim=True) / count
-        std = (((a - mean) * there).square().sum(1, keepdim=True) / count).sqrt().clamp(min=1e-6)
-        mean[..., -OF_TIME:], std[..., -OF_TIME:] = 0, 1
-        z, new = (a - mean) / std * there, (x[:, unseen].flatten(1, 2).double() - mean) / std
-        gram, right = z.mT @ z, z.mT @ b
-        observed = torch.arange(x.shape[-1], device=x.device) < x.shape[-1] - OF_TIME
-        for values, ridge in zip(tried, RIDGES, strict=True):
-            penalty = torch.where(observed, ridge * count[..., 0], RIDGES[0])
-            weights = torch.linalg.solve(gram + torch.diag_embed(penalty), right)
-            values[:, unseen] = (new @ weights).view(y[:, unseen].shape).to(y.dtype)
-    errors = torch.stack([((values - y) * mask).square().sum((1, 2)) for values in tried])
-    return torch.stack(tried)[errors.argmin(0), torch.arange(len(y), device=y.device)]
 
 
 def normalise(x: Tensor, mask: Tensor) -> Tensor:

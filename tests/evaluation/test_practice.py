@@ -1,0 +1,127 @@
+"""Practice: rewards regressed on what earned them, and steps of the policy gradient under these."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from umeta.envs.nav2d import Nav2D
+from umeta.evaluation.environments import change_learner, measure_returns, stay
+from umeta.evaluation.practice import RegressedRewards, practise, practising
+from umeta.metalearners.maml import MAML
+from umeta.models.mlp import MLP
+from umeta.rl.rollout import Paths
+from umeta.tasks.reward import RewardBatch, RewardTasks
+from umeta.train import policy_of
+from umeta.types import Adapted, Batch, EpisodeSpec
+
+ENV = Nav2D(horizon=10)
+LEARNER = change_learner(MAML(MLP([16])), ENV, inner_kl=0.3, schedule="constant")
+THETA = LEARNER.init(0)
+
+
+@dataclass(frozen=True)
+class Near:
+    """Each reward is how near a place of its own is after a step: minus the distance's square."""
+
+    places: Tensor
+
+    @property
+    def count(self) -> int:
+        return len(self.places)
+
+    def __call__(self, paths: Paths, which: Tensor) -> Tensor:
+        return -(paths.after - self.places[which][:, None, None]).square().sum(-1) - 0.1 * paths.actions.square().sum(
+            -1
+        )
+
+    def describe(self, states: Tensor) -> list[str]:
+        return []
+
+
+PLACES = torch.tensor([[0.3, 0.0], [-0.2, 0.2], [0.0, -0.4]])
+
+
+def tasks(rewards: Any, episodes: int = 10) -> RewardBatch:
+    return RewardTasks(ENV, rewards).sample(np.arange(3), episode=EpisodeSpec(1, episodes, episodes), seed=0)
+
+
+def acted(batch: RewardBatch, adapted: Adapted, purpose: str) -> tuple[Paths, Batch]:
+    with torch.no_grad():
+        paths = batch.paths(policy_of(LEARNER, THETA, adapted), batch.episode.query, purpose)
+    return paths, batch.batch(paths)
+
+
+def test_rewards_are_regressed_on_the_steps_that_earned_them() -> None:
+    """Squares of what is seen and done: ten episodes tell them as they are, and those of no other task."""
+    batch = tasks(Near(PLACES))
+    begin = LEARNER.unadapted(THETA, 3)
+    seen = [acted(batch, begin, purpose)[1] for purpose in ("first", "second")]
+    found = RegressedRewards.fit(seen)
+    assert found.count == 3
+    paths, _ = acted(batch, begin, "others")
+    order = torch.tensor([2, 0, 1])
+    true = Near(PLACES)(paths, batch.which[order])
+    torch.testing.assert_close(found(paths, order), true, atol=2e-3, rtol=0)
+
+
+def test_steps_after_an_episodes_end_tell_nothing() -> None:
+    batch = tasks(Near(PLACES))
+    one = acted(batch, LEARNER.unadapted(THETA, 3), "first")[1]
+    ended = (torch.arange(10) >= 7).repeat(10)
+    assert one.reward is not None
+    wrong = replace(one, mask=one.mask & ~ended, reward=one.reward.masked_fill(ended, 1e6))
+    right = replace(one, mask=one.mask & ~ended)
+    assert torch.equal(RegressedRewards.fit([wrong]).weights, RegressedRewards.fit([right]).weights)
+
+
+class Refused(Near):
+    """Rewards that must not be asked for."""
+
+    def __call__(self, paths: Paths, which: Tensor) -> Tensor:
+        raise AssertionError("a true reward was asked for")
+
+
+def test_practice_earns_more_and_asks_for_no_reward() -> None:
+    batch = tasks(Near(PLACES), 20)
+    begin = LEARNER.unadapted(THETA, 3)
+    before = acted(batch, begin, "first")[1]
+    unrewarded = replace(batch, tasks=replace(batch.tasks, rewards=Refused(PLACES)))
+    after = practise(LEARNER, THETA, begin, [before], unrewarded, 10)
+    earned = acted(batch, after, "afterwards")[1].score
+    assert earned is not None
+    assert before.score is not None
+    assert (earned > 0.6 * before.score).all()  # both are negative
+    assert after.steps == begin.steps  # which schedules of later steps count
+
+
+@pytest.mark.parametrize("constant", [0.0, -1.0, 1e4])
+def test_where_every_step_earns_the_same_practice_changes_nothing(constant: float) -> None:
+    batch = tasks(Near(PLACES))
+    begin = LEARNER.unadapted(THETA, 3)
+    one = acted(batch, begin, "first")[1]
+    assert one.reward is not None
+    after = practise(LEARNER, THETA, begin, [replace(one, reward=torch.full_like(one.reward, constant))], batch, 5)
+    for name, value in after.params.items():
+        assert torch.equal(value, begin.params[name])
+
+
+def test_practice_after_each_step_has_all_rewards_until_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch, known = tasks(Near(PLACES)), []
+    fit = RegressedRewards.fit
+
+    def noted(seen: Sequence[Batch]) -> RegressedRewards:
+        known.append(len(seen))
+        return fit(seen)
+
+    monkeypatch.setattr(RegressedRewards, "fit", noted)
+    step = practising(stay, LEARNER, THETA, batch, 2)
+    found, _ = measure_returns(LEARNER, THETA, LEARNER.unadapted(THETA, 3), step, batch, 3)
+    assert known == [1, 2, 3]
+    assert (found[:, -1] > found[:, 0]).all()
