@@ -13,9 +13,10 @@ from torch import Tensor
 
 from umeta.envs.nav2d import Nav2D
 from umeta.evaluation.environments import change_learner, measure_returns, stay
-from umeta.evaluation.practice import RegressedRewards, practise, practising
+from umeta.evaluation.practice import Network, RegressedRewards, describe_steps, practise, practising
 from umeta.metalearners.maml import MAML
 from umeta.models.mlp import MLP
+from umeta.rl.ridge import predict
 from umeta.rl.rollout import Paths
 from umeta.tasks.reward import RewardBatch, RewardTasks
 from umeta.train import policy_of
@@ -69,6 +70,34 @@ def test_rewards_are_regressed_on_the_steps_that_earned_them() -> None:
     order = torch.tensor([2, 0, 1])
     true = Near(PLACES)(paths, batch.which[order])
     torch.testing.assert_close(found(paths, order), true, atol=2e-3, rtol=0)
+
+
+class Straight(Near):
+    """The distance itself, which no square of what is seen gives."""
+
+    def __call__(self, paths: Paths, which: Tensor) -> Tensor:
+        return -(paths.after - self.places[which][:, None, None]).norm(dim=-1)
+
+
+def test_what_squares_leave_of_a_reward_a_network_learns() -> None:
+    batch = tasks(Straight(PLACES), 200)
+    begin = LEARNER.unadapted(THETA, 3)
+    found = RegressedRewards.fit([acted(batch, begin, "first")[1]])
+    paths, _ = acted(batch, begin, "others")
+    true, every = Straight(PLACES)(paths, batch.which), torch.arange(3)
+    whole = (found(paths, every) - true).square().mean((1, 2))
+    squares = predict(found.weights, describe_steps(paths.observations, paths.actions)) - true
+    assert (whole < 0.7 * squares.square().mean((1, 2))).all()
+
+
+def test_a_network_that_helps_no_other_episodes_gives_nothing() -> None:
+    """Noise of ten episodes, which ten others have nothing of."""
+    random = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 10, 20, 30, generator=random)
+    y = torch.randn(2, 10, 20, generator=random)
+    mask = torch.ones(2, 10, 20, dtype=torch.bool)
+    found = Network.fit(x, y, mask)(x, torch.arange(2))
+    assert found.square().mean() < 0.05
 
 
 def test_steps_after_an_episodes_end_tell_nothing() -> None:
