@@ -7,6 +7,7 @@ import pytest
 from proposers.diayn import Diayn
 from proposers.diayn_metra import DiaynMetra
 from umeta.config import build
+from umeta.evaluation.environments import Trial
 from umeta.quickstart.unknown import write_env_recipe
 from umeta.runtime import artifacts
 
@@ -68,7 +69,9 @@ def test_an_environment_of_ones_own_runs_through_and_is_compared_with_scratch(um
     config = build.load("Walk-v0.yaml")
     assert (config.env.id, config.env.horizon) == ("mine:Walk-v0", 6)
     report = artifacts.read_json("runs/Walk-v0/report.json")
-    rows = [f"{row}{practice}" for row in ("from scratch", "default recipe") for practice in ("", ", with practice")]
+    rows = [
+        f"{row}{practice}" for row in ("from scratch", "default recipe") for practice in ("", ", 2 rounds of practice")
+    ]
     assert list(report["rows"]) == rows
     assert [report["adaptation"][row]["x"][1] for row in rows] == [120, 4 * 120] * 2
     assert sum("more than from scratch" in fact for fact in report["facts"]) == 2
@@ -79,6 +82,22 @@ def test_an_environment_of_ones_own_runs_through_and_is_compared_with_scratch(um
     refused("run", "--env", "Pendulum-v1", "name=Walk-v0", "--resume", says=["Walk-v0.yaml", "--env mine:Walk-v0"])
     memory = ["metalearner={name: rl2, model: {name: mlp, hidden: [8]}}", "start=null"]
     refused("run", "--env", "mine:Walk-v0", "name=memory", *memory, says=["evaluate.practice", "without a memory"])
+
+
+def test_rows_without_practice_are_kept_when_there_is_more_of_it(umeta, monkeypatch):
+    assert umeta("run", "--env", "mine:Walk-v0", *TINY)[0] == 0
+    before = artifacts.read_json("runs/Walk-v0/report.json")["returns"]
+
+    def again(self):
+        raise AssertionError("computed once more")
+
+    monkeypatch.setattr(Trial, "own", again)
+    monkeypatch.setattr(Trial, "scratch", again)
+    assert umeta("evaluate", "runs/Walk-v0", "--allow-plugin", "evaluate.practice=1")[0] == 0
+    after = artifacts.read_json("runs/Walk-v0/report.json")["returns"]
+    for row in ("from scratch", "default recipe"):
+        assert after[row] == before[row]
+        assert f"{row}, 1 round of practice" in after
 
 
 def test_skills_that_move_are_learnt_where_episodes_do_not_end_early():

@@ -48,7 +48,6 @@ EPOCHS, CLIP = 10, 0.2  # of PPO
 OWN = "its own step"
 STAYS = f"{OWN}, and no more"
 MEAN = "from the mean of its contexts"
-PRACTISED = "{}, with practice"
 SHOWN_ONCE = "its own steps on one demonstration"
 PICTURED = 6  # goals
 TRIED = 4  # episodes of each skill, to choose the best
@@ -126,6 +125,11 @@ def ppo_step(learner: MAML, env: Environment, theta: Theta, lr: float) -> Step:
         return adapted
 
     return step
+
+
+def with_practice(row: str, rounds: int) -> str:
+    """Name the row that practises beside the one that does not."""
+    return f"{row}, {rounds} round{'s' * (rounds != 1)} of practice"
 
 
 def practice_learner(run: Run) -> MAML:
@@ -381,7 +385,7 @@ class Trial:
     def practise(
         self, learner: PolicyLearner, theta: Theta, begin: Callable[[RewardBatch], Adapted], step: Step
     ) -> tuple[Tensor, list[Adapted], dict[str, Any]]:
-        """Return the test returns of a step with practice after it. There is nothing to choose."""
+        """Return the test returns of a step that is followed by practice. There is nothing to choose."""
         test, rounds = self.batch("test"), self.settings.practice
         step = practising(step, practice_learner(self.run), theta, test, rounds)
         found, policies = measure_returns(learner, theta, begin(test), step, test, self.settings.steps, "practice")
@@ -416,7 +420,7 @@ def evaluate_run(run: Run, device: str, record: Path | None = None, trackers: Se
     if "scratch" in settings.baselines:
         rows["from scratch"] = trial.scratch
         if settings.practice:
-            rows[PRACTISED.format("from scratch")] = trial.scratch_practised
+            rows[with_practice("from scratch", settings.practice)] = trial.scratch_practised
     if "finetune" in settings.baselines:
         try:
             load_skills(run)
@@ -425,9 +429,10 @@ def evaluate_run(run: Run, device: str, record: Path | None = None, trackers: Se
             note(f"baseline finetune left out: {error}")
     rows[title] = trial.own
     if settings.practice:
-        rows[PRACTISED.format(title)] = trial.own_practised
+        rows[with_practice(title, settings.practice)] = trial.own_practised
     asked = describe_question(run, env=config.plain["env"])
-    kept = Kept(run.folder / "evaluation.json", asked)
+    # rows with practice are told by their names, so that those without stay when there is more of it
+    kept = Kept(run.folder / "evaluation.json", {key: value for key, value in asked.items() if key != "practice"})
     table = kept.compute_rows({name: partial(compute_row, method) for name, method in rows.items()})
     result: Result = {
         "domain": "env",
@@ -548,7 +553,7 @@ def list_facts(run: Run, rows: dict[str, dict[str, Any]]) -> list[str]:
             f"{title}: a step is one more episode in each of {s.episodes} trials, which know nothing of each other and "
             "are tested as they go; a step of the others sees all of the episodes"
         )
-    for name in (title, PRACTISED.format(title)):
+    for name in (title, with_practice(title, s.practice)):
         if name in rows and "from scratch" in rows:
             facts.append(compare_with_scratch(name, rows[name]["returns"], rows["from scratch"]["returns"], them))
     for name, row in rows.items():
