@@ -63,6 +63,7 @@ class Batch:
     logp: Tensor | None = None  # [T, N] log-probability of y when it was sampled
     score: Tensor | None = None  # [T] mean return of the episodes, for people to read
     reward: Tensor | None = None  # [T, N] of each step
+    after: Tensor | None = None  # [T, N, *item_shape] what was observed after each step
     first: Tensor | None = None  # [T, N] bool; the first steps of episodes
     sequences: int = 1  # of equal length, which the steps form: episodes, or trials of several episodes
 
@@ -152,6 +153,9 @@ class Adapted:
     params: dict[str, Tensor]
     stats: Stats = field(default_factory=dict)
     steps: int = 0  # inner steps taken so far
+
+
+Step = Callable[[Adapted, Batch], Adapted]  # one step of a policy's learning from episodes
 
 
 def along(each: Tensor, value: Tensor) -> Tensor:

@@ -28,17 +28,15 @@ from umeta.evaluation.environments import (
     Trial,
     Way,
     change_learner,
-    did_harm,
     follow,
-    guard,
     list_candidates,
     measure_returns,
     own_step,
     stay,
     tabulate_returns,
-    totals,
     trace_returns,
 )
+from umeta.evaluation.guard import did_harm, guard, totals
 from umeta.evaluation.result import summarize
 from umeta.metalearners.context import TOLD, Context
 from umeta.metalearners.maml import MAML

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from umeta.envs.nav2d import Nav2D
+from umeta.evaluation import practice
 from umeta.evaluation.environments import change_learner, measure_returns, stay
 from umeta.evaluation.practice import Network, RegressedRewards, describe_steps, practise, practising
 from umeta.metalearners.maml import MAML
@@ -86,7 +87,7 @@ def test_what_squares_leave_of_a_reward_a_network_learns() -> None:
     paths, _ = acted(batch, begin, "others")
     true, every = Straight(PLACES)(paths, batch.which), torch.arange(3)
     whole = (found(paths, every) - true).square().mean((1, 2))
-    squares = predict(found.weights, describe_steps(paths.observations, paths.actions)) - true
+    squares = predict(found.weights, describe_steps(paths.observations[:, :, :-1], paths.after, paths.actions)) - true
     assert (whole < 0.7 * squares.square().mean((1, 2))).all()
 
 
@@ -107,7 +108,65 @@ def test_steps_after_an_episodes_end_tell_nothing() -> None:
     assert one.reward is not None
     wrong = replace(one, mask=one.mask & ~ended, reward=one.reward.masked_fill(ended, 1e6))
     right = replace(one, mask=one.mask & ~ended)
-    assert torch.equal(RegressedRewards.fit([wrong]).weights, RegressedRewards.fit([right]).weights)
+    one, other = (RegressedRewards.fit([batch]) for batch in (wrong, right))
+    assert torch.equal(one.weights, other.weights)
+    for layer, same in zip(one.network.layers, other.network.layers, strict=True):
+        assert all(torch.equal(*pair) for pair in zip(layer, same, strict=True))
+
+
+class AtTheEnd(Near):
+    """How near the place an episode ends, and nothing before."""
+
+    def __call__(self, paths: Paths, which: Tensor) -> Tensor:
+        return super().__call__(paths, which) * (torch.arange(ENV.horizon) == ENV.horizon - 1)
+
+
+def test_what_the_last_step_pays_is_seen() -> None:
+    batch = tasks(AtTheEnd(PLACES), 100)
+    found = RegressedRewards.fit([acted(batch, LEARNER.unadapted(THETA, 3), "first")[1]])
+    paths, _ = acted(batch, LEARNER.unadapted(THETA, 3), "others")
+    last = found(paths, torch.arange(3))[:, :, -1]
+    true = AtTheEnd(PLACES)(paths, batch.which)[:, :, -1]
+    assert ((last - true).square().mean(1) < 0.3 * true.square().mean(1)).all()
+
+
+def test_episodes_of_one_step_are_enough() -> None:
+    short = replace(ENV, horizon=1)
+    batch = replace(tasks(Near(PLACES)), tasks=RewardTasks(short, Near(PLACES)))
+    begin = LEARNER.unadapted(THETA, 3)
+    before = acted(batch, begin, "first")[1]
+    after = acted(batch, practise(LEARNER, THETA, begin, [before], batch, 3), "afterwards")[1]
+    assert before.score is not None
+    assert after.score is not None
+    assert after.score.isfinite().all()
+
+
+def test_a_task_practises_alike_whatever_others_there_are() -> None:
+    batch = tasks(Near(PLACES))
+    begin = LEARNER.unadapted(THETA, 3)
+    before = acted(batch, begin, "first")[1]
+    every = practise(LEARNER, THETA, begin, [before], batch, 2)
+    first = replace(batch, which=batch.which[:1], indices=batch.indices[:1])
+    alone = practise(LEARNER, THETA, LEARNER.unadapted(THETA, 1), [before.chunk(0, 1)], first, 2)
+    for name, value in alone.params.items():
+        torch.testing.assert_close(value[0], every.params[name][0], atol=1e-4, rtol=1e-3)
+
+
+def test_where_practice_did_harm_the_next_begins_where_it_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Practice is made to do harm once: the policy runs away from all places."""
+    batch = tasks(Near(PLACES))
+    begun: list[Adapted] = []
+
+    def pretended(learner: Any, theta: Any, adapted: Adapted, *rest: Any) -> Adapted:
+        begun.append(adapted)
+        away = {**adapted.params, "head.bias": adapted.params["head.bias"] + 100 * (len(begun) == 1)}
+        return replace(adapted, params=away)
+
+    monkeypatch.setattr(practice, "practise", pretended)
+    step = practising(stay, LEARNER, THETA, batch, 2)
+    measure_returns(LEARNER, THETA, LEARNER.unadapted(THETA, 3), step, batch, 3)
+    for later in begun[1:]:
+        assert all(torch.equal(value, begun[0].params[name]) for name, value in later.params.items())
 
 
 class Refused(Near):

@@ -80,8 +80,9 @@ def test_an_environment_of_ones_own_runs_through_and_is_compared_with_scratch(um
     assert umeta(*command.split())[0] == 0
     assert umeta("run", "--env", "mine:Walk-v0", *TINY, "--resume")[0] == 0
     refused("run", "--env", "Pendulum-v1", "name=Walk-v0", "--resume", says=["Walk-v0.yaml", "--env mine:Walk-v0"])
-    memory = ["metalearner={name: rl2, model: {name: mlp, hidden: [8]}}", "start=null"]
-    refused("run", "--env", "mine:Walk-v0", "name=memory", *memory, says=["evaluate.practice", "without a memory"])
+    memory = ["metalearner={name: rl2, model: {name: mlp, hidden: [8]}}", "start=null", "name=memory"]
+    refused("run", "--env", "mine:Walk-v0", *memory, *TINY, says=["evaluate.practice", "without a memory"])
+    assert build.load(write_env_recipe("mine:Walk-v0", memory)).evaluate.practice == 0
 
 
 def test_rows_without_practice_are_kept_when_there_is_more_of_it(umeta, monkeypatch):

@@ -144,7 +144,8 @@ def adapt_policy(
     weights = {**run.theta.params, **{name: value[0] for name, value in policies[best].params.items()}}
     wanted = " ".join(f"{x:g}" for x in family.goals[0].tolist())
     aim = reward if reward == "own" else f"{reward}, goal {wanted}"
-    name = f"{folder.name}, adapted to {aim}, {name_steps(best)} of {episodes} episodes"
+    practised = f", {rounds} rounds of practice each" if rounds else ""
+    name = f"{folder.name}, adapted to {aim}, {name_steps(best)} of {episodes} episodes{practised}"
     write_policy(out, env, run.config.metalearner.model, weights, name)
     return found[0].tolist(), best
 

@@ -19,8 +19,8 @@ from umeta.config.environments import Config, EvaluateConfig
 from umeta.draw import environments
 from umeta.draw.curves import Curve, name_steps
 from umeta.errors import UserError, suggest
-from umeta.evaluation.practice import NATS as A_ROUND
-from umeta.evaluation.practice import practising
+from umeta.evaluation.guard import guard
+from umeta.evaluation.practice import ROUND_NATS, practising
 from umeta.evaluation.result import Cell, Result, summarize, trace
 from umeta.evaluation.rows import Kept, describe_provenance, describe_question, read_results, record_result
 from umeta.metalearners.maml import MAML
@@ -36,7 +36,7 @@ from umeta.stages.runs import ADAPTED, Run
 from umeta.stages.tasks import load_tasks
 from umeta.tasks.reward import RewardBatch, RewardTasks, policy_spec
 from umeta.train import pack, policy_of, unpack
-from umeta.types import Adapted, Batch, EpisodeSpec, PolicyLearner, RecurrentLearner, Theta, along
+from umeta.types import Adapted, Batch, EpisodeSpec, PolicyLearner, RecurrentLearner, Step, Theta
 
 BASELINES = ("scratch", "finetune")
 SHOWN = (0, 1, 2, 3, 5, 10)  # steps in a table
@@ -53,8 +53,6 @@ PICTURED = 6  # goals
 TRIED = 4  # episodes of each skill, to choose the best
 FINALISTS = 3  # ways of learning, of a first round on validation goals
 FURTHER = 2  # goals to choose among them on, for each of the first round
-
-Step = Callable[[Adapted, Batch], Adapted]  # one step of learning from episodes
 
 
 def measure_returns(
@@ -134,7 +132,7 @@ def with_practice(row: str, rounds: int) -> str:
 
 def practice_learner(run: Run) -> MAML:
     """Return what takes the steps of practice, with the run's network."""
-    return change_learner(MAML(run.config.metalearner.model), run.config.env, inner_kl=A_ROUND, schedule="constant")
+    return change_learner(MAML(run.config.metalearner.model), run.config.env, inner_kl=ROUND_NATS, schedule="constant")
 
 
 def list_candidates(learner: MAML, env: Environment, theta: Theta) -> dict[str, Callable[[], Step]]:
@@ -158,49 +156,6 @@ def follow(first: Callable[[], Step], rest: Callable[[], Step]) -> Step:
     """Return a step that takes `first` once and `rest` from then on."""
     begin, go_on = first(), rest()
     return lambda adapted, batch: (go_on if adapted.steps else begin)(adapted, batch)
-
-
-def guard(step: Step) -> Step:
-    """Return a step that undoes the one before where it did harm, and takes half of it instead.
-
-    Harm is a mean return lower by more than two standard errors, over the episodes before and after.
-    """
-    kept: tuple[Adapted, Batch] | None = None
-    share = torch.ones(())
-
-    def take_guarded_step(adapted: Adapted, batch: Batch) -> Adapted:
-        nonlocal kept, share
-        if kept is not None:
-            harm = did_harm(*(totals(one) for one in (kept[1], batch)))
-            share = torch.where(harm, share / 2, share)
-            old = kept[1].tensors()
-            adapted = replace(adapted, params=choose(harm, kept[0].params, adapted.params))
-            batch = replace(batch, **cast(dict[str, Any], choose(harm, old, batch.tensors())))
-        kept = adapted, batch
-        after = step(adapted, batch)
-        params = {
-            name: torch.lerp(adapted.params[name], value, along(share, value)) for name, value in after.params.items()
-        }
-        return replace(after, params=params)
-
-    return take_guarded_step
-
-
-def totals(batch: Batch) -> Tensor:
-    """Return of each episode [T, E]."""
-    assert batch.reward is not None
-    return (batch.reward * batch.mask).view(len(batch), batch.sequences, -1).sum(-1)
-
-
-def did_harm(before: Tensor, after: Tensor) -> Tensor:
-    """Whether the mean of returns [T, E] has become lower by more than two standard errors [T]."""
-    error = sum(one.var(1, correction=0) / one.shape[1] for one in (before, after)) ** 0.5
-    return before.mean(1) - after.mean(1) > 2 * error
-
-
-def choose(which: Tensor, yes: dict[str, Tensor], no: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Take each task's tensors from `yes` or from `no`; which: [T]."""
-    return {name: torch.where(along(which, value), yes[name], value) for name, value in no.items()}
 
 
 def start_from(learner: PolicyLearner, theta: Theta, batch: RewardBatch) -> Adapted:
@@ -261,13 +216,6 @@ class Trial:
             ways |= {f"{OWN}, then {name}": Way(begin, partial(follow, own, way)) for name, way in plain.items()}
             ways |= {f"{said}{name}": Way(mean, way) for name, way in plain.items()}
         found, policies, facts = self.best(learner, theta, ways)
-        return found, {**facts, "notes": self.show(policies)}
-
-    def show(self, policies: list[Adapted]) -> list[str]:
-        """Write, film and draw what the run's learner has made of the test goals; return sentences on what failed."""
-        run, batch = self.run, self.batch("test")
-        learner, theta = run.learner, run.theta
-        assert isinstance(learner, PolicyLearner)
         if not isinstance(learner, RecurrentLearner):
             artifacts.write_tensors(run.folder / ADAPTED, policies[-1].params)
         ends = {"before": policies[0], "after": policies[-1]}
@@ -280,15 +228,13 @@ class Trial:
         places = getattr(batch.tasks.rewards, "places", None)
         marked = None if places is None else places[few.which]
         environments.draw_behaviour(run.folder / "behaviour.png", paths, run.config.env, marked)
-        return [note for note in dict.fromkeys(notes) if note]
+        return found, {**facts, "notes": [note for note in dict.fromkeys(notes) if note]}
 
     def own_practised(self) -> tuple[Tensor, dict[str, Any]]:
-        """Return the run's learner, which takes its own first step, and practises after this and each batch to come."""
+        """Return the run's learner, which takes its own step once, and practises after it and each later batch."""
         learner, theta = self.run.learner, self.run.theta
         assert isinstance(learner, PolicyLearner)
-        step = follow(partial(own_step, learner, theta), lambda: stay)
-        found, policies, facts = self.practise(learner, theta, partial(start_from, learner, theta), step)
-        return found, {**facts, "notes": self.show(policies)}
+        return self.measure_practice(learner, theta, partial(start_from, learner, theta), own_step(learner, theta))
 
     def filmed(self, name: str, policy: Adapted, batch: RewardBatch) -> str | None:
         """Film the first goal's policy; return a sentence where that is impossible."""
@@ -316,9 +262,8 @@ class Trial:
         return found, facts
 
     def scratch_practised(self) -> tuple[Tensor, dict[str, Any]]:
-        """Return a policy with random weights that practises, and learns by nothing else."""
-        found, _, facts = self.practise(self.policy_learner(), Theta({}), self.draw_policies, stay)
-        return found, facts
+        """Return a policy with random weights that learns by practice alone."""
+        return self.measure_practice(self.policy_learner(), Theta({}), self.draw_policies, stay)
 
     def demonstrate(self, batch: RewardBatch) -> Batch:
         """Return an episode for each goal of the policy that was trained on it from scratch."""
@@ -382,14 +327,14 @@ class Trial:
         found, policies = measure_returns(learner, theta, way.begin(test), way.step(), test, steps, chosen)
         return found, policies, {"chosen": chosen}
 
-    def practise(
+    def measure_practice(
         self, learner: PolicyLearner, theta: Theta, begin: Callable[[RewardBatch], Adapted], step: Step
-    ) -> tuple[Tensor, list[Adapted], dict[str, Any]]:
+    ) -> tuple[Tensor, dict[str, Any]]:
         """Return the test returns of a step that is followed by practice. There is nothing to choose."""
         test, rounds = self.batch("test"), self.settings.practice
         step = practising(step, practice_learner(self.run), theta, test, rounds)
-        found, policies = measure_returns(learner, theta, begin(test), step, test, self.settings.steps, "practice")
-        return found, policies, {"practice": rounds}
+        found, _ = measure_returns(learner, theta, begin(test), step, test, self.settings.steps, "practice")
+        return found, {"practice": rounds}
 
     def steps_of(self, own: bool, rounds: int = 0) -> int:
         """Count the environment steps of a step of adaptation, with so many rounds of practice.
@@ -559,7 +504,7 @@ def list_facts(run: Run, rows: dict[str, dict[str, Any]]) -> list[str]:
     for name, row in rows.items():
         if "practice" in row:
             facts.append(
-                f"{name}: after each step {row['practice']} rounds of {s.episodes} episodes without a reward, "
+                f"{name}: after each step {row['practice'] + 1} times {s.episodes} episodes without a reward, "
                 "judged by a regression of all rewards seen so far; the plot counts their environment steps"
             )
         if "chosen" in row:

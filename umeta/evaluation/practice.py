@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from umeta.evaluation.guard import choose, did_harm, totals
 from umeta.metalearners.maml import MAML
 from umeta.rl.ridge import features, predict, regress
 from umeta.rl.rollout import Paths
 from umeta.tasks.reward import RewardBatch
 from umeta.train import policy_of
-from umeta.types import Adapted, Batch, Theta, along
+from umeta.types import Adapted, Batch, Step, Theta
 
-NATS = 1.0  # of a round's step
-MARGIN = 1e-3  # of a return, by which a later round must earn more to count: where all earn the same, rounding differs
-HIDDEN, STEPS, ITEMS, LR = 64, 500, 512, 3e-3  # of a network: its width, Adam's steps, and items and size of each
-KEPT_OUT = 5  # one in so many episodes tells when a network has learnt enough,
-CHECKED = 25  # and is looked at after so many of Adam's steps
+ROUND_NATS = 1.0  # KL divergence of each round's step
+MARGIN = 1e-5  # of a return, by which a later round must earn more to be kept: with constant rewards rounding differs
+HIDDEN, STEPS, ITEMS, LR = 64, 500, 512, 3e-3  # of a network: width, number of Adam's steps, items in each, their size
+HELD_OUT = 5  # one in so many episodes tells when a network has learnt enough
+CHECK_EVERY = 25  # of Adam's steps
 
 
 @dataclass(frozen=True)
@@ -33,46 +34,42 @@ class Network:
 
     @classmethod
     def fit(cls, x: Tensor, y: Tensor, mask: Tensor) -> Network:
-        """Fit to y [T, E, H] by x [T, E, H, d], for as long as that helps with episodes that are kept out.
+        """Fit to y [T, E, H] by x [T, E, H, d], and keep the weights with the least error on held-out episodes.
 
-        Where it never does, the network gives zero.
+        Where no step makes it less than that of zero, or no episode is held out, the network gives zero.
         """
         random = torch.Generator().manual_seed(0)
         tasks, episodes, _, inputs = x.shape
-        held = (torch.arange(episodes) % KEPT_OUT == KEPT_OUT - 1)[:, None] & mask
-        taught = mask & ~held
-        there = taught.flatten(1)[..., None].to(x)
-        count = there.sum(1, keepdim=True).clamp(min=1)
-        flat = x.flatten(1, 2)
-        mean = (flat * there).sum(1, keepdim=True) / count
-        std = (((flat - mean) * there).square().sum(1, keepdim=True) / count).sqrt().clamp(min=1e-6)
-        scale = ((y * taught).square().sum((1, 2)) / count[:, 0, 0]).sqrt().clamp(min=1e-12)[:, None]
+        held = (torch.arange(episodes) % HELD_OUT == HELD_OUT - 1)[:, None] & mask
+        weight = (mask & ~held).flatten(1).to(x)
+        count = weight.sum(1).clamp(min=1)[:, None]
+        flat, y_flat = x.flatten(1, 2), y.flatten(1)
+        mean = (flat * weight[..., None]).sum(1, keepdim=True) / count[..., None]
+        std = (((flat - mean) * weight[..., None]).square().sum(1, keepdim=True) / count[..., None]).sqrt()
+        scale = ((y_flat * weight).square().sum(1, keepdim=True) / count).sqrt().clamp(min=1e-12)
         shapes = [(inputs, HIDDEN), (HIDDEN, HIDDEN), (HIDDEN, 1)]
-        layers = [
-            (torch.randn(tasks, i, o, generator=random) / i**0.5 * (o > 1), torch.zeros(tasks, 1, o)) for i, o in shapes
-        ]
-        params = [value.requires_grad_() for layer in layers for value in layer]
-        best = cls([(w.detach().clone(), b.detach().clone()) for w, b in layers], mean, std, scale)
-        at = cls(layers, mean, std, scale)
+        drawn = [torch.randn(i, o, generator=random) / i**0.5 for i, o in shapes[:-1]] + [torch.zeros(HIDDEN, 1)]
+        layers = [(w.repeat(tasks, 1, 1), torch.zeros(tasks, 1, w.shape[1])) for w in drawn]  # all begin alike
+        best = cls([(w.clone(), b.clone()) for w, b in layers], mean, std.clamp(min=1e-6), scale)
+        if not held.any():
+            return best
+        network, every = replace(best, layers=layers), torch.arange(tasks)
+        adam = torch.optim.Adam([value.requires_grad_() for layer in layers for value in layer], lr=LR)
         least = (y * held).square().sum((1, 2))
-        adam = torch.optim.Adam(params, lr=LR)
-        every = torch.arange(tasks)
-        target, weight = y.flatten(1) / scale, taught.flatten(1).to(y)
-        z = at.standardise(flat, every)
+        z, target = best.standardise(flat, every), y_flat / scale
         for step in range(1, STEPS + 1):
-            some = torch.randint(z.shape[1], (ITEMS,), generator=random)
-            loss = ((at.run(z[:, some], every) - target[:, some]).square() * weight[:, some]).sum()
+            items = torch.randint(z.shape[1], (ITEMS,), generator=random)
+            off = (network.run(z[:, items], every) - target[:, items]).square() * weight[:, items]
             adam.zero_grad()
-            (loss / weight[:, some].sum().clamp(min=1)).backward()
+            (off.sum(1) / weight[:, items].sum(1).clamp(min=1)).sum().backward()
             adam.step()
-            if step % CHECKED == 0:
+            if step % CHECK_EVERY == 0:
                 with torch.no_grad():
-                    errors = ((at(x, every) - y) * held).square().sum((1, 2))
-                    better = errors < least
-                    least = torch.where(better, errors, least)
-                    for old, new in zip(best.layers, at.layers, strict=True):
-                        for a, b in zip(old, new, strict=True):
-                            a[better] = b[better]
+                    error = ((network(x, every) - y) * held).square().sum((1, 2))
+                    for kept, new in zip(best.layers, layers, strict=True):
+                        for a, b in zip(kept, new, strict=True):
+                            a[error < least] = b[error < least]
+                    least = torch.minimum(error, least)
         return best
 
     def standardise(self, flat: Tensor, which: Tensor) -> Tensor:
@@ -95,7 +92,7 @@ class RegressedRewards:
     """Rewards regressed on steps that earned them, one for each task: a family of rewards like any other.
 
     By ridge regression on what is observed after a step and its squares, on its change, on the action and its squares,
-    and on the time; and by a network on what that leaves. The first carries on beyond what was seen, the second bends.
+    and on the time; and by a network on what that leaves. The regression extrapolates, the network bends.
     """
 
     weights: Tensor  # [T, d + 1]
@@ -103,36 +100,35 @@ class RegressedRewards:
 
     @classmethod
     def fit(cls, seen: Sequence[Batch]) -> RegressedRewards:
-        """Fit to all steps of these episodes but the last of each, after which nothing is observed."""
-        each = [[getattr(b, n).unflatten(1, (b.sequences, -1)) for b in seen] for n in ("x", "y", "reward", "mask")]
-        x, actions, rewards, mask = (torch.cat(parts, 1) for parts in each)
-        described, rewards, mask = describe_steps(x, actions[:, :, :-1]), rewards[:, :, :-1], mask[:, :, :-1]
+        """Fit to all steps of these episodes."""
+        names = ("x", "after", "y", "reward", "mask")
+        each = [[getattr(b, name).unflatten(1, (b.sequences, -1)) for b in seen] for name in names]
+        before, after, actions, rewards, mask = (torch.cat(parts, 1) for parts in each)
+        described = describe_steps(before, after, actions)
         weights = regress(described, rewards, mask)
-        left = rewards - predict(weights, described).to(rewards)
-        return cls(weights, Network.fit(described, left, mask))
+        return cls(weights, Network.fit(described, rewards - predict(weights, described).to(rewards), mask))
 
     @property
     def count(self) -> int:
         return len(self.weights)
 
     def __call__(self, paths: Paths, which: Tensor) -> Tensor:
-        described = describe_steps(paths.observations, paths.actions)
+        described = describe_steps(paths.observations[:, :, :-1], paths.after, paths.actions)
         return predict(self.weights[which], described).to(paths.logp) + self.network(described, which)
 
     def describe(self, states: Tensor) -> list[str]:
         return []
 
 
-def describe_steps(observations: Tensor, actions: Tensor) -> Tensor:
-    """Describe steps [T, E, H, d] by observations [T, E, H + 1, ...] and actions [T, E, H, ...]."""
-    before, after = observations[:, :, :-1], observations[:, :, 1:]
+def describe_steps(before: Tensor, after: Tensor, actions: Tensor) -> Tensor:
+    """Describe steps [T, E, H, d] by what is observed before and after, and by the actions, each [T, E, H, ...]."""
     return torch.cat([after - before, actions, actions**2, features(after)], -1)
 
 
 def practise(
     learner: MAML, theta: Theta, adapted: Adapted, seen: Sequence[Batch], batch: RewardBatch, rounds: int
 ) -> Adapted:
-    """Take a step of the policy gradient in each of some rounds of fresh episodes, under regressed rewards.
+    """Roll out fresh episodes `rounds` times, and take a policy-gradient step after each, under regressed rewards.
 
     The true ones are not asked for. learner: for the steps; seen: rewarded episodes; batch: the tasks they are of.
 
@@ -142,28 +138,40 @@ def practise(
     rewards = RegressedRewards.fit(seen)
     own = replace(batch, tasks=replace(batch.tasks, rewards=rewards), which=torch.arange(rewards.count))
     best, most = adapted.params, torch.full((rewards.count,), -torch.inf)
-    at = replace(adapted, steps=0)
+    policy = replace(adapted, steps=0)
     for i in range(rounds + 1):
         with torch.no_grad():
-            paths = own.paths(policy_of(learner, theta, at), batch.episode.query, f"practice {len(seen)}, round {i}")
-            episodes = own.batch(paths)
+            act = policy_of(learner, theta, policy)
+            episodes = own.batch(own.paths(act, batch.episode.query, f"practice {len(seen)}, round {i}"))
         assert episodes.score is not None
         better = episodes.score - MARGIN * episodes.score.abs() > most
-        best = {name: torch.where(along(better, value), at.params[name], value) for name, value in best.items()}
+        best = choose(better, policy.params, best)
         most = torch.where(better, episodes.score, most)
         if i < rounds:
-            at = learner.adapt(theta, episodes, start=at, steps=1)
+            policy = learner.adapt(theta, episodes, start=policy, steps=1)
     return replace(adapted, params=best)
 
 
-def practising(
-    step: Callable[[Adapted, Batch], Adapted], learner: MAML, theta: Theta, batch: RewardBatch, rounds: int
-) -> Callable[[Adapted, Batch], Adapted]:
-    """Return the step with so many rounds of practice after it, on all the rewards that it has been shown by then."""
+def practising(step: Step, learner: MAML, theta: Theta, batch: RewardBatch, rounds: int) -> Step:
+    """Return a step that takes `step` once, and practises after it and after each later batch.
+
+    Each time on all rewards seen by then. Where practice did harm, as the next rewarded episodes show, it begins anew
+    from where it began before.
+    """
     seen: list[Batch] = []
+    kept: tuple[Adapted, Tensor] | None = None  # where the last practice began, and what episodes earned before it
 
-    def go(adapted: Adapted, episodes: Batch) -> Adapted:
+    def step_and_practise(adapted: Adapted, episodes: Batch) -> Adapted:
+        nonlocal kept
         seen.append(episodes)
-        return practise(learner, theta, step(adapted, episodes), seen, batch, rounds)
+        earned = totals(episodes)
+        if kept is None:
+            adapted = step(adapted, episodes)
+        else:
+            harm = did_harm(kept[1], earned)
+            adapted = replace(adapted, params=choose(harm, kept[0].params, adapted.params))
+            earned = torch.where(harm[:, None], kept[1], earned)
+        kept = adapted, earned
+        return practise(learner, theta, adapted, seen, batch, rounds)
 
-    return go
+    return step_and_practise

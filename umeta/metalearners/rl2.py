@@ -89,7 +89,7 @@ class RL2(NetworkLearner, RecurrentLearner):
         w = trial_advantages(x, reward, mask, self.discount)
         names = ("x", "y", "mask", "logp", "reward", "first")
         joined: dict[str, Any] = {name: torch.cat([getattr(b, name) for b in apart], 2).flatten(1, 2) for name in names}
-        return replace(rounds[-1], **joined, w=w.flatten(1))
+        return replace(rounds[-1], **joined, w=w.flatten(1), after=None)
 
     def answers(self, theta: Theta, inputs: Tensor, hidden: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
         """Return outputs [T, E, L, 2 * action] and the last memory; inputs: [T, E, L, d], there: [T, E, L], L steps."""

@@ -18,6 +18,7 @@ from umeta.rl.rollout import Paths
 from umeta.runtime import artifacts
 from umeta.runtime.progress import note
 from umeta.stages.folder import check_out
+from umeta.types import RecurrentLearner
 
 HORIZON = 100  # steps of an episode at most
 LARGE = 20.0  # standard deviation of an observed number, at random actions, that drowns the others
@@ -68,6 +69,9 @@ def write_env_recipe(id: str, changes: list[str], resume: bool = False) -> Path:
     refuse_to_overwrite(path, [out / kind / name for kind in ("tasks", "runs")])
     decided = {"name": name, "env": {"name": "gym", "id": id, "horizon": choose_horizon(Gym(id)), "lam": 0.95}, **LIKE}
     config = build_config(decided, wanted)
+    if isinstance(config.metalearner, RecurrentLearner):
+        decided = reading.merge(decided, {"evaluate": {"practice": 0}})
+        config = build_config(decided, wanted)
     check_out(config)
     check(config)
     paths = wandered(config.env, 0)

@@ -181,11 +181,12 @@ class RewardBatch:
             paths.actions.flatten(1, 2),
             paths.mask.flatten(1),
             1,
-            w.flatten(1),
-            paths.logp.flatten(1),
-            paths.total(rewards),
-            rewards.flatten(1),
-            first.flatten(1),
-            first.shape[1],
+            w=w.flatten(1),
+            logp=paths.logp.flatten(1),
+            score=paths.total(rewards),
+            reward=rewards.flatten(1),
+            after=paths.after.flatten(1, 2),
+            first=first.flatten(1),
+            sequences=first.shape[1],
         )
         return items.map_tensors(lambda value: value.to(self.tasks.device))
