@@ -77,6 +77,7 @@ def test_an_environment_of_ones_own_runs_through_and_is_compared_with_scratch(um
     assert sum("more than from scratch" in fact for fact in report["facts"]) == 2
     command = "export runs/Walk-v0 --goal 0 --allow-plugin --out policy"
     assert f"umeta {command} writes" in out
+    assert "umeta adapt runs/Walk-v0 --reward own --allow-plugin --out practised writes" in out
     assert umeta(*command.split())[0] == 0
     assert umeta("run", "--env", "mine:Walk-v0", *TINY, "--resume")[0] == 0
     refused("run", "--env", "Pendulum-v1", "name=Walk-v0", "--resume", says=["Walk-v0.yaml", "--env mine:Walk-v0"])
