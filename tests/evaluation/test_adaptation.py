@@ -439,6 +439,16 @@ def test_differences_to_scratch_are_paired_over_goals() -> None:
     assert said.endswith(f"over goals: +0.00 ± 0.00 (k=0), +3.67 ± {error:.2f} (k=1)")
 
 
+def test_results_keep_returns_in_the_order_of_the_goals(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that those of other episodes, and of other libraries, are of the same goals row by row."""
+    which = trial.batch("test").which
+    assert which.tolist() != sorted(which.tolist())
+    monkeypatch.setattr(Trial, "own", lambda _: (which.float()[:, None].expand(-1, 3), {"notes": []}))
+    config = replace(trial.run.config, evaluate=replace(trial.settings, baselines=[]))
+    result = environments.evaluate_run(replace(trial.run, config=config), "cpu")
+    assert [of_goal[0] for of_goal in result["returns"][result["title"]]] == [0, 1, 2, 3, 4]
+
+
 def test_cells_and_curve() -> None:
     found = torch.arange(3.0)[:, None] + 10 * torch.arange(5.0)
     shown = tabulate_returns(found)

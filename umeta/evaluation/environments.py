@@ -379,6 +379,7 @@ def evaluate_run(run: Run, device: str, record: Path | None = None, trackers: Se
     # rows with practice are told by their names, so that those without stay when there is more of it
     kept = Kept(run.folder / "evaluation.json", {key: value for key, value in asked.items() if key != "practice"})
     table = kept.compute_rows({name: partial(compute_row, method) for name, method in rows.items()})
+    order = trial.batch("test").which.argsort()  # goals by number, so that results of other seeds and episodes pair up
     result: Result = {
         "domain": "env",
         "name": config.name,
@@ -388,7 +389,7 @@ def evaluate_run(run: Run, device: str, record: Path | None = None, trackers: Se
             name: trace_returns(row, trial.steps_of(name == title, row.get("practice", 0)))
             for name, row in table.items()
         },
-        "returns": {name: round_returns(row["returns"]) for name, row in table.items()},
+        "returns": {name: round_returns(torch.tensor(row["returns"])[order].tolist()) for name, row in table.items()},
         "protocol": {
             "name": settings.benchmark,
             "split": "test",
