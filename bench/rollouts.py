@@ -106,4 +106,8 @@ def meta_training() -> Callable[[], None]:
     assert isinstance(config, Config)
     tasks = config.proposer.propose(config.env, RunContext())
     learner = config.metalearner.build(tasks.spec, config.train.episode)
-    return lambda: metatrain(learner, tasks, config.train)
+
+    def learn() -> None:
+        metatrain(learner, tasks, config.train)
+
+    return learn
