@@ -129,15 +129,21 @@ mine = Benchmark("Gym", reward, goals=lambda u: 2 + u[:, :1])
 """
 
 
-def test_a_policy_adapts_to_a_reward_of_a_persons_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The reward is the action times the goal: with a goal of -3 the mean action must fall, with 3 it must rise."""
+@pytest.fixture
+def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
+    """A run on Pendulum and a file of rewards where we are; 50 observations."""
     monkeypatch.chdir(tmp_path)
     made(tmp_path, "gym, id: Pendulum-v1")
     assert main(["metatrain", "tiny.yaml"]) == 0
     Path("my.py").write_text(MINE)
-    x, acts = torch.randn(50, 3, generator=torch.Generator().manual_seed(0)), []
+    return torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
+
+
+def test_a_policy_adapts_to_a_reward_of_a_persons_own(
+    trained: torch.Tensor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The reward is the action times the goal: with a goal of -3 the mean action must fall, with 3 it must rise."""
+    x, acts = trained, []
     run = load_run("runs/tiny")
     theta, learner = run.theta, run.learner
     acts.append(2 * 0.7 * learner.predict(theta, learner.unadapted(theta, 1), x[None])[0, :, :1])  # type: ignore[attr-defined]
@@ -167,20 +173,14 @@ def test_a_policy_adapts_to_a_reward_of_a_persons_own(
     assert not Path("none").exists()
 
 
-def test_a_policy_practises_before_it_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_adapt_lets_a_policy_practise(trained: torch.Tensor) -> None:
     """The reward is the action times the goal: after a step too small to tell, practice makes the mean action rise."""
-    monkeypatch.chdir(tmp_path)
-    made(tmp_path, "gym, id: Pendulum-v1")
-    assert main(["metatrain", "tiny.yaml"]) == 0
-    Path("my.py").write_text(MINE)
-    x, acts = torch.randn(50, 3, generator=torch.Generator().manual_seed(0)), []
+    acts = []
     for practice in (0, 4):
         asked = ["adapt", "runs/tiny", "metalearner.inner_lr=1e-9", "--reward", "my.py:mine", "--goal", "3"]
         asked += ["--episodes", "10", "--steps", "1", "--practice", str(practice), "--out", f"out{practice}"]
         assert main(asked) == 0
-        acts.append(torch.export.load(f"out{practice}/policy.pt2").module()(x).mean().item())
+        acts.append(torch.export.load(f"out{practice}/policy.pt2").module()(trained).mean().item())
     assert acts[1] > acts[0] + 0.3
 
 

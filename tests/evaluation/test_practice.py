@@ -14,7 +14,7 @@ from torch import Tensor
 from umeta.envs.nav2d import Nav2D
 from umeta.evaluation import practice
 from umeta.evaluation.environments import change_learner, measure_returns, stay
-from umeta.evaluation.practice import Network, RegressedRewards, describe_steps, practise, practising
+from umeta.evaluation.practice import Network, RegressedRewards, add_practice, describe_steps, practise
 from umeta.metalearners.maml import MAML
 from umeta.models.mlp import MLP
 from umeta.rl.ridge import predict
@@ -54,7 +54,7 @@ def tasks(rewards: Any, episodes: int = 10) -> RewardBatch:
     return RewardTasks(ENV, rewards).sample(np.arange(3), episode=EpisodeSpec(1, episodes, episodes), seed=0)
 
 
-def acted(batch: RewardBatch, adapted: Adapted, purpose: str) -> tuple[Paths, Batch]:
+def roll_out(batch: RewardBatch, adapted: Adapted, purpose: str) -> tuple[Paths, Batch]:
     with torch.no_grad():
         paths = batch.paths(policy_of(LEARNER, THETA, adapted), batch.episode.query, purpose)
     return paths, batch.batch(paths)
@@ -64,10 +64,10 @@ def test_rewards_are_regressed_on_the_steps_that_earned_them() -> None:
     """Squares of what is seen and done: ten episodes tell them as they are, and those of no other task."""
     batch = tasks(Near(PLACES))
     begin = LEARNER.unadapted(THETA, 3)
-    seen = [acted(batch, begin, purpose)[1] for purpose in ("first", "second")]
+    seen = [roll_out(batch, begin, purpose)[1] for purpose in ("first", "second")]
     found = RegressedRewards.fit(seen)
     assert found.count == 3
-    paths, _ = acted(batch, begin, "others")
+    paths, _ = roll_out(batch, begin, "others")
     order = torch.tensor([2, 0, 1])
     true = Near(PLACES)(paths, batch.which[order])
     torch.testing.assert_close(found(paths, order), true, atol=2e-3, rtol=0)
@@ -83,8 +83,8 @@ class Straight(Near):
 def test_what_squares_leave_of_a_reward_a_network_learns() -> None:
     batch = tasks(Straight(PLACES), 200)
     begin = LEARNER.unadapted(THETA, 3)
-    found = RegressedRewards.fit([acted(batch, begin, "first")[1]])
-    paths, _ = acted(batch, begin, "others")
+    found = RegressedRewards.fit([roll_out(batch, begin, "first")[1]])
+    paths, _ = roll_out(batch, begin, "others")
     true, every = Straight(PLACES)(paths, batch.which), torch.arange(3)
     whole = (found(paths, every) - true).square().mean((1, 2))
     squares = predict(found.weights, describe_steps(paths.observations[:, :, :-1], paths.after, paths.actions)) - true
@@ -103,7 +103,7 @@ def test_a_network_that_helps_no_other_episodes_gives_nothing() -> None:
 
 def test_steps_after_an_episodes_end_tell_nothing() -> None:
     batch = tasks(Near(PLACES))
-    one = acted(batch, LEARNER.unadapted(THETA, 3), "first")[1]
+    one = roll_out(batch, LEARNER.unadapted(THETA, 3), "first")[1]
     ended = (torch.arange(10) >= 7).repeat(10)
     assert one.reward is not None
     wrong = replace(one, mask=one.mask & ~ended, reward=one.reward.masked_fill(ended, 1e6))
@@ -123,8 +123,8 @@ class AtTheEnd(Near):
 
 def test_what_the_last_step_pays_is_seen() -> None:
     batch = tasks(AtTheEnd(PLACES), 100)
-    found = RegressedRewards.fit([acted(batch, LEARNER.unadapted(THETA, 3), "first")[1]])
-    paths, _ = acted(batch, LEARNER.unadapted(THETA, 3), "others")
+    found = RegressedRewards.fit([roll_out(batch, LEARNER.unadapted(THETA, 3), "first")[1]])
+    paths, _ = roll_out(batch, LEARNER.unadapted(THETA, 3), "others")
     last = found(paths, torch.arange(3))[:, :, -1]
     true = AtTheEnd(PLACES)(paths, batch.which)[:, :, -1]
     assert ((last - true).square().mean(1) < 0.3 * true.square().mean(1)).all()
@@ -134,8 +134,8 @@ def test_episodes_of_one_step_are_enough() -> None:
     short = replace(ENV, horizon=1)
     batch = replace(tasks(Near(PLACES)), tasks=RewardTasks(short, Near(PLACES)))
     begin = LEARNER.unadapted(THETA, 3)
-    before = acted(batch, begin, "first")[1]
-    after = acted(batch, practise(LEARNER, THETA, begin, [before], batch, 3), "afterwards")[1]
+    before = roll_out(batch, begin, "first")[1]
+    after = roll_out(batch, practise(LEARNER, THETA, begin, [before], batch, 3), "afterwards")[1]
     assert before.score is not None
     assert after.score is not None
     assert after.score.isfinite().all()
@@ -144,7 +144,7 @@ def test_episodes_of_one_step_are_enough() -> None:
 def test_a_task_practises_alike_whatever_others_there_are() -> None:
     batch = tasks(Near(PLACES))
     begin = LEARNER.unadapted(THETA, 3)
-    before = acted(batch, begin, "first")[1]
+    before = roll_out(batch, begin, "first")[1]
     every = practise(LEARNER, THETA, begin, [before], batch, 2)
     first = replace(batch, which=batch.which[:1], indices=batch.indices[:1])
     alone = practise(LEARNER, THETA, LEARNER.unadapted(THETA, 1), [before.chunk(0, 1)], first, 2)
@@ -157,13 +157,13 @@ def test_where_practice_did_harm_the_next_begins_where_it_did(monkeypatch: pytes
     batch = tasks(Near(PLACES))
     begun: list[Adapted] = []
 
-    def pretended(learner: Any, theta: Any, adapted: Adapted, *rest: Any) -> Adapted:
+    def run_away(learner: Any, theta: Any, adapted: Adapted, *rest: Any) -> Adapted:
         begun.append(adapted)
         away = {**adapted.params, "head.bias": adapted.params["head.bias"] + 100 * (len(begun) == 1)}
         return replace(adapted, params=away)
 
-    monkeypatch.setattr(practice, "practise", pretended)
-    step = practising(stay, LEARNER, THETA, batch, 2)
+    monkeypatch.setattr(practice, "practise", run_away)
+    step = add_practice(stay, LEARNER, THETA, batch, 2)
     measure_returns(LEARNER, THETA, LEARNER.unadapted(THETA, 3), step, batch, 3)
     for later in begun[1:]:
         assert all(torch.equal(value, begun[0].params[name]) for name, value in later.params.items())
@@ -179,10 +179,10 @@ class Refused(Near):
 def test_practice_earns_more_and_asks_for_no_reward() -> None:
     batch = tasks(Near(PLACES), 20)
     begin = LEARNER.unadapted(THETA, 3)
-    before = acted(batch, begin, "first")[1]
+    before = roll_out(batch, begin, "first")[1]
     unrewarded = replace(batch, tasks=replace(batch.tasks, rewards=Refused(PLACES)))
     after = practise(LEARNER, THETA, begin, [before], unrewarded, 10)
-    earned = acted(batch, after, "afterwards")[1].score
+    earned = roll_out(batch, after, "afterwards")[1].score
     assert earned is not None
     assert before.score is not None
     assert (earned > 0.6 * before.score).all()  # both are negative
@@ -193,7 +193,7 @@ def test_practice_earns_more_and_asks_for_no_reward() -> None:
 def test_where_every_step_earns_the_same_practice_changes_nothing(constant: float) -> None:
     batch = tasks(Near(PLACES))
     begin = LEARNER.unadapted(THETA, 3)
-    one = acted(batch, begin, "first")[1]
+    one = roll_out(batch, begin, "first")[1]
     assert one.reward is not None
     after = practise(LEARNER, THETA, begin, [replace(one, reward=torch.full_like(one.reward, constant))], batch, 5)
     for name, value in after.params.items():
@@ -204,12 +204,12 @@ def test_practice_after_each_step_has_all_rewards_until_then(monkeypatch: pytest
     batch, known = tasks(Near(PLACES)), []
     fit = RegressedRewards.fit
 
-    def noted(seen: Sequence[Batch]) -> RegressedRewards:
+    def note_and_fit(seen: Sequence[Batch]) -> RegressedRewards:
         known.append(len(seen))
         return fit(seen)
 
-    monkeypatch.setattr(RegressedRewards, "fit", noted)
-    step = practising(stay, LEARNER, THETA, batch, 2)
+    monkeypatch.setattr(RegressedRewards, "fit", note_and_fit)
+    step = add_practice(stay, LEARNER, THETA, batch, 2)
     found, _ = measure_returns(LEARNER, THETA, LEARNER.unadapted(THETA, 3), step, batch, 3)
     assert known == [1, 2, 3]
     assert (found[:, -1] > found[:, 0]).all()

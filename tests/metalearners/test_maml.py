@@ -512,7 +512,7 @@ def test_a_step_of_so_many_nats_has_them_whatever_the_gradients_size(nats: float
 
 
 def test_a_step_of_so_many_nats_has_them_where_few_of_many_states_tell_its_size() -> None:
-    """Of episodes one after the other, which the policies leave at different times and see different things in."""
+    """Episodes follow one another, end at different times, and show other things the longer they last."""
     learner = MAML(MLP([8]), inner_kl=0.5, steps=1).build(POLICY, EpisodeSpec(1, 2, 2))
     theta, support = begun(learner), policy_batch(items=6000)
     when = torch.arange(6000) % 100

@@ -141,7 +141,7 @@ def test_without_an_improvement_the_parameters_are_as_they_were() -> None:
     assert torch.equal(problem.flat(), problem.origin)
     assert (metrics["accepted"], metrics["kl"]) == (0, 0)
     assert len(problem.tried) == 4
-    assert all(not torch.equal(x, problem.origin) for x in problem.tried[1:])
+    assert all(not torch.equal(x, problem.origin) for x in problem.tried)
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ from umeta.config import registry
 from umeta.deploy.export import export_graph, refuse_to_overwrite, save, write
 from umeta.draw.curves import name_steps
 from umeta.errors import UserError
-from umeta.evaluation.environments import measure_returns, own_step, practice_learner
-from umeta.evaluation.practice import practising
+from umeta.evaluation.environments import measure_returns, name_practice, own_step, practice_learner
+from umeta.evaluation.practice import add_practice
 from umeta.models.check import build_module
 from umeta.models.mlp import MLP
 from umeta.parts import EnvironmentTraits
@@ -137,14 +137,14 @@ def adapt_policy(
     batch = tasks.sample(np.arange(1), episode=EpisodeSpec(1, episodes, episodes), seed=run.config.evaluate.seed)
     begin, step = learner.unadapted(run.theta, 1), own_step(learner, run.theta)
     if rounds := run.config.evaluate.practice if practice is None else practice:
-        step = practising(step, practice_learner(run), run.theta, batch, rounds)
+        step = add_practice(step, practice_learner(run), run.theta, batch, rounds)
     found, policies = measure_returns(learner, run.theta, begin, step, batch, steps, "adapt")
     first = int(learner.explores)  # before it has adapted it is many policies, and no one to write
     best = first + int(found[0, first:].argmax())
     weights = {**run.theta.params, **{name: value[0] for name, value in policies[best].params.items()}}
     wanted = " ".join(f"{x:g}" for x in family.goals[0].tolist())
     aim = reward if reward == "own" else f"{reward}, goal {wanted}"
-    practised = f", {rounds} rounds of practice each" if rounds else ""
+    practised = f", {name_practice(rounds)} each" if rounds else ""
     name = f"{folder.name}, adapted to {aim}, {name_steps(best)} of {episodes} episodes{practised}"
     write_policy(out, env, run.config.metalearner.model, weights, name)
     return found[0].tolist(), best

@@ -20,7 +20,7 @@ from umeta.draw import environments
 from umeta.draw.curves import Curve, name_steps
 from umeta.errors import UserError, suggest
 from umeta.evaluation.guard import guard
-from umeta.evaluation.practice import ROUND_NATS, practising
+from umeta.evaluation.practice import ROUND_NATS, add_practice
 from umeta.evaluation.result import Cell, Result, summarize, trace
 from umeta.evaluation.rows import Kept, describe_provenance, describe_question, read_results, record_result
 from umeta.metalearners.maml import MAML
@@ -125,9 +125,14 @@ def ppo_step(learner: MAML, env: Environment, theta: Theta, lr: float) -> Step:
     return step
 
 
-def with_practice(row: str, rounds: int) -> str:
+def name_practice(rounds: int) -> str:
+    """Say how often a policy practises, as rows and files are named."""
+    return f"{rounds} round{'s' * (rounds != 1)} of practice"
+
+
+def name_row(title: str, rounds: int) -> str:
     """Name the row that practises beside the one that does not."""
-    return f"{row}, {rounds} round{'s' * (rounds != 1)} of practice"
+    return f"{title}, {name_practice(rounds)}"
 
 
 def practice_learner(run: Run) -> MAML:
@@ -230,7 +235,7 @@ class Trial:
         environments.draw_behaviour(run.folder / "behaviour.png", paths, run.config.env, marked)
         return found, {**facts, "notes": [note for note in dict.fromkeys(notes) if note]}
 
-    def own_practised(self) -> tuple[Tensor, dict[str, Any]]:
+    def practise_own(self) -> tuple[Tensor, dict[str, Any]]:
         """Return the run's learner, which takes its own step once, and practises after it and each later batch."""
         learner, theta = self.run.learner, self.run.theta
         assert isinstance(learner, PolicyLearner)
@@ -261,7 +266,7 @@ class Trial:
         found, _, facts = self.experts
         return found, facts
 
-    def scratch_practised(self) -> tuple[Tensor, dict[str, Any]]:
+    def practise_from_scratch(self) -> tuple[Tensor, dict[str, Any]]:
         """Return a policy with random weights that learns by practice alone."""
         return self.measure_practice(self.policy_learner(), Theta({}), self.draw_policies, stay)
 
@@ -332,12 +337,12 @@ class Trial:
     ) -> tuple[Tensor, dict[str, Any]]:
         """Return the test returns of a step that is followed by practice. There is nothing to choose."""
         test, rounds = self.batch("test"), self.settings.practice
-        step = practising(step, practice_learner(self.run), theta, test, rounds)
+        step = add_practice(step, practice_learner(self.run), theta, test, rounds)
         found, _ = measure_returns(learner, theta, begin(test), step, test, self.settings.steps, "practice")
         return found, {"practice": rounds}
 
     def steps_of(self, own: bool, rounds: int = 0) -> int:
-        """Count the environment steps of a step of adaptation, with so many rounds of practice.
+        """Count the environment steps that a step of adaptation takes, its rounds of practice included.
 
         own: of the run's own learner, not of a baseline.
         """
@@ -365,7 +370,7 @@ def evaluate_run(run: Run, device: str, record: Path | None = None, trackers: Se
     if "scratch" in settings.baselines:
         rows["from scratch"] = trial.scratch
         if settings.practice:
-            rows[with_practice("from scratch", settings.practice)] = trial.scratch_practised
+            rows[name_row("from scratch", settings.practice)] = trial.practise_from_scratch
     if "finetune" in settings.baselines:
         try:
             load_skills(run)
@@ -374,7 +379,7 @@ def evaluate_run(run: Run, device: str, record: Path | None = None, trackers: Se
             note(f"baseline finetune left out: {error}")
     rows[title] = trial.own
     if settings.practice:
-        rows[with_practice(title, settings.practice)] = trial.own_practised
+        rows[name_row(title, settings.practice)] = trial.practise_own
     asked = describe_question(run, env=config.plain["env"])
     # rows with practice are told by their names, so that those without stay when there is more of it
     kept = Kept(run.folder / "evaluation.json", {key: value for key, value in asked.items() if key != "practice"})
@@ -499,7 +504,7 @@ def list_facts(run: Run, rows: dict[str, dict[str, Any]]) -> list[str]:
             f"{title}: a step is one more episode in each of {s.episodes} trials, which know nothing of each other and "
             "are tested as they go; a step of the others sees all of the episodes"
         )
-    for name in (title, with_practice(title, s.practice)):
+    for name in (title, name_row(title, s.practice)):
         if name in rows and "from scratch" in rows:
             facts.append(compare_with_scratch(name, rows[name]["returns"], rows["from scratch"]["returns"], them))
     for name, row in rows.items():

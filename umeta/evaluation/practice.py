@@ -10,7 +10,7 @@ from torch import Tensor
 
 from umeta.evaluation.guard import choose, did_harm, totals
 from umeta.metalearners.maml import MAML
-from umeta.rl.ridge import features, predict, regress
+from umeta.rl.ridge import features, moments, predict, regress
 from umeta.rl.rollout import Paths
 from umeta.tasks.reward import RewardBatch
 from umeta.train import policy_of
@@ -44,13 +44,12 @@ class Network:
         weight = (mask & ~held).flatten(1).to(x)
         count = weight.sum(1).clamp(min=1)[:, None]
         flat, y_flat = x.flatten(1, 2), y.flatten(1)
-        mean = (flat * weight[..., None]).sum(1, keepdim=True) / count[..., None]
-        std = (((flat - mean) * weight[..., None]).square().sum(1, keepdim=True) / count[..., None]).sqrt()
+        mean, std = moments(flat, weight[..., None])
         scale = ((y_flat * weight).square().sum(1, keepdim=True) / count).sqrt().clamp(min=1e-12)
         shapes = [(inputs, HIDDEN), (HIDDEN, HIDDEN), (HIDDEN, 1)]
         drawn = [torch.randn(i, o, generator=random) / i**0.5 for i, o in shapes[:-1]] + [torch.zeros(HIDDEN, 1)]
         layers = [(w.repeat(tasks, 1, 1), torch.zeros(tasks, 1, w.shape[1])) for w in drawn]  # all begin alike
-        best = cls([(w.clone(), b.clone()) for w, b in layers], mean, std.clamp(min=1e-6), scale)
+        best = cls([(w.clone(), b.clone()) for w, b in layers], mean, std, scale)
         if not held.any():
             return best
         network, every = replace(best, layers=layers), torch.arange(tasks)
@@ -152,7 +151,7 @@ def practise(
     return replace(adapted, params=best)
 
 
-def practising(step: Step, learner: MAML, theta: Theta, batch: RewardBatch, rounds: int) -> Step:
+def add_practice(step: Step, learner: MAML, theta: Theta, batch: RewardBatch, rounds: int) -> Step:
     """Return a step that takes `step` once, and practises after it and after each later batch.
 
     Each time on all rewards seen by then. Where practice did harm, as the next rewarded episodes show, it begins anew

@@ -51,17 +51,26 @@ def fit(x: Tensor, y: Tensor, mask: Tensor) -> Tensor:
     """Return the weights [R, T, d + 1] of regressions with each of the penalties."""
     there = mask.flatten(1)[..., None].double()
     a, b = x.flatten(1, 2).double(), y.flatten(1).double()[..., None] * there
-    count = there.sum(1, keepdim=True).clamp(min=1)
-    mean = (a * there).sum(1, keepdim=True) / count
-    std = (((a - mean) * there).square().sum(1, keepdim=True) / count).sqrt().clamp(min=1e-6)
+    count = there.sum(1).clamp(min=1)
+    mean, std = moments(a, there)
     mean[..., -OF_TIME:], std[..., -OF_TIME:] = 0, 1
     z = (a - mean) / std * there
     gram, right = z.mT @ z, z.mT @ b
     observed = torch.arange(x.shape[-1], device=x.device) < x.shape[-1] - OF_TIME
-    penalties = [torch.where(observed, ridge * count[..., 0], RIDGES[0]) for ridge in RIDGES]
+    penalties = [torch.where(observed, ridge * count, RIDGES[0]) for ridge in RIDGES]
     scaled = torch.stack([torch.linalg.solve(gram + torch.diag_embed(p), right)[..., 0] for p in penalties])
     weights = scaled / std[:, 0]
     return torch.cat([weights, -(weights * mean[:, 0]).sum(-1, keepdim=True)], -1)
+
+
+def moments(x: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation [T, 1, d] of those items of x [T, N, d] for which there [T, N, 1] is 1, not 0.
+
+    A number that does not vary has a deviation of 1e-6, to be divided by.
+    """
+    count = there.sum(1, keepdim=True).clamp(min=1)
+    mean = (x * there).sum(1, keepdim=True) / count
+    return mean, (((x - mean) * there).square().sum(1, keepdim=True) / count).sqrt().clamp(min=1e-6)
 
 
 def pick(every: Tensor, which: Tensor) -> Tensor:
