@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from umeta import seeds
 from umeta.objectives import gaussian
 from umeta.parts import Context, Embedder, Environment
-from umeta.rl.explore import wandered
+from umeta.rl.explore import act_randomly
 from umeta.rl.ppo import PPO
 from umeta.rl.rollout import Paths, rollout, share_copies, share_rollout
 from umeta.rl.skills import SpacePolicy
@@ -128,7 +128,7 @@ class Learning:
             self.placer = self.policy  # which is told what the tasks ask for
             if o.family == "places":
                 self.placer = SpacePolicy(env.observation, env.action, o.size, o.hidden)
-        self.space.standardise(wandered(env, ctx.seed))
+        self.space.standardise(act_randomly(env, ctx.seed))
         # what skills are told is longer than the points: the longest ask for more than a step can do
         drawn = draw_skills(o.skills, o.dim, seeds.generator(ctx.seed, "metra, stored"))
         self.stored = centre(torch.arange(o.skills), o.skills) if o.discrete else drawn

@@ -12,7 +12,7 @@ from torch import nn
 from umeta import seeds
 from umeta.parts import Context, Embedder, Environment
 from umeta.rl.discriminator import Discriminator, SkillRewards
-from umeta.rl.explore import wandering
+from umeta.rl.explore import collect_states
 from umeta.tasks.reward import RewardTasks
 
 
@@ -59,6 +59,6 @@ class RandomDiscriminator:
             assert isinstance(last, nn.Linear)
             last.weight.div_(self.temperature)
             last.bias.zero_()
-        seen = discriminator.seen(wandering(source, ctx))
+        seen = discriminator.seen(collect_states(source, ctx))
         discriminator.standardise(seen.mean(0), seen.std(0), self.inputs)
         return RewardTasks(source, SkillRewards(discriminator))

@@ -25,7 +25,7 @@ from umeta.rl import ppo
 from umeta.rl.advantage import gae
 from umeta.rl.apart import Learning, tell_success
 from umeta.rl.discriminator import Discriminator, SkillRewards
-from umeta.rl.explore import EPISODES, episodes, roll_out_skills, wandering
+from umeta.rl.explore import EPISODES, collect_states, episodes, roll_out_skills
 from umeta.rl.ppo import PPO, Proximal
 from umeta.rl.rollout import Paths
 from umeta.rl.skills import SkillPolicy, act
@@ -316,7 +316,7 @@ def test_a_random_discriminator_is_far_from_constant_and_a_usual_one_almost(seed
 def test_its_input_has_the_spread_it_is_asked_for() -> None:
     tasks = RandomDiscriminator(skills=4, inputs=3.0).propose(ENV, RunContext(seed=5))
     assert isinstance(tasks.rewards, SkillRewards)
-    seen = tasks.rewards.discriminator.seen(wandering(ENV, RunContext(seed=5)))
+    seen = tasks.rewards.discriminator.seen(collect_states(ENV, RunContext(seed=5)))
     np.testing.assert_allclose(seen.mean(0), 0, atol=1e-4)
     np.testing.assert_allclose(seen.std(0), 3, rtol=1e-4)
 
@@ -386,5 +386,5 @@ def test_an_environment_that_ends_is_warned_of(proposer: Any, capsys: pytest.Cap
 
 
 def test_states_after_an_end_are_left_out() -> None:
-    assert wandering(Observing(), RunContext())[:, 0].max() < 4  # one step beyond 2, not twenty
-    assert len(wandering(Observing(), RunContext())) < EPISODES * 20 == len(wandering(ENV, RunContext())) / 2
+    assert collect_states(Observing(), RunContext())[:, 0].max() < 4  # one step beyond 2, not twenty
+    assert len(collect_states(Observing(), RunContext())) < EPISODES * 20 == len(collect_states(ENV, RunContext())) / 2

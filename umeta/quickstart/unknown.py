@@ -13,7 +13,7 @@ from umeta.errors import UserError
 from umeta.evaluation.environments import check
 from umeta.quickstart.recipe import refuse_to_overwrite
 from umeta.rl.discriminator import CONSTANT
-from umeta.rl.explore import wandered
+from umeta.rl.explore import act_randomly
 from umeta.rl.rollout import Paths
 from umeta.runtime import artifacts
 from umeta.runtime.progress import note
@@ -74,7 +74,7 @@ def write_env_recipe(id: str, changes: list[str], resume: bool = False) -> Path:
         config = build_config(decided, wanted)
     check_out(config)
     check(config)
-    paths = wandered(config.env, 0)
+    paths = act_randomly(config.env, 0)
     lines = [describe_env(config.env, paths)]
     if not paths.mask.all():
         decided["proposer"] = BRIEF

@@ -14,7 +14,7 @@ from umeta import seeds
 from umeta.objectives import gaussian
 from umeta.parts import Context, Environment
 from umeta.rl.discriminator import Discriminator, SkillRewards
-from umeta.rl.explore import note_early_ends, wandered
+from umeta.rl.explore import act_randomly, note_early_ends
 from umeta.rl.ppo import PPO
 from umeta.rl.rollout import Paths, rollout, share_copies, share_rollout
 from umeta.rl.sac import SAC
@@ -75,7 +75,7 @@ class Learning:
             self.learner = o.algorithm.build(self.policy, env.discount, o.lr)
             self.discriminator = Discriminator.checked(env, o.skills, o.hidden, o.sees)
         self.rewards = SkillRewards(self.discriminator)  # of the discriminator as it is by then
-        paths = wandered(env, ctx.seed)
+        paths = act_randomly(env, ctx.seed)
         note_early_ends(env, paths, ctx)
         self.prepare(paths)
         self.optimiser = torch.optim.Adam(self.discriminator.parameters(), lr=o.lr)

@@ -15,9 +15,9 @@ EPISODES = 50  # of random actions
 EACH = 4  # of each skill
 
 
-def wandering(env: Environment, ctx: Context) -> Tensor:
-    """States that random actions lead to, ended episodes left out: [n, observation]. Notes where episodes end early."""
-    paths = wandered(env, ctx.seed)
+def collect_states(env: Environment, ctx: Context) -> Tensor:
+    """Return states that random actions lead to, not after an end [n, observation]; note where episodes end early."""
+    paths = act_randomly(env, ctx.seed)
     note_early_ends(env, paths, ctx)
     return paths.after[paths.mask]
 
@@ -35,12 +35,12 @@ def note_early_ends(env: Environment, paths: Paths, ctx: Context) -> None:
 def roll_out_skills(env: Environment, skills: dict[str, Tensor] | None) -> Paths:
     """Roll out a few episodes of each skill [K, EACH, ...], or of random actions [1, EPISODES, ...] without skills."""
     if skills is None:
-        return wandered(env, 0)
+        return act_randomly(env, 0)
     return episodes(env, act(skills), len(skills["head.free"]), EACH, seeds.generator(0, "reached"))
 
 
-def wandered(env: Environment, seed: int) -> Paths:
-    """Episodes of random actions [1, EPISODES, ...]."""
+def act_randomly(env: Environment, seed: int) -> Paths:
+    """Roll out episodes of random actions [1, EPISODES, ...]."""
     still = torch.zeros(1, EPISODES, 2 * env.action)
     return episodes(env, lambda x: still, 1, EPISODES, seeds.generator(seed, "wandering"))
 
