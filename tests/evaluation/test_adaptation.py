@@ -18,26 +18,22 @@ from umeta.config import build
 from umeta.draw.curves import label_of
 from umeta.envs.nav2d import Nav2D
 from umeta.evaluation import environments
-from umeta.evaluation.environments import (
+from umeta.evaluation.environments import Trial, Way, measure_returns, tabulate_returns, trace_returns
+from umeta.evaluation.guard import did_harm, guard, totals
+from umeta.evaluation.result import summarize
+from umeta.evaluation.steps import (
     ADAM,
     CLIP,
     EPOCHS,
     NATS,
     PPO,
     SGD,
-    Trial,
-    Way,
     change_learner,
     follow,
     list_candidates,
-    measure_returns,
     own_step,
     stay,
-    tabulate_returns,
-    trace_returns,
 )
-from umeta.evaluation.guard import did_harm, guard, totals
-from umeta.evaluation.result import summarize
 from umeta.metalearners.context import TOLD, Context
 from umeta.metalearners.maml import MAML
 from umeta.metalearners.rl2 import RL2

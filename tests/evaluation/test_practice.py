@@ -13,8 +13,9 @@ from torch import Tensor
 
 from umeta.envs.nav2d import Nav2D
 from umeta.evaluation import practice
-from umeta.evaluation.environments import change_learner, measure_returns, stay
+from umeta.evaluation.environments import measure_returns
 from umeta.evaluation.practice import Network, RegressedRewards, add_practice, describe_steps, practise
+from umeta.evaluation.steps import change_learner, stay
 from umeta.metalearners.maml import MAML
 from umeta.models.mlp import MLP
 from umeta.rl.ridge import predict

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import torch
 
 from proposers.diayn import Diayn
 from proposers.diayn_metra import DiaynMetra
@@ -77,13 +80,30 @@ def test_an_environment_of_ones_own_runs_through_and_is_compared_with_scratch(um
     assert sum("more than from scratch" in fact for fact in report["facts"]) == 2
     command = "export runs/Walk-v0 --goal 0 --allow-plugin --out policy"
     assert f"umeta {command} writes" in out
-    assert "umeta adapt runs/Walk-v0 --reward own --allow-plugin --out practised writes" in out
     assert umeta(*command.split())[0] == 0
     assert umeta("run", "--env", "mine:Walk-v0", *TINY, "--resume")[0] == 0
     refused("run", "--env", "Pendulum-v1", "name=Walk-v0", "--resume", says=["Walk-v0.yaml", "--env mine:Walk-v0"])
     memory = ["metalearner={name: rl2, model: {name: mlp, hidden: [8]}}", "start=null", "name=memory"]
     refused("run", "--env", "mine:Walk-v0", *memory, *TINY, says=["evaluate.practice", "without a memory"])
     assert build.load(write_env_recipe("mine:Walk-v0", memory)).evaluate.practice == 0
+
+
+def test_what_is_handed_back_has_practised(umeta, monkeypatch):
+    practised, measure = [], Trial.measure_practice
+
+    def watch(self, *given):
+        found = measure(self, *given)
+        practised.append(found[1][-1].params)
+        return found
+
+    monkeypatch.setattr(Trial, "measure_practice", watch)
+    assert umeta("run", "--env", "mine:Walk-v0", *TINY)[0] == 0
+    written = artifacts.read_tensors(Path("runs/Walk-v0/adapted.safetensors"))
+    torch.testing.assert_close(written, practised[-1], rtol=0, atol=0)
+    said = [fact for fact in artifacts.read_json("runs/Walk-v0/report.json")["facts"] if "umeta export" in fact]
+    assert said == [
+        "default recipe, 2 rounds of practice: umeta export --goal N writes these policies, and films show them"
+    ]
 
 
 def test_rows_without_practice_are_kept_when_there_is_more_of_it(umeta, monkeypatch):

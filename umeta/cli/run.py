@@ -81,9 +81,6 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         own = ["--allow-plugin"] * (":" in options.env)
         again = shlex.join(["umeta", "export", folder, "--goal", "0", *own, "--out", "policy"])
         print(f"{folder}: {again} writes the policy that earned this reward, for gymnasium")
-        if configs[0].evaluate.practice:
-            again = shlex.join(["umeta", "adapt", folder, "--reward", "own", *own, "--out", "practised"])
-            print(f"{folder}: {again} writes one that practises")
     return result
 
 

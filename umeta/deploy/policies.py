@@ -15,8 +15,9 @@ from umeta.config import registry
 from umeta.deploy.export import export_graph, refuse_to_overwrite, save, write
 from umeta.draw.curves import name_steps
 from umeta.errors import UserError
-from umeta.evaluation.environments import measure_returns, name_practice, own_step, practice_learner
+from umeta.evaluation.environments import measure_returns, name_practice, practice_learner
 from umeta.evaluation.practice import add_practice
+from umeta.evaluation.steps import own_step
 from umeta.models.check import build_module
 from umeta.models.mlp import MLP
 from umeta.parts import EnvironmentTraits

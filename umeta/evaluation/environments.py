@@ -23,10 +23,10 @@ from umeta.evaluation.guard import guard
 from umeta.evaluation.practice import ROUND_NATS, add_practice
 from umeta.evaluation.result import Cell, Result, summarize, trace
 from umeta.evaluation.rows import Kept, describe_provenance, describe_question, read_results, record_result
+from umeta.evaluation.steps import change_learner, follow, list_candidates, own_step, stay
 from umeta.metalearners.maml import MAML
 from umeta.models.mlp import MLP
-from umeta.objectives import log_probability
-from umeta.parts import Environment, ProposerTraits, Tracker
+from umeta.parts import ProposerTraits, Tracker
 from umeta.report import write
 from umeta.runtime import artifacts
 from umeta.runtime.loop import start_trackers
@@ -34,17 +34,12 @@ from umeta.runtime.progress import Progress, note
 from umeta.stages.domains import env_spec
 from umeta.stages.runs import ADAPTED, Run
 from umeta.stages.tasks import load_tasks
-from umeta.tasks.reward import RewardBatch, RewardTasks, policy_spec
+from umeta.tasks.reward import RewardBatch, RewardTasks
 from umeta.train import pack, policy_of, unpack
 from umeta.types import Adapted, Batch, EpisodeSpec, PolicyLearner, RecurrentLearner, Step, Theta
 
 BASELINES = ("scratch", "finetune")
 SHOWN = (0, 1, 2, 3, 5, 10)  # steps in a table
-SGD = {"constant": (0.1, 0.3, 1.0), "harmonic": (0.3, 1.0, 3.0)}  # step sizes tried for every row
-NATS = (0.1, 0.3, 1.0)  # KL divergences of a first step
-ADAM = (0.003, 0.01, 0.03)
-PPO = (0.001, 0.003, 0.01)
-EPOCHS, CLIP = 10, 0.2  # of PPO
 OWN = "its own step"
 STAYS = f"{OWN}, and no more"
 MEAN = "from the mean of its contexts"
@@ -74,55 +69,9 @@ def measure_returns(
     return torch.stack(found, 1), policies
 
 
-def own_step(learner: PolicyLearner, theta: Theta) -> Step:
-    """Return the learner's own inner step."""
-    return lambda adapted, batch: learner.adapt(theta, batch, start=adapted, steps=1)
-
-
 def take_first(policies: Adapted, tasks: int) -> Adapted:
     """Return the policies of the first tasks."""
     return Adapted({name: value[:tasks] for name, value in policies.params.items()})
-
-
-def change_learner(learner: MAML, env: Environment, **options: Any) -> MAML:
-    """Return the same learner with other options, ready to adapt on the environment."""
-    return replace(learner, **options).build(policy_spec(env), EpisodeSpec(1, 1, 1))
-
-
-def adam_step(learner: MAML, env: Environment, theta: Theta, lr: float) -> Step:
-    """Adam (Kingma and Ba 2015) on each task's policy, which keeps its moments from step to step."""
-    unit = change_learner(learner, env, inner_lr=1.0, schedule="constant")
-    params: dict[str, Tensor] = {}
-    adam: list[torch.optim.Adam] = []  # made at the first step
-
-    def step(adapted: Adapted, batch: Batch) -> Adapted:
-        if not adam:
-            params.update({name: value.detach().clone() for name, value in adapted.params.items()})
-            adam.append(torch.optim.Adam(params.values(), lr=lr))
-        after = unit.adapt(theta, batch, start=adapted, steps=1)
-        for name, value in params.items():
-            value.copy_(adapted.params[name])  # a guard may have gone back
-            value.grad = adapted.params[name] - after.params[name]  # a step of size 1
-        adam[0].step()
-        return replace(after, params={name: value.clone() for name, value in params.items()})
-
-    return step
-
-
-def ppo_step(learner: MAML, env: Environment, theta: Theta, lr: float) -> Step:
-    """`EPOCHS` steps of Adam on the clipped objective (PPO, Schulman et al. 2017, equation 7) of the same episodes."""
-    adam = adam_step(learner, env, theta, lr)
-
-    def step(adapted: Adapted, batch: Batch) -> Adapted:
-        assert batch.w is not None
-        assert batch.logp is not None
-        for _ in range(EPOCHS):
-            ratio = (log_probability(learner.predict(theta, adapted, batch.x), batch.y) - batch.logp).exp()
-            clipped = torch.where(batch.w > 0, ratio > 1 + CLIP, ratio < 1 - CLIP)  # where it has no gradient
-            adapted = adam(adapted, replace(batch, w=batch.w.masked_fill(clipped, 0)))
-        return adapted
-
-    return step
 
 
 def name_practice(rounds: int) -> str:
@@ -140,37 +89,9 @@ def practice_learner(run: Run) -> MAML:
     return change_learner(MAML(run.config.metalearner.model), run.config.env, inner_kl=ROUND_NATS, schedule="constant")
 
 
-def list_candidates(learner: MAML, env: Environment, theta: Theta) -> dict[str, Callable[[], Step]]:
-    """Ways to train a policy by gradient steps alone, of which the best on validation goals is tested."""
-    found: dict[str, Callable[[], Step]] = {}
-    for schedule, rates in SGD.items():
-        for lr in rates:
-            plain = change_learner(learner, env, inner_lr=lr, schedule=schedule)
-            found[f"SGD {lr:g}{'/k' if schedule == 'harmonic' else ''}"] = partial(own_step, plain, theta)
-    for nats in NATS:
-        sized = change_learner(learner, env, inner_kl=nats, schedule="harmonic")
-        found[f"{nats:g}/k nats"] = partial(own_step, sized, theta)
-    for lr in ADAM:
-        found[f"Adam {lr:g}"] = partial(adam_step, learner, env, theta, lr)
-    for lr in PPO:
-        found[f"PPO {lr:g}"] = partial(ppo_step, learner, env, theta, lr)
-    return found
-
-
-def follow(first: Callable[[], Step], rest: Callable[[], Step]) -> Step:
-    """Return a step that takes `first` once and `rest` from then on."""
-    begin, go_on = first(), rest()
-    return lambda adapted, batch: (go_on if adapted.steps else begin)(adapted, batch)
-
-
 def start_from(learner: PolicyLearner, theta: Theta, batch: RewardBatch) -> Adapted:
     """Return what acts before anything is known of the tasks."""
     return learner.unadapted(theta, len(batch.which))
-
-
-def stay(adapted: Adapted, batch: Batch) -> Adapted:
-    """Learn nothing more."""
-    return adapted
 
 
 @dataclass
@@ -180,7 +101,7 @@ class Way:
     begin: Callable[[RewardBatch], Adapted]
     step: Callable[[], Step]
 
-    def guarded(self) -> Way:
+    def with_guard(self) -> Way:
         """Return the same with a guard."""
         return Way(self.begin, lambda: guard(self.step()))
 
@@ -221,27 +142,35 @@ class Trial:
             ways |= {f"{OWN}, then {name}": Way(begin, partial(follow, own, way)) for name, way in plain.items()}
             ways |= {f"{said}{name}": Way(mean, way) for name, way in plain.items()}
         found, policies, facts = self.best(learner, theta, ways)
-        if not isinstance(learner, RecurrentLearner):
-            artifacts.write_tensors(run.folder / ADAPTED, policies[-1].params)
-        ends = {"before": policies[0], "after": policies[-1]}
-        notes = [self.filmed(name, policy, batch) for name, policy in ends.items()]
-        few = replace(batch, which=batch.which[:PICTURED], indices=batch.indices[:PICTURED])
-        paths = {}
-        for name, policy in ends.items():
-            act = policy_of(learner, theta, take_first(policy, PICTURED))
-            paths[f"{name} adaptation"] = few.paths(act, 3, "shown")
-        places = getattr(batch.tasks.rewards, "places", None)
-        marked = None if places is None else places[few.which]
-        environments.draw_behaviour(run.folder / "behaviour.png", paths, run.config.env, marked)
-        return found, {**facts, "notes": [note for note in dict.fromkeys(notes) if note]}
+        return found, facts if self.settings.practice else {**facts, **self.hand_back(policies, batch)}
 
     def practise_own(self) -> tuple[Tensor, dict[str, Any]]:
         """Return the run's learner, which takes its own step once, and practises after it and each later batch."""
         learner, theta = self.run.learner, self.run.theta
         assert isinstance(learner, PolicyLearner)
-        return self.measure_practice(learner, theta, partial(start_from, learner, theta), own_step(learner, theta))
+        begin, step = partial(start_from, learner, theta), own_step(learner, theta)
+        found, policies, facts = self.measure_practice(learner, theta, begin, step)
+        return found, {**facts, **self.hand_back(policies, self.batch("test"))}
 
-    def filmed(self, name: str, policy: Adapted, batch: RewardBatch) -> str | None:
+    def hand_back(self, policies: list[Adapted], batch: RewardBatch) -> dict[str, Any]:
+        """Write the policies that the test ended with, for `umeta export`, and show what they do; return notes."""
+        run = self.run
+        assert isinstance(run.learner, PolicyLearner)
+        if not isinstance(run.learner, RecurrentLearner):
+            artifacts.write_tensors(run.folder / ADAPTED, policies[-1].params)
+        ends = {"before": policies[0], "after": policies[-1]}
+        notes = [self.film(name, policy, batch) for name, policy in ends.items()]
+        few = replace(batch, which=batch.which[:PICTURED], indices=batch.indices[:PICTURED])
+        paths = {}
+        for name, policy in ends.items():
+            act = policy_of(run.learner, run.theta, take_first(policy, PICTURED))
+            paths[f"{name} adaptation"] = few.paths(act, 3, "shown")
+        places = getattr(batch.tasks.rewards, "places", None)
+        marked = None if places is None else places[few.which]
+        environments.draw_behaviour(run.folder / "behaviour.png", paths, run.config.env, marked)
+        return {"notes": [note for note in dict.fromkeys(notes) if note]}
+
+    def film(self, name: str, policy: Adapted, batch: RewardBatch) -> str | None:
         """Film the first goal's policy; return a sentence where that is impossible."""
         assert isinstance(self.run.learner, PolicyLearner)
         act = policy_of(self.run.learner, self.run.theta, take_first(policy, 1))
@@ -268,7 +197,8 @@ class Trial:
 
     def practise_from_scratch(self) -> tuple[Tensor, dict[str, Any]]:
         """Return a policy with random weights that learns by practice alone."""
-        return self.measure_practice(self.policy_learner(), Theta({}), self.draw_policies, stay)
+        found, _, facts = self.measure_practice(self.policy_learner(), Theta({}), self.draw_policies, stay)
+        return found, facts
 
     def demonstrate(self, batch: RewardBatch) -> Batch:
         """Return an episode for each goal of the policy that was trained on it from scratch."""
@@ -324,7 +254,7 @@ class Trial:
             first, further = self.batch("val"), self.batch("val", final=True)
             earned = {name: earn(name, first) for name in ways}
             finalists = sorted(ways, key=lambda name: -earned[name])[:FINALISTS]
-            guarded = {f"{name}, guarded": ways[name].guarded() for name in finalists}
+            guarded = {f"{name}, guarded": ways[name].with_guard() for name in finalists}
             # where no harm is done both earn the same, and the first is taken
             ways = guarded | {name: ways[name] for name in finalists}
             chosen = max(ways, key=lambda name: earn(name, further))
@@ -334,12 +264,12 @@ class Trial:
 
     def measure_practice(
         self, learner: PolicyLearner, theta: Theta, begin: Callable[[RewardBatch], Adapted], step: Step
-    ) -> tuple[Tensor, dict[str, Any]]:
+    ) -> tuple[Tensor, list[Adapted], dict[str, Any]]:
         """Return the test returns of a step that is followed by practice. There is nothing to choose."""
         test, rounds = self.batch("test"), self.settings.practice
         step = add_practice(step, practice_learner(self.run), theta, test, rounds)
-        found, _ = measure_returns(learner, theta, begin(test), step, test, self.settings.steps, "practice")
-        return found, {"practice": rounds}
+        found, policies = measure_returns(learner, theta, begin(test), step, test, self.settings.steps, "practice")
+        return found, policies, {"practice": rounds}
 
     def steps_of(self, own: bool, rounds: int = 0) -> int:
         """Count the environment steps that a step of adaptation takes, its rounds of practice included.
@@ -377,9 +307,10 @@ def evaluate_run(run: Run, device: str, record: Path | None = None, trackers: Se
             rows["best skill, fine-tuned"] = trial.finetune
         except UserError as error:
             note(f"baseline finetune left out: {error}")
-    rows[title] = trial.own
+    rows[title], handed_back = trial.own, title
     if settings.practice:
-        rows[name_row(title, settings.practice)] = trial.practise_own
+        handed_back = name_row(title, settings.practice)
+        rows[handed_back] = trial.practise_own
     asked = describe_question(run, env=config.plain["env"])
     # rows with practice are told by their names, so that those without stay when there is more of it
     kept = Kept(run.folder / "evaluation.json", {key: value for key, value in asked.items() if key != "practice"})
@@ -402,7 +333,7 @@ def evaluate_run(run: Run, device: str, record: Path | None = None, trackers: Se
             **{key: asked[key] for key in ("goals", "episodes", "steps", "seed")},
         },
         "facts": list_facts(run, table),
-        "notes": table[title]["notes"],
+        "notes": table[handed_back].get("notes", []),
         "minutes": run.minutes(evaluate=kept.seconds),
         **describe_provenance(run),
     }
@@ -508,6 +439,8 @@ def list_facts(run: Run, rows: dict[str, dict[str, Any]]) -> list[str]:
         if name in rows and "from scratch" in rows:
             facts.append(compare_with_scratch(name, rows[name]["returns"], rows["from scratch"]["returns"], them))
     for name, row in rows.items():
+        if name == name_row(title, s.practice):
+            facts.append(f"{name}: umeta export --goal N writes these policies, and films show them")
         if "practice" in row:
             facts.append(
                 f"{name}: after each step {row['practice'] + 1} times {s.episodes} episodes without a reward, "
