@@ -439,6 +439,24 @@ def test_a_report_says_where_a_baseline_is_better_by_more_than_the_intervals(bas
     assert list_cautions({**result, "domain": "regression"}) == []
 
 
+def test_a_report_judges_what_is_handed_back_once_it_has_adapted():
+    def cell(mean):
+        return {"mean": mean, "interval": 1.0, "tasks": 5}
+
+    def cells(*means):
+        return dict(zip(["0 steps", "1 step", "2 steps"], map(cell, means), strict=True))
+
+    result = {
+        "title": "A",
+        "domain": "env",
+        "rows": {"scratch": cells(9, 5, 9), "A": cells(0, 1, 1), "A, with practice": cells(0, 8, 1)},
+    }
+    assert list_cautions({**result, "handed_back": "A, with practice"}) == [
+        "2 steps: a simpler method is better here, scratch"
+    ]
+    assert len(list_cautions(result)) == 2
+
+
 def test_certainty_is_the_mean_log_probability_of_the_right_class():
     tasks, episode = toy_tasks(), EpisodeSpec(3, 2, 2)
     learner = ProtoNet(Conv4(filters=4)).build(tasks.spec, episode)

@@ -333,6 +333,7 @@ def evaluate_run(run: Run, device: str, record: Path | None = None, trackers: Se
             **{key: asked[key] for key in ("goals", "episodes", "steps", "seed")},
         },
         "facts": list_facts(run, table),
+        "handed_back": handed_back,
         "notes": table[handed_back].get("notes", []),
         "minutes": run.minutes(evaluate=kept.seconds),
         **describe_provenance(run),

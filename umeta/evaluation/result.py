@@ -8,7 +8,7 @@ from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
-from umeta.draw.curves import Curve
+from umeta.draw.curves import Curve, name_steps
 
 
 class Cell(TypedDict):
@@ -48,6 +48,8 @@ class Result(Provenance):
     name: str
     title: str
     """the row of the run's own learner; rows before it are baselines, rows after it variants"""
+    handed_back: NotRequired[str]
+    """the variant that the run hands back, where it is one"""
     rows: Rows
     protocol: dict[str, Any]
     """how it was tested: always `name`, `split` and `proposed_with`; the rest is the domain's"""
@@ -86,18 +88,18 @@ def list_cautions(result: Result) -> list[str]:
     """Say what makes the learner's numbers look better than they are: images that it has seen, a better baseline.
 
     A baseline is better in a column where the difference is above both intervals together. Functions to regress have
-    none: their baselines are told what the learner is not.
+    none: their baselines are told what the learner is not. Before the learner has adapted no comparison says anything.
     """
     rows, title = result["rows"], result["title"]
-    simpler = list(rows)[: list(rows).index(title)]
+    simpler, handed_back = list(rows)[: list(rows).index(title)], rows[result.get("handed_back", title)]
     found = []
     if seen := result.get("seen"):
         count = result["protocol"]["images"]
         found.append(f"test images that were trained on: {seen:,} of {count:,}; those are no test of new ones")
-    for column, own in rows[title].items() if result.get("domain") != "regression" else ():
+    for column, own in handed_back.items() if result.get("domain") != "regression" else ():
         leads = {name: lead_over(rows[name][column], own) for name in simpler if column in rows[name]}
         best = max(leads, key=lambda name: leads[name], default="")
-        if best and leads[best] > 0:
+        if best and leads[best] > 0 and column != name_steps(0):
             found.append(f"{column}: a simpler method is better here, {best}")
     return found
 

@@ -173,7 +173,9 @@ def build_sections(chapter: Chapter) -> list[tuple[str, list[Markup]]]:
     heading = "How it was measured" if result["rows"] else "What was done"
     parts: dict[str, list[Markup]] = {heading: [describe_protocol(result)]}
     if curves := result.get("adaptation"):
-        parts["Adaptation"] = draw_comparison(MEASURES[name_domain(result)], curves, result["title"])
+        parts["Adaptation"] = draw_comparison(
+            MEASURES[name_domain(result)], curves, result.get("handed_back", result["title"])
+        )
     for heading in ("Before and after adaptation", "Extrapolation"):
         parts[heading] = shown.get(heading, [])
     words = [describe_answers(chapter.answers)] if chapter.answers else []
