@@ -97,6 +97,9 @@ def test_what_a_run_adapted_to_a_goal_is_exported(tmp_path: Path, monkeypatch: p
     answer = run.learner.predict(run.theta, Adapted(params), x.expand(2, -1, -1))[..., :1]  # type: ignore[attr-defined]
     torch.testing.assert_close(policy(x), (2 * 0.7 * answer[1]).clamp(-2, 2))
     assert not torch.allclose(answer[0], answer[1], atol=1e-6)
+    for wrong in (["runs/tiny", "--skill", "1"], ["tasks/tiny", "--goal", "1"], ["runs/tiny", "--onnx"]):
+        assert main(["export", *wrong, "--out", "none"]) == 2
+    assert not Path("none").exists()
     with pytest.raises(UserError, match=r"which of its 2 goals\? give --goal a number from 0 to 1"):
         export_policy("runs/tiny", "out", goal=2)
 
@@ -165,6 +168,7 @@ def test_a_policy_adapts_to_a_reward_of_a_persons_own(
         (["--reward", "own", "--episodes", "1"], "expected 2 or more --episodes"),
         (["--support", "."], "umeta adapt RUN --reward NAME adapts a policy"),
         (["--support", ".", "--steps", "3"], "go with --reward"),
+        (["--reward", "own", "--goal", "1", "2"], "'own' is one reward"),
         (["--reward", "own", "--practice", "-1"], "expected 0 or more rounds of --practice, got -1"),
         ([], "--reward NAME for one on an environment"),
     ):

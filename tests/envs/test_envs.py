@@ -368,6 +368,14 @@ def test_bounds_so_large_that_they_are_none_are_taken_for_none() -> None:
     del gymnasium.registry["Endless-v0"]
 
 
+def test_actions_with_one_bound_begin_one_from_it() -> None:
+    box = spaces.Box(np.array([2, -np.inf], np.float32), np.array([np.inf, -5], np.float32))
+    gymnasium.register("Half-v0", lambda: Odd(spaces.Box(-1, 1, (2,)), box))
+    actions = torch.tensor([[-3.0, -3.0], [0.0, 0.0], [4.0, 4.0]])
+    assert Gym("Half-v0", unit=0.5).torque(actions).tolist() == [[2, -7.5], [3, -6], [5, -5]]
+    del gymnasium.registry["Half-v0"]
+
+
 def test_a_gymnasium_episode_depends_on_its_number_alone() -> None:
     pendulum = Gym("Pendulum-v1")
     u, actions = uniform(3, 1), normal(10, 3, 1)
@@ -395,11 +403,11 @@ def test_observations_are_shown_on_a_logarithmic_scale_where_that_is_asked_for()
 
 
 def test_actions_are_scaled_from_the_middle_and_clipped() -> None:
-    """The first number lies in [-2, 2], the second in [0, inf)."""
+    """The first number lies in [-2, 2], the second in [0, inf), where it begins with 1."""
     copies = counting(unit=0.5).simulate(3)
     copies.reset(uniform(3, 1))
     observation, _ = copies.step(torch.tensor([[1.0, 1.0], [-9.0, -9.0], [0.2, 9.0]]))
-    np.testing.assert_allclose(observation[:, 2:], [[1, 0.5], [-2, 0], [0.2, 4.5]], rtol=1e-6)
+    np.testing.assert_allclose(observation[:, 2:], [[1, 1.5], [-2, 0], [0.2, 5.5]], rtol=1e-6)
 
 
 def test_of_choices_the_one_with_the_largest_number_is_taken() -> None:

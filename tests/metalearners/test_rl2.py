@@ -318,6 +318,21 @@ def test_a_film_tells_what_was_earned_too() -> None:
     assert act.state["seen"][0, 0, 1] < 0
 
 
+def test_what_a_step_earned_is_told_even_where_it_counts_from_the_beginning() -> None:
+    class Farther(Corners):
+        def __call__(self, paths: Paths, which: torch.Tensor) -> torch.Tensor:
+            return (paths.positions[:, :, 1:] - paths.positions[:, :, :1]).norm(dim=-1)
+
+    tasks, told = RewardTasks(Nav2D(horizon=6), Farther()), []
+    learner = RL2(MLP([8]), hidden=8).build(tasks.spec, EPISODE)
+    act = learner.act(theta := learner.init(0), learner.unadapted(theta, 1))
+    observe = act.observe
+    act.observe = lambda action, reward: (told.append(reward), observe(action, reward))
+    batch = tasks.sample(np.arange(1), episode=EPISODE, seed=0)
+    paths = batch.paths(act, 3, "told")
+    torch.testing.assert_close(torch.stack(told, -1), tasks.rewards(paths, batch.which))
+
+
 def test_every_stage_of_a_run(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(mosaic, "render", lambda figure: np.zeros((4, 4, 3), np.uint8))

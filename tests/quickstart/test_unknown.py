@@ -44,6 +44,12 @@ class Brief(Walk):
         return *super().step(action)[:2], bool(action[0] > 0.9), False, {}
 
 
+class Sized(Walk):
+    def __init__(self, size):
+        super().__init__()
+
+
+gymnasium.register("Sized-v0", Sized, max_episode_steps=6)
 gymnasium.register("Brief-v0", Brief, max_episode_steps=6)
 gymnasium.register("Walk-v0", Walk, max_episode_steps=6)
 gymnasium.register("Far-v0", Far, max_episode_steps=6)
@@ -82,7 +88,7 @@ def test_an_environment_of_ones_own_runs_through_and_is_compared_with_scratch(um
     assert f"umeta {command} writes" in out
     assert umeta(*command.split())[0] == 0
     assert umeta("run", "--env", "mine:Walk-v0", *TINY, "--resume")[0] == 0
-    refused("run", "--env", "Pendulum-v1", "name=Walk-v0", "--resume", says=["Walk-v0.yaml", "--env mine:Walk-v0"])
+    refused("run", "--env", "Pendulum-v1", "name=Walk-v0", "--resume", says=["Walk-v0.yaml", "mine:Walk-v0"])
     memory = ["metalearner={name: rl2, model: {name: mlp, hidden: [8]}}", "start=null", "name=memory"]
     refused("run", "--env", "mine:Walk-v0", *memory, *TINY, says=["evaluate.practice", "without a memory"])
     assert build.load(write_env_recipe("mine:Walk-v0", memory)).evaluate.practice == 0
@@ -115,11 +121,16 @@ def test_rows_without_practice_are_kept_when_there_is_more_of_it(umeta, monkeypa
 
     monkeypatch.setattr(Trial, "own", again)
     monkeypatch.setattr(Trial, "scratch", again)
+    file = Path("runs/Walk-v0/adapted.safetensors")
+    twice = file.read_bytes()
     assert umeta("evaluate", "runs/Walk-v0", "--allow-plugin", "evaluate.practice=1")[0] == 0
+    assert file.read_bytes() != twice
     after = artifacts.read_json("runs/Walk-v0/report.json")["returns"]
     for row in ("from scratch", "default recipe"):
         assert after[row] == before[row]
         assert f"{row}, 1 round of practice" in after
+    assert umeta("evaluate", "runs/Walk-v0", "--allow-plugin")[0] == 0  # twice again, as the config says
+    assert file.read_bytes() == twice
 
 
 def test_skills_that_move_are_learnt_where_episodes_do_not_end_early():
@@ -127,6 +138,25 @@ def test_skills_that_move_are_learnt_where_episodes_do_not_end_early():
         config = build.load(write_env_recipe(f"mine:{env}-v0", changes))
         assert type(config.proposer) is (DiaynMetra if env == "Walk" else Diayn)
         assert config.metalearner.contexts == config.metalearner.size == expected
+
+
+def test_other_skills_than_the_usual_are_told_to_the_policy():
+    for change, contexts, size in (
+        (["proposer.skills=70", "proposer.movers=2"], 72, 64),
+        (["proposer={name: metra, skills: 20, hidden: 8}"], 20, 8),
+    ):
+        config = build.load(write_env_recipe("mine:Walk-v0", [*change, f"name=skills{contexts}"]))
+        assert (config.metalearner.contexts, config.metalearner.size) == (contexts, size)
+
+
+def test_an_environment_that_must_be_given_options_is_made_with_them():
+    config = build.load(write_env_recipe("mine:Sized-v0", ["env.options={size: 3}"]))
+    assert config.env.options == {"size": 3}
+
+
+def test_a_file_of_another_kind_is_not_gone_on_with(refused):
+    Path("Walk-v0.yaml").write_text("proposer: sinusoid\nmetalearner: {name: maml, model: mlp}\ntrain: {outer: adam}\n")
+    refused("run", "--env", "mine:Walk-v0", *TINY, "--resume", says=["Walk-v0.yaml is of", "name=NAME"])
 
 
 def test_large_numbers_are_shown_on_a_logarithmic_scale_unless_that_is_not_wanted():

@@ -26,11 +26,14 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     from umeta.config.reading import read_yaml
     from umeta.deploy.export import export_learner, export_run
     from umeta.deploy.policies import export_policy
+    from umeta.errors import UserError
     from umeta.runtime import artifacts
 
     trusted = None if options.allow_plugin else ()
     kind = artifacts.read_manifest(options.run, "run", "learner", "tasks")["kind"]
     if kind == "tasks" or (kind == "run" and "env" in read_yaml(options.run / "config.yaml")):
+        if options.onnx:
+            raise UserError("export: --onnx is for runs on images; a policy is written for torch alone")
         folder = export_policy(options.run, options.out, skill=options.skill, goal=options.goal, trusted=trusted)
     else:
         write = export_run if kind == "run" else export_learner

@@ -20,7 +20,7 @@ from umeta.evaluation.practice import add_practice
 from umeta.evaluation.steps import own_step
 from umeta.models.check import build_module
 from umeta.models.mlp import MLP
-from umeta.parts import EnvironmentTraits
+from umeta.parts import EnvironmentTraits, ProposerTraits
 from umeta.runtime import artifacts
 from umeta.stages.runs import ADAPTED, Run, load_run
 from umeta.types import EpisodeSpec, PolicyLearner, RecurrentLearner
@@ -28,8 +28,7 @@ from umeta.version import __version__
 
 CARD = """# {name}
 
-A policy for `{id}`: observations float32 [n, {observation}] to actions [n, {action}] as the environment takes them,
-without noise.
+A policy for `{id}`: observations float32 [n, {observation}] to {answer}, without noise.
 
 ```python
 import gymnasium, torch
@@ -78,7 +77,10 @@ def export_policy(
     """
     folder, out = Path(folder), Path(out).resolve()
     refuse_to_overwrite(out)
-    if artifacts.read_manifest(folder, "run", "tasks")["kind"] == "tasks":
+    kind = artifacts.read_manifest(folder, "run", "tasks")["kind"]
+    if (kind == "tasks" and goal is not None) or (kind == "run" and skill is not None):
+        raise UserError(f"{folder}: --skill N is for tasks/NAME, and --goal N for a run that was evaluated")
+    if kind == "tasks":
         env, model, weights = read_skill(folder, skill, trusted)
     else:
         env, model, weights = read_policy(folder, goal, trusted)
@@ -125,6 +127,10 @@ def adapt_policy(
     run = load_run(folder, changed, device="cpu", trusted=None if trusted is None else {*trusted, reward})
     if run.config.domain != "env":
         raise UserError(f"{folder}: this run is on {run.config.source}, where no reward is earned; give --support")
+    if ProposerTraits.of(run.config.proposer).demonstrates:
+        raise UserError(f"{folder}: it learns from demonstrations and not from rewards; adapt a run that does")
+    if reward == "own" and goal is not None:
+        raise UserError("adapt: 'own' is one reward, without goals; leave out --goal")
     env, learner = run.config.env, act_alone(run)
     refuse_elsewhere(env, folder)
     tasks = goals(reward, env, "test", 1, run.config.evaluate.seed)
@@ -172,13 +178,17 @@ def refuse_elsewhere(env: Any, where: Path) -> None:
 def write_policy(out: Path, env: Any, model: Any, weights: dict[str, Tensor], name: str) -> None:
     """Write the policy with these weights to `out`, in place of an earlier export."""
     policy = Policy(env, model, weights).eval().requires_grad_(False)
-    told = {"observation": env.observation, "action": env.action}
+    chooses = getattr(env, "chooses", False)
+    told = {"observation": env.observation, "action": 1 if chooses else env.action}
+    numbers = "numbers of choices int64 [n]" if chooses else f"actions [n, {env.action}] as the environment takes them"
     options = "".join(f", {key}={value!r}" for key, value in getattr(env, "options", {}).items())
     program = export_graph(policy, (env.observation,))
 
     def fill(place: Path) -> None:
         save(program, place / "policy", None)
-        artifacts.write_text(place / "README.md", CARD.format(name=name, id=env.id, options=options, **told))
+        artifacts.write_text(
+            place / "README.md", CARD.format(name=name, id=env.id, options=options, answer=numbers, **told)
+        )
 
     write(out, {"umeta": __version__, "name": name, "env": env.id, **told}, fill)
 

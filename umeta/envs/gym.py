@@ -118,8 +118,9 @@ class Gym(Episodic):
         if self.chooses:
             return actions.argmax(-1) + int(self.one.action_space.start)
         low, high = self.bounds
-        bounded = (low.abs() < ENDLESS) & (high.abs() < ENDLESS)
-        least, most = low.where(bounded, -1), high.where(bounded, 1)
+        below, above = low > -ENDLESS, high < ENDLESS  # where there are bounds
+        least = low.where(below, (high - 2).where(above, -1))
+        most = high.where(above, (low + 2).where(below, 1))
         return ((least + most) / 2 + (most - least) / 2 * self.unit * actions).clamp(low, high)
 
     def simulate(self, n: int, rewarded: bool = False) -> Copies:

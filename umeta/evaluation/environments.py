@@ -100,10 +100,11 @@ class Way:
 
     begin: Callable[[RewardBatch], Adapted]
     step: Callable[[], Step]
+    explores: bool = False  # whether it begins with many policies
 
     def with_guard(self) -> Way:
         """Return the same with a guard."""
-        return Way(self.begin, lambda: guard(self.step()))
+        return replace(self, step=lambda: guard(self.step(), self.explores))
 
 
 @dataclass
@@ -138,8 +139,8 @@ class Trial:
             plain = list_candidates(self.policy_learner(), run.config.env, theta)
             mean = partial(start_from, self.policy_learner(), theta)
             said = f"{MEAN}, " if learner.explores else ""
-            ways[STAYS] = Way(begin, partial(follow, own, lambda: stay))
-            ways |= {f"{OWN}, then {name}": Way(begin, partial(follow, own, way)) for name, way in plain.items()}
+            rest = {STAYS: lambda: stay} | {f"{OWN}, then {name}": way for name, way in plain.items()}
+            ways |= {name: Way(begin, partial(follow, own, way), learner.explores) for name, way in rest.items()}
             ways |= {f"{said}{name}": Way(mean, way) for name, way in plain.items()}
         found, policies, facts = self.best(learner, theta, ways)
         return found, facts if self.settings.practice else {**facts, **self.hand_back(policies, batch)}
@@ -157,7 +158,8 @@ class Trial:
         run = self.run
         assert isinstance(run.learner, PolicyLearner)
         if not isinstance(run.learner, RecurrentLearner):
-            artifacts.write_tensors(run.folder / ADAPTED, policies[-1].params)
+            order = batch.which.argsort()  # by the number of the goal
+            artifacts.write_tensors(run.folder / ADAPTED, {n: value[order] for n, value in policies[-1].params.items()})
         ends = {"before": policies[0], "after": policies[-1]}
         notes = [self.film(name, policy, batch) for name, policy in ends.items()]
         few = replace(batch, which=batch.which[:PICTURED], indices=batch.indices[:PICTURED])
@@ -245,22 +247,31 @@ class Trial:
         def earn(name: str, batch: RewardBatch) -> float:
             way = ways[name]
             label = f"validation, {name}"
-            found, _ = measure_returns(learner, theta, way.begin(batch), way.step(), batch, steps, label)
+            try:
+                found, _ = measure_returns(learner, theta, way.begin(batch), way.step(), batch, steps, label)
+            except UserError as error:  # a step so long that the environment breaks down; another may do
+                failed.append(error)
+                return -math.inf
             after = found[:, 1:].mean().item()
             return after if math.isfinite(after) else -math.inf
 
         chosen = next(iter(ways))
+        failed: list[UserError] = []
+        facts: dict[str, Any] = {}
         if len(ways) > 1:
             first, further = self.batch("val"), self.batch("val", final=True)
             earned = {name: earn(name, first) for name in ways}
+            if len(failed) == len(ways):
+                raise failed[0]
             finalists = sorted(ways, key=lambda name: -earned[name])[:FINALISTS]
             guarded = {f"{name}, guarded": ways[name].with_guard() for name in finalists}
             # where no harm is done both earn the same, and the first is taken
             ways = guarded | {name: ways[name] for name in finalists}
             chosen = max(ways, key=lambda name: earn(name, further))
+            facts = {"chosen": chosen}
         way = ways[chosen]
         found, policies = measure_returns(learner, theta, way.begin(test), way.step(), test, steps, chosen)
-        return found, policies, {"chosen": chosen}
+        return found, policies, facts
 
     def measure_practice(
         self, learner: PolicyLearner, theta: Theta, begin: Callable[[RewardBatch], Adapted], step: Step
@@ -313,7 +324,11 @@ def evaluate_run(run: Run, device: str, record: Path | None = None, trackers: Se
         rows[handed_back] = trial.practise_own
     asked = describe_question(run, env=config.plain["env"])
     # rows with practice are told by their names, so that those without stay when there is more of it
-    kept = Kept(run.folder / "evaluation.json", {key: value for key, value in asked.items() if key != "practice"})
+    question = {key: value for key, value in asked.items() if key != "practice"}
+    kept = Kept(run.folder / "evaluation.json", question, ("rows", "handed back"))
+    if handed_back not in kept.parts["handed back"]:  # what the folder shows is of another row
+        kept.parts["rows"].pop(handed_back, None)
+        kept.parts["handed back"] = {handed_back: True}
     table = kept.compute_rows({name: partial(compute_row, method) for name, method in rows.items()})
     order = trial.batch("test").which.argsort()  # goals by number, so that results of other seeds and episodes pair up
     result: Result = {

@@ -11,10 +11,12 @@ from torch import Tensor
 from umeta.types import Adapted, Batch, Step, along
 
 
-def guard(step: Step) -> Step:
+def guard(step: Step, explores: bool = False) -> Step:
     """Return a step that undoes the one before where it did harm, and takes half of it instead.
 
-    Harm is a mean return lower by more than two standard errors, over the episodes before and after.
+    Harm is a mean return lower than before by more than two standard errors, over the episodes before and after.
+
+    explores: whether the first episodes are of many policies, of which the first step picks one; it is not undone.
     """
     kept: tuple[Adapted, Batch] | None = None
     share = torch.ones(())
@@ -27,7 +29,8 @@ def guard(step: Step) -> Step:
             old = kept[1].tensors()
             adapted = replace(adapted, params=choose(harm, kept[0].params, adapted.params))
             batch = replace(batch, **cast(dict[str, Any], choose(harm, old, batch.tensors())))
-        kept = adapted, batch
+        if not explores or adapted.steps:
+            kept = adapted, batch
         after = step(adapted, batch)
         params = {
             name: torch.lerp(adapted.params[name], value, along(share, value)) for name, value in after.params.items()
@@ -45,7 +48,7 @@ def totals(batch: Batch) -> Tensor:
 
 def did_harm(before: Tensor, after: Tensor) -> Tensor:
     """Whether the mean of returns [T, E] has become lower by more than two standard errors [T]."""
-    error = sum(one.var(1, correction=0) / one.shape[1] for one in (before, after)) ** 0.5
+    error = sum(one.var(1) / one.shape[1] for one in (before, after)) ** 0.5
     return before.mean(1) - after.mean(1) > 2 * error
 
 

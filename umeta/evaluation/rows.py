@@ -56,7 +56,7 @@ class Kept:
             before = {}
         if before.get("asked") != self.asked:
             return {part: {} for part in parts}, 0.0
-        return {part: before[part] for part in parts}, before["seconds"]
+        return {part: before.get(part, {}) for part in parts}, before["seconds"]
 
     @contextmanager
     def open(self) -> Iterator[Callable[..., None]]:

@@ -67,6 +67,8 @@ class GradientLearner(NetworkLearner):
         Raises:
             UserError: the model cannot take such items.
         """
+        if spec.interactive and self.distance == "cosine":
+            raise UserError("metalearner.distance: cosines are between images; on an environment leave it at euclidean")
         learner = super().build(spec, episode)
         network = learner.built.network
         if self.twice and network.once:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from umeta.config import reading
-from umeta.config.build import build
+from umeta.config.build import build, load
 from umeta.config.environments import Config
 from umeta.envs.gym import Gym
 from umeta.errors import UserError
@@ -60,14 +60,15 @@ def write_env_recipe(id: str, changes: list[str], resume: bool = False) -> Path:
     out = Path(str(wanted.get("out", ".")))
     path = out / f"{name}.yaml"
     if path.exists() and resume:
-        if (before := reading.read(path)["env"]["id"]) != id:
-            raise UserError(
-                f"{path} was written with --env {before}, this is {id}; resume with it, or choose name=NAME"
-            )
+        before = load(str(path))
+        other = getattr(before.env, "id", before.source) if isinstance(before, Config) else before.source
+        if other != id:
+            raise UserError(f"{path} is of {other}, this is {id}; resume with that, or choose name=NAME")
         note(f"going on with {path}")
         return path
     refuse_to_overwrite(path, [out / kind / name for kind in ("tasks", "runs")])
-    decided = {"name": name, "env": {"name": "gym", "id": id, "horizon": choose_horizon(Gym(id)), "lam": 0.95}, **LIKE}
+    decided: dict[str, Any] = {"name": name, "env": {"name": "gym", "id": id, "lam": 0.95}, **LIKE}
+    decided["env"]["horizon"] = choose_horizon(cast(Gym, build_config(decided, wanted).env))
     config = build_config(decided, wanted)
     if isinstance(config.metalearner, RecurrentLearner):
         decided = reading.merge(decided, {"evaluate": {"practice": 0}})
@@ -83,8 +84,9 @@ def write_env_recipe(id: str, changes: list[str], resume: bool = False) -> Path:
     config = build_config(decided, wanted)
     if large and config.env.symlog:
         lines.append("some of these are so large that they drown the others: all are shown on a logarithmic scale")
-    if skills := getattr(config.proposer, "count", None):  # no points of a space: a number of the context each
-        decided = reading.merge(decided, {"metalearner": {"contexts": skills, "size": skills}})
+    if skills := getattr(config.proposer, "count", getattr(config.proposer, "skills", 0)):
+        size = min(skills, getattr(config.proposer, "hidden", skills))  # a number each, as far as the layer is wide
+        decided = reading.merge(decided, {"metalearner": {"contexts": skills, "size": size}})
         config = build_config(decided, wanted)
     plain = reading.dump_yaml({key: value for key, value in config.plain.items() if key != "name"})
     artifacts.write_text(path, "".join(f"# {line}\n" for line in lines) + plain)

@@ -76,7 +76,7 @@ def share_rollout(policy: nn.Module, roll_out: Callable[[], Paths], dim: int) ->
     return Paths(**joined)
 
 
-Told = Callable[[Paths], None] | None  # gets each step when it is done, as episodes of that step alone
+Told = Callable[[Paths], None] | None  # gets each step when it is done, after the first: a reward may be for the way
 
 
 @contextmanager
@@ -97,7 +97,7 @@ def one_thread() -> Iterator[None]:
 @torch.no_grad()
 @one_thread()
 def rollout(simulation: Simulation, act: Act, noise: Tensor, u: Tensor, told: Told = None) -> Paths:
-    """Lets each task's policy act for an episode in each of its copies.
+    """Let each task's policy act for an episode in each of its copies.
 
     simulation: of T * E copies; act: the T policies, mean and log standard deviation of an action; noise: standard
     normal [T, E, H, action], which the standard deviations scale; u: uniform [T, E, randoms], for the resets.
@@ -113,16 +113,16 @@ def rollout(simulation: Simulation, act: Act, noise: Tensor, u: Tensor, told: To
     earned: list[Tensor] = []
     living = torch.ones(tasks * episodes, dtype=torch.bool)
 
-    def since(t: int) -> Paths:
-        log_std = torch.stack(spread[t:], 2)
-        steps = log_std.shape[2]
+    def take(steps: list[int]) -> Paths:
+        log_std = torch.stack([spread[t] for t in steps], 2)
+        seen = [*steps, steps[-1] + 1]
         return Paths(
-            observations=torch.stack(where[t:], 1).view(tasks, episodes, steps + 1, -1),
-            actions=torch.stack(done[t:], 2),
-            logp=(-0.5 * noise[:, :, t : t + steps].square() - log_std - 0.5 * math.log(2 * math.pi)).sum(-1),
-            positions=torch.stack(places[t:], 1).view(tasks, episodes, steps + 1, 2),
-            mask=torch.stack(alive[t:], 1).view(tasks, episodes, steps),
-            own=torch.stack(earned[t:], 1).view(tasks, episodes, steps) if earned else None,
+            observations=torch.stack([where[t] for t in seen], 1).view(tasks, episodes, len(seen), -1),
+            actions=torch.stack([done[t] for t in steps], 2),
+            logp=(-0.5 * noise[:, :, steps].square() - log_std - 0.5 * math.log(2 * math.pi)).sum(-1),
+            positions=torch.stack([places[t] for t in seen], 1).view(tasks, episodes, len(seen), 2),
+            mask=torch.stack([alive[t] for t in steps], 1).view(tasks, episodes, len(steps)),
+            own=torch.stack([earned[t] for t in steps], 1).view(tasks, episodes, len(steps)) if earned else None,
         )
 
     for t in range(horizon):
@@ -138,8 +138,8 @@ def rollout(simulation: Simulation, act: Act, noise: Tensor, u: Tensor, told: To
         if (reward := SimulationTraits.of(simulation).last_reward) is not None:
             earned.append(reward)
         if told is not None:
-            told(since(t))
-    paths = since(0)
+            told(take([0, t] if t else [0]))
+    paths = take(list(range(horizon)))
     good = paths.observations[:, :, 1:].isfinite().all(-1) & paths.actions.isfinite().all(-1)
     if not good.all():
         step = 1 + int(good.flatten(0, 1).all(0).int().argmin())

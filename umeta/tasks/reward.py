@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from umeta import seeds
+from umeta.errors import UserError
 from umeta.parts import Environment, EnvironmentTraits, Simulation
 from umeta.rl.advantage import advantages, normalise
 from umeta.rl.discriminator import Discriminator, SkillRewards
@@ -28,7 +29,10 @@ class Rewards(Protocol):
     def count(self) -> int: ...  # how many there are
 
     def __call__(self, paths: Paths, which: Tensor) -> Tensor:
-        """Return what each step earns [T, E, H], whatever the steps around it; which: each task's reward [T] int64."""
+        """Return what each step earns [T, E, H], which may depend on where the episode began but on no other step.
+
+        which: each task's reward [T] int64.
+        """
         ...
 
     def describe(self, states: Tensor) -> list[str]: ...  # in numbers, some of them on states [n, observation]
@@ -160,19 +164,24 @@ class RewardBatch:
         )
 
     def telling(self, act: Act) -> Told:
-        """Tells a policy that remembers what each step earned; None for others."""
+        """Return what tells a policy that remembers what each step earned; None for others."""
         if not isinstance(act, RecurrentAct):
             return None
 
         def told(step: Paths) -> None:
             reward = self.tasks.rewards(step, self.which)
-            act.observe(step.actions[:, :, 0].to(self.tasks.device), reward[:, :, 0].to(self.tasks.device))
+            act.observe(step.actions[:, :, -1].to(self.tasks.device), reward[:, :, -1].to(self.tasks.device))
 
         return told
 
     def batch(self, paths: Paths) -> Batch:
         """Return the steps of each task as items, scored by its reward."""
         env, rewards = self.tasks.env, self.tasks.rewards(paths, self.which)
+        if not (good := rewards.isfinite() | ~paths.mask).all():
+            step = 1 + int(good.flatten(0, 1).all(0).int().argmin())
+            raise UserError(
+                f"a reward is not a number, first at step {step} of an episode; mend the function that gives it"
+            )
         w = advantages(paths, rewards, env.discount, EnvironmentTraits.of(env).lam)
         first = torch.zeros_like(paths.mask)
         first[:, :, 0] = True
