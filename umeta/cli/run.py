@@ -14,7 +14,6 @@ from typing import Any
 from umeta.cli.chain import run_chain
 from umeta.cli.options import OVERRIDES, Commands, add_record, add_stage_options, as_overrides, load_config
 from umeta.errors import UserError
-from umeta.types import RecurrentLearner
 
 
 def add_parser(commands: Commands) -> None:
@@ -77,7 +76,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             for i in range(options.seeds)
         ]
     result = run_chain(configs, options, options.seeds)
-    if options.env is not None and not isinstance(configs[0].metalearner, RecurrentLearner):
+    if options.env is not None and (configs[0].run_folder / "adapted.safetensors").exists():  # none of a memory
         folder = str(configs[0].run_folder)
         own = ["--allow-plugin"] * (":" in options.env)
         again = shlex.join(["umeta", "export", folder, "--goal", "0", *own, "--out", "policy"])

@@ -61,7 +61,7 @@ def write_env_recipe(id: str, changes: list[str], resume: bool = False) -> Path:
     path = out / f"{name}.yaml"
     if path.exists() and resume:
         before = load(str(path))
-        other = getattr(before.env, "id", before.source) if isinstance(before, Config) else before.source
+        other = getattr(getattr(before, "env", None), "id", before.source)
         if other != id:
             raise UserError(f"{path} is of {other}, this is {id}; resume with that, or choose name=NAME")
         note(f"going on with {path}")
