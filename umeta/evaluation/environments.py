@@ -257,7 +257,7 @@ class Trial:
 
         chosen = next(iter(ways))
         failed: list[UserError] = []
-        facts: dict[str, Any] = {}
+        facts = {"alone": chosen}
         if len(ways) > 1:
             first, further = self.batch("val"), self.batch("val", final=True)
             earned = {name: earn(name, first) for name in ways}
@@ -462,6 +462,8 @@ def list_facts(run: Run, rows: dict[str, dict[str, Any]]) -> list[str]:
                 f"{name}: after each step {row['practice'] + 1} times {s.episodes} episodes without a reward, "
                 "judged by a regression of all rewards seen so far; the plot counts their environment steps"
             )
+        if "alone" in row:
+            facts.append(f"{name}: {row['alone']}")
         if "chosen" in row:
             facts.append(f"{name}: {row['chosen']}, chosen on {s.validation * (1 + FURTHER)} further {them}")
         if "offset" in row:
