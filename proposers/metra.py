@@ -70,6 +70,11 @@ class Metra:
     sees_labels: ClassVar[bool] = False
 
     @property
+    def count(self) -> int:
+        """How many skills the policy has."""
+        return self.skills
+
+    @property
     def size(self) -> int:
         """Dimensions of the space."""
         return self.skills if self.discrete else self.dim

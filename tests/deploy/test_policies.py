@@ -133,7 +133,7 @@ mine = Benchmark("Gym", reward, goals=lambda u: 2 + u[:, :1])
 
 
 @pytest.fixture
-def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
+def observations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
     """A run on Pendulum and a file of rewards where we are; 50 observations."""
     monkeypatch.chdir(tmp_path)
     made(tmp_path, "gym, id: Pendulum-v1")
@@ -143,10 +143,10 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
 
 
 def test_a_policy_adapts_to_a_reward_of_a_persons_own(
-    trained: torch.Tensor, capsys: pytest.CaptureFixture[str]
+    observations: torch.Tensor, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The reward is the action times the goal: with a goal of -3 the mean action must fall, with 3 it must rise."""
-    x, acts = trained, []
+    x, acts = observations, []
     run = load_run("runs/tiny")
     theta, learner = run.theta, run.learner
     acts.append(2 * 0.7 * learner.predict(theta, learner.unadapted(theta, 1), x[None])[0, :, :1])  # type: ignore[attr-defined]
@@ -177,14 +177,14 @@ def test_a_policy_adapts_to_a_reward_of_a_persons_own(
     assert not Path("none").exists()
 
 
-def test_adapt_lets_a_policy_practise(trained: torch.Tensor) -> None:
+def test_adapt_lets_a_policy_practise(observations: torch.Tensor) -> None:
     """The reward is the action times the goal: after a step too small to tell, practice makes the mean action rise."""
     acts = []
     for practice in (0, 4):
         asked = ["adapt", "runs/tiny", "metalearner.inner_lr=1e-9", "--reward", "my.py:mine", "--goal", "3"]
         asked += ["--episodes", "10", "--steps", "1", "--practice", str(practice), "--out", f"out{practice}"]
         assert main(asked) == 0
-        acts.append(torch.export.load(f"out{practice}/policy.pt2").module()(trained).mean().item())
+        acts.append(torch.export.load(f"out{practice}/policy.pt2").module()(observations).mean().item())
     assert acts[1] > acts[0] + 0.3
 
 

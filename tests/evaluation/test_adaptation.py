@@ -333,12 +333,12 @@ def test_the_step_is_chosen_on_validation_goals_and_only_that_is_tested(
         begun.append(batch)
         return "begin"
 
-    def pretended(learner: Any, theta: Any, begin: Any, step: Any, batch: RewardBatch, steps: int, label: str = ""):
+    def pretend(learner: Any, theta: Any, begin: Any, step: Any, batch: RewardBatch, steps: int, label: str = ""):
         name = label.removeprefix("validation, ")
         asked.append((len(batch.which), name))
         return torch.tensor([earned[len(batch.which)].get(name, [0.0, 0.0, 0.0])] * len(batch.which)), []
 
-    monkeypatch.setattr(environments, "measure_returns", pretended)
+    monkeypatch.setattr(environments, "measure_returns", pretend)
     learner = trial.policy_learner()
     ways = {name: Way(begin, step) for name, step in list_candidates(learner, ENV, Theta({})).items()}
     found, _, facts = trial.best(learner, Theta({}), ways)
@@ -355,12 +355,12 @@ def test_the_step_is_chosen_on_validation_goals_and_only_that_is_tested(
 
 
 def test_a_step_that_breaks_the_environment_is_passed_over(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
-    def pretended(learner: Any, theta: Any, begin: Any, step: Any, batch: RewardBatch, steps: int, label: str = ""):
+    def pretend(learner: Any, theta: Any, begin: Any, step: Any, batch: RewardBatch, steps: int, label: str = ""):
         if "Adam 0.01" not in label or everything:
             raise UserError(f"it breaks with {label}")
         return torch.zeros(len(batch.which), 3), []
 
-    monkeypatch.setattr(environments, "measure_returns", pretended)
+    monkeypatch.setattr(environments, "measure_returns", pretend)
     learner, everything = trial.policy_learner(), False
     steps = list_candidates(learner, ENV, Theta({}))
     ways = {name: Way(lambda _: Adapted({}), step) for name, step in steps.items()}
@@ -390,14 +390,14 @@ def test_the_runs_own_learner_chooses_among_the_same_steps_and_its_own(
 ) -> None:
     labels: list[str] = []
 
-    def pretended(learner: Any, theta: Theta, begin: Adapted, step: Any, batch: RewardBatch, steps: int, label: str):
+    def pretend(learner: Any, theta: Theta, begin: Adapted, step: Any, batch: RewardBatch, steps: int, label: str):
         labels.append(label.removeprefix("validation, "))
         weights = {name: value.expand(len(batch.which), *value.shape) for name, value in trial.run.theta.params.items()}
         assert all(torch.equal(begin.params[name], value) for name, value in weights.items())
         last = 3.0 if labels[-1] == "its own step, then Adam 0.01" else 1.0
         return torch.tensor([[0.0, last, last]] * len(batch.which)), [begin]
 
-    monkeypatch.setattr(environments, "measure_returns", pretended)
+    monkeypatch.setattr(environments, "measure_returns", pretend)
     monkeypatch.setattr(environments.environments, "draw_behaviour", lambda *_: None)
     monkeypatch.setattr(Trial, "film", lambda *_: None)
     found, facts = trial.own()

@@ -88,7 +88,7 @@ def test_an_environment_of_ones_own_runs_through_and_is_compared_with_scratch(um
     assert f"umeta {command} writes" in out
     assert umeta(*command.split())[0] == 0
     assert umeta("run", "--env", "mine:Walk-v0", *TINY, "--resume")[0] == 0
-    refused("run", "--env", "Pendulum-v1", "name=Walk-v0", "--resume", says=["Walk-v0.yaml", "mine:Walk-v0"])
+    refused("run", "--env", "Pendulum-v1", "name=Walk-v0", "--resume", says=["Walk-v0.yaml", "--env mine:Walk-v0"])
     memory = ["metalearner={name: rl2, model: {name: mlp, hidden: [8]}}", "start=null", "name=memory"]
     refused("run", "--env", "mine:Walk-v0", *memory, *TINY, says=["evaluate.practice", "without a memory"])
     assert build.load(write_env_recipe("mine:Walk-v0", memory)).evaluate.practice == 0

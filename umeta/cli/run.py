@@ -76,7 +76,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             for i in range(options.seeds)
         ]
     result = run_chain(configs, options, options.seeds)
-    if options.env is not None and (configs[0].run_folder / "adapted.safetensors").exists():  # none of a memory
+    from umeta.stages.runs import ADAPTED  # here, as it brings torch
+
+    if options.env is not None and (configs[0].run_folder / ADAPTED).exists():  # policies with a memory write none
         folder = str(configs[0].run_folder)
         own = ["--allow-plugin"] * (":" in options.env)
         again = shlex.join(["umeta", "export", folder, "--goal", "0", *own, "--out", "policy"])

@@ -318,10 +318,10 @@ def evaluate_run(run: Run, device: str, record: Path | None = None, trackers: Se
             rows["best skill, fine-tuned"] = trial.finetune
         except UserError as error:
             note(f"baseline finetune left out: {error}")
-    rows[title], handed_back = trial.own, title
+    rows[title] = trial.own
     if settings.practice:
-        handed_back = name_row(title, settings.practice)
-        rows[handed_back] = trial.practise_own
+        rows[name_row(title, settings.practice)] = trial.practise_own
+    handed_back = next(reversed(rows))
     asked = describe_question(run, env=config.plain["env"])
     # rows with practice are told by their names, so that those without stay when there is more of it
     question = {key: value for key, value in asked.items() if key != "practice"}

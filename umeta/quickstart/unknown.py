@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from umeta.config import reading
-from umeta.config.build import build, load
+from umeta.config.build import build
 from umeta.config.environments import Config
 from umeta.envs.gym import Gym
 from umeta.errors import UserError
@@ -60,10 +60,11 @@ def write_env_recipe(id: str, changes: list[str], resume: bool = False) -> Path:
     out = Path(str(wanted.get("out", ".")))
     path = out / f"{name}.yaml"
     if path.exists() and resume:
-        before = load(str(path))
-        other = getattr(getattr(before, "env", None), "id", before.source)
+        env = reading.read(path).get("env")
+        other = env.get("id") if isinstance(env, dict) else None
         if other != id:
-            raise UserError(f"{path} is of {other}, this is {id}; resume with that, or choose name=NAME")
+            written = f"was written with --env {other}" if other else "is of no environment of gymnasium's"
+            raise UserError(f"{path} {written}, this is {id}; resume with it, or choose name=NAME")
         note(f"going on with {path}")
         return path
     refuse_to_overwrite(path, [out / kind / name for kind in ("tasks", "runs")])
@@ -84,7 +85,7 @@ def write_env_recipe(id: str, changes: list[str], resume: bool = False) -> Path:
     config = build_config(decided, wanted)
     if large and config.env.symlog:
         lines.append("some of these are so large that they drown the others: all are shown on a logarithmic scale")
-    if skills := getattr(config.proposer, "count", getattr(config.proposer, "skills", 0)):
+    if skills := getattr(config.proposer, "count", None):
         size = min(skills, getattr(config.proposer, "hidden", skills))  # a number each, as far as the layer is wide
         decided = reading.merge(decided, {"metalearner": {"contexts": skills, "size": size}})
         config = build_config(decided, wanted)

@@ -76,7 +76,7 @@ def share_rollout(policy: nn.Module, roll_out: Callable[[], Paths], dim: int) ->
     return Paths(**joined)
 
 
-Told = Callable[[Paths], None] | None  # gets each step when it is done, after the first: a reward may be for the way
+Told = Callable[[Paths], None] | None  # gets the first step and the one just done, as one may count from the first
 
 
 @contextmanager
@@ -141,10 +141,14 @@ def rollout(simulation: Simulation, act: Act, noise: Tensor, u: Tensor, told: To
             told(take([0, t] if t else [0]))
     paths = take(list(range(horizon)))
     good = paths.observations[:, :, 1:].isfinite().all(-1) & paths.actions.isfinite().all(-1)
-    if not good.all():
-        step = 1 + int(good.flatten(0, 1).all(0).int().argmin())
+    if step := find_bad_step(good):
         raise UserError(
             f"env: an observation or an action is not a number, first at step {step} of an episode; the simulation has "
             "become unstable: try a smaller learning rate, or actions in smaller units"
         )
     return paths
+
+
+def find_bad_step(good: Tensor) -> int | None:
+    """Return the first step, counted from 1, that is not good [T, E, H] in some episode; None where all are."""
+    return None if good.all() else 1 + int(good.flatten(0, 1).all(0).int().argmin())

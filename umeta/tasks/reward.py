@@ -17,7 +17,7 @@ from umeta.parts import Environment, EnvironmentTraits, Simulation
 from umeta.rl.advantage import advantages, normalise
 from umeta.rl.discriminator import Discriminator, SkillRewards
 from umeta.rl.explore import roll_out_skills
-from umeta.rl.rollout import Paths, Told, rollout
+from umeta.rl.rollout import Paths, Told, find_bad_step, rollout
 from umeta.runtime import artifacts
 from umeta.types import Act, Batch, EpisodeSpec, RecurrentAct, TaskSpec
 
@@ -177,8 +177,7 @@ class RewardBatch:
     def batch(self, paths: Paths) -> Batch:
         """Return the steps of each task as items, scored by its reward."""
         env, rewards = self.tasks.env, self.tasks.rewards(paths, self.which)
-        if not (good := rewards.isfinite() | ~paths.mask).all():
-            step = 1 + int(good.flatten(0, 1).all(0).int().argmin())
+        if step := find_bad_step(rewards.isfinite() | ~paths.mask):
             raise UserError(
                 f"a reward is not a number, first at step {step} of an episode; mend the function that gives it"
             )
